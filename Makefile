@@ -1,0 +1,87 @@
+# `make` alone lists the targets.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+
+BIN := .venv/bin
+ENV := .venv/.installed
+
+##@ Set up
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: venv
+venv: $(ENV) ## Make .venv with everything in it; PYTHON=python3.12 picks the interpreter
+
+$(ENV): pyproject.toml constraints.txt
+	@test -x $(BIN)/pip || { \
+		$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit( \
+			"mmrec needs Python 3.11 or newer, $(PYTHON) is %d.%d: try make venv PYTHON=python3.11" % v[:2])' \
+		&& $(PYTHON) -m venv .venv; }
+	@echo 'Installing into .venv: minutes the first time'
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(ENV)
+
+##@ Use
+
+.PHONY: demo
+demo: $(ENV) ## Train a model on planted data, evaluate it, recommend with it
+	$(BIN)/python -m experiments.demo
+
+.PHONY: compare
+compare: $(ENV) ## Run the Gated LightGCN study
+	$(BIN)/python -m experiments.gated_lightgcn
+
+.PHONY: reference
+reference: $(ENV) ## Compare with published numbers
+	$(BIN)/python -m experiments.reference
+
+.PHONY: bench
+bench: $(ENV) ## Time and memory of the parts, on small data
+	$(BIN)/python -m experiments.benchmarks
+
+.PHONY: bench-full
+bench-full: $(ENV) ## The same at full size
+	$(BIN)/python -m experiments.benchmarks --full
+
+##@ Check
+
+.PHONY: test
+test: $(ENV) ## All tests and notebooks
+	$(BIN)/python -m pytest -n 2 --nbmake
+
+.PHONY: test-fast
+test-fast: $(ENV) ## Tests that need seconds and no data set
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not data' tests
+
+.PHONY: notebooks
+notebooks: $(ENV) ## Execute the notebooks
+	$(BIN)/python -m pytest --nbmake notebooks
+
+.PHONY: lint
+lint: $(ENV) ## Style, types and import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(ENV) ## Rewrite the code as lint wants it
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/nbstripout notebooks/*.ipynb
+
+##@ Ship
+
+.PHONY: wheel
+wheel: $(ENV) ## Build dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation
+
+.PHONY: clean
+clean: ## Remove build results and tool caches; .venv and outputs stay
+	rm -rf dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find mmrec tests experiments -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,93 @@
+"""What the exact neighbours of every item cost, against their bare matrix products.
+
+python -m experiments.benchmarks.knn --items 8000 --width 1024
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
+from torch import Tensor
+
+from mmrec.graphs import knn_graph
+
+
+def bench_knn(
+    items: int, width: int, k: int, block: int, repeats: int = 3, threads: int = 2
+) -> dict[str, float]:
+    """Time `knn_graph` and the bare products with their top-k, in one fresh process.
+
+    Args:
+        items: rows of random features.
+        width: columns of them.
+        k: neighbours an item.
+        block: rows of a block, for both.
+        repeats: runs of each, alternating; the fastest counts.
+        threads: of torch.
+
+    Returns:
+        Seconds of both, their ratio, and the peak memory of the process in GiB when only
+        `knn_graph` has run.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(_measure, items, width, k, block, repeats, threads).result()
+
+
+def _measure(
+    items: int, width: int, k: int, block: int, repeats: int, threads: int
+) -> dict[str, float]:
+    torch.set_num_threads(threads)
+    features = torch.randn(items, width, generator=torch.Generator().manual_seed(0))
+    graph, bare = [], []
+    for _ in range(repeats):
+        graph.append(_seconds(lambda: knn_graph(features, k, block=block)))
+        if not bare:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+        bare.append(_seconds(lambda: _bare(features, k, block)))
+    return {
+        "items": items,
+        "width": width,
+        "k": k,
+        "block": block,
+        "threads": threads,
+        "seconds": min(graph),
+        "bare_seconds": min(bare),
+        "ratio": min(graph) / min(bare),
+        "peak_gib": peak,
+    }
+
+
+def _bare(features: Tensor, k: int, block: int) -> None:
+    for rows in features.split(block):
+        (rows @ features.T).topk(k)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure what the command line asks for, and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=8000)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--block", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    json.dump(bench_knn(**vars(parser.parse_args())), sys.stdout, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What the commands share: a Hydra application whose user errors are one line.
+
+Nothing heavy is imported here, so that `--help` and tab completion answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mmrec.config import conf_dir, nearest
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def launch(main: Callable[[], None], config_name: str) -> None:
+    """Run a Hydra main; turn what a user can mend into one line on stderr and exit status 1.
+
+    With `HYDRA_FULL_ERROR=1` in the environment, and for what is our mistake, there is a traceback.
+    """
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if os.environ.get(FULL_ERROR):
+        return main()
+    os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException, ValueError, ArithmeticError, OSError) as error:
+        reason: BaseException = error
+        while isinstance(reason, InstantiationException) and reason.__cause__ is not None:
+            reason = reason.__cause__
+        if isinstance(reason, HydraException | OmegaConfBaseException):
+            message = _explain(reason, config_name)
+        elif isinstance(reason, TypeError | AssertionError):
+            raise
+        else:
+            message = " ".join(str(reason).split())
+        logging.shutdown()
+        sys.exit(f"error: {message}  ({FULL_ERROR}=1 shows where)")
+    finally:
+        del os.environ[FULL_ERROR]
+
+
+def _explain(error: BaseException, config_name: str) -> str:
+    """One line for Hydra's own errors, with the nearest valid names."""
+    text = str(error)
+    if found := re.search(r"(?:Could not find|In .*: Could not find) '([^']+)'", text):
+        group, _, choice = found[1].rpartition("/")
+        return f"{group}={choice}: there is no conf/{found[1]}.yaml" + nearest(choice, _choices(group))
+    if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
+        key = found[1].split("@")[0]
+        return f"{key}: no such setting" + nearest(key, _keys(config_name))
+    if found := re.search(r"Ambiguous value for argument|mismatched input|no viable alternative", text):
+        return " ".join(text.split()) + "; quote values that hold spaces, commas or brackets"
+    cause = f": {error.__cause__}" if error.__cause__ else ""
+    return " ".join(f"{text}{cause}".split())
+
+
+def _choices(group: str) -> list[str]:
+    return [p.stem for p in (conf_dir() / group).glob("*.yaml") if not p.stem.startswith("_")]
+
+
+def _keys(config_name: str) -> list[str]:
+    """Every setting and group of the default composition, plus those of the choices made."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    groups = {p.name for p in conf_dir().iterdir() if p.is_dir()}
+    chosen = [word for word in sys.argv[1:] if word.split("=")[0] in groups and "," not in word]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = OmegaConf.to_container(compose(config_name, overrides=chosen), resolve=False)
+    assert isinstance(config, dict)
+    return sorted({*_paths(config, ""), *groups})
+
+
+def _paths(node: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{key}.")

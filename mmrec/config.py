@@ -1,0 +1,88 @@
+"""Where the configuration lives, and what is checked before anything is built."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_type_hints
+
+TARGET = "_target_"
+
+
+class ConfigError(ValueError):
+    """A setting cannot be; the message names it and says what can."""
+
+
+def conf_dir() -> Path:
+    """The configuration's folder: the installed package's own, else the checkout's."""
+    package = Path(str(files("mmrec")))
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def nearest(word: str, choices: Iterable[str], n: int = 3) -> str:
+    """`; did you mean a or b?`, with the choices nearest to a word, or all if none is near."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(word, known, n=n, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; there are {', '.join(known)}" if known else ""
+
+
+def check_monitor(monitor: str, cutoffs: Iterable[int], metrics: Iterable[str]) -> None:
+    """Selection may look at a validation metric at one of the cutoffs, and at nothing else.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    valid = [f"val/{metric}@{k}" for metric in metrics for k in cutoffs]
+    if monitor not in valid:
+        raise ConfigError(
+            f"monitor={monitor}: selection sees validation metrics at evaluation.cutoffs only"
+            + nearest(monitor, valid)
+        )
+
+
+def check_call(config: Mapping[str, Any], path: str) -> None:
+    """Check a node with `_target_`, and those below it, against the signature of what it calls.
+
+    The signature is the schema: a keyword that is not there, a value of another type, or a word that
+    is none of a `Literal`'s is an error that names the setting as it is typed on the command line.
+
+    Args:
+        config: plain containers.
+        path: of the node, as `data`.
+
+    Raises:
+        ConfigError: says which setting, what it is, and what it may be.
+    """
+    from hydra.utils import get_object
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_call(value, f"{path}.{key}")
+    if TARGET not in config:
+        return
+    target = get_object(config[TARGET])
+    parameters = inspect.signature(target).parameters
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return  # a library's function that takes anything says itself what it can't use
+    for key, value in config.items():
+        if key.startswith("_") or (isinstance(value, Mapping) and TARGET in value):
+            continue
+        if key not in parameters:
+            raise ConfigError(f"{path}.{key}: no such setting{nearest(key, parameters)}")
+        try:
+            adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
+            adapter.validate_python(value, strict=False)
+        except (PydanticUserError, KeyError):
+            continue  # not a type that pydantic knows
+        except ValidationError as error:
+            first = error.errors()[0]
+            inner = "".join(f".{place}" for place in first["loc"] if isinstance(place, str))
+            raise ConfigError(f"{path}.{key}={value}: {first['msg']}") from None

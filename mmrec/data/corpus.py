@@ -1,0 +1,255 @@
+"""What a model learns from: interactions, item content, and how they are split.
+
+Shape legend: U users, I items, N interactions, F width of a modality, B batch, K negatives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import polars as pl
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+TRAIN, VAL, TEST, DROPPED = 0, 1, 2, -1
+SPLITS = ("train", "val", "test")
+
+
+class DataError(ValueError):
+    """The data cannot be what it claims to be; the message says where and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """User-item pairs, one a row.
+
+    Attributes:
+        user: [N] int64, 0..U-1.
+        item: [N] int64, 0..I-1.
+        time: [N] int64 or None: seconds, or the position within the user where there is no clock.
+    """
+
+    user: Tensor
+    item: Tensor
+    time: Tensor | None = None
+
+    def select(self, rows: Tensor) -> Interactions:
+        """The given rows: a bool mask [N] or int64 indices, in their order."""
+        time = None if self.time is None else self.time[rows]
+        return Interactions(self.user[rows], self.item[rows], time)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+class Triplets(NamedTuple):
+    """A training batch: each observed pair with items that its user has not in train."""
+
+    user: Tensor  # [B] int64
+    positive: Tensor  # [B] int64
+    negative: Tensor  # [B, K] int64
+
+
+class Queries(NamedTuple):
+    """Users whose whole catalogue is to be scored."""
+
+    user: Tensor  # [B] int64
+
+
+@dataclass(frozen=True, eq=False)
+class Modality:
+    """Content of one kind.
+
+    Attributes:
+        features: [I, F] float32; rows of absent items are zero.
+        present: [I] bool; False where the item lacks this modality.
+        digest: hash of the content; what is derived from it is cached under this.
+    """
+
+    features: Tensor
+    present: Tensor
+    digest: str
+
+    @property
+    def width(self) -> int:
+        """F."""
+        return self.features.shape[1]
+
+
+class Categories(NamedTuple):
+    """Which item bears which category; an item may bear none or many.
+
+    Attributes:
+        item: [N] int64.
+        category: [N] int64, an index into names.
+        names: every category.
+    """
+
+    item: Tensor
+    category: Tensor
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set as it was read or made, before it is split.
+
+    Attributes:
+        name: of the data set.
+        n_users: U.
+        n_items: I.
+        interactions: all of them, in the order of the source.
+        label: [N] int8, the split given with the data (0 train, 1 validation, 2 test), if any.
+        modalities: by name, in a fixed order.
+        categories: if known.
+        cold: [I] int8, the cold-item assignment given with the data (0 warm, 1 validation, 2 test).
+        user_ids: [U] original ids, if they differ from 0..U-1.
+        item_ids: [I] original ids, if they differ from 0..I-1.
+        fingerprint: hash of the content of everything above.
+    """
+
+    name: str
+    n_users: int
+    n_items: int
+    interactions: Interactions
+    fingerprint: str
+    label: Tensor | None = None
+    modalities: Mapping[str, Modality] = field(default_factory=dict)
+    categories: Categories | None = None
+    cold: Tensor | None = None
+    user_ids: pl.Series | None = None
+    item_ids: pl.Series | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """One frozen object that every model, metric and command reads.
+
+    Pairs are unique over train, val and test together, and every user of val and test has
+    at least one train interaction.
+
+    Attributes:
+        name: of the data set.
+        n_users: U.
+        n_items: I, the catalogue that is ranked.
+        train: what models learn from.
+        val: what selection sees.
+        test: what is looked at once.
+        split: the rule that made the three, with its parameters, as `random_per_user(seed=0)`.
+        fingerprint: hash of the source's content, before the split.
+        modalities: by name.
+        categories: if known.
+        cold: [I] int8 (0 warm, 1 cold for validation, 2 cold for test) under `item_cold`, else None.
+        user_ids: [U] original ids, if they differ from 0..U-1.
+        item_ids: [I] original ids, if they differ from 0..I-1.
+
+    Raises:
+        DataError: an index out of range, a wrong shape, or an empty split.
+    """
+
+    name: str
+    n_users: int
+    n_items: int
+    train: Interactions
+    val: Interactions
+    test: Interactions
+    split: str
+    fingerprint: str
+    modalities: Mapping[str, Modality] = field(default_factory=dict)
+    categories: Categories | None = None
+    cold: Tensor | None = None
+    user_ids: pl.Series | None = None
+    item_ids: pl.Series | None = None
+
+    def __post_init__(self) -> None:
+        for split, part in zip(SPLITS, (self.train, self.val, self.test), strict=True):
+            if not len(part):
+                raise DataError(
+                    f"{self.name}: no {split} interaction is left under split={self.split}; "
+                    "choose another data.split, or check the split column of the file"
+                )
+            for column, count in ((part.user, self.n_users), (part.item, self.n_items)):
+                if column.min() < 0 or column.max() >= count:
+                    raise DataError(f"{self.name}: an index of {split} lies outside 0..{count - 1}")
+        for name, modality in self.modalities.items():
+            if len(modality.features) != self.n_items or len(modality.present) != self.n_items:
+                raise DataError(
+                    f"{self.name}: modality {name} has {len(modality.features)} rows "
+                    f"for {self.n_items} items"
+                )
+
+    def item_counts(self) -> Tensor:
+        """[I] int64: how many train interactions an item has."""
+        return torch.bincount(self.train.item, minlength=self.n_items)
+
+    def user_counts(self) -> Tensor:
+        """[U] int64: how many train interactions a user has."""
+        return torch.bincount(self.train.user, minlength=self.n_users)
+
+    def card(self) -> dict[str, object]:
+        """What a result must say about its data, as plain types."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "users": self.n_users,
+            "items": self.n_items,
+            "train": len(self.train),
+            "val": len(self.val),
+            "test": len(self.test),
+            "modalities": {name: modality.width for name, modality in self.modalities.items()},
+            "split": self.split,
+        }
+
+    def to_pyg(self) -> HeteroData:
+        """The corpus as PyG's heterogeneous graph.
+
+        Node types `user` and `item`; edge types `(user, train|val|test, item)` with `edge_index`
+        [2, N] and, where known, `time`; each modality as `item.<name>` with `item.<name>_present`.
+        """
+        from torch_geometric.data import HeteroData
+
+        graph = HeteroData()
+        graph["user"].num_nodes = self.n_users
+        graph["item"].num_nodes = self.n_items
+        for name, modality in self.modalities.items():
+            graph["item"][name] = modality.features
+            graph["item"][f"{name}_present"] = modality.present
+        for split, part in zip(SPLITS, (self.train, self.val, self.test), strict=True):
+            edges = graph["user", split, "item"]
+            edges.edge_index = torch.stack([part.user, part.item])
+            if part.time is not None:
+                edges.time = part.time
+        return graph
+
+
+def content_hash(parts: Iterable[Tensor | str]) -> str:
+    """Hash of tensors and strings: their values, shapes and types, in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(b"s%d:" % len(part.encode()) + part.encode())
+        else:
+            array = part.contiguous().numpy()
+            digest.update(f"t{array.dtype}{array.shape}:".encode())
+            digest.update(array.data)
+    return digest.hexdigest()
+
+
+def require_modalities(corpus: Corpus, model: str) -> Mapping[str, Modality]:
+    """The corpus' modalities.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not corpus.modalities:
+        raise DataError(
+            f"model {model} needs item features and {corpus.name} has none: put <modality>_feat.npy "
+            "beside its interactions, or choose a model without content (lightgcn, bpr, ease)"
+        )
+    return corpus.modalities

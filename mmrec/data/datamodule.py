@@ -1,0 +1,242 @@
+"""Data modules: a source, a split, and the batches that training and ranking take from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from mmrec.data.corpus import Corpus, DataError, Interactions, Modality, Queries, Source, Triplets
+from mmrec.data.corpus import content_hash
+from mmrec.data.folder import Columns, read_folder
+from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler, TripletDataset
+from mmrec.data.splits import Split, split_corpus
+from mmrec.data.synthetic import Truth, planted
+from mmrec.paths import data_root
+
+
+class TripletLoader:
+    """Batches of triplets; each epoch is a pure function of the seed and the epoch.
+
+    Attributes:
+        sampler: where Lightning sets the epoch.
+
+    Args:
+        dataset: makes a batch of rows.
+        sampler: chooses them.
+    """
+
+    def __init__(self, dataset: TripletDataset, sampler: EpochBatches) -> None:
+        self.dataset = dataset
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Triplets]:
+        return (self.dataset[draw] for draw in self.sampler)
+
+
+class QueryLoader:
+    """Users in blocks.
+
+    Args:
+        users: [Q] int64.
+        batch_size: users in a block.
+    """
+
+    def __init__(self, users: Tensor, batch_size: int) -> None:
+        self.blocks = users.split(batch_size)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __iter__(self) -> Iterator[Queries]:
+        return (Queries(block) for block in self.blocks)
+
+
+@dataclass(kw_only=True, eq=False)
+class InteractionData(LightningDataModule):
+    """A data set with its split, its training batches and its queries.
+
+    Subclasses say where the data comes from.
+
+    Attributes:
+        split: `official`, `random_per_user`, `leave_one_out`, `temporal` or `item_cold`.
+        split_seed: of the random splits; apart from `seed`, so that runs of many seeds share one.
+        temporal_cutoffs: of `temporal`, as fractions of the time span.
+        cold_share: of `item_cold`, the share of items that leave train.
+        corrupt: per modality, the share of items whose features are replaced by noise.
+        batch_size: observed pairs in a training batch, in each process.
+        eval_batch_size: users that are ranked at a time; changes memory and speed, not results.
+        negatives: items drawn for each observed pair.
+        distribution: of the negatives: `uniform`, `warm` (items in train) or `popularity`.
+        seed: of batches and negatives.
+    """
+
+    split: Split = "official"
+    split_seed: int = 0
+    temporal_cutoffs: Sequence[float] = (0.8, 0.9)
+    cold_share: float = 0.2
+    corrupt: Mapping[str, float] = field(default_factory=dict)
+    batch_size: int = 2048
+    eval_batch_size: int = 256
+    negatives: int = 1
+    distribution: Distribution = "uniform"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        for name, value in (
+            ("batch_size", self.batch_size),
+            ("eval_batch_size", self.eval_batch_size),
+            ("negatives", self.negatives),
+        ):
+            if value < 1:
+                raise ValueError(f"data.{name} is {value}: expected 1 or more")
+
+    def source(self) -> Source:
+        """The data before the split."""
+        raise TypeError(f"{type(self).__name__} must define source()")
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The data after it; read or made on first use."""
+        corpus = split_corpus(
+            self.source(),
+            split=self.split,
+            seed=self.split_seed,
+            temporal_cutoffs=self.temporal_cutoffs,
+            cold_share=self.cold_share,
+        )
+        return corrupt_modalities(corpus, self.corrupt, seed=self.split_seed)
+
+    def setup(self, stage: str) -> None:
+        """Read or make the corpus, if that has not happened yet."""
+        _ = self.corpus
+
+    def train_dataloader(self) -> TripletLoader:
+        """Shuffled triplets."""
+        train, n_users, n_items = self.corpus.train, self.corpus.n_users, self.corpus.n_items
+        sampler = NegativeSampler(train, n_users, n_items, distribution=self.distribution)
+        rank, world = self._process()
+        batches = EpochBatches(len(train), self.batch_size, seed=self.seed, rank=rank, world=world)
+        return TripletLoader(TripletDataset(train, sampler, self.negatives), batches)
+
+    def val_dataloader(self) -> QueryLoader:
+        """The users with validation items, each once, shared among the processes."""
+        return self._queries(self.corpus.val)
+
+    def test_dataloader(self) -> QueryLoader:
+        """The users with test items, each once, shared among the processes."""
+        return self._queries(self.corpus.test)
+
+    def _queries(self, held_out: Interactions) -> QueryLoader:
+        rank, world = self._process()
+        return QueryLoader(held_out.user.unique()[rank::world], self.eval_batch_size)
+
+    def _process(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+@dataclass(kw_only=True, eq=False)
+class FolderData(InteractionData):
+    """A folder of files: interactions, features, and what else is known of items.
+
+    Attributes:
+        name: of the folder and its interaction file.
+        root: the folder of data sets; None: `$MMREC_DATA`, else `data/`.
+        columns: names of the interaction file's columns.
+        modalities: which to read, as in `<modality>_feat.npy`; None: all there are.
+        interactions_file: name of the interaction file; None: `<name>.inter`, or .csv, .tsv,
+            .parquet.
+        k_core: users and items with fewer interactions leave, until none has fewer; 0 keeps all.
+    """
+
+    name: str
+    root: str | None = None
+    columns: Columns = field(default_factory=Columns)
+    modalities: Sequence[str] | None = None
+    interactions_file: str | None = None
+    k_core: int = 0
+
+    def source(self) -> Source:
+        """Read the folder."""
+        return read_folder(
+            data_root() if self.root is None else Path(self.root),
+            self.name,
+            columns=self.columns,
+            modalities=self.modalities,
+            interactions_file=self.interactions_file,
+            k_core=self.k_core,
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class PlantedData(InteractionData):
+    """Synthetic data with a known truth.
+
+    Attributes:
+        world: makes the source and its truth; `functools.partial(planted, users=...)` for another.
+    """
+
+    world: Callable[[], tuple[Source, Truth]] = planted
+    split: Split = "random_per_user"
+
+    def source(self) -> Source:
+        """Make the world."""
+        return self._made[0]
+
+    @property
+    def truth(self) -> Truth:
+        """What was planted: roles, preferences, factors."""
+        return self._made[1]
+
+    @cached_property
+    def _made(self) -> tuple[Source, Truth]:
+        return self.world()
+
+
+def corrupt_modalities(corpus: Corpus, shares: Mapping[str, float], *, seed: int) -> Corpus:
+    """Replace the features of some items by noise of the same mean and variance per column.
+
+    Args:
+        corpus: left as it is.
+        shares: modality -> share of its present items, 0..1.
+        seed: of the choice of items and of the noise.
+
+    Returns:
+        The corpus with other features, and with another fingerprint where anything changed.
+
+    Raises:
+        DataError: no such modality, or a share outside 0..1.
+    """
+    modalities = dict(corpus.modalities)
+    for name, share in shares.items():
+        if name not in modalities:
+            raise DataError(f"data.corrupt.{name}: no such modality; there are {sorted(modalities)}")
+        if not 0 <= share <= 1:
+            raise DataError(f"data.corrupt.{name} is {share}: expected a share from 0 to 1")
+        modalities[name] = _corrupt(modalities[name], share, seed)
+    changed = {name: share for name, share in sorted(shares.items()) if share}
+    if not changed:
+        return corpus
+    fingerprint = content_hash([corpus.fingerprint, repr(changed), str(seed)])
+    return replace(corpus, modalities=modalities, fingerprint=fingerprint)
+
+
+def _corrupt(modality: Modality, share: float, seed: int) -> Modality:
+    generator = torch.Generator().manual_seed(seed)
+    rows = modality.present.nonzero().squeeze(1)
+    order = rows[torch.randperm(len(rows), generator=generator)]
+    chosen = order[: round(share * len(rows))]
+    mean, std = modality.features[rows].mean(0), modality.features[rows].std(0)
+    noise: Tensor = torch.randn((len(chosen), modality.width), generator=generator)
+    features = modality.features.index_copy(0, chosen, mean + std * noise)
+    digest = content_hash([modality.digest, repr(share), str(seed)])
+    return Modality(features, modality.present, digest)

@@ -1,0 +1,263 @@
+"""Which interactions are for learning, for selection and for the one look at the end.
+
+Every rule is a pure function from interactions to a label per row; `split_corpus` applies one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmrec.data.corpus import DROPPED, TEST, TRAIN, VAL, Corpus, DataError, Interactions, Source
+
+logger = logging.getLogger(__name__)
+
+Split = Literal["official", "random_per_user", "leave_one_out", "temporal", "item_cold"]
+
+CUTOFFS = (0.8, 0.9)
+COLD_SHARE = 0.2
+
+
+def official(label: Tensor | None) -> Tensor:
+    """The split given with the data.
+
+    Args:
+        label: [N] int8, or None where the data has none.
+
+    Returns:
+        The same [N] int8.
+
+    Raises:
+        DataError: there is none.
+    """
+    if label is None:
+        raise DataError(
+            "data.split=official needs a split column (x_label: 0 train, 1 validation, 2 test), "
+            "found none: add it to the file, or choose data.split=random_per_user"
+        )
+    return label
+
+
+def random_per_user(interactions: Interactions, *, seed: int) -> Tensor:
+    """A random tenth of each user for validation and a tenth for test.
+
+    A user with n interactions keeps all of them in train if n < 3, gives one to validation and one
+    to test if n < 10, and gives round(n / 5) beyond, halved; of an odd number test gets one more.
+    The label of a pair depends on the seed and on the set of pairs, not on the order of rows.
+
+    Returns:
+        [N] int8.
+    """
+    user, item = interactions.user, interactions.item
+    generator = torch.Generator().manual_seed(seed)
+    key = torch.empty_like(user)
+    key[_lexsort(user, item)] = torch.randperm(len(user), generator=generator)
+    place, count = _place_and_count(user, _lexsort(user, key))
+    held = torch.where(count < 10, 2, (2 * count + 5) // 10).masked_fill(count < 3, 0)  # [N]
+    label = torch.full_like(user, TRAIN, dtype=torch.int8)
+    label[place < held] = TEST
+    label[place < held // 2] = VAL
+    return label
+
+
+def leave_one_out(interactions: Interactions) -> Tensor:
+    """Each user's last interaction for test, the one before it for validation.
+
+    Equal times keep the order of rows. A user with fewer than three interactions stays in train.
+
+    Returns:
+        [N] int8.
+
+    Raises:
+        DataError: the interactions have no time.
+    """
+    time = _require_time(interactions, "leave_one_out")
+    place, count = _place_and_count(interactions.user, _lexsort(interactions.user, time))
+    label = torch.full_like(place, TRAIN, dtype=torch.int8)
+    label[(place == count - 2) & (count >= 3)] = VAL
+    label[(place == count - 1) & (count >= 3)] = TEST
+    return label
+
+
+def temporal(interactions: Interactions, *, cutoffs: Sequence[float] = CUTOFFS) -> Tensor:
+    """Train up to one moment, validation up to a second, test after it, the same for all users.
+
+    Args:
+        interactions: with time in seconds; positions within a user have no common clock.
+        cutoffs: the two moments, as fractions of the span from first to last interaction. What
+            happens at the moment itself comes before it.
+
+    Returns:
+        [N] int8.
+
+    Raises:
+        DataError: the interactions have no time.
+        ValueError: the cut-offs are not two rising fractions.
+    """
+    if len(cutoffs) != 2 or not 0 < cutoffs[0] < cutoffs[1] < 1:
+        raise ValueError(
+            f"data.temporal_cutoffs={list(cutoffs)}: expected two rising fractions of the time "
+            f"span, both between 0 and 1, as {list(CUTOFFS)}"
+        )
+    time = _require_time(interactions, "temporal")
+    elapsed = (time - time.min()).double()  # [N]
+    moments = elapsed.max() * torch.tensor(cutoffs, dtype=torch.float64)  # [2]
+    return torch.searchsorted(moments, elapsed).to(torch.int8)
+
+
+def item_cold(
+    interactions: Interactions,
+    *,
+    n_items: int,
+    seed: int,
+    share: float = COLD_SHARE,
+    cold: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A share of the items leaves train whole: half for validation, half for test.
+
+    The choice depends on the seed and the number of items alone, so not on the order of rows. Of an
+    odd number of cold items test gets one more.
+
+    Args:
+        interactions: N of them.
+        n_items: I.
+        seed: of the choice.
+        share: of all items that are cold.
+        cold: [I] int8, an assignment that stands instead of a random one.
+
+    Returns:
+        The label [N] int8 of each interaction, and of each item [I] int8: 0 warm, 1 cold for
+        validation, 2 cold for test.
+
+    Raises:
+        ValueError: the share is not between 0 and 1.
+    """
+    if cold is None:
+        if not 0 < share < 1:
+            raise ValueError(
+                f"data.cold_share={share}: expected a fraction of the items between 0 and 1, "
+                f"as {COLD_SHARE}"
+            )
+        n_cold = round(share * n_items)
+        order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed))
+        cold = torch.full((n_items,), TRAIN, dtype=torch.int8)
+        cold[order[:n_cold]] = TEST
+        cold[order[: n_cold // 2]] = VAL
+    return cold[interactions.item], cold
+
+
+def split_corpus(
+    source: Source,
+    *,
+    split: Split,
+    seed: int = 0,
+    temporal_cutoffs: Sequence[float] = CUTOFFS,
+    cold_share: float = COLD_SHARE,
+) -> Corpus:
+    """A source, split by a rule, as the corpus that everything else reads.
+
+    Of a repeated pair the copy in the earliest split stays (train, validation, test), and of
+    several there the first row. Held-out interactions of users without a train interaction are
+    dropped. Each part is ordered by user, and within a user as in the source.
+
+    Args:
+        source: what was read.
+        split: name of the rule.
+        seed: of `random_per_user` and `item_cold`.
+        temporal_cutoffs: of `temporal`.
+        cold_share: of `item_cold` where the source brings no cold items of its own.
+
+    Raises:
+        DataError: the source lacks what the rule needs, or a part comes out empty.
+        ValueError: no such rule, or a parameter out of range.
+    """
+    data, cold, rule = source.interactions, None, str(split)
+    match split:
+        case "official":
+            label = official(source.label)
+        case "random_per_user":
+            label = random_per_user(data, seed=seed)
+            rule = f"random_per_user(seed={seed})"
+        case "leave_one_out":
+            label = leave_one_out(data)
+        case "temporal":
+            label = temporal(data, cutoffs=temporal_cutoffs)
+            rule = f"temporal({', '.join(map(str, temporal_cutoffs))})"
+        case "item_cold":
+            label, cold = item_cold(
+                data, n_items=source.n_items, seed=seed, share=cold_share, cold=source.cold
+            )
+            given = source.cold is not None
+            rule = f"item_cold({'given' if given else f'seed={seed}, share={cold_share}'})"
+        case _:
+            nearest = get_close_matches(split, get_args(Split), n=1, cutoff=0)[0]
+            raise ValueError(f"data.split={split}: no such split; did you mean {nearest}?")
+
+    repeated = _repeated_pairs(data, label)
+    label = label.masked_fill(repeated, DROPPED)
+    has_train = torch.zeros(source.n_users, dtype=torch.bool)
+    has_train[data.user[label == TRAIN]] = True
+    orphaned = (label > TRAIN) & ~has_train[data.user]
+    label = label.masked_fill(orphaned, DROPPED)
+    for dropped, what in (
+        (repeated, "repeated user-item pairs"),
+        (orphaned, "held-out interactions of users without a train interaction"),
+    ):
+        if dropped.any():
+            logger.info("%s: dropped %d %s", source.name, dropped.sum(), what)
+
+    by_user = data.user.argsort(stable=True)
+    train, val, test = (data.select(by_user[label[by_user] == part]) for part in (TRAIN, VAL, TEST))
+    return Corpus(
+        name=source.name,
+        n_users=source.n_users,
+        n_items=source.n_items,
+        train=train,
+        val=val,
+        test=test,
+        split=rule,
+        fingerprint=source.fingerprint,
+        modalities=source.modalities,
+        categories=source.categories,
+        cold=cold,
+        user_ids=source.user_ids,
+        item_ids=source.item_ids,
+    )
+
+
+def _require_time(interactions: Interactions, split: Split) -> Tensor:
+    if interactions.time is None:
+        raise DataError(
+            f"data.split={split} needs time, found none: add a timestamp or a position column to "
+            "the file, name yours under data.columns, or choose data.split=random_per_user"
+        )
+    return interactions.time
+
+
+def _lexsort(*keys: Tensor) -> Tensor:
+    """Rows in order of the first key, ties by the next; what is equal in all keeps its order."""
+    return torch.from_numpy(np.lexsort([key.numpy() for key in reversed(keys)]))
+
+
+def _place_and_count(user: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's place within its user [N] under an order by user, and that user's count [N]."""
+    count = torch.bincount(user)  # [U]
+    first = count.cumsum(0) - count  # [U]
+    place = torch.empty_like(user)
+    place[order] = torch.arange(len(user)) - first[user[order]]
+    return place, count[user]
+
+
+def _repeated_pairs(interactions: Interactions, label: Tensor) -> Tensor:
+    """[N] bool: rows whose pair is in an earlier split, or in an earlier row of the same split."""
+    order = _lexsort(interactions.user, interactions.item, label)
+    user, item = interactions.user[order], interactions.item[order]
+    repeated = torch.zeros(len(order), dtype=torch.bool)
+    repeated[order[1:]] = (user[1:] == user[:-1]) & (item[1:] == item[:-1])
+    return repeated

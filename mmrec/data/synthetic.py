@@ -1,0 +1,374 @@
+"""Planted data: interactions and item content whose truth is known.
+
+Shape legend: U users, I items, M modalities, D factors, F width of a modality, N interactions,
+B users of a block, K items that a user meets, S moments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Generator, Tensor
+
+from mmrec.data.corpus import Categories, Interactions, Modality, Source, content_hash
+
+ROLES = {"dominant": 0.6, "balanced": 0.2, "complementary": 0.2}
+BEGIN, SPAN = 1_500_000_000, 3 * 365 * 86_400  # seconds
+LAUNCH = 0.8  # of the span: cold items do not exist before
+FEWEST = 5  # interactions of a user
+WHOLE = 2048  # items of the largest catalogue that users meet whole
+MET = 32  # draws from a larger one for each interaction
+BLOCK = 64  # users at a time: what they need fits in a cache
+NEVER = -1e9  # finite: interpolating between infinities gives NaN
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What was planted.
+
+    Attributes:
+        role_names: every role: `dominant/<modality>` for each, `balanced`, `complementary`.
+        role: [I] int64, an index into role_names.
+        informative: [I, M] float32, the share of the item's factors that the modality shows.
+        preference: [U, M] float32, how much a user heeds each modality; rows sum to one.
+        user_factors: [2, U, D] float32, a user's interests at the begin and at the end.
+        item_factors: [I, D] float32, each factor of mean 0 and variance 1 over the items.
+        category: [I] int64.
+    """
+
+    role_names: tuple[str, ...]
+    role: Tensor
+    informative: Tensor
+    preference: Tensor
+    user_factors: Tensor
+    item_factors: Tensor
+    category: Tensor
+
+
+def planted(
+    *,
+    users: int = 2000,
+    items: int = 1000,
+    interactions_per_user: float = 12.0,
+    modalities: Sequence[str] = ("visual", "textual"),
+    widths: int | Mapping[str, int] = 64,
+    factors: int = 16,
+    roles: Mapping[str, float] = ROLES,
+    noise: float | Mapping[str, float] = 0.5,
+    missing: float | Mapping[str, float] = 0.05,
+    popularity_skew: float = 0.8,
+    preference_strength: float = 0.5,
+    drift: float = 0.3,
+    categories: int = 20,
+    cold_items: float = 0.0,
+    strength: float = 4.0,
+    seed: int = 0,
+) -> tuple[Source, Truth]:
+    """Make a data set with a known truth.
+
+    An item's factors are half its category's and half its own: `v_i ~ mu_category(i) + own_i`. Its
+    role says which of them a modality carries, as a mask `c_im`: in a *dominant* item one modality
+    carries all and the others none; in a *balanced* one every modality carries all; in a
+    *complementary* one each carries its own block. What is not carried is replaced by a decoy
+    `z_im ~ N(0, 1)`, so that a modality without information looks like one with it:
+
+        f_im = A_m [c_im * v_i + (1 - c_im) * z_im] + noise_m * N(0, 1),   A_m ~ N(0, 1/D)
+
+    A user's interests move on a straight line over the span of the data, from `u(0)` to
+    `u(1) = sqrt(1 - drift^2) u(0) + drift * N(0, 1)`. A user heeds the modalities by `p_u`, uniform
+    on the simplex, which weighs each factor of an item by who carries it (`c_im` is 0 where the
+    modality is missing), with s the preference strength:
+
+        w_uid = 1 - s + s * M * sum_m p_um c_imd / max(1, sum_m c_imd)
+        x_ui(t) = sum_d w_uid u_ud(t) v_id / sqrt(D)
+
+    At each of their moments, spread evenly over the span and filled in random order, users take
+    what they do not have yet with the largest
+
+        strength * x_ui(t) + log b_i + g_ui,   log b_i ~ popularity_skew * N(0, 1),   g ~ Gumbel
+
+    which, without drift, draws from the softmax over the catalogue without replacement.
+
+    Beyond 2,048 items, a user meets only 32 draws from the catalogue for each interaction, half of
+    them by popularity and half even, and logits are corrected for the chance to be met, so that b
+    keeps its meaning. Time then grows with the interactions, not with users x items.
+
+    Args:
+        users: U.
+        items: I.
+        interactions_per_user: their mean, 5 or more; log-normal, and cut at a quarter of the items.
+        modalities: their names.
+        widths: F, of all modalities or by name.
+        factors: D.
+        roles: share of the items in each kind of role; modalities have equal parts of `dominant`.
+        noise: standard deviation beside a signal of 1, of all modalities or by name.
+        missing: share of the items that lack the modality, of all modalities or by name.
+        popularity_skew: standard deviation of an item's log popularity.
+        preference_strength: 0..1.
+        drift: 0..1; at 1 the last interests have nothing to do with the first.
+        categories: their number; of equal size, and an item bears one.
+        cold_items: 0..0.5, share of the items that come in the last fifth of the span;
+            `Source.cold` gives half to validation and half to test, and is None without any.
+        strength: of taste; at 0 popularity and chance decide alone.
+        seed: the same seed gives the same bytes.
+
+    Returns:
+        The source, its interactions ordered by user and time, and the truth.
+
+    Raises:
+        ValueError: an argument out of its range, or an unknown role or modality.
+    """
+    names = tuple(modalities)
+    _check_sizes(users, items, interactions_per_user, names, factors, categories)
+    _check_roles(roles)
+    _check_range("popularity_skew", popularity_skew, 0)
+    _check_range("preference_strength", preference_strength, 0, 1)
+    _check_range("drift", drift, 0, 1)
+    _check_range("cold_items", cold_items, 0, 0.5)
+    _check_range("strength", strength, 0)
+    width = _by_modality("widths", widths, names, 1)
+    sigma = _by_modality("noise", noise, names, 0)
+    absent = _by_modality("missing", missing, names, 0, 1)
+    rng = Generator().manual_seed(seed)
+
+    category = torch.randperm(items, generator=rng) % categories  # [I]
+    centre = torch.randn(categories, factors, generator=rng)  # [C, D]
+    item = centre[category] + torch.randn(items, factors, generator=rng)
+    item = (item - item.mean(0)) / item.std(0, correction=0)  # [I, D]
+    shares = [roles.get("dominant", 0) / len(names)] * len(names)
+    shares += [roles.get("balanced", 0), roles.get("complementary", 0)]
+    role = _deal(shares, items, rng)  # [I]
+    present = torch.stack([_deal([share, 1 - share], items, rng) for share in absent], 1).bool()
+    carried = _carried(len(names), factors)[role] & present[:, :, None]  # [I, M, D]
+    content = {
+        name: _content(item, carried[:, m], present[:, m], width[m], sigma[m], rng)
+        for m, name in enumerate(names)
+    }
+    cold = _deal([1 - cold_items, cold_items / 2, cold_items / 2], items, rng).to(torch.int8)  # [I]
+    popularity = popularity_skew * torch.randn(items, generator=rng)  # [I]
+
+    begin = torch.randn(users, factors, generator=rng)  # [U, D]
+    end = math.sqrt(1 - drift**2) * begin + drift * torch.randn(users, factors, generator=rng)
+    preference = _exponential((users, len(names)), rng)
+    preference /= preference.sum(1, keepdim=True)  # [U, M]
+    activity = _activity(users, interactions_per_user, items // 4, rng)  # [U]
+
+    # strength * x_ui is a dot product once u is repeated for each p_um, and v for each c_im.
+    seen = len(names) * carried / carried.sum(1, keepdim=True).clamp(min=1)  # [I, M, D]
+    weight = torch.cat(
+        [torch.full_like(item[:, None], 1 - preference_strength), preference_strength * seen], 1
+    )
+    weighted = (strength / math.sqrt(factors) * weight * item[:, None]).flatten(1)  # [I, (1+M)D]
+    heed = torch.cat([torch.ones(users, 1), preference], 1)[:, :, None]  # [U, 1+M, 1]
+
+    draw = (popularity.double().softmax(0) + 1 / items) / 2  # [I]
+    rows = []
+    for block in torch.split(activity.argsort(descending=True, stable=True), BLOCK):
+        most = int(activity[block[0]])
+        met, log_weight = _meet(draw, len(block), most * MET, rng)  # [B, K]
+        base = log_weight + popularity[met] - _exponential(met.shape, rng).log()
+        taste = weighted.index_select(0, met.flatten()).view(*met.shape, -1)  # [B, K, (1+M)D]
+        ends = [(heed[block] * x[block, None]).flatten(1) for x in (begin, end)]
+        logits = torch.baddbmm(base[:, :, None], taste, torch.stack(ends, 2))  # [B, K, 2]
+        late = cold[met] > 0 if cold_items else None
+        user, choice, moment = _choose(logits, late, activity[block], rng)
+        rows.append((block[user], met[user, choice], moment))
+    user, chosen, moment = (torch.cat(column) for column in zip(*rows, strict=True))
+    time = BEGIN + (moment * SPAN).long()
+    order = (user * (BEGIN + SPAN) + time).argsort(stable=True)
+    interactions = Interactions(user, chosen, time).select(order)
+
+    labels = tuple(f"category {c}" for c in range(categories))
+    source = Source(
+        name="planted",
+        n_users=users,
+        n_items=items,
+        interactions=interactions,
+        fingerprint=content_hash(
+            [interactions.user, interactions.item, time[order], category, cold]
+            + [part for name, m in content.items() for part in (name, m.digest)]
+        ),
+        modalities=content,
+        categories=Categories(torch.arange(items), category, labels),
+        cold=cold if cold_items else None,
+    )
+    return source, Truth(
+        role_names=(*(f"dominant/{name}" for name in names), "balanced", "complementary"),
+        role=role,
+        informative=carried.float().mean(2),
+        preference=preference,
+        user_factors=torch.stack([begin, end]),
+        item_factors=item,
+        category=category,
+    )
+
+
+def _deal(shares: Sequence[float], count: int, rng: Generator) -> Tensor:
+    """[count] int64: 0, 1, ... in the given shares, exact but for rounding, in random order."""
+    edges = (torch.tensor(shares, dtype=torch.float64).cumsum(0)[:-1] * count).round()
+    return torch.bucketize(torch.randperm(count, generator=rng), edges, right=True)
+
+
+def _carried(modalities: int, factors: int) -> Tensor:
+    """[R, M, D] bool: which factors a modality carries in each role, in the order of Truth."""
+    shape = modalities, modalities, factors
+    dominant = torch.eye(modalities, dtype=torch.bool)[:, :, None].expand(shape)
+    balanced = torch.ones(1, *shape[1:], dtype=torch.bool)
+    owner = torch.arange(factors) * modalities // factors  # [D]
+    complementary = (owner == torch.arange(modalities)[:, None])[None]
+    return torch.cat([dominant, balanced, complementary])
+
+
+def _content(
+    item: Tensor, carried: Tensor, present: Tensor, width: int, noise: float, rng: Generator
+) -> Modality:
+    """Features of one modality from item [I, D], carried [I, D] bool and present [I] bool."""
+    mixing = torch.randn(item.shape[1], width, generator=rng) / math.sqrt(item.shape[1])
+    lacking = 1 - carried.float().mean(1, keepdim=True)  # [I, 1]
+    blur = torch.randn(len(item), width, generator=rng) * (lacking + noise**2).sqrt()
+    features = (carried * item) @ mixing + blur  # [I, F]
+    features[~present] = 0
+    return Modality(features, present, content_hash([features, present]))
+
+
+def _activity(users: int, mean: float, most: int, rng: Generator) -> Tensor:
+    """[U] int64: interactions of each user, FEWEST and a log-normal number more."""
+    extra = (torch.randn(users, generator=rng) - 0.5).exp() * (mean - FEWEST)  # E exp(z - 1/2) = 1
+    return (FEWEST + extra.round().long()).clamp(max=most)
+
+
+def _exponential(shape: Sequence[int], rng: Generator) -> Tensor:
+    return torch.empty(shape).exponential_(generator=rng)
+
+
+def _meet(draw: Tensor, users: int, draws: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Which items each user meets, and the log of how many each of them stands for.
+
+    Args:
+        draw: [I] float64, chance of an item in one draw.
+        users: B.
+        draws: K, unless users meet the whole catalogue.
+        rng: the source of chance.
+
+    Returns:
+        items [B, K] int64 and [B, K] float32: -log chance to be met, NEVER where met before.
+    """
+    if len(draw) <= WHOLE:
+        return torch.arange(len(draw)).expand(users, -1), torch.zeros(users, len(draw))
+    # Running sums of exponentials are sorted uniforms, so that a repeated item follows itself.
+    sums = _exponential((users, draws + 1), rng).double().cumsum(1)
+    met = torch.bucketize(sums[:, :-1] / sums[:, -1:], draw.cumsum(0)[:-1])
+    chance = -torch.expm1(draws * torch.log1p(-draw.float()[met]))  # [B, K]
+    log_weight = -chance.log()
+    log_weight[:, 1:].masked_fill_(met[:, 1:] == met[:, :-1], NEVER)
+    return met, log_weight
+
+
+def _choose(
+    logits: Tensor, late: Tensor | None, activity: Tensor, rng: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Let users take the best that they do not have yet, moment by moment.
+
+    Args:
+        logits: [B, K, 2] at the begin and at the end of the span.
+        late: [B, K] bool, what can not be had before LAUNCH.
+        activity: [B] int64, descending, the number of choices.
+        rng: the source of chance.
+
+    Returns:
+        row 0..B-1, column 0..K-1 and moment 0..1 of each choice, all [N].
+    """
+    begin, end = (x.contiguous() for x in logits.unbind(2))
+    # Not sorted: the best choices must not all come first.
+    moments = torch.rand(len(activity), int(activity[0]), generator=rng, dtype=torch.float64)
+    rows = torch.arange(len(activity))
+    taken = []
+    for slot in range(int(activity[0])):
+        active = int((activity > slot).sum())
+        moment = moments[:active, slot, None]  # [A, 1]
+        value = torch.lerp(begin[:active], end[:active], moment.float())
+        if late is not None:
+            value.masked_fill_(late[:active] & (moment < LAUNCH), NEVER)
+        best, column = value.max(1, keepdim=True)
+        assert (best > NEVER / 2).all()
+        begin[:active].scatter_(1, column, NEVER)
+        end[:active].scatter_(1, column, NEVER)
+        taken.append((rows[:active], column[:, 0], moment[:, 0]))
+    row, column, moment = (torch.cat(part) for part in zip(*taken, strict=True))
+    return row, column, moment
+
+
+def _check_sizes(
+    users: int,
+    items: int,
+    interactions_per_user: float,
+    names: tuple[str, ...],
+    factors: int,
+    categories: int,
+) -> None:
+    if users < 1:
+        raise ValueError(f"planted: users={users}; ask for at least 1")
+    _check_range("interactions_per_user", interactions_per_user, FEWEST)
+    if items < 4 * interactions_per_user:
+        raise ValueError(
+            f"planted: items={items} are too few for {interactions_per_user} interactions per user "
+            f"without repeats; ask for at least {math.ceil(4 * interactions_per_user)} items"
+        )
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"planted: modalities={names}; give one name or more, each once")
+    if factors < len(names):
+        raise ValueError(
+            f"planted: factors={factors} are too few for a block of them in each of "
+            f"{len(names)} modalities; ask for at least {len(names)}"
+        )
+    _check_range("categories", categories, 1, items)
+
+
+def _check_roles(roles: Mapping[str, float]) -> None:
+    _check_names("roles", roles, ROLES)
+    for role, share in roles.items():
+        _check_range(f"roles[{role}]", share, 0, 1)
+    total = sum(roles.values())
+    if not math.isclose(total, 1, abs_tol=1e-6):
+        raise ValueError(f"planted: the shares of roles sum to {total:g}; make them sum to 1")
+
+
+def _check_names(argument: str, given: Iterable[str], known: Iterable[str]) -> None:
+    known = tuple(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise ValueError(
+                f"planted: {argument} names {name!r}, which is none of {', '.join(known)}; "
+                f"did you mean {near[0]!r}?"
+            )
+
+
+def _check_range(argument: str, value: float, low: float, high: float = math.inf) -> None:
+    if not (low <= value <= high and math.isfinite(value)):
+        bounds = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+        raise ValueError(f"planted: {argument}={value} is out of range; give {bounds}")
+
+
+def _by_modality(
+    argument: str,
+    given: Number | Mapping[str, Number],
+    names: tuple[str, ...],
+    low: float,
+    high: float = math.inf,
+) -> list[Number]:
+    """The value of each modality, in their order."""
+    by_name = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
+    _check_names(argument, by_name, names)
+    for name in names:
+        if name not in by_name:
+            raise ValueError(f"planted: {argument} has no value for {name!r}; add one")
+        _check_range(f"{argument}[{name}]", by_name[name], low, high)
+    return [by_name[name] for name in names]

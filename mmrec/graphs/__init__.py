@@ -1,0 +1,20 @@
+"""Graphs over users and items, built once from train interactions and content."""
+
+from mmrec.graphs.bipartite import degree_weights, normalized_adjacency, sample_edges
+from mmrec.graphs.cache import cached
+from mmrec.graphs.content import content_similarity
+from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
+from mmrec.graphs.sparse import csr_matrix
+
+__all__ = [
+    "Neighbours",
+    "cached",
+    "content_knn",
+    "content_similarity",
+    "csr_matrix",
+    "degree_weights",
+    "knn_adjacency",
+    "knn_graph",
+    "normalized_adjacency",
+    "sample_edges",
+]

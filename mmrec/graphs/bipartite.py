@@ -1,0 +1,76 @@
+"""The user-item graph.
+
+U users, I items, N interactions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmrec.data.corpus import Interactions
+from mmrec.graphs.sparse import csr_matrix
+
+
+def degree_weights(interactions: Interactions) -> Tensor:
+    """[N] float32: 1 / sqrt(d_u d_i) of each interaction, d counting interactions."""
+    user, item = interactions.user, interactions.item
+    degrees = torch.bincount(user)[user] * torch.bincount(item)[item]  # [N]
+    return degrees.double().rsqrt().float()
+
+
+def normalized_adjacency(interactions: Interactions, n_users: int, n_items: int) -> Tensor:
+    """D^-1/2 [[0, R], [R^T, 0]] D^-1/2, the matrix that LightGCN and its kin propagate with.
+
+    Args:
+        interactions: the edges, each pair once.
+        n_users: U.
+        n_items: I.
+
+    Returns:
+        [U+I, U+I] sparse CSR float32, symmetric; users come first. A node without edges has an
+        empty row.
+    """
+    user, item = interactions.user, interactions.item + n_users
+    size = n_users + n_items
+    return csr_matrix(
+        torch.cat([user, item]),
+        torch.cat([item, user]),
+        degree_weights(interactions).repeat(2),
+        (size, size),
+    )
+
+
+def sample_edges(
+    n_edges: int,
+    keep: float,
+    *,
+    generator: torch.Generator | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Edges that survive a dropout, drawn without replacement.
+
+    Args:
+        n_edges: N.
+        keep: fraction of the edges that survive.
+        generator: source of randomness; torch's default if None.
+        weights: [N] positive; each draw takes an edge in proportion to its weight among those left.
+            Equal if None. FREEDOM draws by `degree_weights`.
+
+    Returns:
+        [floor(N * keep)] int64, ascending.
+
+    Raises:
+        ValueError: `keep` leaves no edge, or is above 1.
+    """
+    count = int(n_edges * keep)
+    if not 0 < count <= n_edges:
+        raise ValueError(
+            f"keep is {keep} of {n_edges} edges; give a fraction that leaves at least one, at most 1"
+        )
+    # The smallest of exponential arrival times are a weighted draw without replacement;
+    # torch.multinomial refuses more than 2^24 categories.
+    arrival = torch.empty(n_edges, dtype=torch.float64).exponential_(generator=generator)
+    if weights is not None:
+        arrival /= weights
+    return arrival.topk(count, largest=False, sorted=False).indices.sort().values

@@ -1,0 +1,208 @@
+"""Item graphs from content: each item's nearest neighbours by cosine.
+
+I items, F width of a modality, k neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mmrec.data.corpus import Modality
+from mmrec.graphs.cache import cached
+from mmrec.graphs.sparse import csr_matrix
+
+# Part of every cache key: raise it when the same arguments give another graph.
+_VERSION = 1
+
+_LOW_BITS = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The items most alike to each item, best first.
+
+    Attributes:
+        index: [I, k] int64; -1 where the item has no content.
+        similarity: [I, k] float32, cosine; 0 where the item has no content.
+    """
+
+    index: Tensor
+    similarity: Tensor
+
+
+def knn_graph(
+    features: Tensor,
+    k: int,
+    *,
+    present: Tensor | None = None,
+    block: int = 1024,
+    self_loops: bool = False,
+) -> Neighbours:
+    """The exact k nearest neighbours of each item; of equals, the lower index first.
+
+    Items that are not present, or whose features are all zero, have no neighbours and are
+    nobody's. Similarities are compared tile by tile: memory grows with `block`, not with I.
+
+    Args:
+        features: [I, F] float32, may be memory-mapped.
+        k: neighbours an item.
+        present: [I] bool; all are if None.
+        block: rows and columns of a tile; bears on speed and memory only.
+        self_loops: whether an item may be its own neighbour.
+
+    Raises:
+        ValueError: a feature is not finite, or fewer than k neighbours exist.
+    """
+    norm = torch.cat(
+        [
+            torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+            for rows in features.chunk(-(-len(features) // block))
+        ]
+    ).float()  # [I]
+    if not norm.isfinite().all():
+        row = int((~norm.isfinite()).nonzero()[0])
+        raise ValueError(
+            f"features, row {row}: not a finite vector; give zeros, or present=False, for no content"
+        )
+    usable = norm > 0 if present is None else present & (norm > 0)  # [I]
+    items = usable.nonzero().squeeze(1)  # [P], those with content
+    others = len(items) - (not self_loops)
+    if not 1 <= k <= others:
+        raise ValueError(
+            f"k is {k}, but {len(items)} of {len(features)} items have content; "
+            f"choose k from 1 to {others}, or add features"
+        )
+
+    def unit(positions: Tensor) -> Tensor:
+        rows = items[positions]
+        return features[rows] / norm[rows, None]
+
+    blocks = torch.arange(len(items), device=features.device).chunk(-(-len(items) // block))
+    best = torch.full((len(items), k), torch.iinfo(torch.int64).min, device=features.device)
+
+    def offer(rows: Tensor, columns: Tensor, tile: Tensor) -> None:
+        both = torch.cat([best[rows], _top_keys(tile, columns, k)], dim=1)
+        best[rows] = both.topk(k, sorted=False).values
+
+    # Cosine is symmetric: a tile above the diagonal serves its rows and its columns.
+    progress = tqdm(
+        desc="neighbours", total=len(blocks) * (len(blocks) + 1) // 2, unit="tile", delay=2
+    )
+    with progress:
+        for number, rows in enumerate(blocks):
+            left = unit(rows)
+            for columns in blocks[number:]:
+                if columns is rows:
+                    tile = left @ left.T
+                    if not self_loops:
+                        tile.fill_diagonal_(-torch.inf)
+                else:
+                    tile = left @ unit(columns).T
+                    offer(columns, rows, tile.T.contiguous())
+                offer(rows, columns, tile)
+                progress.update()
+
+    similarity, position = _from_keys(best.sort(dim=1, descending=True).values)
+    index = torch.full((len(features), k), -1, device=features.device)
+    index[items] = items[position]
+    cosine = torch.zeros(len(features), k, device=features.device)
+    cosine[items] = similarity.clamp(-1, 1)
+    return Neighbours(index, cosine)
+
+
+def content_knn(modality: Modality, k: int, *, self_loops: bool = False) -> Neighbours:
+    """`knn_graph` of a modality, kept in the cache."""
+
+    def build() -> dict[str, Tensor]:
+        neighbours = knn_graph(
+            modality.features, k, present=modality.present, self_loops=self_loops
+        )
+        return {"index": neighbours.index, "similarity": neighbours.similarity}
+
+    tensors = cached(
+        "knn",
+        {"version": _VERSION, "features": modality.digest, "k": k, "self_loops": self_loops},
+        build,
+    )
+    return Neighbours(**tensors)
+
+
+def knn_adjacency(
+    neighbours: Neighbours,
+    *,
+    weights: Literal["similarity", "binary"],
+    normalize: Literal["symmetric", "row", "none"],
+    symmetrize: bool,
+) -> Tensor:
+    """The neighbours as a matrix: row i holds the neighbours of item i.
+
+    Args:
+        neighbours: of each item.
+        weights: `similarity` takes cosines, and leaves out those that are not positive;
+            `binary` takes 1 for each neighbour.
+        normalize: with d the row sums, w_ij becomes `symmetric` w_ij / sqrt(d_i d_j),
+            `row` w_ij / d_i, `none` w_ij.
+        symmetrize: whether an edge chosen by either end is given to both.
+
+    Returns:
+        [I, I] sparse CSR float32; an item without neighbours has an empty row.
+    """
+    n_items, k = neighbours.index.shape
+    column = neighbours.index.flatten()
+    row = torch.arange(n_items, device=column.device).repeat_interleave(k)
+    match weights:
+        case "similarity":
+            value = neighbours.similarity.flatten()
+            kept = (column >= 0) & (value > 0)
+        case "binary":
+            value = torch.ones_like(neighbours.similarity).flatten()
+            kept = column >= 0
+        case _:
+            raise ValueError(f"weights is {weights}; choose similarity or binary")
+    row, column, value = row[kept], column[kept], value[kept]
+    if symmetrize:
+        row, column, value = _union(row, column, value, n_items)
+
+    degree = torch.zeros(n_items, device=value.device).index_add_(0, row, value)
+    match normalize:
+        case "symmetric":
+            scale = degree.rsqrt()
+            value = value * (scale[row] * scale[column])
+        case "row":
+            value = value / degree[row]
+        case "none":
+            pass
+        case _:
+            raise ValueError(f"normalize is {normalize}; choose symmetric, row or none")
+    return csr_matrix(row, column, value, (n_items, n_items))
+
+
+def _union(row: Tensor, column: Tensor, value: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Each edge in both directions, once."""
+    key, order = torch.cat([row * size + column, column * size + row]).sort()
+    first = key.diff(prepend=key.new_tensor([-1])) != 0
+    key, value = key[first], value.repeat(2)[order][first]  # both ends hold the same cosine
+    return key // size, key % size, value
+
+
+def _top_keys(tile: Tensor, columns: Tensor, k: int) -> Tensor:
+    """The k largest of each row as integers that sort by similarity, then by lower column.
+
+    The high half of a key is the float's bits, turned so that integers compare as floats do.
+    """
+    bits = (tile + 0.0).view(torch.int32)  # adding zero makes -0.0 and 0.0 equal
+    bits ^= (bits >> 31) & _LOW_BITS
+    keys = bits.long().bitwise_left_shift_(32).bitwise_or_(_LOW_BITS - columns)
+    return keys.topk(min(k, len(columns)), sorted=False).values
+
+
+def _from_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The similarities and the columns that `_top_keys` put into its keys."""
+    bits = (keys >> 32).int()
+    bits ^= (bits >> 31) & _LOW_BITS
+    return bits.view(torch.float32), _LOW_BITS - (keys & _LOW_BITS)

@@ -1,0 +1,54 @@
+"""Losses as pure functions of scores and embeddings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+Norm = Literal["squared", "frobenius"]
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Bayesian personalised ranking: mean of `-log sigmoid(positive - negative)`.
+
+    Rendle et al., UAI 2009. https://arxiv.org/abs/1205.2618
+
+    Args:
+        positive: [B] scores of observed pairs.
+        negative: [B, K] scores of the same users with items they have not.
+
+    Returns:
+        A scalar, the mean over all B x K comparisons.
+    """
+    return softplus(negative - positive.unsqueeze(-1)).mean()
+
+
+def pair_scores(users: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+    """Dot products of users with an observed item and with the items they have not.
+
+    Args:
+        users: [B, D].
+        positives: [B, D].
+        negatives: [B, K, D].
+
+    Returns:
+        Scores [B] and [B, K].
+    """
+    return (users * positives).sum(-1), (users.unsqueeze(1) * negatives).sum(-1)
+
+
+def norm_penalty(norm: Norm, *rows: Tensor) -> Tensor:
+    """How large a batch's embeddings are, per row of the batch.
+
+    Args:
+        norm: `squared` is `sum ||x||^2 / 2B`, the penalty of the papers; `frobenius` is
+            `sum ||x||_F / B`, weaker the larger the embeddings are, on which many published
+            numbers rest.
+        rows: tensors whose first dimension is the batch, each of length B.
+    """
+    if norm == "squared":
+        return torch.stack([x.square().sum() for x in rows]).sum() / (2 * len(rows[0]))
+    return torch.stack([x.norm() for x in rows]).sum() / len(rows[0])

@@ -1,0 +1,23 @@
+"""One paper each."""
+
+from mmrec.models.base import Recommender
+from mmrec.models.bpr import BPR
+from mmrec.models.ease import EASE
+from mmrec.models.gated_lightgcn import GatedLightGCN
+from mmrec.models.item_knn import ItemKNN
+from mmrec.models.lightgcn import LightGCN
+from mmrec.models.most_pop import MostPop
+from mmrec.models.random import Random
+from mmrec.models.vbpr import VBPR
+
+__all__ = [
+    "BPR",
+    "EASE",
+    "VBPR",
+    "GatedLightGCN",
+    "ItemKNN",
+    "LightGCN",
+    "MostPop",
+    "Random",
+    "Recommender",
+]

@@ -1,0 +1,63 @@
+"""BPR: Bayesian Personalized Ranking from Implicit Feedback.
+
+Rendle et al., UAI 2009. https://arxiv.org/abs/1205.2618
+
+Matrix factorisation learned by pairwise comparisons. From the paper: score and criterion. Ours:
+`norm` (see LightGCN); the paper's separate weights for users, positives and negatives are one.
+
+D dim, B batch, K negatives a pair.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from mmrec.data import Corpus, Queries, Triplets
+from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
+from mmrec.models.base import Recommender
+
+
+class Encoded(NamedTuple):
+    """The embeddings."""
+
+    users: Tensor  # [U, D]
+    items: Tensor  # [I, D]
+
+
+class BPR(Recommender):
+    """A user's score for an item is the dot product of two free vectors.
+
+    Args:
+        corpus: what the model learns from; only its train interactions are read.
+        dim: embedding size D.
+        l2: weight of the norm of a batch's embeddings.
+        norm: `squared` as in the paper, or `frobenius`.
+    """
+
+    def __init__(
+        self, corpus: Corpus, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
+    ) -> None:
+        super().__init__(corpus)
+        self.l2, self.norm = l2, norm
+        self.user = nn.Embedding(corpus.n_users, dim)
+        self.item = nn.Embedding(corpus.n_items, dim)
+        nn.init.xavier_normal_(self.user.weight)
+        nn.init.xavier_normal_(self.item.weight)
+
+    def encode(self) -> Encoded:
+        """The tables as they are."""
+        return Encoded(self.user.weight, self.item.weight)
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """BPR-Opt."""
+        u, i, j = self.user(batch.user), self.item(batch.positive), self.item(batch.negative)
+        return {
+            "bpr": bpr(*pair_scores(u, i, j)),
+            "l2": self.l2 * norm_penalty(self.norm, u, i, j),
+        }
+
+    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
+        """Dot products."""
+        return encoded.users[queries.user] @ encoded.items.T  # [B, I]

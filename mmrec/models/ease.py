@@ -1,0 +1,77 @@
+"""EASE: Embarrassingly Shallow Autoencoders for Sparse Data.
+
+Steck, WWW 2019. https://arxiv.org/abs/1905.03375
+
+From the paper: the closed form. Ours: `content_weight`, which adds the content similarity of items
+to the learned item-item weights; a strong and cheap multimodal baseline.
+
+U users, I items, B batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from mmrec.data import Corpus, Queries, require_modalities
+from mmrec.graphs import content_similarity
+from mmrec.models.base import Recommender
+from mmrec.nn import History, sparse_matmul
+
+LARGEST = 30_000  # items; the dense item-item matrix is the model, here 3.6 GB of it
+
+
+class EASE(Recommender):
+    """A linear autoencoder of a user's history, whose weights are solved, not trained.
+
+    The one model here whose parameters are a dense items x items matrix: that is what it is.
+
+    Args:
+        corpus: its train interactions are read, and its modalities if `content_weight` is not 0.
+        l2: ridge penalty lambda.
+        content_weight: weight of the content similarity beside the learned weights.
+        k: neighbours of each item and modality in the content similarity.
+
+    Raises:
+        ValueError: the catalogue is too large for a dense items x items matrix.
+    """
+
+    closed_form = True
+    weights: Tensor
+
+    def __init__(
+        self, corpus: Corpus, *, l2: float = 250.0, content_weight: float = 0.0, k: int = 50
+    ) -> None:
+        super().__init__(corpus)
+        if corpus.n_items > LARGEST:
+            raise ValueError(
+                f"ease solves a dense {corpus.n_items} x {corpus.n_items} matrix, more than "
+                f"{LARGEST} x {LARGEST}; use model=item_knn or a smaller catalogue"
+            )
+        weights = solve(corpus, l2)
+        if content_weight:
+            similarity = content_similarity(require_modalities(corpus, "ease"), k)
+            weights += content_weight * similarity.to_dense()
+        self.register_buffer("weights", weights)
+        self.history = History(corpus.train, corpus.n_users, corpus.n_items)
+
+    def score(self, encoded: None, queries: Queries) -> Tensor:
+        """The history, reconstructed: [B, I]."""
+        return sparse_matmul(self.history(queries.user), self.weights)
+
+
+def solve(corpus: Corpus, l2: float) -> Tensor:
+    """[I, I]: `B = -P / diag(P)` with zero diagonal, `P = (X'X + l2 1)^-1` (Eq. 8)."""
+    train = corpus.train
+    ones = np.ones(len(train), dtype=np.float32)
+    shape = (corpus.n_users, corpus.n_items)
+    x = csr_array((ones, (train.user.numpy(), train.item.numpy())), shape=shape)
+    gram = torch.from_numpy((x.T @ x).toarray())  # [I, I]
+    gram.diagonal().add_(l2)
+    torch.linalg.cholesky(gram, out=gram)
+    inverse = torch.cholesky_inverse(gram, out=gram)
+    weights = inverse.div_(-inverse.diagonal().clone())
+    weights.fill_diagonal_(0)
+    return weights

@@ -1,0 +1,93 @@
+"""LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation.
+
+He et al., SIGIR 2020. https://arxiv.org/abs/2002.02126
+
+From the paper: all. Ours: `edge_dropout` (the paper names it as an alternative to L2 and leaves it
+out) and `norm` (most published numbers regularise by the Frobenius norm, not its square).
+
+U users, I items, D dim, B batch, K negatives a pair.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmrec.data import Corpus, Queries, Triplets
+from mmrec.graphs import normalized_adjacency, sample_edges
+from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
+from mmrec.models.base import Recommender
+from mmrec.nn import Propagation
+
+
+class Encoded(NamedTuple):
+    """Final embeddings."""
+
+    users: Tensor  # [U, D]
+    items: Tensor  # [I, D]
+
+
+class LightGCN(Recommender):
+    """Embeddings smoothed over the user-item graph; a user's score for an item is a dot product.
+
+    Args:
+        corpus: what the model learns from; only its train interactions are read.
+        dim: embedding size D.
+        layers: number of propagation steps; 0 is matrix factorisation.
+        l2: weight of the norm of a batch's layer-0 embeddings (Eq. 15).
+        norm: `squared` as in the paper, or `frobenius`.
+        edge_dropout: share of the edges left out of each training epoch; evaluation sees all.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        dim: int = 64,
+        layers: int = 2,
+        l2: float = 1e-4,
+        norm: Norm = "squared",
+        edge_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(corpus)
+        if not 0 <= edge_dropout < 1:
+            raise ValueError(f"edge_dropout is {edge_dropout}; give a share of at least 0 and below 1")
+        self.l2, self.norm, self.edge_dropout = l2, norm, edge_dropout
+        self.user = nn.Embedding(corpus.n_users, dim)
+        self.item = nn.Embedding(corpus.n_items, dim)
+        nn.init.xavier_uniform_(self.user.weight)
+        nn.init.xavier_uniform_(self.item.weight)
+        adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
+        self.propagate = Propagation(adjacency, layers)
+        self.thinned = Propagation(adjacency, layers)
+
+    def on_train_epoch_start(self) -> None:
+        """Draw the epoch's edges."""
+        super().on_train_epoch_start()
+        if self.edge_dropout:
+            train = self.corpus.train
+            kept = train.select(sample_edges(len(train), 1 - self.edge_dropout))
+            adjacency = normalized_adjacency(kept, self.corpus.n_users, self.corpus.n_items)
+            self.thinned.adjacency = adjacency.to(self.device)
+
+    def encode(self) -> Encoded:
+        """Final embeddings over the whole graph, or the epoch's edges in training."""
+        propagate = self.thinned if self.training else self.propagate
+        x = propagate(torch.cat([self.user.weight, self.item.weight]))  # [U+I, D]  Eq. 4, 8
+        return Encoded(*x.split([self.corpus.n_users, self.corpus.n_items]))
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """Eq. 15."""
+        users, items = self.encode()
+        u, i, j = users[batch.user], items[batch.positive], items[batch.negative]  # [B, D] [B, K, D]
+        layer0 = self.user(batch.user), self.item(batch.positive), self.item(batch.negative)
+        return {
+            "bpr": bpr(*pair_scores(u, i, j)),
+            "l2": self.l2 * norm_penalty(self.norm, *layer0),
+        }
+
+    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
+        """Dot products."""
+        return encoded.users[queries.user] @ encoded.items.T  # [B, I]

@@ -1,0 +1,16 @@
+"""Layers with one meaning each."""
+
+from mmrec.nn.fusion import Fusion, FusionKind, Projection, masked_softmax, rms
+from mmrec.nn.history import History
+from mmrec.nn.propagation import Propagation, sparse_matmul
+
+__all__ = [
+    "Fusion",
+    "FusionKind",
+    "History",
+    "Projection",
+    "Propagation",
+    "masked_softmax",
+    "rms",
+    "sparse_matmul",
+]

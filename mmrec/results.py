@@ -1,0 +1,117 @@
+"""What a run leaves behind: `result.json`, and the folder around it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mmrec import __version__
+from mmrec.paths import replace_file
+
+CONFIG, OVERRIDES, RESULT = "config.yaml", "overrides.yaml", "result.json"
+PER_USER = "per_user.parquet"
+BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
+VOLATILE = ("run_dir", "ckpt", "logger")  # where a run writes is no part of what it computes
+
+
+class ResultError(ValueError):
+    """A run folder is not one, or is incomplete; the message says what to do."""
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Check against the schema and write `result.json`, whole or not at all."""
+    validate_result(result)
+    with replace_file(folder / RESULT) as part:
+        part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read and check `result.json`.
+
+    Raises:
+        ResultError: there is none, it is cut short, or it is not what the schema says.
+    """
+    path = folder / RESULT
+    if not path.is_file():
+        raise ResultError(f"{folder} holds no {RESULT}; give the folder of a run, as outputs/...")
+    try:
+        result = json.loads(path.read_text())
+    except ValueError as error:
+        raise ResultError(f"{path} is cut short or no JSON ({error}); run it again") from None
+    validate_result(result)
+    assert isinstance(result, dict)
+    return result
+
+
+def validate_result(result: object) -> None:
+    """Check against the package's JSON schema.
+
+    Raises:
+        ResultError: names the first key that is wrong.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(result_schema()).iter_errors(result))
+    if error is not None:
+        place = ".".join(str(key) for key in error.absolute_path) or "the whole"
+        raise ResultError(f"{RESULT}, {place}: {error.message}")
+
+
+@cache
+def result_schema() -> dict[str, Any]:
+    """The JSON schema of `result.json`, as shipped with the package."""
+    schema: dict[str, Any] = json.loads(files("mmrec").joinpath("result.schema.json").read_text())
+    return schema
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Hash of a resolved configuration, less where it writes to."""
+    kept = {key: value for key, value in config.items() if key not in VOLATILE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """What numbers depend on."""
+    names = ("torch", "lightning", "torchmetrics", "numpy", "polars")
+    return {"python": platform.python_version(), "mmrec": __version__, **{name: version(name) for name in names}}
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with `-dirty` if files differ from it; None if this is no checkout."""
+    package = str(Path(str(files("mmrec"))))
+    command = ["git", "-C", package, "describe", "--always", "--abbrev=40", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def peak_rss_mib() -> float:
+    """The largest resident size of this process so far."""
+    scale = 1024**2 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+
+
+def metrics_table(metrics: Mapping[str, float], names: Sequence[str] = ("recall", "ndcg")) -> str:
+    """A small table for people: a row a split and metric, a column a cutoff."""
+    cutoffs = sorted({int(name.rpartition("@")[2]) for name in metrics})
+    head = " " * 14 + "".join(f"{f'@{k}':>9}" for k in cutoffs)
+    rows = [
+        f"{split + '/' + name:<14}"
+        + "".join(f"{metrics[f'{split}/{name}@{k}']:>9.4f}" for k in cutoffs)
+        for split in ("val", "test")
+        for name in names
+        if f"{split}/{name}@{cutoffs[0]}" in metrics
+    ]
+    return "\n".join([head, *rows])

@@ -1,0 +1,479 @@
+"""Folders: formats that mean the same are read the same, and mistakes are named where they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmrec.data import files
+from mmrec.data.corpus import DataError, Interactions, Source
+from mmrec.data.folder import Columns, k_core, read_folder
+
+# Not in order of time; users 0..3, items 0..4; the last two rows of user 0 share a second.
+TABLE = pl.DataFrame(
+    {
+        "userID": [0, 0, 0, 1, 1, 2, 2, 3],
+        "itemID": [4, 0, 1, 1, 2, 3, 0, 2],
+        "rating": [5, 4, 3, 2, 1, 5, 4, 3],
+        "timestamp": [30, 20, 20, 11, 10, 7, 7, 1],
+        "position": [2, 1, 0, 1, 0, 0, 1, 0],
+        "x_label": [2, 1, 0, 0, 1, 0, 0, 0],
+    }
+)
+ITEMS = (
+    'itemID,title,categories\n0,"a, b",x|y\n1,c,\n2,d, y |x|\n3,e,z\n4,f,\n'  # item 1 and 4 bare
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMREC_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A whole data set, `toys`, without a mistake."""
+    folder = tmp_path / "data" / "toys"
+    folder.mkdir(parents=True)
+    TABLE.write_csv(folder / "toys.inter", separator="\t")
+    rng = np.random.default_rng(0)
+    np.save(folder / "text_feat.npy", rng.normal(size=(5, 3)).astype("float32"))
+    np.save(folder / "image_feat.npy", rng.normal(size=(5, 4)).astype("float16"))
+    (folder / "items.csv").write_text(ITEMS)
+    (folder / "cold_items.csv").write_text("itemID,cold_label\n3,1\n4,2\n0,0\n")
+    (folder / "u_id_mapping.csv").write_text("userID\toriginal\n0\tann\n2\tcat\n1\t\n3\tdan\n")
+    (folder / "i_id_mapping.csv").write_text("asin\titemID\nA\t0\nB\t1\nC\t2\nD\t3\nE\t4\n")
+    return tmp_path / "data"
+
+
+def strip(root: Path, *names: str) -> Path:
+    """The folder with nothing but interactions and the named files."""
+    for path in (root / "toys").iterdir():
+        if path.name not in ("toys.inter", *names):
+            path.unlink()
+    return root
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) >= 1
+    path.write_text(text.replace(old, new, 1))
+
+
+def assert_same(first: Source, second: Source) -> None:
+    assert (first.n_users, first.n_items) == (second.n_users, second.n_items)
+    for name in ("user", "item", "time"):
+        torch.testing.assert_close(
+            getattr(first.interactions, name), getattr(second.interactions, name)
+        )
+    torch.testing.assert_close(first.label, second.label)
+    assert list(first.modalities) == list(second.modalities)
+    for name, modality in first.modalities.items():
+        assert torch.equal(modality.features, second.modalities[name].features)
+
+
+def pairs(source: Source) -> list[tuple[object, object]]:
+    """Interactions by original id."""
+    users, items = source.user_ids, source.item_ids
+    return [
+        (u if users is None else users[u], i if items is None else items[i])
+        for u, i in zip(
+            source.interactions.user.tolist(), source.interactions.item.tolist(), strict=True
+        )
+    ]
+
+
+def test_everything_is_read(root):
+    source = read_folder(root, "toys")
+    assert (source.name, source.n_users, source.n_items) == ("toys", 4, 5)
+    # By user, time and position.
+    assert source.interactions.user.tolist() == [0, 0, 0, 1, 1, 2, 2, 3]
+    assert source.interactions.item.tolist() == [1, 0, 4, 2, 1, 3, 0, 2]
+    assert source.interactions.time.tolist() == [20, 20, 30, 10, 11, 7, 7, 1]
+    assert source.label.tolist() == [0, 1, 2, 1, 0, 0, 0, 0]
+    assert source.label.dtype == source.cold.dtype == torch.int8
+    assert list(source.modalities) == ["image", "text"]
+    assert source.modalities["image"].width == 4
+    assert source.categories.names == ("x", "y", "z")
+    assert source.categories.item.tolist() == [0, 0, 2, 2, 3]
+    assert source.categories.category.tolist() == [0, 1, 0, 1, 2]
+    assert source.cold.tolist() == [0, 0, 0, 1, 2]
+    assert source.user_ids.to_list() == ["ann", "1", "cat", "dan"]
+    assert source.item_ids.to_list() == ["A", "B", "C", "D", "E"]
+
+
+def test_a_folder_of_nothing_but_pairs_is_enough(root):
+    TABLE.select("userID", "itemID").write_csv(strip(root) / "toys/toys.inter", separator="\t")
+    source = read_folder(root, "toys")
+    assert source.interactions.item.tolist() == TABLE["itemID"].to_list()
+    assert source.interactions.time is None
+    assert source.label is source.categories is source.cold is None
+    assert source.user_ids is source.item_ids is None
+    assert source.modalities == {}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_formats_mean_the_same(root, kind):
+    expected = read_folder(root, "toys")
+    (root / "toys/toys.inter").unlink()
+    path = root / f"toys/toys.{kind}"
+    if kind == "parquet":
+        TABLE.write_parquet(path)
+    else:
+        TABLE.write_csv(path, separator="\t" if kind == "tsv" else ",")
+    assert_same(read_folder(root, "toys"), expected)
+
+
+def test_renamed_and_typed_columns_mean_the_same(root):
+    expected = read_folder(root, "toys")
+    names = dict(
+        zip(TABLE.columns, ["u:token", "i:token", "r", "t:float", "p", "split"], strict=True)
+    )
+    TABLE.rename(names).write_csv(root / "toys/other.txt", separator=";")
+    columns = Columns(user="u", item="i:token", time="t", position="p", label="split")
+    found = read_folder(root, "toys", columns=columns, interactions_file="other.txt")
+    assert_same(found, expected)
+    assert found.fingerprint != expected.fingerprint
+
+
+@pytest.mark.parametrize(
+    "clock",
+    [
+        pl.col("timestamp").cast(pl.Float64),
+        pl.col("timestamp").cast(pl.Float64) + pl.col("position") / 10,
+        pl.from_epoch("timestamp"),
+        pl.from_epoch("timestamp").dt.cast_time_unit("ns"),
+    ],
+    ids=["float", "fractions", "datetime", "nanoseconds"],
+)
+def test_clocks_become_seconds(root, clock):
+    expected = read_folder(root, "toys")
+    TABLE.with_columns(clock.alias("timestamp")).write_parquet(root / "toys/toys.parquet")
+    found = read_folder(root, "toys", interactions_file="toys.parquet")
+    assert_same(found, expected)
+
+
+def test_fractions_of_seconds_decide_the_order(root):
+    table = TABLE.drop("position").with_columns(timestamp=pl.Series([2.9, 2.5, 2.7] + [0.0] * 5))
+    table.write_csv(root / "toys/toys.inter", separator="\t")
+    interactions = read_folder(root, "toys").interactions
+    assert interactions.item[:3].tolist() == [0, 1, 4]
+    assert interactions.time[:3].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("dropped", "item", "time"),
+    [
+        ("timestamp", [1, 0, 4, 2, 1, 3, 0, 2], [0, 1, 2, 0, 1, 0, 1, 0]),
+        ("position", [0, 1, 4, 2, 1, 3, 0, 2], [20, 20, 30, 10, 11, 7, 7, 1]),
+    ],
+)
+def test_either_of_time_and_position_gives_the_order(root, dropped, item, time):
+    TABLE.drop(dropped).write_csv(root / "toys/toys.inter", separator="\t")
+    interactions = read_folder(root, "toys").interactions
+    assert interactions.item.tolist() == item
+    assert interactions.time.tolist() == time
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    "rename",
+    [lambda n: n + 1, lambda n: 10**12 * (n + 3), lambda n: f"0{n}", lambda n: f"id {n}"],
+    ids=["from one", "sparse", "leading zero", "text"],
+)
+def test_ids_that_nothing_is_ordered_by_are_sorted_and_numbered(root, rename, kind):
+    expected = read_folder(root, "toys")
+    ids = {name: [rename(n) for n in TABLE[name]] for name in ("userID", "itemID")}
+    table = TABLE.with_columns(**{name: pl.Series(values) for name, values in ids.items()})
+    strip(root)
+    (root / "toys/toys.inter").unlink()
+    getattr(table, f"write_{kind}")(root / f"toys/toys.{kind}")
+    found = read_folder(root, "toys")
+    assert_same(found, replace(expected, modalities={}))
+    assert found.item_ids.to_list() == [rename(n) for n in range(5)]
+    assert found.user_ids.to_list() == [rename(n) for n in range(4)]
+
+
+def test_text_ids_are_looked_up_in_the_files_of_original_ids(root):
+    mapping = root / "toys/u_id_mapping.csv"
+    mapping.write_text("userID\toriginal\n0\tann\n1\tbob\n2\tcat\n3\tdan\n")
+    expected = read_folder(root, "toys")
+    named = TABLE.with_columns(
+        userID=pl.Series(["ann", "bob", "cat", "dan"]).gather(TABLE["userID"]),
+        itemID=pl.Series(list("ABCDE")).gather(TABLE["itemID"]),
+    )
+    named.write_csv(root / "toys/toys.inter", separator="\t")
+    found = read_folder(root, "toys")
+    assert_same(found, expected)
+    assert found.categories.item.tolist() == expected.categories.item.tolist()
+    assert found.cold.tolist() == expected.cold.tolist()
+
+
+def test_text_ids_follow_the_rows_of_items_csv(root):
+    expected = read_folder(root, "toys")
+    folder = strip(root, "image_feat.npy", "text_feat.npy") / "toys"
+    named = TABLE.with_columns(itemID=pl.Series(list("ZYXWV")).gather(TABLE["itemID"]))
+    named.write_csv(folder / "toys.inter", separator="\t")
+    (folder / "items.csv").write_text("itemID,categories\nZ,x\nY,\nX,\nW,z\nV,\n")
+    (folder / "cold_items.csv").write_text("itemID,cold_label\nV,2\n")
+    found = read_folder(root, "toys")
+    assert_same(found, expected)
+    assert found.categories.item.tolist() == [0, 3]
+    assert found.cold.tolist() == [0, 0, 0, 0, 2]
+
+
+def test_sparse_ids_take_the_catalogue_of_items_csv_along(root):
+    table = TABLE.with_columns(itemID=TABLE["itemID"] * 10 + 7)
+    folder = strip(root) / "toys"
+    table.write_csv(folder / "toys.inter", separator="\t")
+    (folder / "items.csv").write_text("itemID,categories\n99,x\n17,y\n")
+    source = read_folder(root, "toys")
+    assert source.item_ids.to_list() == [7, 17, 27, 37, 47, 99]
+    assert source.categories.item.tolist() == [1, 5]
+
+
+def test_items_without_interactions_count_where_a_file_has_them(root):
+    folder = strip(root) / "toys"
+    (folder / "items.csv").write_text("itemID\n5\n6\n")
+    assert read_folder(root, "toys").n_items == 7
+    np.save(folder / "a_feat.npy", np.ones((7, 2)))
+    TABLE.filter(pl.col("itemID") != 1).write_csv(folder / "toys.inter", separator="\t")
+    source = read_folder(root, "toys")
+    assert source.n_items == 7
+    assert source.item_ids is None
+    assert 1 not in source.interactions.item.tolist()
+
+
+def test_modalities_are_those_asked_for_in_that_order(root):
+    assert list(read_folder(root, "toys", modalities=["text", "image"]).modalities) == [
+        "text",
+        "image",
+    ]
+    assert read_folder(root, "toys", modalities=[]).modalities == {}
+
+
+def test_the_first_interactions_file_of_the_list_is_read(root):
+    TABLE.head(3).write_csv(root / "toys/toys.csv")
+    assert len(read_folder(root, "toys").interactions) == 8
+    assert len(read_folder(root, "toys", interactions_file="toys.csv").interactions) == 3
+
+
+def test_fingerprint_follows_content_and_arguments(root):
+    first = read_folder(root, "toys").fingerprint
+    assert read_folder(root, "toys").fingerprint == first
+    others = [
+        read_folder(root, "toys", k_core=1),
+        read_folder(root, "toys", modalities=["text"]),
+        read_folder(root, "toys", modalities=["text", "image"]),
+    ]
+    for file in ("toys.inter", "items.csv", "cold_items.csv", "u_id_mapping.csv"):
+        path = root / "toys" / file
+        path.write_text(path.read_text().rstrip("\n"))
+        others.append(read_folder(root, "toys"))
+    assert len({first, *(source.fingerprint for source in others)}) == 8
+
+
+def test_a_second_load_reads_no_feature_content(root, monkeypatch):
+    first = read_folder(root, "toys")
+    for step in ("_sha256", "_scan", "_convert"):
+        monkeypatch.setattr(files, step, lambda *_: pytest.fail("read the content again"))
+    second = read_folder(root, "toys")
+    assert_same(first, second)
+    assert first.fingerprint == second.fingerprint
+
+
+CORRUPTIONS = [
+    ("toys.inter", "0\t4\t5", "-1\t4\t5", r"toys/toys\.inter, line 2: userID is -1, expected 0 or"),
+    ("toys.inter", "1\t1\t2", "1\t-3\t2", r"line 5: itemID is -3, expected 0 or more; number the"),
+    ("toys.inter", "1\t1\t2", "1\tx7\t2", r"line 5: itemID is x7, expected a row number, or an id"),
+    ("toys.inter", "1\t1\t2", "1.0\t1\t2", r"line 5: userID is 1\.0, .* listed in u_id_mapping"),
+    ("toys.inter", "1\t1\t2", "1\t\t2", r"line 5: itemID is empty, expected an id; complete"),
+    ("toys.inter", "1\t1\t2", "\t1\t2", r"line 5: userID is empty, expected an id"),
+    ("toys.inter", "1\t1\t2", "1\t9\t2", r"line 5: itemID is 9, expected below 5, .*image_feat\.npy"),
+    ("toys.inter", "1\t0\n1\t2", "1\t3\n1\t2", r"line 5: x_label is 3, expected 0, 1 or 2 \(train"),
+    ("toys.inter", "1\t0\n1\t2", "1\t-1\n1\t2", r"line 5: x_label is -1, expected 0, 1 or 2"),
+    ("toys.inter", "1\t0\n1\t2", "1\t\n1\t2", r"line 5: x_label is empty, expected 0, 1 or 2"),
+    ("toys.inter", "1\t0\n1\t2", "1\t0.5\n1\t2", r"line 5: x_label is 0\.5, expected 0, 1 or 2"),
+    ("toys.inter", "\t11\t", "\tnoon\t", r"line 5: timestamp is noon, expected seconds; convert"),
+    ("toys.inter", "\t11\t", "\tnan\t", r"line 5: timestamp is nan, expected seconds"),
+    ("toys.inter", "\t11\t", "\t\t", r"line 5: timestamp is empty, expected seconds"),
+    ("toys.inter", "\t11\t1", "\t11\tz", r"line 5: position is z, expected an integer"),
+    ("toys.inter", "1\t1\t2\t", "1\t1\t2\t9\t", r"cannot be read \(line 5 has more than 6 values\)"),
+    ("toys.inter", "\n1\t1", "\n\n1\t1", r"line 5: userID is empty"),
+    ("toys.inter", "userID", "user_id", r"toys\.inter: expected a column userID, found user_id, .*"
+     r"set data\.columns\.user=user_id"),
+    ("toys.inter", "itemID", "item:token", r"expected a column itemID, .*set data\.columns\.item="),
+    ("items.csv", "itemID", "item", r"items\.csv: expected a column itemID, found item, .*rename it"),
+    ("items.csv", "3,e", "-3,e", r"items\.csv, line 5: itemID is -3, expected a row number of 0\.\.4"),
+    ("items.csv", "3,e", ",e", r"items\.csv, line 5: itemID is empty, expected an id"),
+    ("items.csv", "4,f", "5,f", r"image_feat\.npy: expected 6 rows, one an item, found 5; add"),
+    ("cold_items.csv", "4,2", "4,3", r"cold_items\.csv, line 3: cold_label is 3, expected 0, 1 or 2"),
+    ("cold_items.csv", "4,2", "4,", r"cold_items\.csv, line 3: cold_label is empty, expected 0"),
+    ("cold_items.csv", "4,2", "5,2", r"cold_items\.csv, line 3: itemID is 5, expected a row number"),
+    ("cold_items.csv", "4,2", "3,2", r"cold_items\.csv, line 2: itemID is 3, expected each item once"),
+    ("cold_items.csv", "cold_label", "cold", r"expected a column cold_label, found cold.*rename cold"),
+    ("u_id_mapping.csv", "0\tann", "-1\tann", r"u_id_mapping\.csv, line 2: userID is -1, expected a"),
+    ("u_id_mapping.csv", "0\tann", "1\tann", r"line 2: userID is 1, expected a row number.*, once"),
+    ("u_id_mapping.csv", "0\tann", "0\tdan", r"line 2: original is dan, expected each id once"),
+    ("i_id_mapping.csv", "itemID", "asin2", r"i_id_mapping\.csv: expected a column itemID, found"),
+    ("i_id_mapping.csv", "E\t4", "E\t9", r"image_feat\.npy: expected 10 rows, one an item, found 5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "old", "new", "message"), CORRUPTIONS)
+def test_a_mistake_is_named_by_file_line_and_remedy(root, file, old, new, message):
+    edit(root / "toys" / file, old, new)
+    with pytest.raises(DataError, match=message) as error:
+        read_folder(root, "toys")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["toys.inter", "items.csv", "cold_items.csv", "image_feat.npy"])
+@pytest.mark.parametrize("raw", [b"", b"\x80\x02binary\xff"])
+def test_a_file_that_is_not_what_its_name_says_is_named(root, file, raw):
+    (root / "toys" / file).write_bytes(raw)
+    with pytest.raises(
+        DataError, match=rf"toys/{file}: cannot be read \(.+\); check that the file"
+    ):
+        read_folder(root, "toys")
+
+
+def test_no_interaction_below_the_header(root):
+    (root / "toys/toys.inter").write_text("userID\titemID\n")
+    with pytest.raises(DataError, match=r"toys\.inter: no interaction below the header"):
+        read_folder(root, "toys")
+
+
+def test_a_parquet_mistake_is_named_by_row(root):
+    TABLE.with_columns(userID=-TABLE["userID"]).write_parquet(root / "toys/toys.parquet")
+    with pytest.raises(DataError, match=r"toys\.parquet, row 3: userID is -1, expected 0 or more"):
+        read_folder(root, "toys", interactions_file="toys.parquet")
+
+
+def test_a_missing_folder_lists_what_there_is(root):
+    (root / "shoes").mkdir()
+    message = r"no data set toy in .*: found shoes, toys; set MMREC_DATA or data\.root"
+    with pytest.raises(DataError, match=message):
+        read_folder(root, "toy")
+    with pytest.raises(
+        DataError, match=r"no data set toys in .*nowhere: found none; set MMREC_DATA"
+    ):
+        read_folder(root / "nowhere", "toys")
+
+
+def test_a_missing_file_is_named_with_its_setting(root):
+    with pytest.raises(
+        DataError, match=r"no audio_feat\.npy, found image, text; .*data\.modalities"
+    ):
+        read_folder(root, "toys", modalities=["audio"])
+    with pytest.raises(DataError, match=r"expected all\.csv; .*data\.interactions_file"):
+        read_folder(root, "toys", interactions_file="all.csv")
+    (root / "toys/toys.inter").unlink()
+    with pytest.raises(
+        DataError, match=r"expected toys\.inter or toys\.csv or toys\.tsv or toys\.p"
+    ):
+        read_folder(root, "toys")
+
+
+def test_an_optional_column_that_was_asked_for_must_be_there(root):
+    message = r"expected a column time, found timestamp.*set data\.columns\.time=timestamp"
+    with pytest.raises(DataError, match=message):
+        read_folder(root, "toys", columns=Columns(time="time"))
+
+
+def test_text_ids_with_features_need_to_know_their_rows(root):
+    folder = strip(root, "image_feat.npy") / "toys"
+    TABLE.with_columns(itemID="A" + TABLE["itemID"].cast(pl.String)).write_csv(
+        folder / "toys.inter", separator="\t"
+    )
+    message = r"line 2: itemID is A4, expected a row number, or an id listed in i_id_mapping\.csv"
+    with pytest.raises(DataError, match=message):
+        read_folder(root, "toys")
+
+
+def test_an_id_that_no_file_lists_is_named_by_line(root):
+    named = TABLE.with_columns(itemID=pl.Series(list("ABCDF")).gather(TABLE["itemID"]))
+    named.slice(1).write_csv(root / "toys/toys.inter", separator="\t")
+    named.head(1).write_csv(root / "toys/last.txt", include_header=False, separator="\t")
+    with (root / "toys/toys.inter").open("a") as file:
+        file.write((root / "toys/last.txt").read_text())
+    with pytest.raises(DataError, match=r"line 9: itemID is F, expected an id that is known"):
+        read_folder(root, "toys")
+
+
+def naive_core(rows: list[tuple[int, int]], k: int) -> list[bool]:
+    keep = [True] * len(rows)
+    changed = True
+    while changed:
+        left = [row for row, stays in zip(rows, keep, strict=True) if stays]
+        now = [
+            stays and sum(u == user for u, _ in left) >= k and sum(i == item for _, i in left) >= k
+            for (user, item), stays in zip(rows, keep, strict=True)
+        ]
+        changed, keep = now != keep, now
+    return keep
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=40),
+    st.integers(0, 4),
+)
+def test_k_core_is_the_naive_loop(rows, k):
+    user, item = torch.tensor(rows).T
+    assert k_core(Interactions(user, item), k, 6, 7).tolist() == naive_core(rows, k)
+
+
+def test_a_core_keeps_what_belongs_to_its_rows(root):
+    whole, core = read_folder(root, "toys"), read_folder(root, "toys", k_core=2)
+    # Item 4 has one interaction, item 3 has one: they leave, then so do users 2 and 3.
+    kept = naive_core(list(zip(*pair_tensors(whole), strict=True)), 2)
+    assert pairs(core) == [pair for pair, stays in zip(pairs(whole), kept, strict=True) if stays]
+    assert core.interactions.time.tolist() == whole.interactions.time[kept].tolist()
+    assert core.label.tolist() == whole.label[kept].tolist()
+    assert (core.n_users, core.n_items) == (len(core.user_ids), len(core.item_ids))
+    rows = [whole.item_ids.to_list().index(name) for name in core.item_ids]
+    assert core.cold.tolist() == whole.cold[rows].tolist()
+    for name, modality in core.modalities.items():
+        assert torch.equal(modality.features, whole.modalities[name].features[rows])
+        assert modality.digest != whole.modalities[name].digest
+
+    def names(source: Source) -> set[tuple[str, str]]:
+        item, category, known = source.categories
+        return {(source.item_ids[i], known[c]) for i, c in zip(item, category, strict=True)}
+
+    assert names(core) == {pair for pair in names(whole) if pair[0] in core.item_ids.to_list()}
+
+
+def pair_tensors(source: Source) -> tuple[list[int], list[int]]:
+    return source.interactions.user.tolist(), source.interactions.item.tolist()
+
+
+def test_a_core_without_mapping_keeps_row_numbers_as_original_ids(root):
+    whole = read_folder(strip(root), "toys")
+    core = read_folder(root, "toys", k_core=2)
+    kept = naive_core(list(zip(*pair_tensors(whole), strict=True)), 2)
+    assert 0 < sum(kept) < len(kept)
+    assert pairs(core) == [pair for pair, stays in zip(pairs(whole), kept, strict=True) if stays]
+
+
+def test_a_core_that_drops_nothing_copies_nothing(root):
+    whole, core = read_folder(root, "toys"), read_folder(root, "toys", k_core=1)
+    assert core.modalities["text"].digest == whole.modalities["text"].digest
+    assert_same(whole, core)
+
+
+def test_an_empty_core_and_a_negative_one_are_refused(root):
+    with pytest.raises(
+        DataError, match=r"toys: no interaction is left in the 9-core; lower data\."
+    ):
+        read_folder(root, "toys", k_core=9)
+    with pytest.raises(ValueError, match=r"data\.k_core is -1, expected 0"):
+        read_folder(root, "toys", k_core=-1)

@@ -1,0 +1,324 @@
+import logging
+from collections import Counter, defaultdict
+
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmrec.data.corpus import TEST, TRAIN, VAL, DataError, Interactions, Source
+from mmrec.data.splits import (
+    item_cold,
+    leave_one_out,
+    official,
+    random_per_user,
+    split_corpus,
+    temporal,
+)
+
+USERS, ITEMS = 6, 9
+few = settings(max_examples=60, deadline=None)
+
+
+def from_rows(rows):
+    columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3).unbind(1)
+    return Interactions(*(column.contiguous() for column in columns))
+
+
+@st.composite
+def interactions(draw, *, unique=False):
+    pair = st.tuples(st.integers(0, USERS - 1), st.integers(0, ITEMS - 1))
+    pairs = draw(st.lists(pair, min_size=1, max_size=50, unique=unique))
+    times = draw(st.lists(st.integers(0, 30), min_size=len(pairs), max_size=len(pairs)))
+    return from_rows([(*pair, time) for pair, time in zip(pairs, times, strict=True)])
+
+
+def one_user(n):
+    return Interactions(torch.zeros(n, dtype=torch.int64), torch.arange(n))
+
+
+def source(data, *, label=None, **given):
+    return Source("toy", USERS, ITEMS, data, "fingerprint", label=label, **given)
+
+
+def labels(*values):
+    return torch.tensor(values, dtype=torch.int8)
+
+
+def pairs(part):
+    return list(zip(part.user.tolist(), part.item.tolist(), strict=True))
+
+
+# random_per_user
+
+
+@pytest.mark.parametrize(
+    ("n", "train", "val", "test"),
+    [
+        (1, 1, 0, 0),
+        (2, 2, 0, 0),
+        (3, 1, 1, 1),
+        (9, 7, 1, 1),
+        (10, 8, 1, 1),
+        (12, 10, 1, 1),
+        (13, 10, 1, 2),
+        (20, 16, 2, 2),
+        (100, 80, 10, 10),
+    ],
+)
+def test_a_user_of_n_interactions_gives_so_many_to_each_part(n, train, val, test):
+    count = Counter(random_per_user(one_user(n), seed=3).tolist())
+    assert (count[TRAIN], count[VAL], count[TEST]) == (train, val, test)
+
+
+@few
+@given(interactions(), st.integers(0, 5))
+def test_random_counts_hold_for_each_user_apart(data, seed):
+    label = random_per_user(data, seed=seed)
+    for user in data.user.unique():
+        alone = Counter(random_per_user(one_user(int((data.user == user).sum())), seed=0).tolist())
+        assert Counter(label[data.user == user].tolist()) == alone
+
+
+@few
+@given(interactions(unique=True), st.randoms(use_true_random=False))
+def test_random_labels_follow_the_pairs_and_not_their_order(data, random):
+    order = torch.tensor(random.sample(range(len(data)), len(data)))
+    shuffled = random_per_user(data.select(order), seed=1)
+    assert torch.equal(shuffled, random_per_user(data, seed=1)[order])
+
+
+def test_another_seed_holds_out_other_items():
+    data = one_user(100)
+    assert not torch.equal(random_per_user(data, seed=0), random_per_user(data, seed=1))
+
+
+def test_every_item_of_a_user_is_held_out_equally_often():
+    data = Interactions(torch.arange(4000).repeat_interleave(5), torch.arange(5).repeat(4000))
+    label = random_per_user(data, seed=0).reshape(4000, 5)
+    for part in (VAL, TEST):
+        often = (label == part).float().mean(0)
+        assert (often - 0.2).abs().max() < 0.03  # five standard errors
+
+
+# leave_one_out
+
+
+@few
+@given(interactions())
+def test_leave_one_out_agrees_with_a_loop(data):
+    rows_of = defaultdict(list)
+    for row, user in enumerate(data.user.tolist()):
+        rows_of[user].append(row)
+    expected = [TRAIN] * len(data)
+    for rows in rows_of.values():
+        if len(rows) >= 3:
+            *_, before, last = sorted(rows, key=lambda row: int(data.time[row]))
+            expected[before], expected[last] = VAL, TEST
+    assert leave_one_out(data).tolist() == expected
+
+
+@pytest.mark.parametrize("rule", [leave_one_out, temporal])
+def test_a_rule_by_time_says_which_columns_give_it(rule):
+    with pytest.raises(DataError, match=f"{rule.__name__} needs time.*timestamp or a position"):
+        rule(one_user(5))
+
+
+# temporal
+
+
+def test_temporal_cuts_the_span_and_a_cut_off_belongs_to_what_is_before():
+    data = from_rows([(0, 0, time) for time in (110, 108, 100, 109, 109, 108, 110, 101)])
+    assert temporal(data, cutoffs=(0.8, 0.9)).tolist() == [2, 0, 0, 1, 1, 0, 2, 0]
+
+
+@few
+@given(interactions(), st.sampled_from([(0.8, 0.9), (0.1, 0.5), (0.5, 0.99)]))
+def test_nothing_is_earlier_than_what_is_before_it(data, cutoffs):
+    label = temporal(data, cutoffs=cutoffs)
+    start, span = int(data.time.min()), int(data.time.max() - data.time.min())
+    early, late = (start + fraction * span for fraction in cutoffs)
+    assert (data.time[label == TRAIN] <= early).all()
+    assert (data.time[label == VAL] > early).all()
+    assert (data.time[label == VAL] <= late).all()
+    assert (data.time[label == TEST] > late).all()
+
+
+def test_temporal_keeps_apart_seconds_that_float32_would_merge():
+    times = (0, 800_000_000, 800_000_001, 900_000_000, 900_000_001, 1_000_000_000)
+    data = from_rows([(0, 0, time) for time in times])
+    assert temporal(data, cutoffs=(0.8, 0.9)).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("cutoffs", [(0.9, 0.8), (0.8, 0.8), (0.0, 0.5), (0.5, 1.0), (0.8,)])
+def test_cutoffs_are_two_rising_fractions(cutoffs):
+    with pytest.raises(ValueError, match=r"temporal_cutoffs.*two rising fractions"):
+        temporal(from_rows([(0, 0, 0)]), cutoffs=cutoffs)
+
+
+# item_cold
+
+
+@few
+@given(interactions(), st.integers(0, 5), st.sampled_from([0.2, 0.5, 0.9]))
+def test_a_cold_item_has_all_its_interactions_in_one_held_out_part(data, seed, share):
+    label, cold = item_cold(data, n_items=ITEMS, seed=seed, share=share)
+    n_cold = round(share * ITEMS)
+    assert torch.bincount(cold.long(), minlength=3).tolist() == [
+        ITEMS - n_cold,
+        n_cold // 2,
+        n_cold - n_cold // 2,
+    ]
+    assert label.tolist() == [cold[item] for item in data.item.tolist()]
+    assert torch.equal(cold, item_cold(data, n_items=ITEMS, seed=seed, share=share)[1])
+
+
+def test_a_given_cold_assignment_wins():
+    data, given_cold = from_rows([(0, 2, 0), (0, 0, 0), (1, 1, 0)]), labels(0, 1, 2)
+    label, cold = item_cold(data, n_items=3, seed=0, share=0.9, cold=given_cold)
+    assert label.tolist() == [2, 0, 1]
+    assert torch.equal(cold, given_cold)
+
+
+def test_another_seed_chooses_other_cold_items():
+    first, second = (item_cold(one_user(5), n_items=100, seed=seed)[1] for seed in (0, 1))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 20.0])
+def test_a_cold_share_is_a_fraction(share):
+    with pytest.raises(ValueError, match=r"cold_share.*between 0 and 1"):
+        item_cold(one_user(5), n_items=5, seed=0, share=share)
+
+
+# official
+
+
+def test_official_is_the_split_as_given():
+    given_label = labels(0, 2, 1)
+    assert torch.equal(official(given_label), given_label)
+
+
+def test_official_without_a_label_names_the_column():
+    with pytest.raises(DataError, match=r"official needs a split column \(x_label.*found none"):
+        official(None)
+
+
+# split_corpus
+
+DENSE = from_rows([(user, item, item) for user in range(USERS) for item in range(ITEMS)])
+COLD = labels(0, 0, 0, 0, 0, 1, 1, 2, 2)
+
+
+@few
+@given(st.data())
+def test_a_corpus_holds_each_pair_once_in_its_earliest_split_unless_its_user_has_no_train(data):
+    rows = data.draw(interactions())
+    part = st.integers(0, 2)
+    drawn = data.draw(st.lists(part, min_size=len(rows), max_size=len(rows)))
+    # one user with a pair in each part, so that no part is empty
+    fixed = from_rows([(USERS, ITEMS, 0), (USERS, ITEMS + 1, 0), (USERS, ITEMS + 2, 0)])
+    whole = Interactions(
+        *(torch.cat(both) for both in zip(vars(rows).values(), vars(fixed).values(), strict=True))
+    )
+    corpus = split_corpus(
+        Source("toy", USERS + 1, ITEMS + 3, whole, "f", label=labels(*drawn, TRAIN, VAL, TEST)),
+        split="official",
+    )
+
+    earliest = {}
+    for pair, label in zip(pairs(whole), [*drawn, TRAIN, VAL, TEST], strict=True):
+        earliest[pair] = min(label, earliest.get(pair, label))
+    trained = {user for (user, _), label in earliest.items() if label == TRAIN}
+    for label, part in enumerate((corpus.train, corpus.val, corpus.test)):
+        expected = {p for p, where in earliest.items() if where == label and p[0] in trained}
+        assert len(part) == len(expected)
+        assert set(pairs(part)) == expected
+
+
+def test_rows_are_ordered_by_user_and_then_as_in_the_source():
+    data = from_rows([(1, 5, 0), (0, 8, 1), (1, 2, 2), (0, 3, 3), (0, 1, 4), (0, 2, 5)])
+    corpus = split_corpus(source(data, label=labels(0, 0, 0, 0, 1, 2)), split="official")
+    assert pairs(corpus.train) == [(0, 8), (0, 3), (1, 5), (1, 2)]
+    assert corpus.train.time.tolist() == [1, 3, 0, 2]
+
+
+def test_of_equal_copies_the_first_row_stays():
+    data = from_rows([(0, 1, 7), (0, 1, 3), (0, 2, 0), (0, 3, 0)])
+    corpus = split_corpus(source(data, label=labels(0, 0, 1, 2)), split="official")
+    assert corpus.train.time.tolist() == [7]
+
+
+def test_what_is_dropped_is_counted_in_the_log(caplog):
+    rows = [(0, 1, 0), (0, 1, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0), (1, 4, 0)]
+    label = labels(0, 0, 2, 1, 2, 1)
+    with caplog.at_level(logging.INFO):
+        split_corpus(source(from_rows(rows), label=label), split="official")
+    assert caplog.messages == [
+        "toy: dropped 2 repeated user-item pairs",
+        "toy: dropped 1 held-out interactions of users without a train interaction",
+    ]
+
+
+def test_nothing_dropped_is_nothing_logged(caplog):
+    data = from_rows([(0, 1, 0), (0, 2, 0), (0, 3, 0)])
+    with caplog.at_level(logging.INFO):
+        split_corpus(source(data, label=labels(0, 1, 2)), split="official")
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("split", ["random_per_user", "leave_one_out", "temporal", "item_cold"])
+def test_the_same_seed_gives_the_same_corpus_whatever_the_order_of_rows(split):
+    shuffled = DENSE.select(torch.randperm(len(DENSE), generator=torch.Generator().manual_seed(0)))
+    first, second = (split_corpus(source(rows), split=split, seed=4) for rows in (DENSE, shuffled))
+    for part in ("train", "val", "test"):
+        assert set(pairs(getattr(first, part))) == set(pairs(getattr(second, part)))
+
+
+@pytest.mark.parametrize(
+    ("split", "given_with_data", "rule"),
+    [
+        ("official", {"label": leave_one_out(DENSE)}, "official"),
+        ("random_per_user", {}, "random_per_user(seed=7)"),
+        ("leave_one_out", {}, "leave_one_out"),
+        ("temporal", {}, "temporal(0.5, 0.75)"),
+        ("item_cold", {}, "item_cold(seed=7, share=0.4)"),
+        ("item_cold", {"cold": COLD}, "item_cold(given)"),
+    ],
+)
+def test_a_corpus_names_its_rule_with_the_parameters_that_matter(split, given_with_data, rule):
+    corpus = split_corpus(
+        source(DENSE, **given_with_data),
+        split=split,
+        seed=7,
+        temporal_cutoffs=[0.5, 0.75],
+        cold_share=0.4,
+    )
+    assert corpus.split == rule
+    assert len(corpus.train) + len(corpus.val) + len(corpus.test) == USERS * ITEMS
+
+
+def test_only_item_cold_makes_a_corpus_with_cold_items():
+    with_cold = source(DENSE, cold=COLD)
+    assert torch.equal(split_corpus(with_cold, split="item_cold").cold, COLD)
+    assert split_corpus(with_cold, split="leave_one_out").cold is None
+
+
+def test_ids_and_fingerprint_reach_the_corpus():
+    users, items = pl.Series(list("abcdef")), pl.Series(list("ABCDEFGHI"))
+    corpus = split_corpus(source(DENSE, user_ids=users, item_ids=items), split="leave_one_out")
+    assert corpus.user_ids is users
+    assert corpus.item_ids is items
+    assert (corpus.name, corpus.n_users, corpus.n_items) == ("toy", USERS, ITEMS)
+    assert corpus.fingerprint == "fingerprint"
+
+
+def test_a_rule_that_leaves_a_part_empty_is_refused():
+    with pytest.raises(DataError, match=r"toy: no val interaction .* split=leave_one_out"):
+        split_corpus(source(from_rows([(0, 0, 0), (0, 1, 0)])), split="leave_one_out")
+
+
+def test_an_unknown_split_names_the_nearest():
+    with pytest.raises(ValueError, match=r"split=leave-one-out.*did you mean leave_one_out\?"):
+        split_corpus(source(DENSE), split="leave-one-out")
