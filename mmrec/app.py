@@ -25,19 +25,24 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
 
-    if os.environ.get(FULL_ERROR):
-        return main()
+    mendable = HydraException | OmegaConfBaseException | ValueError | ArithmeticError | OSError
+    wants_traceback = bool(os.environ.get(FULL_ERROR))
     os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
     try:
         main()
-    except (HydraException, OmegaConfBaseException, ValueError, ArithmeticError, OSError) as error:
-        reason: BaseException = error
-        while isinstance(reason, InstantiationException) and reason.__cause__ is not None:
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (Exception, SystemExit) as raised:
+        # A task gives its error to a SystemExit to carry past Hydra, which announces it otherwise.
+        error = (isinstance(raised, SystemExit) and raised.__cause__) or raised
+        reason = error
+        while isinstance(reason, InstantiationException) and reason.__cause__:
             reason = reason.__cause__
+        ours = not isinstance(error, mendable) or isinstance(reason, TypeError | AssertionError)
+        if ours or wants_traceback:
+            raise error from error.__cause__
         if isinstance(reason, HydraException | OmegaConfBaseException):
             message = _explain(reason, config_name)
-        elif isinstance(reason, TypeError | AssertionError):
-            raise
         else:
             message = " ".join(str(reason).split())
         logging.shutdown()
@@ -51,11 +56,15 @@ def _explain(error: BaseException, config_name: str) -> str:
     text = str(error)
     if found := re.search(r"(?:Could not find|In .*: Could not find) '([^']+)'", text):
         group, _, choice = found[1].rpartition("/")
-        return f"{group}={choice}: there is no conf/{found[1]}.yaml" + nearest(choice, _choices(group))
+        return f"{group}={choice}: there is no conf/{found[1]}.yaml" + nearest(
+            choice, _choices(group)
+        )
     if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
         key = found[1].split("@")[0]
         return f"{key}: no such setting" + nearest(key, _keys(config_name))
-    if found := re.search(r"Ambiguous value for argument|mismatched input|no viable alternative", text):
+    if found := re.search(
+        r"Ambiguous value for argument|mismatched input|no viable alternative", text
+    ):
         return " ".join(text.split()) + "; quote values that hold spaces, commas or brackets"
     cause = f": {error.__cause__}" if error.__cause__ else ""
     return " ".join(f"{text}{cause}".split())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
+import pickle
 import statistics
 import time
 from argparse import Namespace
@@ -14,10 +16,13 @@ import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mmrec.models import Recommender
 from mmrec.paths import replace_file
+from mmrec.results import BEST, LAST, ResultError
 
 
 class EpochSeed(Callback):
@@ -74,6 +79,7 @@ class Timing(Callback):
         seconds = self._spent + _now(pl_module) - self._start
         self.train_epochs.append(seconds)
         pl_module.log("time/train_epoch", seconds)
+        assert isinstance(pl_module, Recommender)
         pl_module.log("time/examples_per_second", len(pl_module.corpus.train) / seconds)
         if self.validations:
             pl_module.log("time/val", self.validations[-1])
@@ -90,6 +96,55 @@ def _now(module: LightningModule) -> float:
     if module.device.type == "cuda":
         torch.cuda.synchronize(module.device)
     return time.perf_counter()
+
+
+class Checkpoints(Checkpoint):
+    """`best.ckpt` at each epoch that beats all before it, `last.ckpt` after every epoch.
+
+    Lightning's own callback remembers absolute paths, and forgets what was best when a run's folder
+    has moved. This one remembers the epoch and its metrics.
+
+    Attributes:
+        best: where the best one is.
+        best_epoch: when it was taken; None before the first validation.
+        best_metrics: what validation gave then.
+
+    Args:
+        folder: of the run.
+        monitor: the metric to select by; larger is better.
+    """
+
+    def __init__(self, folder: Path, monitor: str) -> None:
+        self.best, self.last = folder / BEST, folder / LAST
+        self.monitor = monitor
+        self.best_epoch: int | None = None
+        self.best_metrics: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that early stopping has ended stays ended when it is continued."""
+        stopping = trainer.early_stopping_callback
+        trainer.should_stop = stopping is not None and stopping.wait_count >= stopping.patience
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        if metrics and metrics[self.monitor] > self.best_metrics.get(self.monitor, -math.inf):
+            self.best_epoch, self.best_metrics = trainer.current_epoch, metrics
+            trainer.save_checkpoint(self.best, weights_only=True)
+        trainer.save_checkpoint(self.last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was best."""
+        return {"best_epoch": self.best_epoch, "best_metrics": self.best_metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.best_epoch = state_dict["best_epoch"]
+        self.best_metrics = state_dict["best_metrics"]
 
 
 class EpochTable(Logger):
@@ -144,10 +199,13 @@ class EpochTable(Logger):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints are written beside their final name and moved: a full disk costs the new one only."""
+    """Checkpoints are written beside their name and moved: a full disk costs the new one only."""
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None  # noqa: ANN401
+        self,
+        checkpoint: dict[str, Any],
+        path: _PATH,
+        storage_options: Any | None = None,
     ) -> None:
         """Write, then rename.
 
@@ -162,6 +220,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as RuntimeError
+        except (OSError, RuntimeError) as error:  # the latter is what torch makes of a full disk
             kept = "the former one is unharmed" if target.exists() else "there is none before it"
             raise OSError(f"cannot write the checkpoint {target}: {error}; {kept}") from error
+
+    def load_checkpoint(
+        self,
+        path: _PATH,
+        map_location: Any | None = "cpu",
+        weights_only: bool | None = True,
+    ) -> dict[str, Any]:
+        """Read.
+
+        Raises:
+            ResultError: the file is cut short, or no checkpoint.
+        """
+        try:
+            return super().load_checkpoint(path, map_location, weights_only)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).split("\n")[0]
+            raise ResultError(f"{path} is cut short or no checkpoint: {reason}") from error

@@ -54,7 +54,7 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
 
     Args:
         config: plain containers.
-        path: of the node, as `data`.
+        path: of the node, as `data`; empty for the whole configuration.
 
     Raises:
         ConfigError: says which setting, what it is, and what it may be.
@@ -62,9 +62,10 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
     from hydra.utils import get_object
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+    prefix = f"{path}." if path else ""
     for key, value in config.items():
         if isinstance(value, Mapping):
-            check_call(value, f"{path}.{key}")
+            check_call(value, f"{prefix}{key}")
     if TARGET not in config:
         return
     target = get_object(config[TARGET])
@@ -76,7 +77,7 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
         if key.startswith("_") or (isinstance(value, Mapping) and TARGET in value):
             continue
         if key not in parameters:
-            raise ConfigError(f"{path}.{key}: no such setting{nearest(key, parameters)}")
+            raise ConfigError(f"{prefix}{key}: no such setting{nearest(key, parameters)}")
         try:
             adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
             adapter.validate_python(value, strict=False)
@@ -85,4 +86,4 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
         except ValidationError as error:
             first = error.errors()[0]
             inner = "".join(f".{place}" for place in first["loc"] if isinstance(place, str))
-            raise ConfigError(f"{path}.{key}={value}: {first['msg']}") from None
+            raise ConfigError(f"{prefix}{key}={value}: {first['msg']}") from None

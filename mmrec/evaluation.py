@@ -259,14 +259,15 @@ class RankingMetric(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Means over users as float64 scalars, named as `recall@20` or `tail/ndcg@10`.
 
-        A group that no evaluated user has anything in is left out.
+        A group that no evaluated user has anything in is left out, and so is the diversity of lists
+        without two items to compare.
 
         Raises:
             ValueError: no user was evaluated.
         """
         if not self.n_evaluated:
             raise ValueError("no user was evaluated; call update() with the users of this metric")
-        result = self._named(ACCURACY, self.accuracy * UNIT / self.n_evaluated)
+        result = self._named(ACCURACY, _mean(self.accuracy, self.n_evaluated))
         if not self.detailed:
             return result
         beyond = {
@@ -274,20 +275,17 @@ class RankingMetric(Metric):
             "gini": metrics.gini(self.recommended),
             "popularity": metrics.popularity(self.recommended, self.item_counts),
             "novelty": metrics.novelty(self.recommended, self.item_counts, self.n_users),
+            "diversity": _mean(self.diversity, self.n_diversity).nanmean(0),
         }
-        if self.n_diversity.any():
-            by_content = self.diversity * UNIT / self.n_diversity  # [M, C]
-            beyond["diversity"] = by_content.nanmean(0)
         result |= self._named(tuple(beyond), torch.stack(list(beyond.values())))
         for groups_of, sums, counts in (
             (ITEM_GROUPS, self.by_item_group, self.n_by_item_group),
             (USER_GROUPS, self.by_user_group, self.n_by_user_group),
         ):
             for group, total, count in zip(groups_of, sums, counts, strict=True):
-                if count:
-                    named = self._named(GROUPED, total * UNIT / count)
-                    result |= {f"{group}/{key}": value for key, value in named.items()}
-        return result
+                named = self._named(GROUPED, _mean(total, count))
+                result |= {f"{group}/{key}": value for key, value in named.items()}
+        return {key: value for key, value in result.items() if not value.isnan()}
 
     def _named(self, names: Sequence[str], values: Tensor) -> dict[str, Tensor]:
         """[A, C] -> scalars by name and cutoff."""
@@ -364,6 +362,10 @@ def _by_user(interactions: Interactions, n_users: int) -> tuple[Tensor, Tensor]:
 
 def _units(values: Tensor) -> Tensor:
     return (values.double() / UNIT).round().long()
+
+
+def _mean(units: Tensor, count: Tensor) -> Tensor:
+    return units.double() * UNIT / count
 
 
 def _check_finite(users: Tensor, scores: Tensor) -> None:

@@ -36,7 +36,7 @@ def rank_items(scores: Tensor, users: Tensor, k: int) -> Tensor:
     ranked = top.indices[:, :k]
     better, worse = top.values[:, :-1], top.values[:, 1:]
     tied = ((better == worse) & (worse > -torch.inf)).any(1).nonzero().squeeze(1)
-    for rows in tied.split(max(1, TIED_BLOCK // scores.shape[1])):
+    for rows in torch.split(tied, max(1, TIED_BLOCK // scores.shape[1])):
         ranked[rows] = _tie_free(scores[rows], users[rows]).topk(k).indices
     return ranked.masked_fill(top.values[:, :k] == -torch.inf, -1)
 

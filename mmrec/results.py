@@ -83,7 +83,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def versions() -> dict[str, str]:
     """What numbers depend on."""
     names = ("torch", "lightning", "torchmetrics", "numpy", "polars")
-    return {"python": platform.python_version(), "mmrec": __version__, **{name: version(name) for name in names}}
+    return {
+        "python": platform.python_version(),
+        "mmrec": __version__,
+        **{name: version(name) for name in names},
+    }
 
 
 def git_commit() -> str | None:

@@ -1,17 +1,22 @@
-"""Train a model, select it on validation, test it once: `python -m mmrec.run model=... data=...`."""
+"""Train a model, select it on validation, test it once: `python -m mmrec.run model=...`."""
 
 from __future__ import annotations
 
 import logging
+import shlex
+import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import launch
@@ -32,9 +37,10 @@ from mmrec.results import (
 )
 
 if TYPE_CHECKING:
+    import polars as pl
     from lightning import Trainer
 
-    from mmrec.callbacks import Timing
+    from mmrec.callbacks import Checkpoints, Timing
     from mmrec.data import Corpus, InteractionData
     from mmrec.models import Recommender
 
@@ -50,10 +56,16 @@ def main() -> None:
 def _main(config: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     config.run_dir = hydra_config.runtime.output_dir
-    result = run(config, list(hydra_config.overrides.task))
+    try:
+        result = run(config, list(hydra_config.overrides.task))
+    except Exception as error:
+        if hydra_config.mode is RunMode.MULTIRUN:
+            raise
+        raise SystemExit(1) from error  # passes Hydra, which would announce the error a second time
     if result["status"] == "interrupted":
         sys.exit(130)
-    return result["best_value"]
+    best: float | None = result["best_value"]
+    return best
 
 
 def run(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
@@ -75,40 +87,44 @@ def run(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     try:
         plain = check(config)
         checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
+        trainer, timing, checkpoints = build_trainer(plain, folder)
+        writes = trainer.is_global_zero  # of several processes, one
+        if checkpoint is None and writes and (folder / CONFIG).exists():
+            raise ConfigError(
+                f"{folder} holds a run already: continue it with ckpt=last, or give another run_dir"
+            )
         data, model = build(plain)
-        trainer, timing = build_trainer(plain, folder)
+        if checkpoint:
+            _check_continuable(checkpoint, model)
+        result = _begin(plain, overrides, data, model)
+        if writes:
+            _bring_best(checkpoint, folder)
+            _write_identity(folder, plain, overrides, data.corpus)
     except BaseException:
         _remove_if_empty(folder)
         raise
-    _write_identity(folder, plain, overrides, data.corpus)
-    result = _begin(plain, overrides, data, model)
     result["seconds"]["setup"] = time.perf_counter() - start
-    log.info("%s on %s: %d parameters", result["model"], result["data"], result["parameters"])
+    if writes:
+        log.info("%s on %s: %d parameters", result["model"], result["data"], result["parameters"])
 
-    # A trial batch writes no checkpoint, and a closed form is what it is: both are ranked as they are.
-    trained = not (model.closed_form or plain["trainer"]["fast_dev_run"])
-    best = folder / BEST if trained else None
+    on_interrupt = signal.getsignal(signal.SIGINT)  # Lightning leaves it ignored
     try:
-        if not model.closed_form:
-            _fit(trainer, model, data, checkpoint, result)
-        if best is None or best.exists():
-            result["metrics"] = _rank(trainer, trainer.validate, model, data, best)
-        if model.closed_form and not plain["trainer"]["fast_dev_run"]:
-            trainer.save_checkpoint(folder / BEST, weights_only=True)
-        if result["status"] == "completed":
-            tested = time.perf_counter()
-            result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
-            result["seconds"]["test"] = time.perf_counter() - tested
-            _write_tables(folder, model)
-    except (KeyboardInterrupt, SystemExit):  # Lightning makes the one into the other
+        best = _select(trainer, model, data, checkpoint, checkpoints, result)
+        tested = time.perf_counter()
+        result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
+        result["seconds"]["test"] = time.perf_counter() - tested
+        _write_tables(folder, model, writes=writes)
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
         result["status"] = "interrupted"
     except BaseException as error:
         result["status"] = "failed"
         result["error"] = (str(error).strip() or type(error).__name__).split("\n")[0]
+        with suppress(OSError):  # the first error is the one to tell
+            _finish(folder, result, trainer, timing, checkpoints)
         raise
-    finally:
-        result["seconds"] |= timing.medians()
-        _finish(folder, result, trainer)
+    _finish(folder, result, trainer, timing, checkpoints)
+    if result["status"] == "interrupted":
+        signal.signal(signal.SIGINT, on_interrupt)
     return result
 
 
@@ -120,27 +136,23 @@ def check(config: DictConfig) -> dict[str, Any]:
     """
     from mmrec.evaluation import ACCURACY
 
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     for group in ("model", "data", "optimizer", "evaluation"):
         check_call(plain[group], group)
     if not isinstance(plain["seed"], int) or plain["seed"] < 0:
         raise ConfigError(f"seed={plain['seed']}: expected a whole number of at least 0")
     check_monitor(plain["monitor"], plain["evaluation"]["cutoffs"], ACCURACY)
-    return plain
+    checked: dict[str, Any] = plain
+    return checked
 
 
 def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
     """The checkpoint that `ckpt` means.
 
     Raises:
-        ConfigError: there is none, or a new run would overwrite another.
+        ConfigError: there is none.
     """
     if ckpt is None:
-        if (folder / CONFIG).exists():
-            raise ConfigError(
-                f"{folder} holds a run already: continue it with ckpt=last, or give another run_dir"
-            )
         return None
     path = folder / LAST if ckpt == "last" else Path(ckpt)
     if not path.is_file():
@@ -162,36 +174,33 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     data: InteractionData = hydra.utils.instantiate(plain["data"], _convert_="all")
     model: Recommender = hydra.utils.instantiate(plain["model"], _convert_="all")(data.corpus)
     model.evaluation = hydra.utils.instantiate(plain["evaluation"], _convert_="all")
+    model.optimizer = hydra.utils.instantiate(plain["optimizer"], _convert_="all")
     return data, model
 
 
-def build_trainer(plain: dict[str, Any], folder: Path) -> tuple[Trainer, Timing]:
+def build_trainer(plain: dict[str, Any], folder: Path) -> tuple[Trainer, Timing, Checkpoints]:
     """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
-    from lightning.pytorch.callbacks import ModelCheckpoint
+    from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, Timing
 
-    from mmrec.callbacks import AtomicCheckpointIO, EpochSeed, Timing
+    # What Lightning tells at INFO the run says itself. The warnings are about Lightning's own code,
+    # and about metrics that are summed over processes before they are logged.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (r"`isinstance\(treespec, LeafSpec\)` is deprecated", r".*sync_dist=True"):
+        warnings.filterwarnings("ignore", message)
 
-    best = ModelCheckpoint(
-        folder / BEST.parent,
-        filename=BEST.stem,
-        monitor=plain["monitor"],
-        mode="max",
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
-    last = ModelCheckpoint(folder / LAST.parent, filename=LAST.stem, enable_version_counter=False)
-    timing = Timing()
-    fast = plain["trainer"]["fast_dev_run"]
+    timing, checkpoints = Timing(), Checkpoints(folder, plain["monitor"])
+    kept = [] if plain["trainer"]["fast_dev_run"] else [checkpoints]
     watchers = hydra.utils.instantiate(plain["callbacks"], _convert_="all").values()
     trainer: Trainer = hydra.utils.instantiate(
         plain["trainer"],
         _convert_="all",
-        callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *([] if fast else [best, last])],
+        callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *kept],
         logger=list(hydra.utils.instantiate(plain["logger"], _convert_="all").values()),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
     )
-    return trainer, timing
+    return trainer, timing, checkpoints
 
 
 def _begin(
@@ -220,26 +229,55 @@ def _begin(
     }
 
 
-def _fit(
+def _check_continuable(checkpoint: Path, model: Recommender) -> None:
+    """Refuse a checkpoint that this run cannot go on from, before it overwrites anything."""
+    from mmrec.callbacks import AtomicCheckpointIO
+
+    content = AtomicCheckpointIO().load_checkpoint(checkpoint, weights_only=True)
+    model.on_load_checkpoint(content)
+    if "optimizer_states" not in content:
+        raise ConfigError(f"{checkpoint} holds weights only; continue from the last.ckpt beside it")
+
+
+def _bring_best(checkpoint: Path | None, folder: Path) -> None:
+    """A run that continues in another folder may not find a better epoch than it already had."""
+    if checkpoint is None or (folder / BEST).exists():
+        return
+    best = checkpoint.with_name(BEST.name)
+    if not best.is_file():
+        raise ConfigError(f"there is no {best}; put it beside {checkpoint.name}")
+    (folder / BEST).parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(folder / BEST) as part:
+        shutil.copy(best, part)
+
+
+def _select(
     trainer: Trainer,
     model: Recommender,
     data: InteractionData,
     checkpoint: Path | None,
+    checkpoints: Checkpoints,
     result: dict[str, Any],
-) -> None:
-    """Train, and note how long and how far; an interruption is a status, no error."""
-    start = time.perf_counter()
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # how Lightning ends after Ctrl-C
-        if not trainer.interrupted:
-            raise
-        result["status"] = "interrupted"
-    finally:
-        signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
-        result["seconds"]["fit"] = time.perf_counter() - start
-        result["epochs"] = trainer.current_epoch
+) -> Path | None:
+    """Train, if there is anything to train.
+
+    Returns:
+        The checkpoint that validation chose; None: the model as it is.
+    """
+    trial = trainer.checkpoint_callback is None  # fast_dev_run
+    if not model.closed_form:
+        start = time.perf_counter()
+        try:
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        finally:
+            result["seconds"]["fit"] = time.perf_counter() - start
+            result["epochs"] = trainer.current_epoch
+        if not trial:
+            return checkpoints.best
+    result["metrics"] = _rank(trainer, trainer.validate, model, data, None)
+    if not trial:
+        trainer.save_checkpoint(checkpoints.best, weights_only=True)
+    return None
 
 
 def _rank(
@@ -272,10 +310,13 @@ def _write_identity(
             )
 
 
-def _write_tables(folder: Path, model: Recommender) -> None:
+def _write_tables(folder: Path, model: Recommender, *, writes: bool) -> None:
     """Test metrics of each user, and what the model found to matter for each item."""
+    per_user = _of_all_processes(model.test_ranking.per_user())
+    if not writes:
+        return
     with replace_file(folder / PER_USER) as part:
-        model.test_ranking.per_user().write_parquet(part)
+        per_user.write_parquet(part)
     weights = model.item_weights()
     if weights:
         from mmrec.report import write_item_weights
@@ -283,30 +324,56 @@ def _write_tables(folder: Path, model: Recommender) -> None:
         write_item_weights(folder, weights, model.corpus)
 
 
-def _finish(folder: Path, result: dict[str, Any], trainer: Trainer) -> None:
+def _of_all_processes(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows of every process, by user."""
+    import polars as pl
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return frame
+    frames = [frame] * distributed.get_world_size()
+    distributed.all_gather_object(frames, frame)
+    return pl.concat(frames).sort("user")
+
+
+def _finish(
+    folder: Path,
+    result: dict[str, Any],
+    trainer: Trainer,
+    timing: Timing,
+    checkpoints: Checkpoints,
+) -> None:
     """Write the result, say it, and let the trackers go."""
     import torch
 
-    if (folder / BEST).exists() and result["epochs"]:
-        saved = torch.load(folder / BEST, weights_only=True, mmap=True)
-        result["best_epoch"] = saved["epoch"]
+    result["metrics"] = checkpoints.best_metrics | result["metrics"]
+    result["best_epoch"] = checkpoints.best_epoch
     result["best_value"] = result["metrics"].get(result["monitor"])
+    result["seconds"] |= timing.medians()
     result["peak_rss_mib"] = peak_rss_mib()
     if torch.cuda.is_available():
         result["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 1024**2
-    write_result(folder, result)
-    if result["metrics"]:
-        log.info("\n%s", metrics_table(result["metrics"]))
-    log.info("%s: %s", result["status"], folder)
-    if result["status"] == "interrupted":
-        words = " ".join(result["overrides"])
-        log.info("continue: python -m mmrec.run %s run_dir=%s ckpt=last", words, folder)
+    if trainer.is_global_zero:
+        write_result(folder, result)
+        _tell(folder, result)
     for logger in trainer.loggers:
         logger.finalize("success" if result["status"] == "completed" else "failed")
     if "wandb" in sys.modules:  # else the next job of a multirun would write into this one's run
         import wandb
 
         wandb.finish(exit_code=int(result["status"] == "failed"))
+
+
+def _tell(folder: Path, result: dict[str, Any]) -> None:
+    if result["metrics"]:
+        log.info("\n%s", metrics_table(result["metrics"]))
+    if result["best_epoch"] is not None:
+        log.info("best epoch %d of %d", result["best_epoch"], result["epochs"])
+    log.info("%s: %s", result["status"], folder)
+    if result["status"] == "interrupted" and (folder / LAST).exists():
+        kept = [word for word in result["overrides"] if not word.startswith(("run_dir=", "ckpt="))]
+        words = shlex.join([*kept, f"run_dir={folder}", "ckpt=last"])
+        log.info("continue: python -m mmrec.run %s", words)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -47,7 +47,8 @@ def _measure(
 ) -> dict[str, float]:
     torch.set_num_threads(threads)
     features = torch.randn(items, width, generator=torch.Generator().manual_seed(0))
-    graph, bare = [], []
+    graph: list[float] = []
+    bare: list[float] = []
     for _ in range(repeats):
         graph.append(_seconds(lambda: knn_graph(features, k, block=block)))
         if not bare:
@@ -67,7 +68,7 @@ def _measure(
 
 
 def _bare(features: Tensor, k: int, block: int) -> None:
-    for rows in features.split(block):
+    for rows in features.chunk(-(-len(features) // block)):
         (rows @ features.T).topk(k)
 
 

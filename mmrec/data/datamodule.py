@@ -85,7 +85,7 @@ class InteractionData(LightningDataModule):
     cold_share: float = 0.2
     corrupt: Mapping[str, float] = field(default_factory=dict)
     batch_size: int = 2048
-    eval_batch_size: int = 256
+    eval_batch_size: int = 512
     negatives: int = 1
     distribution: Distribution = "uniform"
     seed: int = 0

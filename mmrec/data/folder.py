@@ -106,8 +106,8 @@ def read_folder(
     digest = digests([table, *features.values(), *side])
 
     found = _interaction_columns(table, columns)
-    details = _columns(table.parent / "items.csv", "itemID", "categories")
-    cold = _columns(table.parent / "cold_items.csv", "itemID", "cold_label")
+    details = _item_columns(table.parent / "items.csv", "categories", optional=["categories"])
+    cold = _item_columns(table.parent / "cold_items.csv", "cold_label")
     content = {kind: read_modality(path, digest[path]) for kind, path in features.items()}
     users = _user_index(found["user"])
     items = _item_index(found["item"], details.get("itemID"), content)
@@ -230,12 +230,13 @@ def _seconds(column: Column) -> pl.Series:
     return seconds
 
 
-def _columns(path: Path, key: str, value: str) -> dict[str, Column]:
-    """Two columns of a side file, of which the second may be missing; none if there is no file."""
+def _item_columns(path: Path, name: str, *, optional: Sequence[str] = ()) -> dict[str, Column]:
+    """The ids and one more column of a file on items; none if there is no file."""
     if not path.exists():
         return {}
-    found = read_table(path).columns({key: key, value: value}, optional=[value], remedy=RENAME)
-    found[key].reject(found[key].values.is_null(), "an id; complete the line, or drop it")
+    names = {"itemID": "itemID", name: name}
+    found = read_table(path).columns(names, optional=optional, remedy=RENAME)
+    found["itemID"].reject(found["itemID"].values.is_null(), "an id; complete the line, or drop it")
     return found
 
 
@@ -255,7 +256,7 @@ def _originals(path: Path, key: str) -> pl.Series | None:
     values = original.values
     original.reject(values.is_not_null() & values.is_duplicated(), "each id once; correct the line")
     ids = pl.int_range(int(number.to_numpy().max(initial=-1)) + 1, eager=True).cast(pl.String)
-    return ids.scatter(number.filter(values.is_not_null()), values.drop_nulls())
+    return ids.alias(key).scatter(number.filter(values.is_not_null()), values.drop_nulls())
 
 
 def _user_index(user: Column) -> _Index:

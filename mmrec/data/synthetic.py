@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -22,7 +22,7 @@ BEGIN, SPAN = 1_500_000_000, 3 * 365 * 86_400  # seconds
 LAUNCH = 0.8  # of the span: cold items do not exist before
 FEWEST = 5  # interactions of a user
 WHOLE = 2048  # items of the largest catalogue that users meet whole
-MET = 32  # draws from a larger one for each interaction
+MET = 24  # draws from a larger one for each interaction
 BLOCK = 64  # users at a time: what they need fits in a cache
 NEVER = -1e9  # finite: interpolating between infinities gives NaN
 
@@ -61,10 +61,10 @@ def planted(
     widths: int | Mapping[str, int] = 64,
     factors: int = 16,
     roles: Mapping[str, float] = ROLES,
-    noise: float | Mapping[str, float] = 0.5,
+    noise: float | Mapping[str, float] = 0.4,
     missing: float | Mapping[str, float] = 0.05,
-    popularity_skew: float = 0.8,
-    preference_strength: float = 0.5,
+    popularity_skew: float = 0.7,
+    preference_strength: float = 0.25,
     drift: float = 0.3,
     categories: int = 20,
     cold_items: float = 0.0,
@@ -76,10 +76,10 @@ def planted(
     An item's factors are half its category's and half its own: `v_i ~ mu_category(i) + own_i`. Its
     role says which of them a modality carries, as a mask `c_im`: in a *dominant* item one modality
     carries all and the others none; in a *balanced* one every modality carries all; in a
-    *complementary* one each carries its own block. What is not carried is replaced by a decoy
-    `z_im ~ N(0, 1)`, so that a modality without information looks like one with it:
+    *complementary* one each carries its own block. Noise makes up for what is not carried, so that
+    every modality has one scale:
 
-        f_im = A_m [c_im * v_i + (1 - c_im) * z_im] + noise_m * N(0, 1),   A_m ~ N(0, 1/D)
+        f_im = A_m (c_im * v_i) + sqrt(1 - mean(c_im) + noise_m^2) * N(0, 1),   A_m ~ N(0, 1/D)
 
     A user's interests move on a straight line over the span of the data, from `u(0)` to
     `u(1) = sqrt(1 - drift^2) u(0) + drift * N(0, 1)`. A user heeds the modalities by `p_u`, uniform
@@ -96,9 +96,10 @@ def planted(
 
     which, without drift, draws from the softmax over the catalogue without replacement.
 
-    Beyond 2,048 items, a user meets only 32 draws from the catalogue for each interaction, half of
-    them by popularity and half even, and logits are corrected for the chance to be met, so that b
-    keeps its meaning. Time then grows with the interactions, not with users x items.
+    Beyond 2,048 items, a user meets only a sample: 24 draws for each interaction, of a category by
+    taste, then of an item in it by popularity, both mixed with even chances. Logits are corrected
+    for the chance to be met. Time and memory then grow with the interactions and not with
+    users x items, for choices that are close to, if less sharp than, those from the catalogue.
 
     Args:
         users: U.
@@ -147,8 +148,8 @@ def planted(
     role = _deal(shares, items, rng)  # [I]
     present = torch.stack([_deal([share, 1 - share], items, rng) for share in absent], 1).bool()
     carried = _carried(len(names), factors)[role] & present[:, :, None]  # [I, M, D]
-    content = {
-        name: _content(item, carried[:, m], present[:, m], width[m], sigma[m], rng)
+    shown = {
+        name: _modality(item, carried[:, m], present[:, m], width[m], sigma[m], rng)
         for m, name in enumerate(names)
     }
     cold = _deal([1 - cold_items, cold_items / 2, cold_items / 2], items, rng).to(torch.int8)  # [I]
@@ -160,23 +161,24 @@ def planted(
     preference /= preference.sum(1, keepdim=True)  # [U, M]
     activity = _activity(users, interactions_per_user, items // 4, rng)  # [U]
 
-    # strength * x_ui is a dot product once u is repeated for each p_um, and v for each c_im.
+    # x_ui is a dot product once u is repeated for each p_um, and v for each c_im.
     seen = len(names) * carried / carried.sum(1, keepdim=True).clamp(min=1)  # [I, M, D]
-    weight = torch.cat(
-        [torch.full_like(item[:, None], 1 - preference_strength), preference_strength * seen], 1
-    )
-    weighted = (strength / math.sqrt(factors) * weight * item[:, None]).flatten(1)  # [I, (1+M)D]
+    plain = torch.full_like(item[:, None], 1 - preference_strength)
+    weight = torch.cat([plain, preference_strength * seen], 1)  # [I, 1+M, D]
+    taste = (strength / math.sqrt(factors) * weight * item[:, None]).flatten(1)  # [I, (1+M)D]
     heed = torch.cat([torch.ones(users, 1), preference], 1)[:, :, None]  # [U, 1+M, 1]
+    interests = torch.stack([(heed * u[:, None]).flatten(1) for u in (begin, end)], 2)
+    mean = torch.zeros_like(centre).index_add_(0, category, item)
+    mean /= torch.bincount(category)[:, None]  # [C, D]
+    liking = strength / math.sqrt(factors) * (begin + end) / 2 @ mean.T  # [U, C]
+    shop = _lay_out(category, popularity)
 
-    draw = (popularity.double().softmax(0) + 1 / items) / 2  # [I]
     rows = []
     for block in torch.split(activity.argsort(descending=True, stable=True), BLOCK):
-        most = int(activity[block[0]])
-        met, log_weight = _meet(draw, len(block), most * MET, rng)  # [B, K]
+        met, log_weight = _meet(shop, liking[block], MET * int(activity[block[0]]), rng)  # [B, K]
         base = log_weight + popularity[met] - _exponential(met.shape, rng).log()
-        taste = weighted.index_select(0, met.flatten()).view(*met.shape, -1)  # [B, K, (1+M)D]
-        ends = [(heed[block] * x[block, None]).flatten(1) for x in (begin, end)]
-        logits = torch.baddbmm(base[:, :, None], taste, torch.stack(ends, 2))  # [B, K, 2]
+        appeal = taste.index_select(0, met.flatten()).view(*met.shape, -1)  # [B, K, (1+M)D]
+        logits = torch.baddbmm(base[:, :, None], appeal, interests[block])  # [B, K, 2]
         late = cold[met] > 0 if cold_items else None
         user, choice, moment = _choose(logits, late, activity[block], rng)
         rows.append((block[user], met[user, choice], moment))
@@ -186,16 +188,17 @@ def planted(
     interactions = Interactions(user, chosen, time).select(order)
 
     labels = tuple(f"category {c}" for c in range(categories))
+    content: list[Tensor | str] = [f"{users} users", interactions.user, interactions.item]
+    content += [time[order], category, cold]
+    for name, modality in shown.items():
+        content += [name, modality.digest]
     source = Source(
         name="planted",
         n_users=users,
         n_items=items,
         interactions=interactions,
-        fingerprint=content_hash(
-            [interactions.user, interactions.item, time[order], category, cold]
-            + [part for name, m in content.items() for part in (name, m.digest)]
-        ),
-        modalities=content,
+        fingerprint=content_hash(content),
+        modalities=shown,
         categories=Categories(torch.arange(items), category, labels),
         cold=cold if cold_items else None,
     )
@@ -226,7 +229,7 @@ def _carried(modalities: int, factors: int) -> Tensor:
     return torch.cat([dominant, balanced, complementary])
 
 
-def _content(
+def _modality(
     item: Tensor, carried: Tensor, present: Tensor, width: int, noise: float, rng: Generator
 ) -> Modality:
     """Features of one modality from item [I, D], carried [I, D] bool and present [I] bool."""
@@ -248,25 +251,51 @@ def _exponential(shape: Sequence[int], rng: Generator) -> Tensor:
     return torch.empty(shape).exponential_(generator=rng)
 
 
-def _meet(draw: Tensor, users: int, draws: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Which items each user meets, and the log of how many each of them stands for.
+class _Shop(NamedTuple):
+    """The catalogue laid out by category, to draw from."""
+
+    shelf: Tensor  # [I] int64, items by category
+    edge: Tensor  # [I] float64, ascending: category + running share within it
+    share: Tensor  # [I] float64, by item: its chance once its category is drawn
+
+
+def _lay_out(category: Tensor, popularity: Tensor) -> _Shop:
+    """Share a category among its items [I], half by popularity and half evenly."""
+    size = torch.bincount(category).double()  # [C]
+    weight = popularity.double().exp()  # [I]
+    total = torch.zeros_like(size).index_add_(0, category, weight)
+    share = (weight / total[category] + 1 / size[category]) / 2
+    shelf = category.argsort(stable=True)
+    return _Shop(shelf, share[shelf].cumsum(0), share)
+
+
+def _meet(shop: _Shop, liking: Tensor, draws: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Which items users meet, and the log of how many of the catalogue each of them stands for.
 
     Args:
-        draw: [I] float64, chance of an item in one draw.
-        users: B.
+        shop: the catalogue.
+        liking: [B, C], what the mean item of each category adds to a logit.
         draws: K, unless users meet the whole catalogue.
         rng: the source of chance.
 
     Returns:
         items [B, K] int64 and [B, K] float32: -log chance to be met, NEVER where met before.
     """
-    if len(draw) <= WHOLE:
-        return torch.arange(len(draw)).expand(users, -1), torch.zeros(users, len(draw))
+    users, items = len(liking), len(shop.shelf)
+    if items <= WHOLE:
+        return torch.arange(items).expand(users, -1), torch.zeros(users, items)
+    category = (liking.double().softmax(1) + 1 / liking.shape[1]) / 2  # [B, C]
     # Running sums of exponentials are sorted uniforms, so that a repeated item follows itself.
     sums = _exponential((users, draws + 1), rng).double().cumsum(1)
-    met = torch.bucketize(sums[:, :-1] / sums[:, -1:], draw.cumsum(0)[:-1])
-    chance = -torch.expm1(draws * torch.log1p(-draw.float()[met]))  # [B, K]
-    log_weight = -chance.log()
+    place = sums[:, :-1] / sums[:, -1:]  # [B, K]
+    upper = category.cumsum(1)  # [B, C]
+    drawn = torch.searchsorted(upper[:, :-1].contiguous(), place)
+    chance = category.gather(1, drawn)
+    within = 1 - (upper.gather(1, drawn) - place) / chance
+    slot = torch.bucketize(drawn + within, shop.edge[:-1])
+    met = shop.shelf[slot]
+    met_once = -torch.expm1(draws * torch.log1p(-chance * shop.share[met]))
+    log_weight = -met_once.log().float()
     log_weight[:, 1:].masked_fill_(met[:, 1:] == met[:, :-1], NEVER)
     return met, log_weight
 

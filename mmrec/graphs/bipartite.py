@@ -66,7 +66,7 @@ def sample_edges(
     count = int(n_edges * keep)
     if not 0 < count <= n_edges:
         raise ValueError(
-            f"keep is {keep} of {n_edges} edges; give a fraction that leaves at least one, at most 1"
+            f"keep is {keep} of {n_edges} edges; give a fraction that leaves one, at most 1"
         )
     # The smallest of exponential arrival times are a weighted draw without replacement;
     # torch.multinomial refuses more than 2^24 categories.

@@ -19,7 +19,7 @@ from mmrec.paths import cache_dir
 
 logger = logging.getLogger(__name__)
 
-Key: TypeAlias = str | int | float | None | Sequence["Key"] | Mapping[str, "Key"]
+Key: TypeAlias = str | int | float | Sequence["Key"] | Mapping[str, "Key"] | None
 
 
 def cached(
@@ -68,7 +68,7 @@ def _write(entry: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         with beside.open("wb") as file:
             torch.save(dict(tensors), file)
-        os.replace(beside, entry)
+        beside.replace(entry)
     except (OSError, RuntimeError) as error:
         logger.warning(
             "%s is not kept (%s); set MMREC_CACHE to a folder that can be written", entry, error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from mmrec.data import Modality
 from mmrec.graphs.knn import content_knn, knn_adjacency
-from mmrec.graphs.sparse import csr_matrix
 
 
 def content_similarity(modalities: Mapping[str, Modality], k: int) -> Tensor:
@@ -28,12 +28,4 @@ def content_similarity(modalities: Mapping[str, Modality], k: int) -> Tensor:
         )
         for modality in modalities.values()
     ]
-    n_items = graphs[0].shape[0]
-    row = torch.cat(
-        [torch.arange(n_items).repeat_interleave(g.crow_indices().diff().long()) for g in graphs]
-    )
-    key = row * n_items + torch.cat([g.col_indices().long() for g in graphs])
-    key, place = key.unique(return_inverse=True)
-    values = torch.cat([g.values() for g in graphs]) / len(graphs)
-    value = torch.zeros(len(key)).index_add_(0, place, values)
-    return csr_matrix(key // n_items, key % n_items, value, (n_items, n_items))
+    return reduce(torch.add, graphs) * (1 / len(graphs))

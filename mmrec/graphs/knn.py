@@ -67,7 +67,7 @@ def knn_graph(
     if not norm.isfinite().all():
         row = int((~norm.isfinite()).nonzero()[0])
         raise ValueError(
-            f"features, row {row}: not a finite vector; give zeros, or present=False, for no content"
+            f"features, row {row}: not a finite vector; give zeros where there is no content"
         )
     usable = norm > 0 if present is None else present & (norm > 0)  # [I]
     items = usable.nonzero().squeeze(1)  # [P], those with content

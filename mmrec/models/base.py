@@ -50,7 +50,7 @@ class Recommender(LightningModule):
 
     # What a model defines
 
-    def encode(self) -> Any:  # noqa: ANN401
+    def encode(self) -> Any:
         """Whatever `score` needs of the whole catalogue; computed once per evaluation."""
         return None
 
@@ -58,7 +58,7 @@ class Recommender(LightningModule):
         """The named, already weighted terms whose sum is minimised; each a scalar."""
         raise TypeError(f"{type(self).__name__} has nothing to train")
 
-    def score(self, encoded: Any, queries: Queries) -> Tensor:  # noqa: ANN401
+    def score(self, encoded: Any, queries: Queries) -> Tensor:
         """How much each user likes each item: [B, I], finite, larger is better."""
         raise TypeError(f"{type(self).__name__} must define score()")
 
@@ -95,7 +95,7 @@ class Recommender(LightningModule):
         return total
 
     def on_train_epoch_end(self) -> None:
-        """Log each term's mean over the epoch; one log call an epoch, as a step has no time for it."""
+        """Log each term's mean over the epoch: once, as a step has no time for it."""
         steps = self.trainer.num_training_batches
         self.log_dict(
             {f"train/{name}": total / steps for name, total in self._term_sums.items()},
@@ -110,6 +110,8 @@ class Recommender(LightningModule):
             self.val_ranking = RankingMetric(self.corpus, "val", self.evaluation, detailed=False)
         if stage == "test":
             self.test_ranking = RankingMetric(self.corpus, "test", self.evaluation, detailed=True)
+        # Buffers are constants that every process has, and sparse ones cannot be sent.
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def on_validation_epoch_start(self) -> None:
         """Encode once per evaluation."""
@@ -141,7 +143,9 @@ class Recommender(LightningModule):
         try:
             ranking.update(queries.user, self.score(self._encoded, queries))
         except NonFiniteScores as error:
-            raise NonFiniteScores(f"{type(self).__name__}, epoch {self.current_epoch}: {error}") from error
+            raise NonFiniteScores(
+                f"{type(self).__name__}, epoch {self.current_epoch}: {error}"
+            ) from error
 
     def _log_ranking(self, split: str, ranking: RankingMetric) -> None:
         self._encoded = None
@@ -163,8 +167,8 @@ class Recommender(LightningModule):
         for key, expected in self._identity().items():
             if found.get(key) != expected:
                 raise DataError(
-                    f"the checkpoint belongs to {key}={found.get(key)}, this run has {key}={expected}; "
-                    "a checkpoint only continues on the model, data and split that made it"
+                    f"the checkpoint belongs to {key}={found.get(key)}, this run has "
+                    f"{key}={expected}; a checkpoint only continues on the model, data and split that made it"
                 )
 
     def _identity(self) -> dict[str, str]:

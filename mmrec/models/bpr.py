@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmrec.data import Corpus, Queries, Triplets
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
+from mmrec.nn import lookup
 
 
 class Encoded(NamedTuple):
@@ -52,10 +53,10 @@ class BPR(Recommender):
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """BPR-Opt."""
-        u, i, j = self.user(batch.user), self.item(batch.positive), self.item(batch.negative)
+        rows = lookup(batch, *self.encode())  # [B, D] [B, D] [B, K, D]
         return {
-            "bpr": bpr(*pair_scores(u, i, j)),
-            "l2": self.l2 * norm_penalty(self.norm, u, i, j),
+            "bpr": bpr(*pair_scores(*rows)),
+            "l2": self.l2 * norm_penalty(self.norm, *rows),
         }
 
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:

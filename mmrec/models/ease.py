@@ -42,7 +42,7 @@ class EASE(Recommender):
     weights: Tensor
 
     def __init__(
-        self, corpus: Corpus, *, l2: float = 250.0, content_weight: float = 0.0, k: int = 50
+        self, corpus: Corpus, *, l2: float = 250.0, content_weight: float = 0.0, k: int = 10
     ) -> None:
         super().__init__(corpus)
         if corpus.n_items > LARGEST:

@@ -23,7 +23,7 @@ from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.graphs import normalized_adjacency
 from mmrec.losses import bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
-from mmrec.nn import Fusion, FusionKind, Projection, Propagation
+from mmrec.nn import Fusion, FusionKind, Projection, Propagation, lookup
 
 ItemInit = Literal["id+modal", "id", "modal"]
 
@@ -104,13 +104,12 @@ class GatedLightGCN(Recommender):
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """BPR, and the norms of what is looked up and of what is projected."""
         users, items, content = self.encode()
-        u, i, j = users[batch.user], items[batch.positive], items[batch.negative]
+        fused = content[batch.positive], content[batch.negative]  # [B, D] [B, K, D]
         ids = [self.user(batch.user)]
         if self.item_init != "modal":
-            ids += [self.item(batch.positive), self.item(batch.negative)]
-        fused = content[batch.positive], content[batch.negative]  # [B, D] [B, K, D]
+            ids = list(lookup(batch, self.user.weight, self.item.weight))
         return {
-            "bpr": bpr(*pair_scores(u, i, j)),
+            "bpr": bpr(*pair_scores(*lookup(batch, users, items))),
             "l2": self.l2 * norm_penalty("squared", *ids),
             "content_l2": self.content_l2 * norm_penalty("squared", *fused),
         }

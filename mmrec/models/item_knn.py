@@ -27,7 +27,7 @@ class ItemKNN(Recommender):
     closed_form = True
     similarity: Tensor
 
-    def __init__(self, corpus: Corpus, *, k: int = 50) -> None:
+    def __init__(self, corpus: Corpus, *, k: int = 10) -> None:
         super().__init__(corpus)
         similarity = content_similarity(require_modalities(corpus, "item_knn"), k)  # [I, I]
         self.register_buffer("similarity", similarity, persistent=False)

@@ -19,7 +19,7 @@ from mmrec.data import Corpus, Queries, Triplets
 from mmrec.graphs import normalized_adjacency, sample_edges
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
-from mmrec.nn import Propagation
+from mmrec.nn import Propagation, lookup
 
 
 class Encoded(NamedTuple):
@@ -80,11 +80,9 @@ class LightGCN(Recommender):
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 15."""
-        users, items = self.encode()
-        u, i, j = users[batch.user], items[batch.positive], items[batch.negative]  # [B, D] [B, K, D]
-        layer0 = self.user(batch.user), self.item(batch.positive), self.item(batch.negative)
+        layer0 = lookup(batch, self.user.weight, self.item.weight)
         return {
-            "bpr": bpr(*pair_scores(u, i, j)),
+            "bpr": bpr(*pair_scores(*lookup(batch, *self.encode()))),
             "l2": self.l2 * norm_penalty(self.norm, *layer0),
         }
 

@@ -1,4 +1,4 @@
-"""Most popular: everybody is shown what most users have."""
+"""Most popular: everybody is shown what most users have. A yardstick with no paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random ranking: what a number means only beside chance."""
+"""Random ranking: what a number means only beside chance. A yardstick with no paper."""
 
 from __future__ import annotations
 

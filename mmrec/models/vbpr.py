@@ -4,7 +4,8 @@ He and McAuley, AAAI 2016. https://arxiv.org/abs/1510.01784
 
 From the paper: Eq. 4 without the user and global offsets, which cancel in a comparison. Ours:
 several modalities are one concatenated feature vector, scaled to unit mean square over the
-catalogue, and what is regularised is a batch's projected content, not the projection.
+catalogue; projected content starts at the scale of the item factors; and what is regularised is a
+batch's projected content, not the projection.
 
 D dim, F summed width of the modalities, B batch, K negatives a pair.
 """
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
-from mmrec.nn import rms
+from mmrec.nn import lookup, rms
 
 
 class Encoded(NamedTuple):
@@ -56,8 +57,10 @@ class VBPR(Recommender):
         self.project = nn.Linear(features.shape[1], dim, bias=False)  # E
         self.bias = nn.Embedding(corpus.n_items, 1)
         self.content_bias = nn.Linear(features.shape[1], 1, bias=False)  # beta'
-        for table in (self.user, self.item, self.user_content, self.project):
+        for table in (self.user, self.item, self.user_content):
             nn.init.xavier_normal_(table.weight)
+        xavier = (2 / (corpus.n_items + dim)) ** 0.5
+        nn.init.normal_(self.project.weight, std=xavier / features.shape[1] ** 0.5)
         nn.init.zeros_(self.bias.weight)
         nn.init.zeros_(self.content_bias.weight)
 
@@ -70,12 +73,12 @@ class VBPR(Recommender):
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """BPR-Opt over Eq. 4."""
         users, items, bias = self.encode()
-        u, i, j = users[batch.user], items[batch.positive], items[batch.negative]
+        rows = lookup(batch, users, items)  # [B, 2D] [B, 2D] [B, K, 2D]
         b_i, b_j = bias[batch.positive], bias[batch.negative]  # [B] [B, K]
-        positive, negative = pair_scores(u, i, j)
+        positive, negative = pair_scores(*rows)
         return {
             "bpr": bpr(positive + b_i, negative + b_j),
-            "l2": self.l2 * norm_penalty(self.norm, u, i, j, b_i, b_j),
+            "l2": self.l2 * norm_penalty(self.norm, *rows, b_i, b_j),
         }
 
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:

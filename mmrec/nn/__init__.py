@@ -2,6 +2,7 @@
 
 from mmrec.nn.fusion import Fusion, FusionKind, Projection, masked_softmax, rms
 from mmrec.nn.history import History
+from mmrec.nn.lookup import lookup
 from mmrec.nn.propagation import Propagation, sparse_matmul
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "History",
     "Projection",
     "Propagation",
+    "lookup",
     "masked_softmax",
     "rms",
     "sparse_matmul",

@@ -45,4 +45,4 @@ def csr(crow: Tensor, col: Tensor, values: Tensor, size: tuple[int, int]) -> Ten
     """A CSR tensor, without the notice that CSR is in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(crow, col, values, size)
+        return torch.sparse_csr_tensor(crow, col, values, size, check_invariants=False)

@@ -18,23 +18,24 @@ def sparse_matmul(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def _mean_of_powers(adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
+    assert layers > 0  # else the result would be the signal itself, divided in place
     total = x
     for _ in range(layers):  # Horner: x + A (x + A (x + ...)) needs no running sum
         total = sparse_matmul(adjacency, total).add_(x)
-    return total / (layers + 1)
+    return total.div_(layers + 1)
 
 
 class _MeanOfPowers(torch.autograd.Function):
     """A polynomial in a symmetric matrix is its own transpose, so it is also its own gradient."""
 
     @staticmethod
-    def forward(ctx: Any, adjacency: Tensor, x: Tensor, layers: int) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
         ctx.adjacency, ctx.layers = adjacency, layers
         return _mean_of_powers(adjacency, x, layers)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         return None, _mean_of_powers(ctx.adjacency, grad.contiguous(), ctx.layers), None
 
 

@@ -13,7 +13,7 @@ import torch
 
 from mmrec.data import files
 from mmrec.data.corpus import DataError, Modality
-from mmrec.data.files import BLOCK, Column, digests, read_modality, read_table
+from mmrec.data.files import Column, digests, read_modality, read_table
 from mmrec.paths import cache_dir
 
 
@@ -96,7 +96,6 @@ def test_blocks_meet_without_gap_or_overlap(folder, monkeypatch, dtype):
     expected = torch.tensor(np.nan_to_num(array.astype("float32")))
     torch.testing.assert_close(modality.features, expected, rtol=0, atol=0)
     assert modality.present.tolist() == [True] * 6 + [False]
-    assert BLOCK > 10
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -207,7 +206,7 @@ def test_features_with_a_zero_row_first_do_not_warn(folder, caplog):
 def test_a_cache_that_cannot_be_written_says_which_setting_moves_it(folder, monkeypatch):
     path = saved(folder, values())
     monkeypatch.setenv("MMREC_CACHE", str(path))
-    with pytest.raises(DataError, match=r"cannot be written \(Not a directory\); set MMREC_CACHE"):
+    with pytest.raises(DataError, match=r"cannot be written \(.+\); set MMREC_CACHE"):
         read(path)
 
 

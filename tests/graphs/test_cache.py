@@ -52,7 +52,11 @@ def start(script, folder):
     return subprocess.Popen(
         [sys.executable, "-c", PRELUDE + script],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(mmrec.__file__).parents[1])},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(mmrec.__file__).parents[1]),
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -106,7 +110,7 @@ def test_a_key_of_something_else_than_plain_data_is_refused():
         cached("thing", {"a": torch.ones(1)}, ones)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"junk"])
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda _: b"", lambda _: b"junk"])
 def test_a_damaged_entry_is_built_again_and_said(damage, cache, caplog):
     cached("thing", {"a": 1}, ones)
     (entry,) = entries(cache)
@@ -129,7 +133,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_only(tmp_path, monkeypat
 
 
 def test_a_failed_write_leaves_nothing_behind(cache, monkeypatch, caplog):
-    def full(value, file):
+    def full(_, file):
         file.write(b"part")
         raise OSError(28, "No space left on device")
 

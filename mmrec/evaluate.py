@@ -1,0 +1,154 @@
+"""A run's numbers, recomputed from its checkpoint: `python -m mmrec.evaluate run=outputs/...`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from mmrec.app import launch
+from mmrec.config import ConfigError, check_call, conf_dir
+from mmrec.paths import replace_file
+from mmrec.results import BEST
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """The command."""
+    launch(_main, "evaluate")
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="evaluate")
+def _main(config: DictConfig) -> None:
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_call({"_target_": "mmrec.evaluate.evaluate", **plain}, "")
+    evaluate(**plain)
+
+
+def evaluate(
+    *,
+    run: str | Path,
+    split: Literal["val", "test"] = "test",
+    cutoffs: Sequence[int] | None = None,
+    seen: str | None = None,
+    eval_batch_size: int | None = None,
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    output: str | None = None,
+    per_user: str | None = None,
+) -> dict[str, Any]:
+    """Rank the catalogue for a split's users once more, and compare with what the run has noted.
+
+    Args:
+        run: its folder, its `result.json`, or one of its checkpoints.
+        split: whose held-out items are looked for.
+        cutoffs: lengths of the lists; None: the run's.
+        seen: what is no candidate, `train`, `train+val` or `none`; None: the run's.
+        eval_batch_size: users ranked at a time; None: the run's.
+        accelerator: what to compute on.
+        output: a `.json` file for what is returned.
+        per_user: a `.parquet` file for the metrics of each test user.
+
+    Returns:
+        What was evaluated and how, `metrics`, and `differences`: each number that is not exactly the
+        one in `result.json`, as [there, here]; None where settings or weights are others.
+
+    Raises:
+        ConfigError: a setting cannot be.
+        ResultError: the folder is no whole run.
+        DataError: the data are not those of the run.
+    """
+    from mmrec.data.datamodule import QueryLoader
+    from mmrec.evaluation import RankingMetric
+    from mmrec.runs import open_run, output_file, scored
+
+    json_file = output_file("output", output, [".json"]) if output else None
+    users_file = output_file("per_user", per_user, [".parquet"]) if per_user else None
+    if users_file and split != "test":
+        raise ConfigError(f"per_user={per_user}: values by user are kept at test; leave split=test")
+    if eval_batch_size is not None and eval_batch_size < 1:
+        raise ConfigError(f"eval_batch_size={eval_batch_size}: expected 1 or more")
+
+    opened = open_run(Path(run))
+    asked = {"cutoffs": cutoffs, "seen": seen}
+    evaluation = replace(
+        opened.model.evaluation,
+        **{name: value for name, value in asked.items() if value is not None},
+    )
+    ranking = RankingMetric(opened.corpus, split, evaluation, detailed=split == "test")
+    queries = QueryLoader(ranking.users, eval_batch_size or opened.data.eval_batch_size)
+    for users, scores in scored(opened, queries, accelerator=accelerator):
+        ranking.to(users.device).update(users, scores)
+    metrics = {f"{split}/{name}": float(value) for name, value in ranking.compute().items()}
+
+    same = evaluation == opened.model.evaluation and opened.checkpoint == opened.folder / BEST
+    noted = {k: v for k, v in opened.result["metrics"].items() if k.startswith(f"{split}/")}
+    with opened.checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    report = {
+        "run": str(opened.folder),
+        "checkpoint": opened.checkpoint.name,
+        "checkpoint_sha256": digest,
+        "model": opened.result["model"],
+        "data_card": {**opened.corpus.card(), "seen": evaluation.seen},
+        "split": split,
+        "cutoffs": list(evaluation.cutoffs),
+        "metrics": metrics,
+        "differences": _differences(noted, metrics) if same and noted else None,
+    }
+    _say(report, noted)
+    if users_file:
+        with replace_file(users_file) as part:
+            ranking.per_user().write_parquet(part)
+    if json_file:
+        with replace_file(json_file) as part:
+            part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    return report
+
+
+def _differences(
+    noted: Mapping[str, float], found: Mapping[str, float]
+) -> dict[str, tuple[float | None, float | None]]:
+    """Every metric of which the two are not exactly equal."""
+    pairs = {name: (noted.get(name), found.get(name)) for name in [*noted, *found]}
+    return {name: (before, now) for name, (before, now) in pairs.items() if before != now}
+
+
+def _say(report: Mapping[str, Any], noted: Mapping[str, float]) -> None:
+    """A table for people: what is found, beside what `result.json` says."""
+    differences = report["differences"]
+    compared = {} if differences is None else noted
+    shown = [
+        name
+        for name in report["metrics"]
+        if name.split("/")[1].partition("@")[0] in ("recall", "ndcg") or name in (differences or {})
+    ]
+    head = f"{'':<28}{'here':>10}" + (f"{'result.json':>13}" if compared else "")
+    rows = [
+        f"{name:<28}{report['metrics'][name]:>10.6f}"
+        + (f"{compared[name]:>13.6f}" if name in compared else "")
+        for name in shown
+    ]
+    log.info("\n%s", "\n".join([head, *rows]))
+    if differences is None:
+        log.info("not compared: other settings or weights than those behind result.json")
+    elif differences:
+        log.warning(
+            "%d of %d numbers differ from result.json; a device, library or batch size other than the "
+            "run's can do that in the last digits, nothing else should",
+            len(differences),
+            len(noted),
+        )
+    else:
+        log.info("all %d numbers equal those in result.json", len(noted))
+
+
+if __name__ == "__main__":
+    main()

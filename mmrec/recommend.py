@@ -1,0 +1,194 @@
+"""Ranked lists from a run: `python -m mmrec.recommend run=outputs/... output=recs.parquet`."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from mmrec.app import launch
+from mmrec.config import ConfigError, check_call, conf_dir
+from mmrec.paths import replace_file
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor
+
+    from mmrec.data import Corpus, Interactions
+    from mmrec.runs import OpenRun
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """The command."""
+    launch(_main, "recommend")
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="recommend")
+def _main(config: DictConfig) -> None:
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_call({"_target_": "mmrec.recommend.recommend", **plain}, "")
+    recommend(**plain)
+
+
+def recommend(
+    *,
+    run: str | Path,
+    output: str,
+    k: int = 20,
+    users: str | None = None,
+    seen: Literal["train", "train+val", "none"] = "train+val",
+    block: int = 512,
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+) -> Path:
+    """Write the k best items of each user, best first.
+
+    A row is `user`, `item`, `rank` (from 1) and `score`, then `user_id` and `item_id` where the data have
+    ids of their own. A user with fewer than k candidates has fewer rows.
+
+    Args:
+        run: its folder, its `result.json`, or one of its checkpoints.
+        output: a `.parquet`, `.csv` or `.jsonl` file; it is there whole or not at all.
+        k: length of the lists.
+        users: a table of the users who are asked for, as text or Parquet, with a column `user_id` (ids of
+            the data's own) or `user` (0..U-1); None: everybody.
+        seen: what is no candidate.
+        block: users that are scored at a time; bounds the memory.
+        accelerator: what to compute on.
+
+    Returns:
+        The output file.
+
+    Raises:
+        ConfigError: a setting cannot be.
+        ResultError: the folder is no whole run.
+        DataError: the data are not those of the run, or a user is unknown.
+        NonFiniteScores: a score is NaN or infinite.
+    """
+    import polars as pl
+
+    from mmrec.runs import open_run, output_file
+
+    sinks = {
+        ".parquet": pl.LazyFrame.sink_parquet,
+        ".csv": pl.LazyFrame.sink_csv,
+        ".jsonl": pl.LazyFrame.sink_ndjson,
+    }
+    path = output_file("output", output, sinks)
+    for name, value in (("k", k), ("block", block)):
+        if value < 1:
+            raise ConfigError(f"{name}={value}: expected 1 or more")
+    opened = open_run(Path(run))
+    if k > opened.corpus.n_items:
+        raise ConfigError(f"k={k}: the catalogue has {opened.corpus.n_items} items")
+    chosen = _users(Path(users) if users else None, opened.corpus)
+    cold = int((opened.corpus.user_counts()[chosen] == 0).sum())
+    if cold:
+        log.warning(
+            "%d of %d users have no train interaction; they are ranked as the model scores them",
+            cold,
+            len(chosen),
+        )
+    with (
+        TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder,
+        replace_file(path) as part,
+    ):
+        parts = []
+        for number, frame in enumerate(_lists(opened, chosen, k, seen, block, accelerator)):
+            parts.append(Path(folder, f"{number}.parquet"))
+            frame.write_parquet(parts[-1])
+        sinks[path.suffix](pl.scan_parquet(parts, glob=False), part)
+    log.info("%d users, lists of %d: %s", len(chosen), k, path)
+    return path
+
+
+def _lists(
+    opened: OpenRun, users: Tensor, k: int, seen: str, block: int, accelerator: str
+) -> Iterator[pl.DataFrame]:
+    """The rows of a block of users at a time."""
+    import polars as pl
+    import torch
+
+    from mmrec.data.datamodule import QueryLoader
+    from mmrec.evaluation import NonFiniteScores
+    from mmrec.metrics import rank_items
+    from mmrec.nn import History
+    from mmrec.runs import scored
+
+    corpus = opened.corpus
+    history = History(_seen(corpus, seen), corpus.n_users, corpus.n_items)
+    for batch, scores in scored(opened, QueryLoader(users, block), accelerator=accelerator):
+        scores = scores.float()
+        bad = (~scores.isfinite()).nonzero()
+        if len(bad):
+            row, item = bad[0].tolist()
+            raise NonFiniteScores(
+                f"the score of user {batch[row].item()} for item {item} is {scores[row, item].item()}; "
+                "the model has diverged: recommend from another run"
+            )
+        mask = history.to(batch.device)(batch).to_sparse_coo().indices()  # [2, N]
+        candidates = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))  # [B, I]
+        ranked = rank_items(candidates, batch, k)  # [B, k]
+        row, place = (ranked >= 0).nonzero(as_tuple=True)
+        item = ranked[row, place]
+        columns = {"user": batch[row], "item": item, "rank": place + 1, "score": scores[row, item]}
+        frame = pl.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
+        for name, ids in (("user", corpus.user_ids), ("item", corpus.item_ids)):
+            if ids is not None:
+                frame = frame.with_columns(ids.gather(frame[name]).alias(f"{name}_id"))
+        yield frame
+
+
+def _seen(corpus: Corpus, seen: str) -> Interactions:
+    """What is no candidate."""
+    import torch
+
+    from mmrec.data import Interactions
+
+    parts = {"none": [], "train": [corpus.train], "train+val": [corpus.train, corpus.val]}[seen]
+    none = torch.empty(0, dtype=torch.int64)
+    return Interactions(
+        torch.cat([none, *(part.user for part in parts)]),
+        torch.cat([none, *(part.item for part in parts)]),
+    )
+
+
+def _users(path: Path | None, corpus: Corpus) -> Tensor:
+    """The users of a file, each once and in its order; without a file, everybody."""
+    import polars as pl
+    import torch
+
+    from mmrec.data import DataError
+    from mmrec.data.files import read_table
+
+    if path is None:
+        return torch.arange(corpus.n_users)
+    table = read_table(path)
+    role = "user_id" if "user_id" in table.frame.columns else "user"
+    remedy = "name the column user_id (ids of the data's own) or user (0..U-1)"
+    column = table.columns({role: role}, remedy=remedy)[role]
+    known = pl.arange(corpus.n_users, eager=True)
+    if role == "user_id" and corpus.user_ids is not None:
+        known = corpus.user_ids
+    known = known.cast(pl.String)
+    index = pl.DataFrame({"id": known}).with_row_index("index")
+    asked = pl.DataFrame({"id": column.text})
+    found = asked.join(index, on="id", how="left", maintain_order="left")["index"]
+    if not len(found):
+        raise DataError(f"{path}: there is no user in it; leave users= out for everybody")
+    unknown = asked.filter(found.is_null())["id"].drop_nulls()
+    near = difflib.get_close_matches(unknown[0], known, n=1) if len(unknown) else []
+    hint = f", as {near[0]}" if near else ""
+    column.reject(found.is_null(), f"a {role} of {corpus.name}{hint}")
+    return found.unique(maintain_order=True).cast(pl.Int64).to_torch()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Figures of one run. matplotlib is imported when something is drawn, so that other runs don't pay.
+
+Shape legend: I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from mmrec.data import Corpus
+from mmrec.paths import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart by colour-blind readers, and in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv<>"
+
+
+def write_item_weights(folder: Path, weights: Mapping[str, Tensor], corpus: Corpus) -> None:
+    """Write what a model found to matter for each item, as a table and as a figure.
+
+    `item_weights.parquet` has the columns `item`, `item_id` (where the data have ids of their own),
+    one for each channel, and `train_count`. `item_weights.png` and `.svg` show how each channel's
+    weight is distributed, and its mean over items of like popularity.
+
+    Args:
+        folder: of the run.
+        weights: channel -> [I].
+        corpus: the model's.
+    """
+    table = pl.DataFrame(
+        {
+            "item": torch.arange(corpus.n_items).numpy(),
+            **{name: weight.cpu().numpy() for name, weight in weights.items()},
+            "train_count": corpus.item_counts().numpy(),
+        }
+    )
+    if corpus.item_ids is not None:
+        table.insert_column(1, corpus.item_ids.alias("item_id"))
+    with replace_file(folder / "item_weights.parquet") as part:
+        table.write_parquet(part)
+
+    # Where a modality is missing, the others share its weight: that is no finding about the item.
+    whole = torch.ones(corpus.n_items, dtype=torch.bool)
+    for modality in corpus.modalities.values():
+        whole &= modality.present
+    figure = _draw_item_weights(table.filter(whole.numpy()), list(weights), corpus.name)
+    for suffix in ("png", "svg"):
+        _save(figure, folder / f"item_weights.{suffix}")
+
+
+def learning_curve(metrics_csv: Path, monitor: str, output: Path) -> None:
+    """Draw the loss terms and the validation metric of each epoch, with the best epoch marked.
+
+    Args:
+        metrics_csv: a row an epoch, as a run writes it.
+        monitor: the column that selection looks at; larger is better.
+        output: the figure; its suffix (`.png`, `.svg`, `.pdf`) is the format.
+
+    Raises:
+        ValueError: the file has no such column.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    table = pl.read_csv(metrics_csv)
+    if monitor not in table.columns:
+        raise ValueError(
+            f"{metrics_csv}: no column {monitor}; there are {', '.join(table.columns)}"
+        )
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+
+    terms = [name for name in table.columns if name.startswith("train/")]
+    for name, colour, marker in zip(terms, cycle(COLOURS), cycle(MARKERS), strict=False):
+        shown = table.select("epoch", name).drop_nulls()
+        style = {"color": colour, "marker": marker, "markevery": max(1, len(shown) // 10)}
+        left.plot(shown["epoch"], shown[name], label=name.removeprefix("train/"), **style)
+    if terms and table.select(pl.min_horizontal(pl.col(terms).min())).item() > 0:
+        left.set_yscale("log")
+    left.set(xlabel="epoch", ylabel="weighted loss, mean over batches", title="Training")
+    if terms:
+        left.legend(frameon=False)
+
+    values = table.select("epoch", monitor).drop_nulls()
+    right.plot(values["epoch"], values[monitor], color=COLOURS[0])
+    best = values.sort(monitor, descending=True, maintain_order=True).row(0)
+    label = f"best: {best[1]:.4f} at epoch {best[0]}"
+    right.plot(*best, color=COLOURS[1], marker="o", linestyle="none", label=label)
+    right.set(xlabel="epoch", ylabel=monitor, title="Validation")
+    right.legend(frameon=False, loc="lower right")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _save(figure, output)
+
+
+def _draw_item_weights(table: pl.DataFrame, channels: list[str], name: str) -> Figure:
+    """Distribution of each channel's weight, and its mean by decile of popularity."""
+    from matplotlib.figure import Figure
+
+    decile = (pl.col("train_count").rank("ordinal") - 1) * 10 // len(table) + 1
+    by_decile = (
+        table.group_by(decile.alias("decile"))
+        .agg(
+            pl.col(channels).mean(),
+            (pl.col(channels).std() / pl.len().sqrt()).name.suffix("/error"),
+        )
+        .sort("decile")
+    )
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for channel, colour, marker in zip(channels, cycle(COLOURS), cycle(MARKERS), strict=False):
+        left.hist(table[channel], bins=40, histtype="step", color=colour, label=channel)
+        right.errorbar(
+            by_decile["decile"].to_numpy(),
+            by_decile[channel].to_numpy(),
+            by_decile[f"{channel}/error"].fill_null(0).to_numpy(),
+            color=colour,
+            marker=marker,
+            capsize=2,
+            label=channel,
+        )
+    left.set(xlabel="weight of the item's channel", ylabel="items", title="Distribution")
+    right.set(
+        xlabel="popularity decile of the item (10: most train interactions)",
+        ylabel="mean weight ± standard error",
+        title="By popularity",
+        xticks=range(1, 11),
+    )
+    right.legend(frameon=False)
+    figure.suptitle(f"{name}: {len(table)} items with every modality")
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replace_file(path) as part:
+        figure.savefig(part, format=path.suffix.removeprefix("."), dpi=150)

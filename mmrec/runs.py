@@ -1,0 +1,227 @@
+"""Open what a run left behind: its configuration, its data, and its model with the best weights.
+
+The folder may come from somebody else. Nothing in it is executed: the checkpoint holds tensors and plain
+types, and the configuration may only name models and data modules.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import pkgutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
+from mmrec.config import TARGET, ConfigError, check_call
+from mmrec.data import Corpus, DataError, InteractionData, Queries
+from mmrec.evaluation import Evaluation
+from mmrec.models import Recommender
+from mmrec.results import BEST, CONFIG, RESULT, ResultError, read_result
+from mmrec.run import build
+
+KINDS = {"model": Recommender, "data": InteractionData, "evaluation": Evaluation}
+PARTS = ("mmrec.data.", "mmrec.schedules.")  # what models and data modules are given
+
+
+@dataclass(frozen=True, eq=False)
+class OpenRun:
+    """A run, ready to score.
+
+    Attributes:
+        folder: of the run.
+        checkpoint: where the weights come from.
+        config: as resolved when it ran.
+        result: the content of `result.json`.
+        data: the data module.
+        model: in evaluation mode, with the checkpoint's weights.
+    """
+
+    folder: Path
+    checkpoint: Path
+    config: dict[str, Any]
+    result: dict[str, Any]
+    data: InteractionData
+    model: Recommender
+
+    @property
+    def corpus(self) -> Corpus:
+        """What it was trained on."""
+        return self.data.corpus
+
+
+def open_run(path: Path) -> OpenRun:
+    """Rebuild a run's data and model, and load its weights.
+
+    Args:
+        path: the run's folder or its `result.json`, for the best weights; or one of its checkpoints.
+
+    Raises:
+        ResultError: a file is missing or broken, or the configuration names what it may not.
+        DataError: the data are not those that the run has seen.
+    """
+    folder, checkpoint = _locate(path)
+    config = _read_config(folder / CONFIG)
+    result = read_result(folder)
+    if not checkpoint.is_file():
+        raise ResultError(
+            f"{checkpoint}: there is no such checkpoint; the run ended before its first validation "
+            "or the file was removed: run it again"
+        )
+    data, model = build(config)
+    _check_data(folder, result["data_card"], data.corpus)
+    _load(model, checkpoint)
+    return OpenRun(folder, checkpoint, config, result, data, model.eval())
+
+
+@torch.inference_mode()
+def scored(
+    run: OpenRun, queries: Iterable[Queries], *, accelerator: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Score the catalogue for blocks of users, as a run does when it ranks.
+
+    Args:
+        run: what scores.
+        queries: blocks of users.
+        accelerator: `auto`, `cpu` or `gpu`.
+
+    Yields:
+        Users [B] and their scores [B, I], on the accelerator.
+
+    Raises:
+        ConfigError: there is no such accelerator here.
+    """
+    precision = run.config["trainer"]["precision"]
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    except MisconfigurationException as error:
+        raise ConfigError(f"accelerator={accelerator}: {error}") from None
+    model = run.model.to(fabric.device)
+    encoded = model.encode()  # outside autocast, where Lightning has it
+    for block in tqdm(queries, delay=2, unit="block", leave=False):
+        users = block.user.to(fabric.device)
+        with fabric.autocast():
+            scores = model.score(encoded, Queries(users))
+        yield users, scores
+
+
+def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:
+    """A file that is to be written, checked before the work for it begins.
+
+    Raises:
+        ConfigError: another kind of file, or no folder to write it to.
+    """
+    path = Path(name)
+    if path.suffix not in suffixes:
+        raise ConfigError(f"{option}={name}: expected a name that ends in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option}={name}: there is no folder {path.parent}; make it first")
+    return path
+
+
+def _locate(path: Path) -> tuple[Path, Path]:
+    """The run's folder, and the checkpoint that is meant."""
+    if path.suffix == ".ckpt":
+        return path.parent.parent, path
+    folder = path.parent if path.name == RESULT else path
+    return folder, folder / BEST
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ResultError(f"there is no {path}; give the folder of a run, as outputs/...")
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:  # those of YAML share no base
+        reason = " ".join(str(error).split())
+        raise ResultError(f"{path} cannot be read ({reason}); run it again") from None
+    groups = (*KINDS, "trainer", "seed")
+    missing = [name for name in groups if not isinstance(config, dict) or name not in config]
+    if missing:
+        raise ResultError(f"{path} has no {', '.join(missing)}; is it the config.yaml of a run?")
+    assert isinstance(config, dict)
+    plain = {str(name): value for name, value in config.items()}
+    for group, kind in KINDS.items():
+        _check_trust(path, group, plain[group], kind)
+        check_call(plain[group], group)
+    return plain
+
+
+def _check_trust(path: Path, group: str, node: object, kind: type) -> None:
+    """Refuse a configuration that would do anything but build a model, its data and its parts.
+
+    A class of your own has to be imported to be recognised. So what is imported is decided by what you
+    have installed, but nothing is called that is no such class.
+
+    Raises:
+        ResultError: names the setting.
+    """
+    if not isinstance(node, Mapping) or TARGET not in node:
+        raise ResultError(f"{path}: {group} has no {TARGET}; it must name a {kind.__name__}")
+    for place, value in _leaves(node, group):
+        if isinstance(value, str) and "${" in value:  # it would be evaluated
+            raise ResultError(f"{path}: {place} is {value}; a run's configuration is resolved")
+        if not place.endswith(f".{TARGET}"):
+            continue
+        top = place == f"{group}.{TARGET}"
+        expected = f"a {kind.__name__} class" if top else f"something in {' or '.join(PARTS)}"
+        refusal = ResultError(f"{path}: {place} is {value}, which is not {expected}; it is not run")
+        if not isinstance(value, str) or value.partition(".")[0] in sys.stdlib_module_names:
+            raise refusal
+        if not top and not value.startswith(PARTS):
+            raise refusal
+        try:
+            target = pkgutil.resolve_name(value)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ResultError(
+                f"{path}: {place} is {value}, which cannot be imported ({error}); install it, or add "
+                "its folder to PYTHONPATH"
+            ) from None
+        # The module counts in which it is defined: mmrec.data.files.hashlib is not of mmrec.data.
+        own = f"{getattr(target, '__module__', '')}.".startswith(PARTS)
+        if not (inspect.isclass(target) and issubclass(target, kind) if top else own):
+            raise refusal
+
+
+def _leaves(node: object, place: str) -> Iterator[tuple[str, object]]:
+    """Everything below a node that is no container, with its path; and every key that is text."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield f"{place} (a key)", key
+            yield from _leaves(value, f"{place}.{key}")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{place}[{index}]")
+    else:
+        yield place, node
+
+
+def _check_data(folder: Path, card: Mapping[str, Any], corpus: Corpus) -> None:
+    if card["fingerprint"] != corpus.fingerprint:
+        raise DataError(
+            f"{folder}: the run has seen {card['name']} with the fingerprint {card['fingerprint']}, "
+            f"found now {corpus.name} with {corpus.fingerprint}; the files have changed, or "
+            "MMREC_DATA points elsewhere: point it to the run's data, or run it again on these"
+        )
+
+
+def _load(model: Recommender, path: Path) -> None:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ResultError(
+            f"{path} is cut short, or no checkpoint of this {type(model).__name__} ({reason}); "
+            "copy it again, or run it again"
+        ) from error

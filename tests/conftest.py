@@ -1,0 +1,149 @@
+"""What all tests share: one thread, a cache of their own, and small corpora.
+
+Tests marked `data` read the sets in `MMREC_DATA`. Without it they are left out, and the summary
+says so; under CI they fail instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from mmrec.config import conf_dir
+from mmrec.data import Corpus, Interactions, Modality, content_hash
+
+REAL_DATA = os.environ.get("MMREC_DATA")
+LEFT_OUT = "MMREC_DATA is not set: tests marked `data` are left out"
+
+COLOURS = (38, 16, 10, 10, 8, 8, 6, 6)  # users who like each; unequal, so that popularity tells
+ITEMS_OF_COLOUR = 12
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if REAL_DATA or os.environ.get("CI"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("data")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not (REAL_DATA or os.environ.get("CI")):
+        terminalreporter.write_line(LEFT_OUT)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMREC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets."""
+    if not REAL_DATA:
+        pytest.fail("MMREC_DATA is not set, and under CI no test may be left out")
+    return Path(REAL_DATA)
+
+
+@pytest.fixture(scope="session")
+def composed() -> Callable[..., DictConfig]:
+    """The configuration, as the command line would compose it from the given words."""
+
+    def build(*words: str) -> DictConfig:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose("config", overrides=["run_dir=unused", *words])
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def checkerboard() -> Callable[..., Corpus]:
+    """Users like the items of one colour, 8 of 12 in train; content shows the colour.
+
+    `checkerboard(modalities=("visual", "textual"), missing=0)`: `missing` items of each modality
+    have no content, the first of them in all modalities.
+    """
+
+    def build(modalities: Sequence[str] = ("visual", "textual"), missing: int = 0) -> Corpus:
+        rng = torch.Generator().manual_seed(0)
+        n_users, n_items = sum(COLOURS), len(COLOURS) * ITEMS_OF_COLOUR
+        colour = torch.arange(len(COLOURS)).repeat_interleave(torch.tensor(COLOURS))  # [U]
+        order = torch.rand(n_users, ITEMS_OF_COLOUR, generator=rng).argsort(1)
+        item = order * len(COLOURS) + colour[:, None]  # [U, 12]; colours alternate
+        content = {}
+        for place, name in enumerate(modalities):
+            painted = torch.eye(len(COLOURS)).repeat(ITEMS_OF_COLOUR, 1)  # [I, C]
+            noise = 0.2 * torch.randn(n_items, len(COLOURS) + place, generator=rng)
+            features = torch.nn.functional.pad(painted, (0, place)) + noise
+            present = torch.ones(n_items, dtype=torch.bool)
+            if missing:
+                present[0] = False
+                present[torch.randperm(n_items, generator=rng)[: missing - 1]] = False
+            content[name] = modality(features, present)
+        return Corpus(
+            name="checkerboard",
+            n_users=n_users,
+            n_items=n_items,
+            train=_pairs(item[:, :8]),
+            val=_pairs(item[:, 8:10]),
+            test=_pairs(item[:, 10:]),
+            split="official",
+            fingerprint=content_hash([item, *(m.digest for m in content.values())]),
+            modalities=content,
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def small_corpus() -> Callable[..., Corpus]:
+    """Few users with random items, each in one split: `small_corpus(seed, modalities=2)`."""
+
+    def build(seed: int = 0, modalities: int = 2, n_users: int = 7, n_items: int = 9) -> Corpus:
+        rng = torch.Generator().manual_seed(seed)
+        item = torch.rand(n_users, n_items, generator=rng).argsort(1)  # [U, I]
+        content = {
+            f"m{width}": modality(torch.randn(n_items, width, generator=rng))
+            for width in range(3, 3 + modalities)
+        }
+        return Corpus(
+            name="small",
+            n_users=n_users,
+            n_items=n_items,
+            train=_pairs(item[:, :4]),
+            val=_pairs(item[:, 4:5]),
+            test=_pairs(item[:, 5:6]),
+            split="official",
+            fingerprint=content_hash([item]),
+            modalities=content,
+        )
+
+    return build
+
+
+def modality(features: torch.Tensor, present: torch.Tensor | None = None) -> Modality:
+    """Content that keeps what a reader promises: absent rows are zero."""
+    if present is None:
+        present = torch.ones(len(features), dtype=torch.bool)
+    features = features * present[:, None]
+    return Modality(features, present, content_hash([features, present]))
+
+
+def _pairs(item: torch.Tensor) -> Interactions:
+    """[U, n] items of each user."""
+    user = torch.arange(len(item)).repeat_interleave(item.shape[1])
+    return Interactions(user, item.flatten())

@@ -1,0 +1,298 @@
+"""What every model keeps, whichever paper it comes from.
+
+Models are the files of conf/model: a new one is tested as soon as its YAML exists.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from hydra.utils import get_object, instantiate
+from lightning import Trainer, seed_everything
+from omegaconf import OmegaConf
+
+from mmrec.config import ConfigError, check_call, conf_dir
+from mmrec.data import DataError, InteractionData, Interactions, Queries, Triplets
+from mmrec.evaluation import Evaluation
+from mmrec.models import Random
+
+CLASSES = {
+    path.stem: get_object(OmegaConf.load(path)["_target_"])
+    for path in sorted((conf_dir() / "model").glob("[!_]*.yaml"))
+}
+EPOCHS = 12
+CUTOFF = 5
+
+every_model = pytest.mark.parametrize("name", CLASSES)
+trained_models = pytest.mark.parametrize(
+    "name", [name for name, kind in CLASSES.items() if not kind.closed_form]
+)
+closed_forms = pytest.mark.parametrize(
+    "name", [name for name, kind in CLASSES.items() if kind.closed_form]
+)
+
+
+@pytest.fixture(scope="module")
+def setting(composed):
+    """The plain `model` node of a model's configuration."""
+
+    def build(name):
+        config = OmegaConf.to_container(composed(f"model={name}"), resolve=True)
+        return config["model"]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def make(setting):
+    """`make(name, corpus, seed=0)`: the model as it is configured, with a larger learning rate."""
+
+    def build(name, corpus, seed=0):
+        seed_everything(seed, verbose=False)
+        model = instantiate(setting(name), _convert_="all")(corpus)
+        model.optimizer = partial(torch.optim.Adam, lr=2e-2)
+        model.evaluation = Evaluation(cutoffs=(CUTOFF,))
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def board(checkerboard):
+    return checkerboard()
+
+
+@pytest.fixture(scope="module")
+def learned(make, board):
+    """`learned(name)`: the model after training, its trainer and its data; trained once."""
+    known = {}
+
+    def train(name):
+        if name not in known:
+            known[name] = fit(make(name, board))
+        return known[name]
+
+    return train
+
+
+def fit(model, epochs=EPOCHS, negatives=1):
+    data = InteractionData(batch_size=128, negatives=negatives)
+    data.corpus = model.corpus
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=epochs,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    if model.closed_form:
+        trainer.validate(model, data, verbose=False)
+    else:
+        trainer.fit(model, data)
+    return model.eval(), trainer, data
+
+
+@torch.no_grad()
+def scores(model, users=None):
+    users = torch.arange(model.corpus.n_users) if users is None else users
+    return model.eval().score(model.encode(), Queries(users))
+
+
+def everything(corpus):
+    """A batch that holds every train pair and, among its negatives, every item."""
+    user, item = corpus.train.user, corpus.train.item
+    return Triplets(user, item, (torch.arange(len(user)) % corpus.n_items).unsqueeze(1))
+
+
+def recall(model):
+    """Of the validation items, the share among the first unseen ones; and what chance finds."""
+    corpus = model.corpus
+    score = scores(model)
+    score[corpus.train.user, corpus.train.item] = -torch.inf
+    found = torch.zeros_like(score).scatter_(1, score.topk(CUTOFF).indices, 1)
+    unseen = corpus.n_items - corpus.user_counts().float().mean()
+    return found[corpus.val.user, corpus.val.item].mean(), CUTOFF / unseen
+
+
+def judge(model):
+    found, chance = recall(model)
+    if type(model) is Random:
+        assert found < 2 * chance
+    else:
+        assert found > 5 * chance
+
+
+@every_model
+def test_withheld_items_are_found_far_above_chance(name, learned):
+    judge(learned(name)[0])
+
+
+@every_model
+def test_withheld_items_are_found_where_content_is_missing_and_negatives_are_many(
+    name, make, checkerboard
+):
+    model, *_ = fit(make(name, checkerboard(missing=8)), negatives=3)
+    assert scores(model).isfinite().all()
+    judge(model)
+
+
+@every_model
+def test_the_trainer_reports_what_the_scores_say(name, learned):
+    model, trainer, _ = learned(name)
+    found, _ = recall(model)
+    torch.testing.assert_close(
+        trainer.callback_metrics[f"val/recall@{CUTOFF}"].float(), found, atol=1e-6, rtol=0
+    )
+
+
+@every_model
+def test_one_seed_gives_one_set_of_numbers(name, make, board):
+    first, second = (scores(fit(make(name, board, seed=1), epochs=2)[0]) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@every_model
+def test_only_what_is_trained_differs_with_the_seed(name, make, board):
+    first, second = (make(name, board, seed=seed) for seed in (1, 2))
+    assert first.closed_form == torch.equal(scores(first), scores(second))
+
+
+@every_model
+def test_saving_and_loading_changes_no_score(name, learned, make, board, tmp_path):
+    model, trainer, data = learned(name)
+    trainer.save_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    fresh = make(name, board, seed=9)
+    path = tmp_path / "a.ckpt"
+    Trainer(logger=False, accelerator="cpu", enable_progress_bar=False).validate(
+        fresh, data, ckpt_path=path, weights_only=True, verbose=False
+    )
+    assert torch.equal(scores(fresh), scores(model))
+
+
+@every_model
+def test_a_checkpoint_of_other_data_is_refused(name, learned, make, board):
+    checkpoint = {}
+    learned(name)[0].on_save_checkpoint(checkpoint)
+    other = make(name, replace(board, fingerprint="another"))
+    with pytest.raises(DataError, match="fingerprint=.*this run has fingerprint=another"):
+        other.on_load_checkpoint(checkpoint)
+
+
+@trained_models
+def test_every_parameter_gets_a_gradient(name, make, board):
+    model = make(name, board).train()
+    sum(model.losses(everything(board)).values()).backward()
+    idle = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+@closed_forms
+def test_a_closed_form_has_nothing_to_train(name, make, board):
+    model = make(name, board)
+    assert not list(model.parameters())
+    with pytest.raises(TypeError, match=f"{type(model).__name__} has nothing to train"):
+        model.losses(everything(board))
+
+
+@trained_models
+def test_a_negative_drawn_three_times_costs_as_much_as_once(name, make, board):
+    model, batch = make(name, board).eval(), everything(board)
+    thrice = batch._replace(negative=batch.negative.expand(-1, 3))
+    once, often = model.losses(batch), model.losses(thrice)
+    assert once.keys() == often.keys()
+    assert all(term.shape == () and term.isfinite() for term in often.values())
+    for term in once.keys() & {"bpr"}:
+        torch.testing.assert_close(once[term], often[term])
+
+
+@every_model
+def test_a_score_does_not_depend_on_who_else_is_asked_for(name, learned):
+    model, *_ = learned(name)
+    users = torch.tensor([5, 0, 101, 3])
+    together = scores(model, users)
+    assert together.shape == (4, model.corpus.n_items)
+    alone = torch.cat([scores(model, user) for user in users.split(1)])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+
+
+@every_model
+def test_renaming_items_renames_their_scores(name, learned, make, board):
+    model, *_ = learned(name)
+    order = torch.randperm(board.n_items, generator=torch.Generator().manual_seed(3))
+    twin = make(name, renamed(board, order))
+    if not model.closed_form:
+        of_items = {key: len(v) == board.n_items for key, v in model.state_dict().items()}
+        state = {k: v[order] if of_items[k] else v for k, v in model.state_dict().items()}
+        twin.load_state_dict(state)
+    same = torch.allclose(scores(twin), scores(model)[:, order], atol=1e-4, rtol=1e-4)
+    assert same != (type(model) is Random)  # whose order is drawn by index
+
+
+def renamed(corpus, order):
+    """The corpus whose item i is the given one's item order[i]."""
+    place = order.argsort()
+
+    def part(pairs):
+        return Interactions(pairs.user, place[pairs.item])
+
+    content = {
+        kind: replace(m, features=m.features[order], present=m.present[order], digest=m.digest + "'")
+        for kind, m in corpus.modalities.items()
+    }
+    train, val, test = part(corpus.train), part(corpus.val), part(corpus.test)
+    return replace(corpus, train=train, val=val, test=test, modalities=content)
+
+
+@every_model
+def test_item_weights_are_one_number_per_item_and_channel(name, learned, board):
+    weights = learned(name)[0].item_weights()
+    for channel, values in weights.items():
+        assert isinstance(channel, str)
+        assert values.shape == (board.n_items,)
+        assert values.isfinite().all()
+        assert not values.requires_grad
+
+
+@every_model
+def test_a_misspelt_setting_is_refused(name, setting, board):
+    config = setting(name)
+    wrong = {**config, "dimm": 8}
+    with pytest.raises(TypeError, match="dimm"):
+        CLASSES[name](board, dimm=8)
+    with pytest.raises(ConfigError, match=r"^model\.dimm: no such setting"):
+        check_call(wrong, "model")
+
+
+@every_model
+def test_a_misspelt_setting_is_answered_with_the_nearest(name, setting):
+    config = setting(name)
+    for key in [key for key in config if not key.startswith("_")]:
+        with pytest.raises(ConfigError, match=rf"^model\.{key}x: .*did you mean .*\b{key}\b"):
+            check_call({**config, f"{key}x": config[key]}, "model")
+
+
+@every_model
+def test_settings_are_keywords_with_types_and_all_are_in_the_yaml(name, setting):
+    config = setting(name)
+    _, *parameters = inspect.signature(CLASSES[name]).parameters.values()
+    assert all(p.kind is p.KEYWORD_ONLY and p.annotation is not p.empty for p in parameters)
+    assert {p.name for p in parameters} == {key for key in config if not key.startswith("_")}
+
+
+@every_model
+def test_names_agree_and_the_docstring_says_where_the_model_comes_from(name):
+    target = CLASSES[name]
+    assert target.__module__ == f"mmrec.models.{name}"
+    assert target.__name__.lower() == name.replace("_", "")
+    doc = sys.modules[target.__module__].__doc__
+    assert re.search(r"https?://\S+|[Nn]o paper", doc)

@@ -1,0 +1,124 @@
+"""What a user sees who mistypes: one line, the nearest names, exit status 1, and nothing on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from mmrec.run import main
+
+TINY = ("trainer=cpu", "trainer.max_epochs=1", "data.world.users=60", "data.world.items=60")
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capfd):
+    """`command(*words)` runs in an empty folder and returns the one line that it says."""
+    logger = logging.getLogger()
+    before = logger.handlers[:], logger.level
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["mmrec", *words])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capfd.readouterr()
+        assert said.out == ""
+        assert said.err == ""
+        message = stopped.value.code  # Python prints it to stderr, and exits with status 1
+        assert isinstance(message, str)
+        assert "\n" not in message
+        assert message.startswith("error: ")
+        return message
+
+    yield call
+    GlobalHydra.instance().clear()
+    logger.handlers[:], logger.level = before
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("model=lightgnc", ("model=lightgnc: there is no conf/model/lightgnc.yaml", "lightgcn")),
+        ("modle=lightgcn", ("modle: no such setting", "model")),
+        ("model.dimm=3", ("model.dimm: no such setting", "model.dim")),
+        ("trainer.max_epoch=3", ("trainer.max_epoch: no such setting", "trainer.max_epochs")),
+        ("optimizer.lrr=1", ("optimizer.lrr: no such setting", "optimizer.lr")),
+        ("model.dim=abc", ("model.dim=abc:", "integer")),
+        ("model.norm=sqared", ("model.norm=sqared:", "'squared' or 'frobenius'")),
+        ("data.split=temporl", ("data.split=temporl:", "'temporal'")),
+        ("data.batch_size=0", ("data.batch_size is 0: expected 1 or more",)),
+        ("seed=-1", ("seed=-1: expected a whole number of at least 0",)),
+        ("monitor=test/recall@20", ("monitor=test/recall@20:", "validation", "val/recall@20")),
+        ("monitor=val/recal@20", ("monitor=val/recal@20:", "val/recall@20")),
+        ("evaluation.cutoffs=[0,20]", ("cutoffs=[0, 20]:", "above 0 in rising order")),
+        ("evaluation.cutoffs=[20,99]", ("cutoff 99", "planted, 60 items", "leave it out")),
+        ("trainer.precision=foo", ("Precision 'foo' is invalid", "32-true")),
+        ("model.dim=[", ("quote values that hold spaces, commas or brackets",)),
+        ("+foo=1", ("foo: no such setting",)),
+        ("callbacks.early_stopping.patience=x", ("callbacks.early_stopping.patience=x:", "integer")),
+        ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: there is no nowhere.ckpt",)),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_remedy_and_leaves_nothing(
+    word, expected, command, tmp_path
+):
+    message = command(*TINY, word)
+    for part in expected:
+        assert part in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_needs_content_says_so_on_data_without(command, tmp_path, monkeypatch):
+    folder = tmp_path / "sets" / "bare"
+    folder.mkdir(parents=True)
+    rows = [f"{user},{user + step},{step % 3}" for user in range(8) for step in range(6)]
+    (folder / "bare.csv").write_text("\n".join(["userID,itemID,x_label", *rows]) + "\n")
+    message = command(
+        "model=gated_lightgcn", "data=folder", "data.name=bare", "data.root=sets", "trainer=cpu"
+    )
+    assert "gated_lightgcn needs item features and bare has none" in message
+    assert "lightgcn" in message
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_infinite_feature_names_the_file(command, tmp_path):
+    folder = tmp_path / "sets" / "bad"
+    folder.mkdir(parents=True)
+    rows = [f"{user},{user + step},{step % 3}" for user in range(8) for step in range(6)]
+    (folder / "bad.csv").write_text("\n".join(["userID,itemID,x_label", *rows]) + "\n")
+    features = np.ones((13, 2), dtype=np.float32)
+    features[3, 1] = np.inf
+    np.save(folder / "image_feat.npy", features)
+    message = command("model=vbpr", "data=folder", "data.name=bad", "data.root=sets")
+    assert "image_feat.npy, row 3" in message
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_data_set_that_is_not_there_is_answered_with_those_that_are(command, tmp_path):
+    (tmp_path / "sets" / "books").mkdir(parents=True)
+    message = command("data=folder", "data.name=boks", "data.root=sets")
+    assert "no data set boks in sets: found books" in message
+
+
+def test_the_shell_sees_one_line_on_stderr_and_status_1(tmp_path):
+    env = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mmrec.run", *TINY, "data.negatives=0"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: data.negatives is 0: expected 1 or more  (HYDRA_FULL_ERROR=1 shows where)"
+    ]
+    assert list(tmp_path.iterdir()) == []

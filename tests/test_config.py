@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from mmrec.config import ConfigError, check_call, check_monitor, conf_dir, nearest
+
+
+class Part:
+    def __init__(self, *, width: int = 1) -> None:
+        self.width = width
+
+
+def target(
+    corpus: object,
+    *,
+    dim: int,
+    rate: float = 0.1,
+    kind: Literal["hard", "soft"] = "hard",
+    cutoffs: Sequence[int] = (),
+    shares: dict[str, float] | None = None,
+    part: Part | None = None,
+) -> None:
+    """What the tests configure."""
+
+
+def accepts_anything(**kwargs: int) -> None:
+    """Like some of a library's functions."""
+
+
+TARGET = f"{__name__}.target"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    """Let Hydra find this file's objects, which pytest imports under a name of its own."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _this())
+
+
+def _this():
+    import types
+
+    module = types.ModuleType(__name__)
+    module.__dict__.update(globals())
+    return module
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"dim": 8},
+        {"dim": 8, "rate": 1, "kind": "soft", "cutoffs": [1, 2], "shares": {"a": 0.5}},
+        {"dim": 8, "shares": None, "part": {"_target_": f"{__name__}.Part", "width": 2}},
+        {"dim": 8, "_partial_": True, "_convert_": "all"},
+    ],
+)
+def test_what_fits_the_signature_passes(node):
+    check_call({"_target_": TARGET, **node}, "model")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"dimm": 8}, r"^model\.dimm: no such setting; did you mean dim\?"),
+        ({"dim": "eight"}, r"^model\.dim=eight: .*integer"),
+        ({"dim": 8.5}, r"^model\.dim=8\.5: .*integer"),
+        ({"rate": "fast"}, r"^model\.rate=fast: .*number"),
+        ({"kind": "sofd"}, r"^model\.kind=sofd: .*'hard' or 'soft'"),
+        ({"cutoffs": [1, "x"]}, r"^model\.cutoffs=.*integer"),
+        ({"shares": {"a": "x"}}, r"^model\.shares\.a=.*number"),
+        (
+            {"part": {"_target_": f"{__name__}.Part", "widht": 2}},
+            r"^model\.part\.widht: no such setting; did you mean width\?",
+        ),
+    ],
+)
+def test_what_does_not_fit_names_the_setting_as_it_is_typed(node, message):
+    with pytest.raises(ConfigError, match=message):
+        check_call({"_target_": TARGET, **node}, "model")
+
+
+def test_a_target_that_takes_anything_is_asked_itself():
+    check_call({"_target_": f"{__name__}.accepts_anything", "whatever": 1}, "logger")
+
+
+def test_a_node_without_target_is_looked_through():
+    node = {"early": {"_target_": TARGET, "dimm": 8}}
+    with pytest.raises(ConfigError, match=r"^callbacks\.early\.dimm: no such setting"):
+        check_call(node, "callbacks")
+
+
+def test_the_nearest_names_are_offered_or_all_where_none_is_near():
+    assert nearest("lightgnc", ["lightgcn", "bpr"]) == "; did you mean lightgcn?"
+    assert nearest("zzz", ["lightgcn", "bpr"]) == "; there are bpr, lightgcn"
+    assert nearest("zzz", []) == ""
+
+
+@pytest.mark.parametrize("monitor", ["val/recall@20", "val/ndcg@5"])
+def test_a_validation_metric_at_a_cutoff_may_select(monitor):
+    check_monitor(monitor, [5, 20], ["recall", "ndcg"])
+
+
+@pytest.mark.parametrize(
+    ("monitor", "offered"),
+    [
+        ("test/recall@20", "val/recall@20"),
+        ("val/recal@20", "val/recall@20"),
+        ("val/recall@10", "val/recall@20"),
+        ("val/loss", "val/"),
+        ("recall@20", "val/recall@20"),
+    ],
+)
+def test_nothing_else_may_select(monitor, offered):
+    with pytest.raises(ConfigError, match=rf"^monitor={monitor}: .*validation.*{offered}"):
+        check_monitor(monitor, [5, 20], ["recall", "ndcg"])
+
+
+def test_the_configuration_of_a_checkout_is_beside_the_package():
+    assert conf_dir() == Path(__file__).parents[1] / "conf"
+    assert (conf_dir() / "config.yaml").is_file()
