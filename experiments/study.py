@@ -41,10 +41,19 @@ def run_cells(study: str, cells: Sequence[Cell], *, jobs: int = 2) -> dict[Cell,
     results: dict[Cell, Result] = {}
     unique = list(dict.fromkeys(cells))
     with ThreadPoolExecutor(jobs) as pool:
-        for done, (cell, result) in enumerate(zip(unique, pool.map(lambda c: _run(study, c), unique), strict=True), 1):
+        for done, (cell, result) in enumerate(
+            zip(unique, pool.map(lambda c: _run(study, c), unique), strict=True), 1
+        ):
             if result is not None:
                 results[cell] = result
-            log.info("%s %d/%d %.0fs %s", study, done, len(unique), time.monotonic() - start, " ".join(cell))
+            log.info(
+                "%s %d/%d %.0fs %s",
+                study,
+                done,
+                len(unique),
+                time.monotonic() - start,
+                " ".join(cell),
+            )
     failed = [cell for cell in unique if cell not in results]
     if failed:
         raise RuntimeError("\n".join(["failed:", *(" ".join(cell) for cell in failed)]))
@@ -62,7 +71,14 @@ def _run(study: str, cell: Cell) -> Result | None:
         pass
     if folder.exists():
         subprocess.run(["rm", "-r", str(folder)], check=True)
-    command = [sys.executable, "-m", "mmrec.run", *cell, f"run_dir={folder}", "trainer.enable_progress_bar=false"]
+    command = [
+        sys.executable,
+        "-m",
+        "mmrec.run",
+        *cell,
+        f"run_dir={folder}",
+        "trainer.enable_progress_bar=false",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -86,7 +102,12 @@ def provenance(results: Iterable[Result], command: str) -> str:
     """What a table must say about where its figures come from."""
     results = list(results)
     commits = sorted({str(result["git_commit"]) for result in results})
-    prints = sorted({(r["data_card"]["name"], r["data_card"]["split"], r["data_card"]["fingerprint"][:16]) for r in results})
+    prints = sorted(
+        {
+            (r["data_card"]["name"], r["data_card"]["split"], r["data_card"]["fingerprint"][:16])
+            for r in results
+        }
+    )
     seeds = sorted({result["seed"] for result in results})
     versions = results[0]["versions"]
     lines = [
@@ -101,8 +122,23 @@ def provenance(results: Iterable[Result], command: str) -> str:
 
 def save(folder: Path, results: Mapping[Cell, Result]) -> None:
     """Keep every run's overrides and metrics beside the table."""
-    kept = ("status", "model", "seed", "config_hash", "git_commit", "data_card", "metrics", "monitor", "best_epoch", "epochs", "seconds")
-    rows = [{"overrides": list(cell), **{key: result[key] for key in kept}} for cell, result in results.items()]
+    kept = (
+        "status",
+        "model",
+        "seed",
+        "config_hash",
+        "git_commit",
+        "data_card",
+        "metrics",
+        "monitor",
+        "best_epoch",
+        "epochs",
+        "seconds",
+    )
+    rows = [
+        {"overrides": list(cell), **{key: result[key] for key in kept}}
+        for cell, result in results.items()
+    ]
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -111,4 +147,14 @@ def setup_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-__all__ = ["RESULT", "Cell", "Result", "best_on_validation", "provenance", "run_cells", "save", "setup_logging", "summarize"]
+__all__ = [
+    "RESULT",
+    "Cell",
+    "Result",
+    "best_on_validation",
+    "provenance",
+    "run_cells",
+    "save",
+    "setup_logging",
+    "summarize",
+]

@@ -66,6 +66,8 @@ def _explain(error: BaseException, config_name: str) -> str:
         r"Ambiguous value for argument|mismatched input|no viable alternative", text
     ):
         return " ".join(text.split()) + "; quote values that hold spaces, commas or brackets"
+    if found := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{found[1]}: give it a value, as {found[1]}=...; --help says what it may be"
     cause = f": {error.__cause__}" if error.__cause__ else ""
     return " ".join(f"{text}{cause}".split())
 

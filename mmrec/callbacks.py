@@ -237,6 +237,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         try:
             return super().load_checkpoint(path, map_location, weights_only)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except FileNotFoundError:
+            raise
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).split("\n")[0]
             raise ResultError(f"{path} is cut short or no checkpoint: {reason}") from error

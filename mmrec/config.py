@@ -49,8 +49,8 @@ def check_monitor(monitor: str, cutoffs: Iterable[int], metrics: Iterable[str]) 
 def check_call(config: Mapping[str, Any], path: str) -> None:
     """Check a node with `_target_`, and those below it, against the signature of what it calls.
 
-    The signature is the schema: a keyword that is not there, a value of another type, or a word that
-    is none of a `Literal`'s is an error that names the setting as it is typed on the command line.
+    The signature is the schema: a keyword that is not there, a value of another type, or a word
+    that is none of a `Literal`'s is an error that names the setting as it is typed.
 
     Args:
         config: plain containers.
@@ -84,6 +84,5 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
         except (PydanticUserError, KeyError):
             continue  # not a type that pydantic knows
         except ValidationError as error:
-            first = error.errors()[0]
-            inner = "".join(f".{place}" for place in first["loc"] if isinstance(place, str))
-            raise ConfigError(f"{prefix}{key}={value}: {first['msg']}") from None
+            expected = " or ".join(dict.fromkeys(e["msg"] for e in error.errors()))
+            raise ConfigError(f"{prefix}{key}={value}: {expected}") from None

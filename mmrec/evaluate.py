@@ -14,7 +14,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import launch
-from mmrec.config import ConfigError, check_call, conf_dir
+from mmrec.config import TARGET, ConfigError, check_call, conf_dir
 from mmrec.paths import replace_file
 from mmrec.results import BEST
 
@@ -28,9 +28,12 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="evaluate")
 def _main(config: DictConfig) -> None:
-    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    check_call({"_target_": "mmrec.evaluate.evaluate", **plain}, "")
-    evaluate(**plain)
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        check_call({TARGET: "mmrec.evaluate.evaluate", **plain}, "")
+        evaluate(**plain)
+    except Exception as error:
+        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
 
 
 def evaluate(
@@ -57,8 +60,8 @@ def evaluate(
         per_user: a `.parquet` file for the metrics of each test user.
 
     Returns:
-        What was evaluated and how, `metrics`, and `differences`: each number that is not exactly the
-        one in `result.json`, as [there, here]; None where settings or weights are others.
+        What was evaluated and how, `metrics`, and `differences`: each number that is not exactly
+        that of `result.json`, as (there, here); None where settings or weights are others.
 
     Raises:
         ConfigError: a setting cannot be.
@@ -77,11 +80,9 @@ def evaluate(
         raise ConfigError(f"eval_batch_size={eval_batch_size}: expected 1 or more")
 
     opened = open_run(Path(run))
-    asked = {"cutoffs": cutoffs, "seen": seen}
-    evaluation = replace(
-        opened.model.evaluation,
-        **{name: value for name, value in asked.items() if value is not None},
-    )
+    asked: dict[str, Any] = {"cutoffs": cutoffs, "seen": seen}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    evaluation = replace(opened.model.evaluation, **asked)
     ranking = RankingMetric(opened.corpus, split, evaluation, detailed=split == "test")
     queries = QueryLoader(ranking.users, eval_batch_size or opened.data.eval_batch_size)
     for users, scores in scored(opened, queries, accelerator=accelerator):
@@ -141,8 +142,8 @@ def _say(report: Mapping[str, Any], noted: Mapping[str, float]) -> None:
         log.info("not compared: other settings or weights than those behind result.json")
     elif differences:
         log.warning(
-            "%d of %d numbers differ from result.json; a device, library or batch size other than the "
-            "run's can do that in the last digits, nothing else should",
+            "%d of %d numbers differ from result.json; another device, library or batch size can "
+            "do that in the last digits, nothing else should",
             len(differences),
             len(noted),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import launch
-from mmrec.config import ConfigError, check_call, conf_dir
+from mmrec.config import TARGET, ConfigError, check_call, conf_dir
 from mmrec.paths import replace_file
 
 if TYPE_CHECKING:
@@ -33,9 +33,12 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="recommend")
 def _main(config: DictConfig) -> None:
-    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    check_call({"_target_": "mmrec.recommend.recommend", **plain}, "")
-    recommend(**plain)
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        check_call({TARGET: "mmrec.recommend.recommend", **plain}, "")
+        recommend(**plain)
+    except Exception as error:
+        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
 
 
 def recommend(
@@ -50,15 +53,15 @@ def recommend(
 ) -> Path:
     """Write the k best items of each user, best first.
 
-    A row is `user`, `item`, `rank` (from 1) and `score`, then `user_id` and `item_id` where the data have
-    ids of their own. A user with fewer than k candidates has fewer rows.
+    A row is `user`, `item`, `rank` (from 1) and `score`, then `user_id` and `item_id` where the
+    data have ids of their own. A user with fewer than k candidates has fewer rows.
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
         output: a `.parquet`, `.csv` or `.jsonl` file; it is there whole or not at all.
         k: length of the lists.
-        users: a table of the users who are asked for, as text or Parquet, with a column `user_id` (ids of
-            the data's own) or `user` (0..U-1); None: everybody.
+        users: a table of the users who are asked for, as text or Parquet, with a column `user_id`
+            (ids of the data's own) or `user` (0..U-1); None: everybody.
         seen: what is no candidate.
         block: users that are scored at a time; bounds the memory.
         accelerator: what to compute on.
@@ -76,7 +79,7 @@ def recommend(
 
     from mmrec.runs import open_run, output_file
 
-    sinks = {
+    sinks: dict[str, Callable[..., Any]] = {
         ".parquet": pl.LazyFrame.sink_parquet,
         ".csv": pl.LazyFrame.sink_csv,
         ".jsonl": pl.LazyFrame.sink_ndjson,
@@ -130,8 +133,8 @@ def _lists(
         if len(bad):
             row, item = bad[0].tolist()
             raise NonFiniteScores(
-                f"the score of user {batch[row].item()} for item {item} is {scores[row, item].item()}; "
-                "the model has diverged: recommend from another run"
+                f"the score of user {batch[row].item()} for item {item} is "
+                f"{scores[row, item].item()}; the model has diverged: recommend from another run"
             )
         mask = history.to(batch.device)(batch).to_sparse_coo().indices()  # [2, N]
         candidates = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))  # [B, I]

@@ -137,7 +137,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     from mmrec.evaluation import ACCURACY
 
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    for group in ("model", "data", "optimizer", "evaluation"):
+    for group in ("model", "data", "optimizer", "trainer", "callbacks", "evaluation"):
         check_call(plain[group], group)
     if not isinstance(plain["seed"], int) or plain["seed"] < 0:
         raise ConfigError(f"seed={plain['seed']}: expected a whole number of at least 0")
@@ -175,6 +175,7 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     model: Recommender = hydra.utils.instantiate(plain["model"], _convert_="all")(data.corpus)
     model.evaluation = hydra.utils.instantiate(plain["evaluation"], _convert_="all")
     model.optimizer = hydra.utils.instantiate(plain["optimizer"], _convert_="all")
+    model.setup("validate")  # says now, not after a first epoch, that a ranking cannot be judged
     return data, model
 
 
@@ -264,7 +265,7 @@ def _select(
     Returns:
         The checkpoint that validation chose; None: the model as it is.
     """
-    trial = trainer.checkpoint_callback is None  # fast_dev_run
+    trial = checkpoints not in trainer.callbacks  # fast_dev_run
     if not model.closed_form:
         start = time.perf_counter()
         try:
@@ -272,6 +273,11 @@ def _select(
         finally:
             result["seconds"]["fit"] = time.perf_counter() - start
             result["epochs"] = trainer.current_epoch
+        if not trial and checkpoints.best_epoch is None:
+            raise ConfigError(
+                "no epoch was validated, so none can be chosen: raise trainer.max_epochs, or lower "
+                "trainer.check_val_every_n_epoch"
+            )
         if not trial:
             return checkpoints.best
     result["metrics"] = _rank(trainer, trainer.validate, model, data, None)
@@ -378,7 +384,7 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
 
 def _remove_if_empty(folder: Path) -> None:
     """Hydra has made the run's folder; an error at the door leaves none behind."""
-    for path in (folder, *folder.parents[:2]):
+    for path in (folder, *folder.parents[:3]):
         try:
             path.rmdir()
         except OSError:

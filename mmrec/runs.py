@@ -1,7 +1,7 @@
 """Open what a run left behind: its configuration, its data, and its model with the best weights.
 
-The folder may come from somebody else. Nothing in it is executed: the checkpoint holds tensors and plain
-types, and the configuration may only name models and data modules.
+The folder may come from somebody else. Nothing in it is executed: the checkpoint holds tensors and
+plain types, and the configuration may only name models, data modules and their parts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from mmrec.config import TARGET, ConfigError, check_call
@@ -29,7 +30,12 @@ from mmrec.models import Recommender
 from mmrec.results import BEST, CONFIG, RESULT, ResultError, read_result
 from mmrec.run import build
 
-KINDS = {"model": Recommender, "data": InteractionData, "evaluation": Evaluation}
+KINDS = {
+    "model": Recommender,
+    "data": InteractionData,
+    "optimizer": Optimizer,
+    "evaluation": Evaluation,
+}
 PARTS = ("mmrec.data.", "mmrec.schedules.")  # what models and data modules are given
 
 
@@ -63,7 +69,7 @@ def open_run(path: Path) -> OpenRun:
     """Rebuild a run's data and model, and load its weights.
 
     Args:
-        path: the run's folder or its `result.json`, for the best weights; or one of its checkpoints.
+        path: the run's folder or its `result.json`, for the best weights; or a checkpoint in it.
 
     Raises:
         ResultError: a file is missing or broken, or the configuration names what it may not.
@@ -77,13 +83,13 @@ def open_run(path: Path) -> OpenRun:
             f"{checkpoint}: there is no such checkpoint; the run ended before its first validation "
             "or the file was removed: run it again"
         )
-    data, model = build(config)
+    data, model = build({name: config[name] for name in (*KINDS, "seed")})  # what is checked
     _check_data(folder, result["data_card"], data.corpus)
     _load(model, checkpoint)
     return OpenRun(folder, checkpoint, config, result, data, model.eval())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def scored(
     run: OpenRun, queries: Iterable[Queries], *, accelerator: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,7 +109,7 @@ def scored(
     precision = run.config["trainer"]["precision"]
     try:
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, RuntimeError) as error:
         raise ConfigError(f"accelerator={accelerator}: {error}") from None
     model = run.model.to(fabric.device)
     encoded = model.encode()  # outside autocast, where Lightning has it
@@ -122,7 +128,7 @@ def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:
     """
     path = Path(name)
     if path.suffix not in suffixes:
-        raise ConfigError(f"{option}={name}: expected a name that ends in {' or '.join(suffixes)}")
+        raise ConfigError(f"{option}={name}: expected a name that ends in {', '.join(suffixes)}")
     if not path.parent.is_dir():
         raise ConfigError(f"{option}={name}: there is no folder {path.parent}; make it first")
     return path
@@ -159,15 +165,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _check_trust(path: Path, group: str, node: object, kind: type) -> None:
     """Refuse a configuration that would do anything but build a model, its data and its parts.
 
-    A class of your own has to be imported to be recognised. So what is imported is decided by what you
-    have installed, but nothing is called that is no such class.
+    A class of your own has to be imported to be recognised. So a module that you have installed may
+    be imported, but nothing is called that is no such class.
 
     Raises:
         ResultError: names the setting.
     """
     if not isinstance(node, Mapping) or TARGET not in node:
         raise ResultError(f"{path}: {group} has no {TARGET}; it must name a {kind.__name__}")
-    for place, value in _leaves(node, group):
+    for place, value in _below(node, group):
         if isinstance(value, str) and "${" in value:  # it would be evaluated
             raise ResultError(f"{path}: {place} is {value}; a run's configuration is resolved")
         if not place.endswith(f".{TARGET}"):
@@ -183,8 +189,8 @@ def _check_trust(path: Path, group: str, node: object, kind: type) -> None:
             target = pkgutil.resolve_name(value)
         except (ImportError, AttributeError, ValueError) as error:
             raise ResultError(
-                f"{path}: {place} is {value}, which cannot be imported ({error}); install it, or add "
-                "its folder to PYTHONPATH"
+                f"{path}: {place} is {value}, which cannot be imported ({error}); install it, "
+                "or add its folder to PYTHONPATH"
             ) from None
         # The module counts in which it is defined: mmrec.data.files.hashlib is not of mmrec.data.
         own = f"{getattr(target, '__module__', '')}.".startswith(PARTS)
@@ -192,23 +198,21 @@ def _check_trust(path: Path, group: str, node: object, kind: type) -> None:
             raise refusal
 
 
-def _leaves(node: object, place: str) -> Iterator[tuple[str, object]]:
-    """Everything below a node that is no container, with its path; and every key that is text."""
+def _below(node: object, place: str) -> Iterator[tuple[str, object]]:
+    """Everything in a node, with its path."""
+    yield place, node
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield f"{place} (a key)", key
-            yield from _leaves(value, f"{place}.{key}")
+            yield from _below(value, f"{place}.{key}")
     elif isinstance(node, list):
         for index, value in enumerate(node):
-            yield from _leaves(value, f"{place}[{index}]")
-    else:
-        yield place, node
+            yield from _below(value, f"{place}[{index}]")
 
 
 def _check_data(folder: Path, card: Mapping[str, Any], corpus: Corpus) -> None:
     if card["fingerprint"] != corpus.fingerprint:
         raise DataError(
-            f"{folder}: the run has seen {card['name']} with the fingerprint {card['fingerprint']}, "
+            f"{folder}: the run has seen {card['name']} with fingerprint {card['fingerprint']}, "
             f"found now {corpus.name} with {corpus.fingerprint}; the files have changed, or "
             "MMREC_DATA points elsewhere: point it to the run's data, or run it again on these"
         )

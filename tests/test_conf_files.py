@@ -17,7 +17,7 @@ FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().glob("*/**/[!
 NEEDS = {"data/folder.yaml": ["data.name=mine"]}
 DEFAULTS = OmegaConf.load(conf_dir() / "config.yaml").defaults
 CHOSEN = {key for entry in DEFAULTS if OmegaConf.is_config(entry) for key in entry}
-STRICT = ("model", "data", "optimizer", "evaluation")  # what a run checks before it begins
+STRICT = ("model", "data", "optimizer", "trainer", "callbacks", "evaluation")
 
 
 def nodes(config, path=""):
@@ -43,7 +43,7 @@ def plain(request, composed):
 
 def test_every_file_composes_into_calls_that_can_be_made(plain):
     found = dict(nodes(plain))
-    assert set(STRICT) <= found.keys()
+    assert {"model", "data", "optimizer", "trainer", "evaluation"} <= found.keys()
     for path, node in found.items():
         target = get_object(node["_target_"])
         parameters = inspect.signature(target).parameters

@@ -67,7 +67,8 @@ def main() -> None:
     """Search, repeat, write."""
     setup_logging()
     chosen = sys.argv[1:] or list(DATA)
-    tables, everything = [], {}
+    tables: list[str] = []
+    everything: dict[Cell, Result] = {}
     for data in chosen:
         search = {model: trials(model, data) for model in SPACE}
         results = run_cells("gated_lightgcn", [cell for cells in search.values() for cell in cells])
@@ -75,7 +76,9 @@ def main() -> None:
         repeats = {
             model: [(*cell[:-1], f"seed={seed}") for seed in SEEDS] for model, cell in best.items()
         }
-        results |= run_cells("gated_lightgcn", [cell for cells in repeats.values() for cell in cells])
+        results |= run_cells(
+            "gated_lightgcn", [cell for cells in repeats.values() for cell in cells]
+        )
         tables.append(table(data, results, best, repeats))
         everything |= results
     folder = Path(__file__).parent
@@ -91,15 +94,25 @@ def table(
     repeats: Mapping[str, list[Cell]],
 ) -> str:
     """One data set: a row a model; the best mean of a column is bold."""
-    rows = {m: [summarize([results[c] for c in cells], k) for k in METRICS] for m, cells in repeats.items()}
-    lines = [f"## {data}", "", f"| model | {' | '.join(METRICS)} | chosen |", "|---" * (len(METRICS) + 2) + "|"]
+    rows = {
+        m: [summarize([results[c] for c in cells], k) for k in METRICS]
+        for m, cells in repeats.items()
+    }
+    lines = [
+        f"## {data}",
+        "",
+        f"| model | {' | '.join(METRICS)} | chosen |",
+        "|---" * (len(METRICS) + 2) + "|",
+    ]
     for model, values in rows.items():
         columns = []
         for place, (mean, deviation) in enumerate(values):
             text = f"{mean:.4f} ± {deviation:.4f}"
             top = max(row[place][0] for row in rows.values())
             columns.append(f"**{text}**" if mean == top else text)
-        picked = ", ".join(word for word in best[model] if word.startswith(("model.", "optimizer.")))
+        picked = ", ".join(
+            word for word in best[model] if word.startswith(("model.", "optimizer."))
+        )
         lines.append(f"| {model} | {' | '.join(columns)} | {picked} |")
     return "\n".join([*lines, ""])
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+    from torch_geometric.data.hetero_data import HeteroData
 
 TRAIN, VAL, TEST, DROPPED = 0, 1, 2, -1
 SPLITS = ("train", "val", "test")
@@ -104,7 +104,7 @@ class Source:
         name: of the data set.
         n_users: U.
         n_items: I.
-        interactions: all of them, in the order of the source.
+        interactions: all of them; of a user in order of time, where there is a time.
         label: [N] int8, the split given with the data (0 train, 1 validation, 2 test), if any.
         modalities: by name, in a fixed order.
         categories: if known.
@@ -145,7 +145,7 @@ class Corpus:
         fingerprint: hash of the source's content, before the split.
         modalities: by name.
         categories: if known.
-        cold: [I] int8 (0 warm, 1 cold for validation, 2 cold for test) under `item_cold`, else None.
+        cold: [I] int8 (0 warm, 1 cold for validation, 2 for test) under `item_cold`, else None.
         user_ids: [U] original ids, if they differ from 0..U-1.
         item_ids: [I] original ids, if they differ from 0..I-1.
 
@@ -212,7 +212,7 @@ class Corpus:
         Node types `user` and `item`; edge types `(user, train|val|test, item)` with `edge_index`
         [2, N] and, where known, `time`; each modality as `item.<name>` with `item.<name>_present`.
         """
-        from torch_geometric.data import HeteroData
+        from torch_geometric.data.hetero_data import HeteroData
 
         graph = HeteroData()
         graph["user"].num_nodes = self.n_users
@@ -249,7 +249,7 @@ def require_modalities(corpus: Corpus, model: str) -> Mapping[str, Modality]:
     """
     if not corpus.modalities:
         raise DataError(
-            f"model {model} needs item features and {corpus.name} has none: put <modality>_feat.npy "
-            "beside its interactions, or choose a model without content (lightgcn, bpr, ease)"
+            f"model {model} needs item features and {corpus.name} has none: put "
+            "<modality>_feat.npy beside its interactions, or choose a model without content (lightgcn, bpr, ease)"
         )
     return corpus.modalities

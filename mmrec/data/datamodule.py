@@ -11,8 +11,16 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from mmrec.data.corpus import Corpus, DataError, Interactions, Modality, Queries, Source, Triplets
-from mmrec.data.corpus import content_hash
+from mmrec.data.corpus import (
+    Corpus,
+    DataError,
+    Interactions,
+    Modality,
+    Queries,
+    Source,
+    Triplets,
+    content_hash,
+)
 from mmrec.data.folder import Columns, read_folder
 from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler, TripletDataset
 from mmrec.data.splits import Split, split_corpus
@@ -51,7 +59,7 @@ class QueryLoader:
     """
 
     def __init__(self, users: Tensor, batch_size: int) -> None:
-        self.blocks = users.split(batch_size)
+        self.blocks = torch.split(users, batch_size)
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -71,6 +79,7 @@ class InteractionData(LightningDataModule):
         split_seed: of the random splits; apart from `seed`, so that runs of many seeds share one.
         temporal_cutoffs: of `temporal`, as fractions of the time span.
         cold_share: of `item_cold`, the share of items that leave train.
+        modalities: which models see, and in which order; None: all there are.
         corrupt: per modality, the share of items whose features are replaced by noise.
         batch_size: observed pairs in a training batch, in each process.
         eval_batch_size: users that are ranked at a time; changes memory and speed, not results.
@@ -83,6 +92,7 @@ class InteractionData(LightningDataModule):
     split_seed: int = 0
     temporal_cutoffs: Sequence[float] = (0.8, 0.9)
     cold_share: float = 0.2
+    modalities: Sequence[str] | None = None
     corrupt: Mapping[str, float] = field(default_factory=dict)
     batch_size: int = 2048
     eval_batch_size: int = 512
@@ -114,6 +124,8 @@ class InteractionData(LightningDataModule):
             temporal_cutoffs=self.temporal_cutoffs,
             cold_share=self.cold_share,
         )
+        if self.modalities is not None:
+            corpus = select_modalities(corpus, self.modalities)
         return corrupt_modalities(corpus, self.corrupt, seed=self.split_seed)
 
     def setup(self, stage: str) -> None:
@@ -138,7 +150,7 @@ class InteractionData(LightningDataModule):
 
     def _queries(self, held_out: Interactions) -> QueryLoader:
         rank, world = self._process()
-        return QueryLoader(held_out.user.unique()[rank::world], self.eval_batch_size)
+        return QueryLoader(torch.unique(held_out.user)[rank::world], self.eval_batch_size)
 
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -152,7 +164,6 @@ class FolderData(InteractionData):
         name: of the folder and its interaction file.
         root: the folder of data sets; None: `$MMREC_DATA`, else `data/`.
         columns: names of the interaction file's columns.
-        modalities: which to read, as in `<modality>_feat.npy`; None: all there are.
         interactions_file: name of the interaction file; None: `<name>.inter`, or .csv, .tsv,
             .parquet.
         k_core: users and items with fewer interactions leave, until none has fewer; 0 keeps all.
@@ -161,7 +172,6 @@ class FolderData(InteractionData):
     name: str
     root: str | None = None
     columns: Columns = field(default_factory=Columns)
-    modalities: Sequence[str] | None = None
     interactions_file: str | None = None
     k_core: int = 0
 
@@ -202,6 +212,20 @@ class PlantedData(InteractionData):
         return self.world()
 
 
+def select_modalities(corpus: Corpus, names: Sequence[str]) -> Corpus:
+    """The corpus with some of its modalities.
+
+    Raises:
+        DataError: no such modality.
+    """
+    for name in names:
+        if name not in corpus.modalities:
+            raise DataError(
+                f"data.modalities: no modality {name}; there are {sorted(corpus.modalities)}"
+            )
+    return replace(corpus, modalities={name: corpus.modalities[name] for name in names})
+
+
 def corrupt_modalities(corpus: Corpus, shares: Mapping[str, float], *, seed: int) -> Corpus:
     """Replace the features of some items by noise of the same mean and variance per column.
 
@@ -219,7 +243,9 @@ def corrupt_modalities(corpus: Corpus, shares: Mapping[str, float], *, seed: int
     modalities = dict(corpus.modalities)
     for name, share in shares.items():
         if name not in modalities:
-            raise DataError(f"data.corrupt.{name}: no such modality; there are {sorted(modalities)}")
+            raise DataError(
+                f"data.corrupt.{name}: no such modality; there are {sorted(modalities)}"
+            )
         if not 0 <= share <= 1:
             raise DataError(f"data.corrupt.{name} is {share}: expected a share from 0 to 1")
         modalities[name] = _corrupt(modalities[name], share, seed)

@@ -168,7 +168,8 @@ class Recommender(LightningModule):
             if found.get(key) != expected:
                 raise DataError(
                     f"the checkpoint belongs to {key}={found.get(key)}, this run has "
-                    f"{key}={expected}; a checkpoint only continues on the model, data and split that made it"
+                    f"{key}={expected}; a checkpoint only continues on the model, data and "
+                    "split that made it"
                 )
 
     def _identity(self) -> dict[str, str]:

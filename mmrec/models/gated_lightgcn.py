@@ -74,17 +74,15 @@ class GatedLightGCN(Recommender):
         if item_init != "modal":
             self.item = nn.Embedding(corpus.n_items, dim)
             nn.init.xavier_uniform_(self.item.weight)
-        self.modalities = tuple(modalities)
-        self.project = nn.ModuleList(Projection(m, dim) for m in modalities.values())
+        self.project = Projection(modalities, dim)
         self.fuse = Fusion(len(modalities), dim, kind=fusion)
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
         self.propagate = Propagation(adjacency, layers)
 
     def content(self) -> tuple[Tensor, Tensor | None]:
         """Fused content [I, D] and the gate's weights [I, M, D or 1], if there is a gate."""
-        projected = torch.stack([project() for project in self.project], dim=1)  # [I, M, D]
-        present = torch.stack([project.present for project in self.project], dim=1)  # [I, M]
-        return self.fuse(projected, present)
+        fused: tuple[Tensor, Tensor | None] = self.fuse(self.project(), self.project.present)
+        return fused
 
     def encode(self) -> Encoded:
         """Fuse, propagate, and add the content once more."""
@@ -124,4 +122,4 @@ class GatedLightGCN(Recommender):
         _, weights = self.content()
         if weights is None:
             return {}
-        return dict(zip(self.modalities, weights.mean(-1).unbind(1), strict=True))
+        return dict(zip(self.project.names, weights.mean(-1).unbind(1), strict=True))

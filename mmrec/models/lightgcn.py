@@ -53,7 +53,9 @@ class LightGCN(Recommender):
     ) -> None:
         super().__init__(corpus)
         if not 0 <= edge_dropout < 1:
-            raise ValueError(f"edge_dropout is {edge_dropout}; give a share of at least 0 and below 1")
+            raise ValueError(
+                f"edge_dropout is {edge_dropout}; give a share of at least 0 and below 1"
+            )
         self.l2, self.norm, self.edge_dropout = l2, norm, edge_dropout
         self.user = nn.Embedding(corpus.n_users, dim)
         self.item = nn.Embedding(corpus.n_items, dim)

@@ -50,7 +50,8 @@ class VBPR(Recommender):
         self.l2, self.norm = l2, norm
         modalities = require_modalities(corpus, "vbpr")
         features = torch.cat([m.features for m in modalities.values()], dim=1)  # [I, F]
-        self.register_buffer("features", features / rms(features), persistent=False)
+        self.register_buffer("features", features, persistent=False)
+        self.scale = 1 / float(rms(features))
         self.user = nn.Embedding(corpus.n_users, dim)
         self.item = nn.Embedding(corpus.n_items, dim)
         self.user_content = nn.Embedding(corpus.n_users, dim)
@@ -67,8 +68,9 @@ class VBPR(Recommender):
     def encode(self) -> Encoded:
         """Eq. 4, once for all."""
         users = torch.cat([self.user.weight, self.user_content.weight], dim=1)
-        items = torch.cat([self.item.weight, self.project(self.features)], dim=1)
-        return Encoded(users, items, (self.bias.weight + self.content_bias(self.features)).squeeze(1))
+        items = torch.cat([self.item.weight, self.scale * self.project(self.features)], dim=1)
+        bias = self.bias.weight + self.scale * self.content_bias(self.features)  # [I, 1]
+        return Encoded(users, items, bias.squeeze(1))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """BPR-Opt over Eq. 4."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from mmrec.data import Modality
 
@@ -13,32 +15,49 @@ FusionKind = Literal["vector", "scalar", "mean", "sum", "concat"]
 
 
 class Projection(nn.Module):
-    """One modality at the scale of ID embeddings: `p = W f + b`, zero where it is absent.
+    """Each modality at the scale of ID embeddings: `p_m = W_m f_m + b_m`, zero where it is absent.
 
     Features are scaled to unit mean square, so that one learning rate fits all modalities, and the
     output starts at the scale of an [I, D] table under Xavier initialisation.
 
     Args:
-        modality: features [I, F] and presence [I].
+        modalities: by name; features [I, F_m] and presence [I] of each.
         dim: D.
     """
 
-    features: Tensor
     present: Tensor
 
-    def __init__(self, modality: Modality, dim: int) -> None:
+    def __init__(self, modalities: Mapping[str, Modality], dim: int) -> None:
         super().__init__()
-        features = modality.features / rms(modality.features)
+        self.names = tuple(modalities)
+        self.each = nn.ModuleList(_Projection(m.features, dim) for m in modalities.values())
+        present = torch.stack([m.present for m in modalities.values()], dim=1)  # [I, M]
+        self.register_buffer("present", present, persistent=False)
+
+    def forward(self) -> Tensor:
+        """-> [I, M, D]"""
+        projected = torch.stack([project() for project in self.each], dim=1)
+        return projected * self.present.unsqueeze(-1)
+
+
+class _Projection(nn.Module):
+    """One modality, whole."""
+
+    features: Tensor
+
+    def __init__(self, features: Tensor, dim: int) -> None:
+        super().__init__()
+        n_items, width = features.shape
         self.register_buffer("features", features, persistent=False)
-        self.register_buffer("present", modality.present, persistent=False)
-        self.linear = nn.Linear(modality.width, dim)
-        xavier = (2 / (len(features) + dim)) ** 0.5
-        nn.init.normal_(self.linear.weight, std=xavier / modality.width**0.5)
+        self.scale = 1 / float(rms(features))  # on the weights, as features can be gigabytes
+        self.linear = nn.Linear(width, dim)
+        xavier = (2 / (n_items + dim)) ** 0.5
+        nn.init.normal_(self.linear.weight, std=xavier / width**0.5)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self) -> Tensor:
         """-> [I, D]"""
-        return self.linear(self.features) * self.present.unsqueeze(-1)
+        return linear(self.features, self.scale * self.linear.weight, self.linear.bias)
 
 
 class Fusion(nn.Module):

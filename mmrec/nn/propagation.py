@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,4 +61,7 @@ class Propagation(nn.Module):
         """[N, D] -> [N, D]; single precision under autocast, where sparse products have no half."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.adjacency.dtype)
-            return x if self.layers == 0 else _MeanOfPowers.apply(self.adjacency, x, self.layers)
+            if self.layers == 0:
+                return x
+            smooth: Callable[..., Tensor] = _MeanOfPowers.apply
+            return smooth(self.adjacency, x, self.layers)

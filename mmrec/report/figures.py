@@ -131,7 +131,7 @@ def _draw_item_weights(table: pl.DataFrame, channels: list[str], name: str) -> F
         )
     left.set(xlabel="weight of the item's channel", ylabel="items", title="Distribution")
     right.set(
-        xlabel="popularity decile of the item (10: most train interactions)",
+        xlabel="popularity decile (10: most train interactions)",
         ylabel="mean weight ± standard error",
         title="By popularity",
         xticks=range(1, 11),

@@ -1,0 +1,165 @@
+"""What a run's parts cost, each beside a bound measured in the same process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+from mmrec.callbacks import Timing
+from mmrec.data import FolderData, InteractionData, PlantedData, Queries, planted
+from mmrec.evaluation import RankingMetric
+from mmrec.models import LightGCN
+from mmrec.nn import sparse_matmul
+
+THREADS = 2
+Row = dict[str, Any]
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def peak_mib() -> float:
+    """Largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def training(data: InteractionData, *, epochs: int = 5) -> Row:
+    """A LightGCN epoch under Lightning, beside its sparse products alone (Baby: 58 steps).
+
+    Bound and epochs alternate in blocks; the medians count.
+    """
+    torch.set_num_threads(THREADS)
+    model = LightGCN(data.corpus, dim=64, layers=2)
+    steps = len(data.train_dataloader())
+    x = torch.randn(data.corpus.n_users + data.corpus.n_items, 64)
+
+    def bare() -> None:
+        for _ in range(steps * 4):  # two layers, forward and backward
+            sparse_matmul(model.propagate.adjacency, x)
+
+    bare()
+    bounds: list[float] = []
+    measured: list[float] = []
+    for _ in range(epochs):
+        bounds.append(seconds(bare))
+        timing = Timing()
+        trainer(callbacks=[timing], max_epochs=2, limit_val_batches=0).fit(model, datamodule=data)
+        measured.append(timing.train_epochs[-1])  # the first one warms up
+        bounds.append(seconds(bare))
+    return row("LightGCN epoch", measured, bounds, steps=steps, interactions=len(data.corpus.train))
+
+
+def evaluation(data: InteractionData, *, users: int | None = None, repeats: int = 5) -> Row:
+    """Full-ranking validation, beside score blocks and their top 50 alone."""
+    torch.set_num_threads(THREADS)
+    corpus, block = data.corpus, data.eval_batch_size
+    model = LightGCN(corpus, dim=64, layers=2)
+    metric = RankingMetric(corpus, "val", model.evaluation, detailed=False)
+    queried = metric.users[:users]
+
+    def ours() -> None:
+        metric.reset()
+        encoded = model.encode()
+        for part in torch.split(queried, block):
+            metric.update(part, model.score(encoded, Queries(part)))
+        metric.compute()
+
+    def bare() -> None:
+        left, right = model.encode()
+        for part in torch.split(queried, block):
+            (left[part] @ right.T).topk(50)
+
+    with torch.inference_mode():
+        ours()
+        pairs = [(seconds(ours), seconds(bare)) for _ in range(repeats)]
+    measured, bounds = zip(*pairs, strict=True)
+    return row("evaluation", measured, bounds, users=len(queried), items=corpus.n_items)
+
+
+def row(name: str, measured: Any, bounds: Any, **sizes: int) -> Row:
+    """Medians and their ratio."""
+    ours, bound = statistics.median(measured), statistics.median(bounds)
+    return {"part": name, **sizes, "seconds": ours, "bound": bound, "ratio": ours / bound}
+
+
+def baby_training() -> Row:
+    """On Baby."""
+    return training(FolderData(name="baby"))
+
+
+def baby_evaluation() -> Row:
+    """On Baby."""
+    return evaluation(FolderData(name="baby"))
+
+
+def loading() -> Row:
+    """Baby, read for the second time."""
+    _ = FolderData(name="baby").corpus
+    return {"part": "second load", "seconds": seconds(lambda: FolderData(name="baby").corpus)}
+
+
+def command() -> Row:
+    """The whole process of a LightGCN run on Baby."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["model=lightgcn", "data=baby", "trainer=cpu", "trainer.max_epochs=2"]
+        run = [sys.executable, "-m", "mmrec.run", *words, f"run_dir={folder}/run"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+        subprocess.run(run, check=True, capture_output=True, env=environment)
+        result = json.loads(Path(folder, "run", "result.json").read_text())
+    return {"part": "LightGCN run", "peak_mib": result["peak_rss_mib"], **result["seconds"]}
+
+
+def scaling(times: int) -> Row:
+    """Planted data of so many times Baby's size; evaluation on a sample of 2,000 users."""
+    world = partial(planted, users=19_445 * times, items=7_050 * times, interactions_per_user=8.27)
+    data = PlantedData(world=world)
+    made = seconds(lambda: data.corpus)
+    train = training(data, epochs=1)
+    ranked = evaluation(data, users=2_000, repeats=2)
+    return {
+        "times": times,
+        "users": data.corpus.n_users,
+        "items": data.corpus.n_items,
+        "train": len(data.corpus.train),
+        "made": made,
+        "epoch": train["seconds"],
+        "epoch_ratio": train["ratio"],
+        "evaluation": ranked["seconds"],
+        "evaluation_ratio": ranked["ratio"],
+        "peak_mib": peak_mib(),
+    }
+
+
+def trainer(**options: Any) -> Trainer:
+    """As the command makes it, without files."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        deterministic=True,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        **options,
+    )

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+
+from mmrec.data import InteractionData
+from mmrec.evaluation import Evaluation, NonFiniteScores
+from mmrec.models import Recommender
+from mmrec.models.base import NonFiniteLoss
+
+
+class Toy(Recommender):
+    """Its loss in step n of an epoch is `values[n]`; its scores are one parameter."""
+
+    def __init__(self, corpus, values=(1.0, 2.0, 6.0)):
+        super().__init__(corpus)
+        self.values = values
+        self.encoded = 0
+        self.step = 0
+        self.weight = nn.Parameter(torch.ones(()))
+        self.evaluation = Evaluation(cutoffs=(2,))
+
+    def encode(self):
+        self.encoded += 1
+
+    def losses(self, batch):
+        value = self.values[self.step % len(self.values)]
+        self.step += 1
+        return {"fit": 0 * self.weight + value, "size": 0 * self.weight + 0.5}
+
+    def score(self, encoded, queries):
+        return self.weight.expand(len(queries.user), self.corpus.n_items).clone()
+
+
+@pytest.fixture
+def fit(small_corpus):
+    def run(model, epochs=1):
+        data = InteractionData(batch_size=10, eval_batch_size=2)
+        data.corpus = model.corpus
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(model, data)
+        return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    return run
+
+
+def test_each_term_and_their_sum_are_logged_as_means_over_the_epoch(fit, small_corpus):
+    metrics = fit(Toy(small_corpus()), epochs=2)  # 28 pairs, 3 batches
+    assert metrics["train/fit"] == pytest.approx(3.0)
+    assert metrics["train/size"] == pytest.approx(0.5)
+    assert metrics["train/loss"] == pytest.approx(3.5)
+
+
+def test_the_catalogue_is_encoded_once_per_evaluation(fit, small_corpus):
+    model = Toy(small_corpus())  # 7 users in 4 blocks
+    fit(model, epochs=3)
+    assert model.encoded == 3
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_loss_that_is_not_finite_names_term_epoch_and_step(fit, small_corpus, bad):
+    message = rf"epoch 0, step 1: fit={bad}, size=0\.5; lower optimizer\.lr"
+    with pytest.raises(NonFiniteLoss, match=message):
+        fit(Toy(small_corpus(), values=(1.0, bad, 1.0)))
+
+
+def test_scores_that_are_not_finite_name_model_and_epoch(fit, small_corpus):
+    model = Toy(small_corpus())
+    model.weight.data.fill_(torch.nan)
+    with pytest.raises(NonFiniteScores, match="Toy, epoch 0: "):
+        fit(model)
+
+
+def test_what_a_model_must_define_is_said(small_corpus):
+    model = Recommender(small_corpus())
+    with pytest.raises(TypeError, match="Recommender has nothing to train"):
+        model.losses(None)
+    with pytest.raises(TypeError, match=r"Recommender must define score\(\)"):
+        model.score(None, None)
+    assert model.item_weights() == {}

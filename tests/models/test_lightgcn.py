@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmrec.data import Queries, Triplets
+from mmrec.models import LightGCN
+
+
+def dense_embeddings(model, train):
+    """Eq. 7 and 8 of the paper, with matrices written out."""
+    users, items = model.corpus.n_users, model.corpus.n_items
+    a = torch.zeros(users + items, users + items)
+    a[train.user, users + train.item] = 1
+    a = a + a.T
+    scale = torch.where(a.sum(1) > 0, a.sum(1), 1).rsqrt()
+    a = scale[:, None] * a * scale
+    x = torch.cat([model.user.weight, model.item.weight])
+    layers = [torch.linalg.matrix_power(a, n) @ x for n in range(model.propagate.layers + 1)]
+    return torch.stack(layers).mean(0).split([users, items])
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_scores_are_those_of_dense_algebra(small_corpus, layers):
+    corpus = small_corpus()
+    model = LightGCN(corpus, dim=5, layers=layers).eval()
+    users, items = dense_embeddings(model, corpus.train)
+    found = model.score(model.encode(), Queries(torch.arange(corpus.n_users)))
+    torch.testing.assert_close(found, users @ items.T)
+
+
+@pytest.mark.parametrize("norm", ["squared", "frobenius"])
+def test_the_loss_is_eq_15_and_so_is_its_gradient(small_corpus, norm):
+    corpus = small_corpus()
+    model = LightGCN(corpus, dim=5, layers=2, l2=0.3, norm=norm)
+    batch = Triplets(torch.tensor([0, 2]), torch.tensor([1, 4]), torch.tensor([[2], [2]]))
+    losses = model.losses(batch)
+    users, items = dense_embeddings(model, corpus.train)
+    u, i, j = users[batch.user], items[batch.positive], items[batch.negative[:, 0]]
+    expected = -torch.nn.functional.logsigmoid((u * i).sum(1) - (u * j).sum(1)).mean()
+    rows = [model.user(batch.user), model.item(batch.positive), model.item(batch.negative[:, 0])]
+    size = sum(x.square().sum() / 2 if norm == "squared" else x.norm() for x in rows)
+    torch.testing.assert_close(losses["bpr"], expected)
+    torch.testing.assert_close(losses["l2"], 0.3 * size / 2)
+    tables = [model.user.weight, model.item.weight]
+    found = torch.autograd.grad(losses["bpr"], tables)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, tables))
+
+
+def test_dropped_edges_return_for_evaluation(small_corpus):
+    corpus = small_corpus()
+    model = LightGCN(corpus, dim=5, edge_dropout=0.5)
+    torch.manual_seed(0)
+    drawn = []
+    for _ in range(2):
+        model.train().on_train_epoch_start()
+        drawn.append(model.thinned.adjacency.to_dense())
+        assert model.thinned.adjacency.values().numel() == len(corpus.train)  # half, both ways
+    assert not torch.equal(*drawn)
+    whole = dense_embeddings(model, corpus.train)
+    assert not torch.allclose(model.encode().items, whole[1])
+    torch.testing.assert_close(model.eval().encode().items, whole[1])
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_an_edge_dropout_that_is_no_share_is_refused(small_corpus, share):
+    with pytest.raises(ValueError, match=f"edge_dropout is {share}; give a share"):
+        LightGCN(small_corpus(), edge_dropout=share)

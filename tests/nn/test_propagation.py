@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmrec.graphs import csr_matrix
+from mmrec.nn import Propagation, sparse_matmul
+
+
+def symmetric(seed, n=6):
+    """A random symmetric matrix, half of it empty, dense and sparse."""
+    rng = torch.Generator().manual_seed(seed)
+    dense = torch.rand(n, n, generator=rng) * (torch.rand(n, n, generator=rng) < 0.4)
+    dense = (dense + dense.T) / 2
+    row, column = dense.nonzero().unbind(1)
+    return dense, csr_matrix(row, column, dense[row, column], (n, n))
+
+
+def mean_of_powers(dense, x, layers):
+    powers = [torch.linalg.matrix_power(dense, n) @ x for n in range(layers + 1)]
+    return torch.stack(powers).mean(0)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 99), st.integers(0, 4))
+def test_it_is_the_mean_of_matrix_powers_and_so_is_its_gradient(seed, layers):
+    dense, sparse = symmetric(seed)
+    rng = torch.Generator().manual_seed(seed)
+    x, towards = (torch.randn(6, 3, generator=rng) for _ in range(2))
+    one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = Propagation(sparse, layers)(one), mean_of_powers(dense, other, layers)
+    torch.testing.assert_close(found, expected)
+    (found * towards).sum().backward()
+    (expected * towards).sum().backward()
+    torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_the_signal_itself_is_left_alone(layers):
+    x = torch.ones(6, 2)
+    Propagation(symmetric(0)[1], layers)(x)
+    assert torch.equal(x, torch.ones(6, 2))
+
+
+def test_half_precision_is_only_around_it():
+    dense, sparse = symmetric(1)
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = Propagation(sparse, 2)(x.bfloat16())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, mean_of_powers(dense, x.bfloat16().float(), 2))
+
+
+def test_the_graph_is_no_part_of_a_checkpoint():
+    assert Propagation(symmetric(0)[1], 2).state_dict() == {}
+
+
+def test_fewer_than_no_steps_are_refused():
+    with pytest.raises(ValueError, match="layers is -1; give 0 or more"):
+        Propagation(symmetric(0)[1], -1)
+
+
+def test_the_product_is_the_dense_one():
+    dense, sparse = symmetric(2)
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(sparse_matmul(sparse, x), dense @ x)

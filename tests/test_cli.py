@@ -1,0 +1,141 @@
+"""The console script: what it says, hands over and completes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import mmrec
+
+COMMANDS = ("run", "evaluate", "recommend")
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    """The console script, as an installer writes it."""
+    path = tmp_path_factory.mktemp("bin") / "mmrec"
+    path.write_text(f"#!{sys.executable}\nfrom mmrec.cli import main\n\nmain()\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def call(script, tmp_path):
+    """`call(*words)` in an empty folder, which stays empty."""
+
+    def run(*words, **env):
+        done = subprocess.run(
+            [script, *words], cwd=tmp_path, env=os.environ | env, capture_output=True, text=True
+        )
+        assert not any(tmp_path.iterdir())
+        return done
+
+    return run
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",), ("help",)])
+def test_it_lists_its_commands(call, words):
+    done = call(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"\n  {command} " in done.stdout for command in COMMANDS)
+
+
+def test_it_tells_its_version(call):
+    assert call("--version").stdout == f"mmrec {mmrec.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [("recomend", "recommend"), ("rnu", "run"), ("zzz", "; there are evaluate, recommend")],
+)
+def test_an_unknown_command_is_one_line_with_the_nearest(call, word, nearest):
+    done = call(word, "model=lightgcn")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {word}: no such command")
+    assert nearest in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("run", "Train a recommender"),
+        ("evaluate", "Recompute a run's numbers"),
+        ("recommend", "Write each user's best items"),
+    ],
+)
+def test_a_command_explains_itself_without_loading_torch(command, said):
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('TORCH' if 'torch' in sys.modules else 'LIGHT'))\n"
+        f"sys.argv = ['mmrec', {command!r}, '--help']\n"
+        "from mmrec.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert done.stdout.endswith("LIGHT\n")
+
+
+def test_a_command_gets_its_words_and_its_exit_status_comes_back(call):
+    done = call("evaluate", "run=nowhere", "split=val")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no nowhere/config.yaml")
+
+
+def test_a_process_of_its_own_is_started_with_the_same_words(tmp_path):
+    """Lightning starts `python -m <name of __main__> <argv>` for every further device."""
+    code = (
+        "import sys, runpy\n"
+        "from mmrec.cli import main\n"
+        "import mmrec.app\n"
+        "def launch(*args):\n"
+        "    print(sys.modules['__main__'].__spec__.name, *sys.argv[1:])\n"
+        "mmrec.app.launch = launch\n"
+        "sys.argv = ['mmrec', 'run', 'model=bpr', 'trainer=ddp']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "mmrec.run model=bpr trainer=ddp\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("mmrec ", set(COMMANDS)),
+        ("mmrec re", {"recommend"}),
+        ("mmrec run", {"run"}),
+        ("mmrec run model=li", {"model=lightgcn"}),
+        ("mmrec  run  data=planted model=ga", {"model=gated_lightgcn"}),
+        ("/opt/bin/mmrec run see", {"seed="}),
+        ("mmrec evaluate run=x sp", {"split="}),
+        ("mmrec recommend bl", {"block="}),
+        ("mmrec typo mod", set()),
+    ],
+)
+def test_what_is_typed_is_completed(call, line, expected):
+    done = call("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(done.stdout.split()) == expected
+
+
+def test_bash_completes_after_the_line_that_the_help_names(script, tmp_path):
+    session = (
+        'eval "$(mmrec -sc install=bash)"\n'
+        "complete -p mmrec\n"
+        "COMP_WORDS=(mmrec run model=li) COMP_CWORD=2\n"
+        'COMP_LINE="mmrec run model=li" COMP_POINT=18\n'
+        "hydra_bash_completion\n"
+        'echo "${COMPREPLY[@]}"\n'
+    )
+    env = os.environ | {"PATH": f"{script.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", session], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    registered, completed = done.stdout.splitlines()
+    assert registered.endswith("-F hydra_bash_completion mmrec"), done.stderr
+    assert completed == "model=lightgcn"

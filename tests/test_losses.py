@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmrec.losses import bpr, norm_penalty, pair_scores
+
+sizes = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 6))
+
+
+def draw(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@settings(max_examples=30)
+@given(sizes, st.integers(0, 99))
+def test_bpr_is_the_mean_log_sigmoid_over_all_comparisons(size, seed):
+    b, k, _ = size
+    positive, negative = draw(seed, b), draw(seed + 1, b, k)
+    terms = [
+        -math.log(1 / (1 + math.exp(-(positive[row] - negative[row, column]))))
+        for row in range(b)
+        for column in range(k)
+    ]
+    assert bpr(positive, negative).item() == pytest.approx(sum(terms) / len(terms))
+
+
+def test_bpr_written_out():
+    value = bpr(torch.tensor([0.0, math.log(3)]), torch.tensor([[0.0], [0.0]]))
+    assert value.item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+
+
+def test_bpr_is_finite_where_the_sigmoid_underflows():
+    negative = torch.tensor([[1e4]], requires_grad=True)
+    loss = bpr(torch.tensor([0.0]), negative)
+    loss.backward()
+    assert loss.item() == 1e4
+    assert negative.grad.item() == 1
+
+
+@settings(max_examples=30)
+@given(sizes, st.integers(0, 99))
+def test_pair_scores_are_dot_products(size, seed):
+    b, k, d = size
+    users, positives, negatives = draw(seed, b, d), draw(seed + 1, b, d), draw(seed + 2, b, k, d)
+    positive, negative = pair_scores(users, positives, negatives)
+    for row in range(b):
+        assert positive[row].item() == pytest.approx((users[row] @ positives[row]).item())
+        for column in range(k):
+            expected = (users[row] @ negatives[row, column]).item()
+            assert negative[row, column].item() == pytest.approx(expected)
+
+
+def test_norms_written_out():
+    rows = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[[2.0], [1.0]], [[2.0], [0.0]]])
+    assert norm_penalty("squared", *rows).item() == pytest.approx((25 + 9) / 2 / 2)
+    assert norm_penalty("frobenius", *rows).item() == pytest.approx((5 + 3) / 2)
+
+
+def test_the_squared_norm_pulls_in_proportion_and_the_frobenius_norm_does_not():
+    pulls = {}
+    for norm in ("squared", "frobenius"):
+        pulls[norm] = []
+        for scale in (1.0, 10.0):
+            rows = (scale * torch.ones(4, 3)).requires_grad_()
+            norm_penalty(norm, rows).backward()
+            pulls[norm].append(rows.grad.norm().item())
+    assert pulls["squared"][1] == pytest.approx(10 * pulls["squared"][0])
+    assert pulls["frobenius"][1] == pytest.approx(pulls["frobenius"][0])
+
+
+@pytest.mark.parametrize("norm", ["squared", "frobenius"])
+def test_the_norm_of_nothing_has_a_finite_gradient(norm):
+    rows = torch.zeros(2, 3, requires_grad=True)
+    norm_penalty(norm, rows).backward()
+    assert rows.grad.isfinite().all()

@@ -1,0 +1,167 @@
+"""The public data sets, as their SOURCE.md describes them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from omegaconf import OmegaConf
+
+from mmrec.data import DataError, files
+from mmrec.run import build
+
+pytestmark = [pytest.mark.data, pytest.mark.slow]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Counts after the drops: repeated pairs, and held-out pairs of users without a train pair."""
+
+    users: int
+    items: int
+    train: int
+    val: int
+    test: int
+    dropped: int
+    modalities: dict[str, int]
+    time: bool = False
+    categories: int = 0
+    cold: bool = False
+
+
+CARDS = {
+    # 10 users have no train interaction
+    "tiktok": Card(9308, 6710, 59541, 3046, 6125, 10, {"audio": 128, "image": 128}),
+    "baby": Card(19445, 7050, 118551, 20559, 21682, 0, {}),
+    "beauty": Card(22363, 12101, 153776, 22363, 22363, 0, {"text": 384}, time=True, categories=202),
+    # 144 repeated pairs
+    "scientific": Card(
+        2928, 1585, 13763, 2902, 2903, 144, {"image": 512, "text": 512}, True, 23, cold=True
+    ),
+}
+every_set = pytest.mark.parametrize("name", CARDS)
+
+
+@pytest.fixture(scope="module")
+def read(real_data, composed):
+    """`read(name, split)`: a data module; each is read once."""
+
+    @cache
+    def build_data(name, split="official"):
+        config = composed(f"data={name}", f"data.root={real_data}", f"data.split={split}")
+        data = instantiate(OmegaConf.to_container(config, resolve=True)["data"], _convert_="all")
+        assert data.corpus.n_users > 0
+        return data
+
+    return build_data
+
+
+@every_set
+def test_counts_are_those_that_are_documented(name, read):
+    card, data = CARDS[name], read(name)
+    corpus, source = data.corpus, data.source()
+    assert (corpus.n_users, corpus.n_items) == (card.users, card.items)
+    assert tuple(map(len, (corpus.train, corpus.val, corpus.test))) == (
+        card.train,
+        card.val,
+        card.test,
+    )
+    kept = card.train + card.val + card.test
+    assert len(source.interactions) - kept == card.dropped
+    assert {kind: m.width for kind, m in corpus.modalities.items()} == card.modalities
+    assert all(m.present.all() for m in corpus.modalities.values())
+    assert (corpus.train.time is not None) == card.time
+    assert (source.cold is not None) == card.cold
+    assert len(source.categories.names if source.categories else ()) == card.categories
+
+
+@every_set
+def test_reading_again_hashes_nothing_and_finds_the_same(name, read, monkeypatch):
+    data = read(name)
+
+    def refuse(path):
+        pytest.fail(f"{path} is hashed again")
+
+    monkeypatch.setattr(files, "_sha256", refuse)
+    again = data.source()
+    assert again.fingerprint == data.corpus.fingerprint
+    assert {k: m.digest for k, m in again.modalities.items()} == {
+        k: m.digest for k, m in data.corpus.modalities.items()
+    }
+
+
+@every_set
+def test_fingerprints_do_not_depend_on_the_cache(name, read, monkeypatch, tmp_path):
+    expected = read(name).corpus.fingerprint
+    monkeypatch.setenv("MMREC_CACHE", str(tmp_path))
+    assert read(name).source().fingerprint == expected
+
+
+def test_fingerprints_tell_the_sets_apart(read):
+    assert len({read(name).corpus.fingerprint for name in CARDS}) == len(CARDS)
+
+
+def pairs(part, corpus):
+    return part.user * corpus.n_items + part.item
+
+
+@every_set
+@pytest.mark.parametrize("split", ["random_per_user", "item_cold", "leave_one_out", "temporal"])
+def test_each_split_shares_out_what_there_is_or_says_what_it_lacks(name, split, read):
+    if split in ("leave_one_out", "temporal") and not CARDS[name].time:
+        with pytest.raises(DataError, match=f"data.split={split} needs time, found none"):
+            read(name, split)
+        return
+    corpus = read(name, split).corpus
+    parts = [pairs(part, corpus) for part in (corpus.train, corpus.val, corpus.test)]
+    together = torch.cat(parts)
+    assert together.unique().numel() == len(together)
+    source = read(name).source().interactions
+    assert torch.isin(together, pairs(source, corpus)).all()
+    warm = torch.zeros(corpus.n_users, dtype=torch.bool)
+    warm[corpus.train.user] = True
+    assert warm[corpus.val.user].all()
+    assert warm[corpus.test.user].all()
+    if split == "random_per_user":
+        assert 0.7 < len(parts[0]) / len(together) < 0.85
+    if split == "item_cold":
+        assert not torch.isin(corpus.train.item, corpus.val.item).any()
+        assert not torch.isin(corpus.train.item, corpus.test.item).any()
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "split"),
+    [
+        *(("lightgcn", name, "official") for name in CARDS),
+        ("gated_lightgcn", "tiktok", "official"),
+        ("gated_lightgcn", "beauty", "random_per_user"),
+        ("gated_lightgcn", "scientific", "random_per_user"),
+    ],
+)
+def test_two_epochs_lower_the_loss_and_beat_chance(model, name, split, real_data, composed):
+    words = [f"model={model}", f"data={name}", f"data.root={real_data}", f"data.split={split}"]
+    data, recommender = build(OmegaConf.to_container(composed(*words), resolve=True))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    seed_everything(0, verbose=False)
+    found = []
+    for _ in range(2):
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(recommender, datamodule=data)
+        found.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+    assert found[1]["train/bpr"] < found[0]["train/bpr"]
+    assert found[1]["val/recall@20"] > 2 * 20 / data.corpus.n_items

@@ -1,0 +1,258 @@
+"""The lists that are written are those that a naive loop finds, and those that were evaluated."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+
+from mmrec import recommend as module
+from mmrec.data import DataError
+from mmrec.evaluation import NonFiniteScores
+from mmrec.recommend import recommend
+from mmrec.run import run
+from mmrec.runs import open_run
+
+TINY = ("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
+WORLD = ("data.world.users=60", "data.world.items=50", "data.world.widths=4")
+USERS, ITEMS = 60, 50
+
+
+@pytest.fixture(scope="module")
+def finished(composed, tmp_path_factory):
+    """Matrix factorisation, so that a score is a dot product of what is in the checkpoint."""
+    folder = tmp_path_factory.mktemp("runs") / "factors"
+    words = ("model=lightgcn", "model.layers=0", "model.dim=8", *WORLD, *TINY)
+    run(composed(*words, "optimizer.lr=0.05", f"run_dir={folder}"), [])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(finished):
+    return open_run(finished).corpus
+
+
+@pytest.fixture(scope="module")
+def shop(composed, tmp_path_factory):
+    """Most popular items of a shop whose users and items have names; zoe has bought nothing."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "shop").mkdir()
+    rows = [
+        (f"u{user:02}", f"i{(user + step) % 12:02}", max(0, step - 5))
+        for user in range(10)
+        for step in range(8)
+    ]
+    table = pl.DataFrame(rows, schema=["userID", "itemID", "x_label"], orient="row")
+    table.write_csv(root / "shop" / "shop.inter", separator="\t")
+    names = ["zoe", *(f"u{user:02}" for user in range(10))]
+    mapping = "".join(f"{index}\t{name}\n" for index, name in enumerate(names))
+    (root / "shop" / "u_id_mapping.csv").write_text("userID\toriginal\n" + mapping)
+    mapping = "".join(f"{item}\ti{item:02}\n" for item in range(12))
+    (root / "shop" / "i_id_mapping.csv").write_text("itemID\toriginal\n" + mapping)
+    folder = root / "run"
+    words = ("model=most_pop", "data=folder", "data.name=shop", f"data.root={root}", *TINY)
+    cutoffs = ("evaluation.cutoffs=[5,10]", "monitor=val/recall@5")
+    run(composed(*words, *cutoffs, f"run_dir={folder}"), [])
+    return folder
+
+
+def naive(folder, corpus, k, *seen):
+    """(user, item, rank, score) by sorting."""
+    saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    scores = (saved["user.weight"] @ saved["item.weight"].T).tolist()
+    masked = defaultdict(set)
+    for part in seen:
+        for user, item in zip(part.user.tolist(), part.item.tolist(), strict=True):
+            masked[user].add(item)
+    rows = []
+    for user in range(corpus.n_users):
+        items = [item for item in range(corpus.n_items) if item not in masked[user]]
+        items.sort(key=lambda item: -scores[user][item])
+        for rank, item in enumerate(items[:k], start=1):
+            rows.append((user, item, rank, scores[user][item]))
+    return pl.DataFrame(rows, schema=["user", "item", "rank", "score"], orient="row")
+
+
+@pytest.mark.parametrize("seen", ["none", "train", "train+val"])
+@pytest.mark.parametrize("k", [1, 20, ITEMS])
+def test_the_lists_are_those_of_a_naive_loop(finished, corpus, tmp_path, seen, k):
+    parts = {"none": (), "train": (corpus.train,), "train+val": (corpus.train, corpus.val)}[seen]
+    path = recommend(run=finished, output=str(tmp_path / "r.parquet"), k=k, seen=seen)
+    expected = naive(finished, corpus, k, *parts)
+    assert_frame_equal(pl.read_parquet(path), expected, check_dtypes=False, abs_tol=1e-6)
+
+
+def test_users_with_few_candidates_have_short_lists(finished, corpus, tmp_path):
+    path = recommend(run=finished, output=str(tmp_path / "r.parquet"), k=ITEMS)
+    lengths = pl.read_parquet(path)["user"].value_counts(sort=False).sort("user")["count"]
+    seen = corpus.user_counts() + torch.bincount(corpus.val.user, minlength=USERS)
+    assert lengths.to_list() == (ITEMS - seen).tolist()
+
+
+def test_the_lists_hold_what_evaluation_has_found(finished, corpus, tmp_path):
+    path = recommend(run=finished, output=str(tmp_path / "r.parquet"), k=20, seen="train")
+    lists = pl.read_parquet(path).group_by("user").agg("item").rows_by_key("user", unique=True)
+    held_out = defaultdict(set)
+    for user, item in zip(corpus.test.user.tolist(), corpus.test.item.tolist(), strict=True):
+        held_out[user].add(item)
+    recalls = [len(held_out[u] & set(lists[u])) / len(held_out[u]) for u in held_out]
+    noted = json.loads((finished / "result.json").read_text())["metrics"]["test/recall@20"]
+    assert math.fsum(recalls) / len(recalls) == pytest.approx(noted, abs=1e-11)
+
+
+def test_the_size_of_a_block_changes_nothing(shop, tmp_path):
+    one = recommend(run=shop, output=str(tmp_path / "1.parquet"), k=5, block=1)
+    all_at_once = recommend(run=shop, output=str(tmp_path / "2.parquet"), k=5, block=1000)
+    assert one.read_bytes() == all_at_once.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "read"),
+    [(".csv", pl.read_csv), (".jsonl", pl.read_ndjson), (".parquet", pl.read_parquet)],
+)
+def test_every_format_holds_the_same_and_nothing_else_is_left(shop, tmp_path, suffix, read):
+    path = recommend(run=shop, output=str(tmp_path / f"r{suffix}"), k=4, block=3)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    frame = read(path)
+    assert frame.columns == ["user", "item", "rank", "score", "user_id", "item_id"]
+    assert len(frame) == 11 * 4
+    names = ["zoe", *(f"u{user:02}" for user in range(10))]
+    assert frame["user_id"].to_list() == [names[user] for user in frame["user"]]
+    assert frame["item_id"].to_list() == [f"i{item:02}" for item in frame["item"]]
+    assert frame["rank"].to_list() == [1, 2, 3, 4] * 11
+
+
+def test_a_user_without_history_is_ranked_and_counted(shop, tmp_path, caplog):
+    path = recommend(run=shop, output=str(tmp_path / "r.parquet"), k=12)
+    assert "1 of 11 users have no train interaction" in caplog.text
+    zoe = pl.read_parquet(path).filter(pl.col("user_id") == "zoe")
+    counts = open_run(shop).corpus.item_counts()
+    assert sorted(zoe["item"]) == list(range(12))
+    assert zoe["score"].to_list() == counts.sort(descending=True).values.tolist()
+
+
+# Chosen users
+
+
+@pytest.mark.parametrize("name", ["users.csv", "users.txt", "users.parquet"])
+def test_chosen_users_come_in_the_order_of_the_file_each_once(shop, tmp_path, name):
+    wanted = pl.DataFrame({"user_id": ["u07", "zoe", "u07", "u01"]})
+    path = tmp_path / name
+    wanted.write_parquet(path) if path.suffix == ".parquet" else wanted.write_csv(path)
+    lists = recommend(run=shop, output=str(tmp_path / "r.csv"), k=2, users=str(path))
+    assert pl.read_csv(lists)["user_id"].to_list() == ["u07", "u07", "zoe", "zoe", "u01", "u01"]
+
+
+@pytest.mark.parametrize("column", ["user", "user_id"])
+def test_without_ids_of_their_own_users_are_numbers(finished, tmp_path, column):
+    wanted = tmp_path / "users.csv"
+    wanted.write_text(f"{column}\n59\n0\n")
+    lists = recommend(run=finished, output=str(tmp_path / "r.csv"), k=1, users=str(wanted))
+    assert pl.read_csv(lists)["user"].to_list() == [59, 0]
+
+
+def test_the_column_user_is_a_number_even_where_there_are_ids(shop, tmp_path):
+    wanted = tmp_path / "users.csv"
+    wanted.write_text("user\n0\n")
+    lists = recommend(run=shop, output=str(tmp_path / "r.csv"), k=1, users=str(wanted))
+    assert pl.read_csv(lists)["user_id"].to_list() == ["zoe"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "user_id\nu01\nu0x\n",
+            r"users\.csv, line 3: user_id is u0x, expected a user_id of shop, as u",
+        ),
+        ("user\n0\n11\n", r"users\.csv, line 3: user is 11, expected a user of shop"),
+        ("user_id\nu01\n\n", r"users\.csv, line 3: user_id is empty, expected"),
+        ("name\nu01\n", r"users\.csv: expected a column user, found name; name the column user_id"),
+        ("user_id\n", r"users\.csv: there is no user in it; leave users= out"),
+    ],
+)
+def test_a_user_file_that_is_wrong_is_named_with_its_line(shop, tmp_path, text, said):
+    (tmp_path / "users.csv").write_text(text)
+    with pytest.raises(DataError, match=said):
+        recommend(run=shop, output=str(tmp_path / "r.csv"), k=1, users=str(tmp_path / "users.csv"))
+    assert [file.name for file in tmp_path.iterdir()] == ["users.csv"]
+
+
+def test_a_user_file_that_is_not_there_is_named(shop, tmp_path):
+    with pytest.raises(DataError, match=r"users\.csv: cannot be read \(No such file"):
+        recommend(run=shop, output=str(tmp_path / "r.csv"), users=str(tmp_path / "users.csv"), k=1)
+
+
+# Mistakes and misfortunes
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"output": "r.txt"},
+            r"output=r\.txt: expected a name that ends in \.parquet, \.csv, \.json",
+        ),
+        ({"output": "no/r.csv"}, r"output=no/r\.csv: there is no folder no; make it first"),
+        ({"k": 0}, "k=0: expected 1 or more"),
+        ({"k": 51}, "k=51: the catalogue has 50 items"),
+        ({"block": 0}, "block=0: expected 1 or more"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(finished, tmp_path, monkeypatch, settings, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        recommend(**{"run": finished, "output": "r.csv", **settings})
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_an_accelerator_that_is_not_there_is_named(finished, tmp_path):
+    with pytest.raises(ValueError, match="accelerator=gpu: "):
+        recommend(run=finished, output=str(tmp_path / "r.csv"), accelerator="gpu")
+
+
+def test_a_score_that_is_not_a_number_is_an_error_and_no_file(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    path = folder / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["user.weight"][40] = np.nan
+    torch.save(checkpoint, path)
+    said = "the score of user 40 for item 0 is nan; the model has diverged"
+    with pytest.raises(NonFiniteScores, match=said):
+        recommend(run=folder, output=str(tmp_path / "r.csv"), block=16)
+    assert [file.name for file in tmp_path.iterdir()] == ["copy"]
+
+
+def test_an_interruption_leaves_the_former_file_and_nothing_else(shop, tmp_path, monkeypatch):
+    path = tmp_path / "r.csv"
+    path.write_text("former")
+    whole = module._lists
+
+    def broken(*args):
+        yield next(whole(*args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_lists", broken)
+    with pytest.raises(KeyboardInterrupt):
+        recommend(run=shop, output=str(path), k=1, block=2)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("r.csv", "former")]
+
+
+def test_the_command_writes_the_file(shop, tmp_path):
+    words = [f"run={shop}", "output=r.jsonl", "k=3", "accelerator=cpu"]
+    line = [sys.executable, "-m", "mmrec.recommend", *words]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "11 users, lists of 3: r.jsonl" in done.stdout
+    assert [file.name for file in tmp_path.iterdir()] == ["r.jsonl"]
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 33

@@ -1,0 +1,312 @@
+"""A run that is killed, interrupted or out of disk space goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import polars as pl
+import pytest
+import torch
+
+from mmrec.callbacks import AtomicCheckpointIO
+from mmrec.data import DataError
+from mmrec.models import Recommender
+from mmrec.results import ResultError, read_result
+from mmrec.run import run
+
+# Edges are dropped and early stopping is near, so that every kind of state matters.
+TINY = (
+    "model=lightgcn",
+    "model.dim=8",
+    "model.edge_dropout=0.3",
+    "data=planted",
+    "data.world.users=120",
+    "data.world.items=80",
+    "data.batch_size=64",
+    "optimizer.lr=0.05",
+    "callbacks.early_stopping.patience=4",
+    "trainer=cpu",
+    "trainer.max_epochs=30",
+    "trainer.enable_progress_bar=false",
+)
+
+
+@pytest.fixture(scope="module")
+def go(composed):
+    """`go(folder, *words)`: run in this process."""
+
+    def call(folder, *words, base=TINY):
+        words = [*base, *words]
+        return run(composed(*words, f"run_dir={folder}"), words)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def whole(go, tmp_path_factory):
+    """What a run gives that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = go(folder)
+    assert result["best_epoch"] + 5 == result["epochs"] < 30  # early stopping ended it
+    return summary(folder)
+
+
+def summary(folder):
+    """Everything of a run that does not depend on the clock."""
+    result = read_result(folder)
+    table = pl.read_csv(folder / "metrics.csv")
+    best = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
+    return {
+        "result": {key: result[key] for key in ("status", "metrics", "best_epoch", "epochs")},
+        "epochs": table.drop(pl.selectors.starts_with("time/")).to_dicts(),
+        "weights": {name: value.tolist() for name, value in best["state_dict"].items()},
+    }
+
+
+class Killed(BaseException):
+    """No error that anything knows how to handle."""
+
+
+@pytest.fixture
+def dies(monkeypatch):
+    """`with dies(owner, method, nth)`: the n-th call of a method is the end."""
+
+    @contextmanager
+    def block(owner, method, nth):
+        calls, original = itertools.count(1), getattr(owner, method)
+
+        def dying(*args, **kwargs):
+            if next(calls) == nth:
+                raise Killed
+            return original(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, method, dying)
+            with pytest.raises(Killed):
+                yield
+
+    return block
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "nth"),
+    [
+        pytest.param(Recommender, "training_step", 20, id="in the second epoch"),
+        pytest.param(Recommender, "training_step", 70, id="in a late epoch"),
+        pytest.param(Recommender, "on_train_epoch_start", 3, id="between epochs"),
+        pytest.param(Recommender, "validation_step", 4, id="in a validation"),
+        pytest.param(AtomicCheckpointIO, "save_checkpoint", 4, id="between best and last"),
+        pytest.param(Recommender, "test_step", 1, id="in the test"),
+    ],
+)
+def test_a_run_goes_on_bit_by_bit_wherever_it_ends(owner, method, nth, whole, go, dies, tmp_path):
+    with dies(owner, method, nth):
+        go(tmp_path)
+    assert read_result(tmp_path)["status"] == "failed"
+    go(tmp_path, "ckpt=last")
+    assert summary(tmp_path) == whole
+
+
+def test_a_completed_run_that_is_continued_is_the_same(whole, go, tmp_path):
+    go(tmp_path)
+    go(tmp_path, "ckpt=last")
+    assert summary(tmp_path) == whole
+
+
+def test_a_run_may_move_to_another_folder_and_go_on_there(whole, go, dies, tmp_path):
+    with dies(Recommender, "test_step", 1):
+        go(tmp_path / "before")
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    go(tmp_path / "after", "ckpt=last")
+    assert summary(tmp_path / "after") == whole
+
+
+def test_a_run_may_go_on_in_another_folder_and_takes_its_best_along(whole, go, dies, tmp_path):
+    with dies(Recommender, "test_step", 1):
+        go(tmp_path / "before")
+    result = go(tmp_path / "after", f"ckpt={tmp_path / 'before/checkpoints/last.ckpt'}")
+    assert result["metrics"] == whole["result"]["metrics"]
+    assert result["best_epoch"] == whole["result"]["best_epoch"]
+
+
+def test_a_longer_run_starts_with_the_epochs_of_the_shorter_one(whole, go, tmp_path):
+    go(tmp_path, "trainer.max_epochs=2")
+    go(tmp_path, "ckpt=last")
+    assert summary(tmp_path) == whole
+
+
+@contextmanager
+def started(folder):
+    """The command in a process of its own, from when its second epoch is over."""
+    surroundings = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = [*TINY, "data.batch_size=4", f"run_dir={folder}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmrec.run", *words],
+        cwd=folder.parent,
+        env=surroundings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    table = folder / "metrics.csv"
+    while process.poll() is None and not (table.exists() and len(table.read_text().split()) > 2):
+        time.sleep(0.01)
+    time.sleep(0.1)  # into the third epoch, which takes longer
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def slow_whole(go, tmp_path_factory):
+    """`whole`, of small batches: an epoch takes long enough to be hit."""
+    folder = tmp_path_factory.mktemp("slow_whole")
+    go(folder, "data.batch_size=4")
+    return summary(folder)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_goes_on_bit_by_bit(slow_whole, go, tmp_path):
+    with started(tmp_path / "run") as process:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert not list(tmp_path.rglob("*.part"))
+    go(tmp_path / "run", "data.batch_size=4", "ckpt=last")
+    assert summary(tmp_path / "run") == slow_whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param([signal.SIGINT], id="ctrl-c"),
+        pytest.param([signal.SIGINT, signal.SIGINT], id="ctrl-c twice"),
+        pytest.param([signal.SIGTERM], id="terminated"),
+    ],
+)
+def test_an_interruption_is_a_result_and_no_error(signals, slow_whole, go, tmp_path):
+    folder = tmp_path / "run"
+    with started(folder) as process:
+        for signum in signals:
+            process.send_signal(signum)
+            time.sleep(0.02)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == ""
+    assert f"interrupted: {folder}" in out
+    words = shlex.join([*TINY, "data.batch_size=4", f"run_dir={folder}", "ckpt=last"])
+    assert f"continue: python -m mmrec.run {words}" in out
+
+    result = read_result(folder)
+    assert result["status"] == "interrupted"
+    rows = slow_whole["epochs"][: result["epochs"]]
+    best = max(rows, key=lambda row: row["val/recall@20"])
+    assert result["best_epoch"] == best["epoch"]
+    assert result["metrics"] == {k: v for k, v in best.items() if k.startswith("val/")}
+
+    go(folder, "data.batch_size=4", "ckpt=last")
+    assert summary(folder) == slow_whole
+
+
+def test_an_interruption_before_the_first_epoch_has_nothing_to_go_on_from(
+    go, tmp_path, monkeypatch, caplog
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recommender, "training_step", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    with caplog.at_level("INFO"):
+        result = go(tmp_path)
+    assert (result["status"], result["epochs"], result["metrics"]) == ("interrupted", 0, {})
+    assert "continue" not in caplog.text
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.fixture
+def small_disk():
+    """`with small_disk(bytes)`: no file may grow beyond."""
+
+    @contextmanager
+    def block(limit):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return block
+
+
+def test_a_full_disk_costs_the_new_checkpoint_and_not_the_old(whole, go, small_disk, tmp_path):
+    go(tmp_path, "trainer.max_epochs=2")
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    with small_disk(len(before) // 2), pytest.raises(OSError, match=r"cannot write .*\.ckpt: "):
+        go(tmp_path, "ckpt=last")
+    assert last.read_bytes() == before
+    assert not list(tmp_path.rglob("*.part"))
+    result = read_result(tmp_path)
+    assert result["status"] == "failed"
+    assert str(tmp_path / "checkpoints") in result["error"]
+    assert "unharmed" in result["error"]
+    go(tmp_path, "ckpt=last")
+    assert summary(tmp_path) == whole
+
+
+def test_a_disk_that_is_full_from_the_start_says_so(go, small_disk, tmp_path):
+    with small_disk(4096), pytest.raises(OSError, match=r"cannot write .*there is none before it"):
+        go(tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_checkpoint_cut_short_is_refused_by_name(name, go, tmp_path):
+    go(tmp_path / "run", "trainer.max_epochs=1")
+    path = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ResultError, match=rf"{name}\.ckpt is cut short or no checkpoint"):
+        go(tmp_path / "run", "trainer.max_epochs=1", "ckpt=last")
+
+
+def test_weights_alone_are_no_run_to_go_on_from(go, tmp_path):
+    go(tmp_path / "run", "trainer.max_epochs=1")
+    with pytest.raises(ValueError, match=r"best\.ckpt holds weights only.*last\.ckpt beside it"):
+        go(tmp_path / "new", f"ckpt={tmp_path / 'run/checkpoints/best.ckpt'}")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("data.world.seed=1", "belongs to fingerprint=[0-9a-f]{64}, this run has fingerprint="),
+        ("data.split=leave_one_out", r"belongs to split=random_per_user.*has split=leave_one_out"),
+        ("model=gated_lightgcn", "belongs to model=LightGCN, this run has model=GatedLightGCN"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused_and_unharmed(word, message, go, tmp_path):
+    go(tmp_path, "trainer.max_epochs=1")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match=message):
+        go(tmp_path, word, "ckpt=last", base=[w for w in TINY if not w.startswith("model.")])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_is_never_overwritten(go, tmp_path):
+    go(tmp_path, "trainer.max_epochs=1")
+    before = (tmp_path / "result.json").read_bytes()
+    with pytest.raises(ValueError, match=r"holds a run already: continue it with ckpt=last"):
+        go(tmp_path)
+    assert (tmp_path / "result.json").read_bytes() == before
