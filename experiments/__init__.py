@@ -1,0 +1,1 @@
+"""Studies: what was asked, how it was run, what came out. They import mmrec, never the reverse."""

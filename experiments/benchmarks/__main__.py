@@ -1,4 +1,6 @@
-"""What it costs: `python -m experiments.benchmarks` measures and writes README.md; `--full` adds size.
+"""`python -m experiments.benchmarks` measures what it costs; `--full` adds size.
+
+The table is in README.md beside this.
 
 Each part runs in a fresh process. What counts are ratios to bounds from the same process, as
 machines are noisy.
@@ -89,18 +91,13 @@ def page(results: dict[str, dict[str, Any]]) -> str:
                 f"**{found['ratio']:.2f}** | {limit} |"
             )
     lines.append(OTHER)
-    if "whole run, Baby" in results:
-        lines.append(
-            f"| peak memory of a whole LightGCN run on Baby | {results['whole run, Baby']['peak_mib']:.0f} MiB | 650 MiB |"
-        )
-    if "second load, Baby" in results:
-        lines.append(
-            f"| loading Baby a second time | {results['second load, Baby']['seconds']:.2f} s | 1 s |"
-        )
-    if "kNN 63,001 x 4,096" in results:
-        lines.append(
-            f"| peak memory of kNN, 63,001 x 4,096 | {results['kNN 63,001 x 4,096']['peak_gib']:.2f} GiB | 2.33 GiB (2.5 GB) |"
-        )
+    for name, key, text, limit in (
+        ("whole run, Baby", "peak_mib", "peak memory of a LightGCN run on Baby, MiB", "650"),
+        ("second load, Baby", "seconds", "loading Baby a second time, s", "1"),
+        ("kNN 63,001 x 4,096", "peak_gib", "peak memory of its kNN, GiB", "2.33 (2.5 GB)"),
+    ):
+        if name in results:
+            lines.append(f"| {text} | {results[name][key]:.2f} | {limit} |")
     lines.append(SCALING)
     base = results.get("1 x Baby")
     for times in (1, 4, 16):
@@ -110,8 +107,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
             per_pair = grown["evaluation"] / grown["items"] / (base["evaluation"] / base["items"])
             lines.append(
                 f"| {times} | {grown['users']:,} | {grown['items']:,} | {grown['train']:,} | "
-                f"{grown['epoch']:.2f} | {per_train:.2f} | {grown['evaluation']:.2f} | {per_pair:.2f} | "
-                f"{grown['made']:.1f} | {grown['peak_mib']:.0f} |"
+                f"{grown['epoch']:.2f} | {per_train:.2f} | {grown['evaluation']:.2f} | "
+                f"{per_pair:.2f} | {grown['made']:.1f} | {grown['peak_mib']:.0f} |"
             )
     origins = sorted({(str(r["commit"]), r["machine"]) for r in results.values()})
     lines += [
@@ -140,9 +137,9 @@ OTHER = """
 SCALING = """
 ## Cost against size
 
-Planted data of 1, 4 and 16 times Baby's users and items. "Growth" is the time per train interaction,
-and per user and item, relative to the first line: at most 1 is linear. Evaluation ranks the whole
-catalogue for 2,000 users.
+Planted data of 1, 4 and 16 times Baby's users and items. "Growth" is the time per train
+interaction, and per user and item, relative to the first line: at most 1 is linear. Evaluation ranks
+the whole catalogue for 2,000 users.
 
 | times | users | items | train | epoch s | growth | evaluation s | growth | making s | peak MiB |
 |---|---|---|---|---|---|---|---|---|---|"""

@@ -1,0 +1,1 @@
+"""Does gated content help?"""

@@ -1,0 +1,1 @@
+"""Do ours land where others do?"""

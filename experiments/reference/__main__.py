@@ -1,4 +1,4 @@
-"""Do ours land where others do? `python -m experiments.reference` runs, compares and writes README.md."""
+"""`python -m experiments.reference` runs what others ran, compares, and writes README.md."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ HEAD = """# Reference: do ours land where others do?
 Mean ± standard deviation of three seeds, the reference, and their ratio; test metrics from the best
 validation epoch. The settings are those of the reference: 64 dimensions, batches of 2,048, Adam at
 1e-3, one uniform negative among the items in train, Frobenius-norm penalty (BPR 1e-2, LightGCN
-1e-4, 2 layers), early stopping after 20 evaluations without a better validation recall@20. One run on
-`tiktok` has a standard error of about .0035 in recall@20.
+1e-4, 2 layers), early stopping after 20 evaluations without a better validation recall@20. One run
+on `tiktok` has a standard error of about .0035 in recall@20.
 
 | run | recall@10 | recall@20 | NDCG@10 | NDCG@20 | best / last epoch | reference |
 |---|---|---|---|---|---|---|

@@ -249,7 +249,8 @@ def require_modalities(corpus: Corpus, model: str) -> Mapping[str, Modality]:
     """
     if not corpus.modalities:
         raise DataError(
-            f"model {model} needs item features and {corpus.name} has none: put "
-            "<modality>_feat.npy beside its interactions, or choose a model without content (lightgcn, bpr, ease)"
+            f"model {model} needs item features and {corpus.name} has none: "
+            "put <modality>_feat.npy beside its interactions, or choose a model without content "
+            "(lightgcn, bpr, ease)"
         )
     return corpus.modalities
