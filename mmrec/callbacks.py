@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-import pickle
 import statistics
 import time
 from argparse import Namespace
@@ -237,8 +236,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         try:
             return super().load_checkpoint(path, map_location, weights_only)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             raise
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).split("\n")[0]
+        except Exception as error:  # whatever it takes for a pickle may make it fail in any way
+            reason = str(error).split("\n")[0] or type(error).__name__
             raise ResultError(f"{path} is cut short or no checkpoint: {reason}") from error

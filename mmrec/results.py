@@ -92,10 +92,18 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The checkout's commit, with `-dirty` if files differ from it; None if this is no checkout."""
-    package = str(Path(str(files("mmrec"))))
-    command = ["git", "-C", package, "describe", "--always", "--abbrev=40", "--dirty"]
+    root = Path(str(files("mmrec"))).parent
+    if not (root / ".git").exists():  # git would look further up, and find somebody else's
+        return None
+    describe = ("describe", "--always", "--exclude=*", "--abbrev=40", "--dirty")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(root), *describe],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

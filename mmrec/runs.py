@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import pickle
-import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
@@ -137,6 +137,7 @@ def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:
 def _locate(path: Path) -> tuple[Path, Path]:
     """The run's folder, and the checkpoint that is meant."""
     if path.suffix == ".ckpt":
+        path = path.absolute()
         return path.parent.parent, path
     folder = path.parent if path.name == RESULT else path
     return folder, folder / BEST
@@ -186,10 +187,11 @@ def _check_trust(path: Path, group: str, node: object, kind: type) -> None:
         if not top and not value.startswith(PARTS):
             raise refusal
         try:
-            target = pkgutil.resolve_name(value)
-        except (ImportError, AttributeError, ValueError) as error:
+            target = get_object(value)
+        except (ImportError, ValueError) as error:
+            reason = " ".join(str(error).split())
             raise ResultError(
-                f"{path}: {place} is {value}, which cannot be imported ({error}); install it, "
+                f"{path}: {place} is {value}, which cannot be imported ({reason}); install it, "
                 "or add its folder to PYTHONPATH"
             ) from None
         # The module counts in which it is defined: mmrec.data.files.hashlib is not of mmrec.data.

@@ -1,4 +1,4 @@
-"""What a user sees who mistypes: one line, the nearest names, exit status 1, and nothing on disk."""
+"""A mistyped command is one line with the nearest names, exit status 1, and nothing on disk."""
 
 from __future__ import annotations
 
@@ -63,7 +63,10 @@ def command(monkeypatch, tmp_path, capfd):
         ("model.dim=[", ("quote values that hold spaces, commas or brackets",)),
         ("+model.foo=1", ("model.foo: no such setting", "dim")),
         ("trainer.max_epochs=x", ("trainer.max_epochs=x:", "integer")),
-        ("callbacks.early_stopping.patience=x", ("callbacks.early_stopping.patience=x:", "integer")),
+        (
+            "callbacks.early_stopping.patience=x",
+            ("callbacks.early_stopping.patience=x:", "integer"),
+        ),
         ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: there is no nowhere.ckpt",)),
     ],
 )
@@ -76,7 +79,7 @@ def test_a_mistake_is_one_line_with_the_remedy_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_needs_content_says_so_on_data_without(command, tmp_path, monkeypatch):
+def test_a_model_that_needs_content_says_so_on_data_without(command, tmp_path):
     folder = tmp_path / "sets" / "bare"
     folder.mkdir(parents=True)
     rows = [f"{user},{user + step},{step % 3}" for user in range(8) for step in range(6)]

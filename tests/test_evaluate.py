@@ -155,7 +155,6 @@ def test_the_command_shows_numbers_side_by_side_and_writes_nothing_else(finished
     ("words", "said"),
     [
         ([], "error: run: give it a value, as run=..."),
-        (["run=nowhere"], "error: there is no nowhere/config.yaml; give the folder of a run"),
         (["run=x", "cutofs=[5]"], "error: cutofs: no such setting; did you mean cutoffs?"),
         (["run=x", "split=tset"], "error: split=tset: Input should be 'val' or 'test'"),
     ],

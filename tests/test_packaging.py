@@ -103,7 +103,7 @@ def test_the_environment_runs_the_wheel_not_the_checkout(installed, tmp_path):
 @pytest.mark.slow
 def test_the_installed_command_explains_itself(installed, tmp_path):
     help_text = call(installed / "mmrec", "--help", cwd=tmp_path)
-    for command in ("run", "evaluate", "recommend", "report"):
+    for command in ("run", "evaluate", "recommend"):
         assert re.search(rf"\b{command}\b", help_text)
 
 

@@ -128,7 +128,7 @@ def test_each_split_shares_out_what_there_is_or_says_what_it_lacks(name, split, 
     assert warm[corpus.val.user].all()
     assert warm[corpus.test.user].all()
     if split == "random_per_user":
-        assert 0.7 < len(parts[0]) / len(together) < 0.85
+        assert 0.6 < len(parts[0]) / len(together) < 0.85
     if split == "item_cold":
         assert not torch.isin(corpus.train.item, corpus.val.item).any()
         assert not torch.isin(corpus.train.item, corpus.test.item).any()
@@ -143,7 +143,7 @@ def test_each_split_shares_out_what_there_is_or_says_what_it_lacks(name, split, 
         ("gated_lightgcn", "scientific", "random_per_user"),
     ],
 )
-def test_two_epochs_lower_the_loss_and_beat_chance(model, name, split, real_data, composed):
+def test_two_short_epochs_lower_the_loss_and_beat_chance(model, name, split, real_data, composed):
     words = [f"model={model}", f"data={name}", f"data.root={real_data}", f"data.split={split}"]
     data, recommender = build(OmegaConf.to_container(composed(*words), resolve=True))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -154,6 +154,7 @@ def test_two_epochs_lower_the_loss_and_beat_chance(model, name, split, real_data
             accelerator="cpu",
             devices=1,
             max_epochs=1,
+            limit_train_batches=30,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -13,8 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from polars.testing import assert_frame_equal
 
+import mmrec.runs
 from mmrec import recommend as module
 from mmrec.data import DataError
 from mmrec.evaluation import NonFiniteScores
@@ -100,11 +102,12 @@ def test_users_with_few_candidates_have_short_lists(finished, corpus, tmp_path):
 
 def test_the_lists_hold_what_evaluation_has_found(finished, corpus, tmp_path):
     path = recommend(run=finished, output=str(tmp_path / "r.parquet"), k=20, seen="train")
-    lists = pl.read_parquet(path).group_by("user").agg("item").rows_by_key("user", unique=True)
-    held_out = defaultdict(set)
+    lists, held_out = defaultdict(set), defaultdict(set)
+    for user, item in pl.read_parquet(path).select("user", "item").iter_rows():
+        lists[user].add(item)
     for user, item in zip(corpus.test.user.tolist(), corpus.test.item.tolist(), strict=True):
         held_out[user].add(item)
-    recalls = [len(held_out[u] & set(lists[u])) / len(held_out[u]) for u in held_out]
+    recalls = [len(held_out[u] & lists[u]) / len(held_out[u]) for u in held_out]
     noted = json.loads((finished / "result.json").read_text())["metrics"]["test/recall@20"]
     assert math.fsum(recalls) / len(recalls) == pytest.approx(noted, abs=1e-11)
 
@@ -215,10 +218,15 @@ def test_a_setting_that_cannot_be_is_named(finished, tmp_path, monkeypatch, sett
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
-def test_an_accelerator_that_is_not_there_is_named(finished, tmp_path):
-    with pytest.raises(ValueError, match="accelerator=gpu: "):
+@pytest.mark.parametrize("kind", [RuntimeError, MisconfigurationException])
+def test_an_accelerator_that_is_not_there_is_named(finished, tmp_path, monkeypatch, kind):
+    def fabric(**settings):
+        raise kind(f"no {settings['accelerator']} here")
+
+    monkeypatch.setattr(mmrec.runs, "Fabric", fabric)
+    with pytest.raises(ValueError, match="accelerator=gpu: no gpu here"):
         recommend(run=finished, output=str(tmp_path / "r.csv"), accelerator="gpu")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_score_that_is_not_a_number_is_an_error_and_no_file(finished, tmp_path):

@@ -40,6 +40,10 @@ TINY = (
 )
 
 
+# An epoch takes long enough to be hit by a signal.
+SLOW = ("data.batch_size=8", "trainer.max_epochs=4")
+
+
 @pytest.fixture(scope="module")
 def go(composed):
     """`go(folder, *words)`: run in this process."""
@@ -148,7 +152,7 @@ def test_a_longer_run_starts_with_the_epochs_of_the_shorter_one(whole, go, tmp_p
 def started(folder):
     """The command in a process of its own, from when its second epoch is over."""
     surroundings = os.environ | {"OMP_NUM_THREADS": "1"}
-    words = [*TINY, "data.batch_size=4", f"run_dir={folder}"]
+    words = [*TINY, *SLOW, f"run_dir={folder}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mmrec.run", *words],
         cwd=folder.parent,
@@ -169,9 +173,9 @@ def started(folder):
 
 @pytest.fixture(scope="module")
 def slow_whole(go, tmp_path_factory):
-    """`whole`, of small batches: an epoch takes long enough to be hit."""
+    """What a slow run gives that nothing has disturbed."""
     folder = tmp_path_factory.mktemp("slow_whole")
-    go(folder, "data.batch_size=4")
+    go(folder, *SLOW)
     return summary(folder)
 
 
@@ -182,7 +186,7 @@ def test_a_process_that_is_killed_goes_on_bit_by_bit(slow_whole, go, tmp_path):
         assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "run" / "result.json").exists()
     assert not list(tmp_path.rglob("*.part"))
-    go(tmp_path / "run", "data.batch_size=4", "ckpt=last")
+    go(tmp_path / "run", *SLOW, "ckpt=last")
     assert summary(tmp_path / "run") == slow_whole
 
 
@@ -205,7 +209,7 @@ def test_an_interruption_is_a_result_and_no_error(signals, slow_whole, go, tmp_p
     assert process.returncode == 130
     assert err == ""
     assert f"interrupted: {folder}" in out
-    words = shlex.join([*TINY, "data.batch_size=4", f"run_dir={folder}", "ckpt=last"])
+    words = shlex.join([*TINY, *SLOW, f"run_dir={folder}", "ckpt=last"])
     assert f"continue: python -m mmrec.run {words}" in out
 
     result = read_result(folder)
@@ -215,7 +219,7 @@ def test_an_interruption_is_a_result_and_no_error(signals, slow_whole, go, tmp_p
     assert result["best_epoch"] == best["epoch"]
     assert result["metrics"] == {k: v for k, v in best.items() if k.startswith("val/")}
 
-    go(folder, "data.batch_size=4", "ckpt=last")
+    go(folder, *SLOW, "ckpt=last")
     assert summary(folder) == slow_whole
 
 

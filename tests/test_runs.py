@@ -219,7 +219,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(folder, tmp_pa
 
 def test_weights_of_another_shape_are_refused(folder):
     change(folder, "model.dim", 9)
-    with pytest.raises(ResultError, match="no checkpoint of this LightGCN .*size mismatch"):
+    with pytest.raises(ResultError, match=r"no checkpoint of this LightGCN .*size mismatch"):
         open_run(folder)
 
 

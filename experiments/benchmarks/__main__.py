@@ -138,8 +138,8 @@ SCALING = """
 ## Cost against size
 
 Planted data of 1, 4 and 16 times Baby's users and items. "Growth" is the time per train
-interaction, and per user and item, relative to the first line: at most 1 is linear. Evaluation ranks
-the whole catalogue for 2,000 users.
+interaction, and per user and item, relative to the first line: at most 1 is linear. Evaluation
+ranks the whole catalogue for 2,000 users.
 
 | times | users | items | train | epoch s | growth | evaluation s | growth | making s | peak MiB |
 |---|---|---|---|---|---|---|---|---|---|"""

@@ -12,11 +12,12 @@ from mmrec.models.base import NonFiniteLoss
 
 
 class Toy(Recommender):
-    """Its loss in step n of an epoch is `values[n]`; its scores are one parameter."""
+    """Its loss in step n of an epoch is `values[n]`; its scores are all `level`."""
 
     def __init__(self, corpus, values=(1.0, 2.0, 6.0)):
         super().__init__(corpus)
         self.values = values
+        self.level = 1.0
         self.encoded = 0
         self.step = 0
         self.weight = nn.Parameter(torch.ones(()))
@@ -31,11 +32,11 @@ class Toy(Recommender):
         return {"fit": 0 * self.weight + value, "size": 0 * self.weight + 0.5}
 
     def score(self, encoded, queries):
-        return self.weight.expand(len(queries.user), self.corpus.n_items).clone()
+        return torch.full((len(queries.user), self.corpus.n_items), self.level)
 
 
 @pytest.fixture
-def fit(small_corpus):
+def fit():
     def run(model, epochs=1):
         data = InteractionData(batch_size=10, eval_batch_size=2)
         data.corpus = model.corpus
@@ -77,7 +78,7 @@ def test_a_loss_that_is_not_finite_names_term_epoch_and_step(fit, small_corpus, 
 
 def test_scores_that_are_not_finite_name_model_and_epoch(fit, small_corpus):
     model = Toy(small_corpus())
-    model.weight.data.fill_(torch.nan)
+    model.level = torch.nan
     with pytest.raises(NonFiniteScores, match="Toy, epoch 0: "):
         fit(model)
 

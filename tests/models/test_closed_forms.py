@@ -75,7 +75,9 @@ def test_item_knn_is_a_sum_over_the_history(small_corpus):
             sorted((j for j in range(9) if j != i), key=lambda j: -float(f[i] @ f[j]))[:k]
             for i in range(9)
         ]
-        for user, item in zip(*map(Tensor.tolist, (corpus.train.user, corpus.train.item))):
+        for user, item in zip(
+            *map(Tensor.tolist, (corpus.train.user, corpus.train.item)), strict=True
+        ):
             for other in range(9):
                 if other in near[item] or item in near[other]:
                     expected[user, other] += max(float(f[item] @ f[other]), 0) / 2

@@ -184,7 +184,7 @@ def test_a_checkpoint_of_other_data_is_refused(name, learned, make, board):
     checkpoint = {}
     learned(name)[0].on_save_checkpoint(checkpoint)
     other = make(name, replace(board, fingerprint="another"))
-    with pytest.raises(DataError, match="fingerprint=.*this run has fingerprint=another"):
+    with pytest.raises(DataError, match=r"fingerprint=.*this run has fingerprint=another"):
         other.on_load_checkpoint(checkpoint)
 
 
@@ -246,7 +246,9 @@ def renamed(corpus, order):
         return Interactions(pairs.user, place[pairs.item])
 
     content = {
-        kind: replace(m, features=m.features[order], present=m.present[order], digest=m.digest + "'")
+        kind: replace(
+            m, features=m.features[order], present=m.present[order], digest=m.digest + "'"
+        )
         for kind, m in corpus.modalities.items()
     }
     train, val, test = part(corpus.train), part(corpus.val), part(corpus.test)

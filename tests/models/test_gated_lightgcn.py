@@ -28,7 +28,7 @@ def test_it_is_its_formula(small_corpus, item_init, late_add, fusion):
     model = GatedLightGCN(corpus, dim=4, fusion=fusion, item_init=item_init, late_add=late_add)
     p = [
         part.linear(m.features / m.features.square().mean().sqrt())
-        for part, m in zip(model.project, corpus.modalities.values(), strict=True)
+        for part, m in zip(model.project.each, corpus.modalities.values(), strict=True)
     ]
     both = torch.cat(p, dim=1)
     match fusion:
@@ -53,9 +53,7 @@ def test_it_is_its_formula(small_corpus, item_init, late_add, fusion):
 
 
 @pytest.mark.parametrize("fusion", ["vector", "scalar"])
-def test_weights_of_items_are_the_gates_and_sum_to_one_where_there_is_content(
-    checkerboard, fusion
-):
+def test_weights_of_items_are_the_gates_and_sum_to_one_where_there_is_content(checkerboard, fusion):
     corpus = checkerboard(missing=8)
     weights = GatedLightGCN(corpus, dim=4, fusion=fusion).item_weights()
     assert list(weights) == ["visual", "textual"]

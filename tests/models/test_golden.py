@@ -8,26 +8,41 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.utils import get_object
-from lightning import Trainer
+from hydra.utils import get_object, instantiate
+from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
 from mmrec.callbacks import EpochSeed
 from mmrec.config import conf_dir
-from mmrec.run import build
+from mmrec.data import PlantedData, planted
 
 GOLDEN = Path(__file__).with_name("golden.json")
 EPOCHS = 5
-WORLD = ("users=120", "items=80", "interactions_per_user=10", "widths=12", "categories=6")
+WORLD = partial(
+    planted,
+    users=120,
+    items=80,
+    interactions_per_user=10,
+    widths=12,
+    factors=8,
+    noise=1.0,
+    missing=0.05,
+    popularity_skew=1.0,
+    preference_strength=0.5,
+    drift=0.3,
+    categories=6,
+    strength=3.0,
+)
+CONFIGURED = {
+    path.stem: OmegaConf.load(path) for path in sorted((conf_dir() / "model").glob("[!_]*.yaml"))
+}
 TRAINED = [
-    path.stem
-    for path in sorted((conf_dir() / "model").glob("[!_]*.yaml"))
-    if not get_object(OmegaConf.load(path)["_target_"]).closed_form
+    name for name, config in CONFIGURED.items() if not get_object(config["_target_"]).closed_form
 ]
 
 
@@ -44,10 +59,9 @@ class Trajectory(Checkpoint):
 
 
 def trajectory(name):
-    words = [f"model={name}", "data=planted", "data.batch_size=256", "run_dir=unused", "seed=0"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config", overrides=[*words, *(f"data.world.{word}" for word in WORLD)])
-    data, model = build(OmegaConf.to_container(config, resolve=True))
+    seed_everything(0, verbose=False)
+    data = PlantedData(world=WORLD, batch_size=256)
+    model = instantiate(CONFIGURED[name], _convert_="all")(data.corpus)
     seen = Trajectory()
     trainer = Trainer(
         accelerator="cpu",

@@ -102,22 +102,31 @@ def content(scale=1.0, items=2000, width=16):
 
 
 def test_a_projection_is_linear_and_absent_items_have_none():
-    modality = content(items=20)
-    project = Projection(modality, 8)
-    torch.nn.init.ones_(project.linear.bias)
-    scaled = modality.features / modality.features.square().mean().sqrt()
-    expected = scaled @ project.linear.weight.T + 1
-    torch.testing.assert_close(project()[modality.present], expected[modality.present])
-    assert not project()[~modality.present].any()
+    modalities = {"visual": content(items=20), "textual": content(items=20, width=5)}
+    project = Projection(modalities, 8)
+    assert project().shape == (20, 2, 8)
+    for place, modality in enumerate(modalities.values()):
+        layer = project.each[place].linear
+        torch.nn.init.ones_(layer.bias)
+        scaled = modality.features / modality.features.square().mean().sqrt()
+        expected = scaled @ layer.weight.T + 1
+        found = project()[:, place]
+        torch.testing.assert_close(found[modality.present], expected[modality.present])
+        assert not found[~modality.present].any()
+        assert torch.equal(project.present[:, place], modality.present)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_a_projection_starts_at_the_scale_of_an_embedding_table(scale):
     torch.manual_seed(0)
-    found = Projection(content(scale), 64)().square().mean().sqrt()
+    found = Projection({"visual": content(scale)}, 64)().square().mean().sqrt()
     table = torch.nn.init.xavier_normal_(torch.empty(2000, 64)).square().mean().sqrt()
     assert found.item() == pytest.approx(table.item(), rel=0.1)
 
 
 def test_content_is_no_part_of_a_checkpoint():
-    assert set(Projection(content(), 8).state_dict()) == {"linear.weight", "linear.bias"}
+    kept = Projection({"visual": content()}, 8).state_dict()
+    assert {name: tuple(value.shape) for name, value in kept.items()} == {
+        "each.0.linear.weight": (8, 16),
+        "each.0.linear.bias": (8,),
+    }

@@ -1,0 +1,188 @@
+"""The result of a run as a file: whole or not at all, and checked both ways."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+
+import pytest
+
+import mmrec.results
+from mmrec.results import (
+    ResultError,
+    config_hash,
+    git_commit,
+    metrics_table,
+    peak_rss_mib,
+    read_result,
+    versions,
+    write_result,
+)
+
+
+@pytest.fixture
+def result():
+    """A result as a run writes it."""
+    return {
+        "status": "completed",
+        "model": "bpr",
+        "data": "planted",
+        "seed": 0,
+        "overrides": ["model=bpr"],
+        "config_hash": "0123456789abcdef",
+        "git_commit": None,
+        "versions": {"torch": "2"},
+        "data_card": {
+            "name": "planted",
+            "fingerprint": "f" * 64,
+            "users": 2,
+            "items": 3,
+            "train": 4,
+            "val": 1,
+            "test": 1,
+            "modalities": {"visual": 8},
+            "split": "official",
+            "seen": "train",
+        },
+        "metrics": {"val/recall@20": 0.1 + 0.2, "test/tail/ndcg@10": 0.0},
+        "monitor": "val/recall@20",
+        "best_epoch": 3,
+        "epochs": 5,
+        "best_value": 0.1 + 0.2,
+        "seconds": {"setup": 1.0, "fit": 2.0, "train_epoch": 0.25, "val": None, "test": 0.5},
+        "peak_rss_mib": 500.0,
+        "peak_gpu_mib": None,
+        "parameters": 40,
+    }
+
+
+def test_what_is_written_is_read(result, tmp_path):
+    write_result(tmp_path, result)
+    assert read_result(tmp_path) == result
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_result_cut_short_anywhere_is_refused(result, tmp_path):
+    write_result(tmp_path, result)
+    path = tmp_path / "result.json"
+    text = path.read_text()
+    for length in range(0, len(text) - 2, 7):
+        path.write_text(text[:length])
+        with pytest.raises(
+            ResultError, match=r"result\.json is cut short or no JSON.*run it again"
+        ):
+            read_result(tmp_path)
+
+
+def test_a_folder_without_a_result_is_no_run(tmp_path):
+    with pytest.raises(ResultError, match=r"holds no result\.json; give the folder of a run"):
+        read_result(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("status", "done", "status: 'done'"),
+        ("metrics", {"train/loss": 0.5}, "metrics: 'train/loss'"),
+        ("metrics", {"val/recall@20": "high"}, "metrics.val/recall@20: 'high'"),
+        ("monitor", "test/recall@20", "monitor: 'test/recall@20'"),
+        ("epochs", -1, "epochs: -1"),
+        ("accuracy", 1.0, "the whole: .*'accuracy' was unexpected"),
+    ],
+)
+def test_a_result_that_is_none_is_neither_written_nor_read(key, value, place, result, tmp_path):
+    wrong = result | {key: value}
+    with pytest.raises(ResultError, match=place):
+        write_result(tmp_path, wrong)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "result.json").write_text(json.dumps(wrong))
+    with pytest.raises(ResultError, match=place):
+        read_result(tmp_path)
+
+
+def test_every_key_is_required(result, tmp_path):
+    for key in result:
+        with pytest.raises(ResultError, match=f"'{key}' is a required property"):
+            write_result(tmp_path, {k: v for k, v in result.items() if k != key})
+
+
+def test_a_number_that_json_does_not_have_leaves_the_former_result(result, tmp_path):
+    write_result(tmp_path, result)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_result(tmp_path, result | {"metrics": {"val/recall@20": float("nan")}})
+    assert read_result(tmp_path) == result
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_hash_is_of_what_is_computed_and_not_of_where():
+    config = {"seed": 0, "model": {"dim": 8, "l2": 0.1}, "run_dir": "a", "ckpt": None, "logger": {}}
+    same = {"model": {"l2": 0.1, "dim": 8}, "seed": 0, "run_dir": "b", "ckpt": "last", "logger": 1}
+    assert config_hash(config) == config_hash(same)
+    assert re.fullmatch("[0-9a-f]{16}", config_hash(config))
+    assert config_hash(config) != config_hash(config | {"seed": 1})
+    assert config_hash(config) != config_hash(config | {"model": {"dim": 8, "l2": 0.1 + 1e-16}})
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository with our package in it; `checkout(*words)` calls git there."""
+    (tmp_path / "mmrec").mkdir()
+    (tmp_path / "mmrec" / "code.py").write_text("a = 1\n")
+    monkeypatch.setattr(mmrec.results, "files", lambda _: tmp_path / "mmrec")
+
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", "-C", str(tmp_path), *identity, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    return git
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_if_files_differ(checkout, tmp_path):
+    commit = checkout("rev-parse", "HEAD")
+    assert git_commit() == commit
+    checkout("tag", "-a", "v1", "-m", "a tag is no commit")
+    assert git_commit() == commit
+    (tmp_path / "mmrec" / "code.py").write_text("a = 2\n")
+    assert git_commit() == f"{commit}-dirty"
+
+
+def test_an_installed_package_has_no_commit_even_inside_a_repository(
+    checkout, tmp_path, monkeypatch
+):
+    assert checkout("rev-parse", "HEAD")
+    installed = tmp_path / "venv" / "mmrec"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(mmrec.results, "files", lambda _: installed)
+    assert git_commit() is None
+
+
+def test_a_machine_without_git_has_no_commit(checkout, monkeypatch):
+    assert checkout("rev-parse", "HEAD")
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() is None
+
+
+def test_versions_and_memory_are_of_this_process():
+    import torch
+
+    assert versions()["torch"] == torch.__version__
+    before = peak_rss_mib()
+    ballast = torch.ones(64, 1024, 1024, dtype=torch.uint8)
+    assert peak_rss_mib() >= before
+    assert 50 < peak_rss_mib() < 1024**2
+    assert ballast.all()
+
+
+def test_the_table_shows_splits_metrics_and_cutoffs_in_order():
+    metrics = {"test/recall@10": 0.5, "val/recall@10": 0.25, "val/recall@5": 0.125}
+    metrics |= {"test/recall@5": 0.0625, "val/map@5": 1.0, "val/map@10": 1.0}
+    assert metrics_table(metrics).splitlines() == [
+        "                     @5      @10",
+        "val/recall       0.1250   0.2500",
+        "test/recall      0.0625   0.5000",
+    ]
