@@ -107,7 +107,7 @@ def run(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     if writes:
         log.info("%s on %s: %d parameters", result["model"], result["data"], result["parameters"])
 
-    on_interrupt = signal.getsignal(signal.SIGINT)  # Lightning leaves it ignored
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         best = _select(trainer, model, data, checkpoint, checkpoints, result)
         tested = time.perf_counter()
@@ -115,6 +115,7 @@ def run(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         result["seconds"]["test"] = time.perf_counter() - tested
         _write_tables(folder, model, writes=writes)
     except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would lose the result
         result["status"] = "interrupted"
     except BaseException as error:
         result["status"] = "failed"
@@ -265,7 +266,7 @@ def _select(
     Returns:
         The checkpoint that validation chose; None: the model as it is.
     """
-    trial = checkpoints not in trainer.callbacks  # fast_dev_run
+    trial = trainer.checkpoint_callback is not checkpoints  # fast_dev_run
     if not model.closed_form:
         start = time.perf_counter()
         try:

@@ -19,7 +19,7 @@ from mmrec.data import Corpus, Queries, Triplets
 from mmrec.graphs import normalized_adjacency, sample_edges
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
-from mmrec.nn import Propagation, lookup
+from mmrec.nn import Propagation, lookup_nodes
 
 
 class Encoded(NamedTuple):
@@ -74,18 +74,27 @@ class LightGCN(Recommender):
             adjacency = normalized_adjacency(kept, self.corpus.n_users, self.corpus.n_items)
             self.thinned.adjacency = adjacency.to(self.device)
 
+    def layer0(self) -> Tensor:
+        """The embeddings that are learned, users first: [U+I, D]."""
+        return torch.cat([self.user.weight, self.item.weight])
+
+    def smooth(self, layer0: Tensor) -> Tensor:
+        """[U+I, D] -> [U+I, D] over the whole graph, or over the epoch's edges in training."""
+        smoothed: Tensor = (self.thinned if self.training else self.propagate)(layer0)  # Eq. 4, 8
+        return smoothed
+
     def encode(self) -> Encoded:
-        """Final embeddings over the whole graph, or the epoch's edges in training."""
-        propagate = self.thinned if self.training else self.propagate
-        x = propagate(torch.cat([self.user.weight, self.item.weight]))  # [U+I, D]  Eq. 4, 8
-        return Encoded(*x.split([self.corpus.n_users, self.corpus.n_items]))
+        """Final embeddings."""
+        return Encoded(
+            *self.smooth(self.layer0()).split([self.corpus.n_users, self.corpus.n_items])
+        )
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 15."""
-        layer0 = lookup(batch, self.user.weight, self.item.weight)
+        layer0, n_users = self.layer0(), self.corpus.n_users
         return {
-            "bpr": bpr(*pair_scores(*lookup(batch, *self.encode()))),
-            "l2": self.l2 * norm_penalty(self.norm, *layer0),
+            "bpr": bpr(*pair_scores(*lookup_nodes(batch, self.smooth(layer0), n_users))),
+            "l2": self.l2 * norm_penalty(self.norm, *lookup_nodes(batch, layer0, n_users)),
         }
 
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:

@@ -24,3 +24,19 @@ def lookup(batch: Triplets, users: Tensor, items: Tensor) -> tuple[Tensor, Tenso
     """
     both = embedding(torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1), items)
     return embedding(batch.user, users), both[:, 0], both[:, 1:]
+
+
+def lookup_nodes(batch: Triplets, nodes: Tensor, n_users: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same out of one table, in one look-up.
+
+    Args:
+        batch: of B pairs and K negatives each.
+        nodes: [U+I, D], users first.
+        n_users: U.
+
+    Returns:
+        [B, D], [B, D] and [B, K, D].
+    """
+    items = n_users + torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1)
+    rows = embedding(torch.cat([batch.user.unsqueeze(1), items], dim=1), nodes)
+    return rows[:, 0], rows[:, 1], rows[:, 2:]
