@@ -190,6 +190,7 @@ class EpochTable(Logger):
     @rank_zero_only
     def save(self) -> None:
         """Write the file, and move it into place."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         names = sorted({name for row in self._rows.values() for name in row})
         with replace_file(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["epoch", *names])

@@ -10,6 +10,20 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 TARGET = "_target_"
+ROOT = (
+    "model",
+    "data",
+    "optimizer",
+    "trainer",
+    "logger",
+    "callbacks",
+    "router_schedule",
+    "evaluation",
+    "seed",
+    "monitor",
+    "ckpt",
+    "run_dir",
+)
 
 
 class ConfigError(ValueError):

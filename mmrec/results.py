@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import resource
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from mmrec import __version__
 from mmrec.paths import replace_file
 
 CONFIG, OVERRIDES, RESULT = "config.yaml", "overrides.yaml", "result.json"
-PER_USER = "per_user.parquet"
+EPOCHS, PER_USER = "metrics.csv", "per_user.parquet"
 BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
 VOLATILE = ("run_dir", "ckpt", "logger")  # where a run writes is no part of what it computes
 
@@ -110,7 +111,13 @@ def git_commit() -> str | None:
 
 
 def peak_rss_mib() -> float:
-    """The largest resident size of this process so far."""
+    """The largest resident size of this process so far.
+
+    Linux's own high-water mark, as `getrusage` there also counts the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1024
     scale = 1024**2 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 

@@ -20,11 +20,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import launch
-from mmrec.config import ConfigError, check_call, check_monitor, conf_dir
+from mmrec.config import ROOT, ConfigError, check_call, check_monitor, conf_dir, nearest
 from mmrec.paths import replace_file
 from mmrec.results import (
     BEST,
     CONFIG,
+    EPOCHS,
     LAST,
     OVERRIDES,
     PER_USER,
@@ -113,7 +114,7 @@ def run(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         tested = time.perf_counter()
         result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
         result["seconds"]["test"] = time.perf_counter() - tested
-        _write_tables(folder, model, writes=writes)
+        _write_tables(folder, model, plain["monitor"], writes=writes)
     except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would lose the result
         result["status"] = "interrupted"
@@ -138,6 +139,10 @@ def check(config: DictConfig) -> dict[str, Any]:
     from mmrec.evaluation import ACCURACY
 
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    unknown = set(plain) - set(ROOT)
+    if unknown:
+        word = min(unknown)
+        raise ConfigError(f"{word}: no such setting{nearest(word, ROOT)}")
     for group in ("model", "data", "optimizer", "trainer", "callbacks", "evaluation"):
         check_call(plain[group], group)
     if not isinstance(plain["seed"], int) or plain["seed"] < 0:
@@ -182,6 +187,8 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
 
 def build_trainer(plain: dict[str, Any], folder: Path) -> tuple[Trainer, Timing, Checkpoints]:
     """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
+    import torch
+
     from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, Timing
 
     # What Lightning tells at INFO the run says itself. The warnings are about Lightning's own code,
@@ -190,6 +197,9 @@ def build_trainer(plain: dict[str, Any], folder: Path) -> tuple[Trainer, Timing,
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (r"`isinstance\(treespec, LeafSpec\)` is deprecated", r".*sync_dist=True"):
         warnings.filterwarnings("ignore", message)
+
+    # Filling every new tensor with NaN finds bugs in kernels, and costs a pass over memory each.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
     timing, checkpoints = Timing(), Checkpoints(folder, plain["monitor"])
     kept = [] if plain["trainer"]["fast_dev_run"] else [checkpoints]
@@ -317,8 +327,10 @@ def _write_identity(
             )
 
 
-def _write_tables(folder: Path, model: Recommender, *, writes: bool) -> None:
-    """Test metrics of each user, and what the model found to matter for each item."""
+def _write_tables(folder: Path, model: Recommender, monitor: str, *, writes: bool) -> None:
+    """Test metrics of each user, how it learned, and what it found to matter for each item."""
+    from mmrec.report import learning_curve, write_item_weights
+
     per_user = _of_all_processes(model.test_ranking.per_user())
     if not writes:
         return
@@ -326,9 +338,9 @@ def _write_tables(folder: Path, model: Recommender, *, writes: bool) -> None:
         per_user.write_parquet(part)
     weights = model.item_weights()
     if weights:
-        from mmrec.report import write_item_weights
-
         write_item_weights(folder, weights, model.corpus)
+    if (folder / EPOCHS).exists():
+        learning_curve(folder / EPOCHS, monitor, folder / "learning_curve.png")
 
 
 def _of_all_processes(frame: pl.DataFrame) -> pl.DataFrame:

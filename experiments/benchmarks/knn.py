@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmrec.graphs import knn_graph
+from mmrec.results import peak_rss_mib
 
 
 def bench_knn(
@@ -52,7 +52,7 @@ def _measure(
     for _ in range(repeats):
         graph.append(_seconds(lambda: knn_graph(features, k, block=block)))
         if not bare:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+            peak = peak_rss_mib() / 1024
         bare.append(_seconds(lambda: _bare(features, k, block)))
     return {
         "items": items,

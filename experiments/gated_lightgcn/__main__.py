@@ -128,8 +128,8 @@ each is searched alike?
 
 **How.** For each model and data set six trials on seed 0, on beauty three (`SPACE` in
 `__main__.py`; most popular has nothing to choose), the best by validation recall@20, then three
-seeds of it; mean ± standard deviation. One learning rate a data set for all models. Test is computed
-once a run, from the best validation epoch, and was not looked at in choosing.
+seeds of it; mean ± standard deviation. One learning rate a data set for all models. Test is
+computed once a run, from the best validation epoch, and was not looked at in choosing.
 """
 
 TAIL = """## Where the figures come from

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from mmrec.data import Corpus, Queries, Triplets
@@ -57,10 +56,9 @@ class LightGCN(Recommender):
                 f"edge_dropout is {edge_dropout}; give a share of at least 0 and below 1"
             )
         self.l2, self.norm, self.edge_dropout = l2, norm, edge_dropout
-        self.user = nn.Embedding(corpus.n_users, dim)
-        self.item = nn.Embedding(corpus.n_items, dim)
-        nn.init.xavier_uniform_(self.user.weight)
-        nn.init.xavier_uniform_(self.item.weight)
+        self.node = nn.Embedding(corpus.n_users + corpus.n_items, dim)  # users first
+        for part in self.node.weight.detach().split([corpus.n_users, corpus.n_items]):
+            nn.init.xavier_uniform_(part)
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
         self.propagate = Propagation(adjacency, layers)
         self.thinned = Propagation(adjacency, layers)
@@ -74,27 +72,22 @@ class LightGCN(Recommender):
             adjacency = normalized_adjacency(kept, self.corpus.n_users, self.corpus.n_items)
             self.thinned.adjacency = adjacency.to(self.device)
 
-    def layer0(self) -> Tensor:
-        """The embeddings that are learned, users first: [U+I, D]."""
-        return torch.cat([self.user.weight, self.item.weight])
-
-    def smooth(self, layer0: Tensor) -> Tensor:
-        """[U+I, D] -> [U+I, D] over the whole graph, or over the epoch's edges in training."""
-        smoothed: Tensor = (self.thinned if self.training else self.propagate)(layer0)  # Eq. 4, 8
-        return smoothed
+    def propagated(self) -> Tensor:
+        """[U+I, D]: over the whole graph, or over the epoch's edges in training."""
+        x: Tensor = (self.thinned if self.training else self.propagate)(self.node.weight)
+        return x  # Eq. 4, 8
 
     def encode(self) -> Encoded:
         """Final embeddings."""
-        return Encoded(
-            *self.smooth(self.layer0()).split([self.corpus.n_users, self.corpus.n_items])
-        )
+        return Encoded(*self.propagated().split([self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 15."""
-        layer0, n_users = self.layer0(), self.corpus.n_users
+        n_users = self.corpus.n_users
+        layer0 = lookup_nodes(batch, self.node.weight, n_users)  # [B, D] [B, D] [B, K, D]
         return {
-            "bpr": bpr(*pair_scores(*lookup_nodes(batch, self.smooth(layer0), n_users))),
-            "l2": self.l2 * norm_penalty(self.norm, *lookup_nodes(batch, layer0, n_users)),
+            "bpr": bpr(*pair_scores(*lookup_nodes(batch, self.propagated(), n_users))),
+            "l2": self.l2 * norm_penalty(self.norm, *layer0),
         }
 
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:

@@ -15,7 +15,7 @@ def dense_embeddings(model, train):
     a = a + a.T
     scale = torch.where(a.sum(1) > 0, a.sum(1), 1).rsqrt()
     a = scale[:, None] * a * scale
-    x = torch.cat([model.user.weight, model.item.weight])
+    x = model.node.weight
     layers = [torch.linalg.matrix_power(a, n) @ x for n in range(model.propagate.layers + 1)]
     return torch.stack(layers).mean(0).split([users, items])
 
@@ -38,13 +38,13 @@ def test_the_loss_is_eq_15_and_so_is_its_gradient(small_corpus, norm):
     users, items = dense_embeddings(model, corpus.train)
     u, i, j = users[batch.user], items[batch.positive], items[batch.negative[:, 0]]
     expected = -torch.nn.functional.logsigmoid((u * i).sum(1) - (u * j).sum(1)).mean()
-    rows = [model.user(batch.user), model.item(batch.positive), model.item(batch.negative[:, 0])]
+    user, item = model.node.weight.split([corpus.n_users, corpus.n_items])
+    rows = [user[batch.user], item[batch.positive], item[batch.negative[:, 0]]]
     size = sum(x.square().sum() / 2 if norm == "squared" else x.norm() for x in rows)
     torch.testing.assert_close(losses["bpr"], expected)
     torch.testing.assert_close(losses["l2"], 0.3 * size / 2)
-    tables = [model.user.weight, model.item.weight]
-    found = torch.autograd.grad(losses["bpr"], tables)
-    torch.testing.assert_close(found, torch.autograd.grad(expected, tables))
+    found = torch.autograd.grad(losses["bpr"], model.node.weight)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, model.node.weight))
 
 
 def test_dropped_edges_return_for_evaluation(small_corpus):
