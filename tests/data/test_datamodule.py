@@ -1,0 +1,116 @@
+"""Data modules: batches, queries, and what is done to modalities."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer
+
+from mmrec.data import DataError, PlantedData, planted
+from mmrec.data.datamodule import corrupt_modalities, select_modalities
+from mmrec.models import GatedLightGCN
+
+small = partial(planted, users=60, items=40, interactions_per_user=8, widths=5, missing=0.2)
+
+
+def test_an_epoch_pairs_every_train_interaction_once_with_items_its_user_has_not():
+    data = PlantedData(world=small, batch_size=50, negatives=3)
+    batches = list(data.train_dataloader())
+    train = data.corpus.train
+    assert len(batches) == len(data.train_dataloader()) == -(-len(train) // 50)
+    found = torch.cat([b.user * 40 + b.positive for b in batches]).sort().values
+    torch.testing.assert_close(found, (train.user * 40 + train.item).sort().values)
+    owned = set(found.tolist())
+    for batch in batches:
+        assert batch.negative.shape == (len(batch.user), 3)
+        assert not owned & set((batch.user[:, None] * 40 + batch.negative).flatten().tolist())
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_every_user_with_a_held_out_item_is_asked_once(split):
+    data = PlantedData(world=small, eval_batch_size=7)
+    loader = getattr(data, f"{split}_dataloader")()
+    asked = torch.cat([queries.user for queries in loader]).tolist()
+    held_out = getattr(data.corpus, split)
+    assert asked == sorted(set(held_out.user.tolist()))
+    assert max(len(queries.user) for queries in loader) <= 7
+
+
+def test_a_seed_gives_its_batches_and_another_seed_others():
+    first, same, other = (
+        next(iter(PlantedData(world=small, seed=seed).train_dataloader())) for seed in (3, 3, 4)
+    )
+    assert first.user.equal(same.user)
+    assert first.negative.equal(same.negative)
+    assert not first.user.equal(other.user)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "eval_batch_size", "negatives"])
+def test_sizes_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=rf"data\.{name} is 0: expected 1 or more"):
+        PlantedData(world=small, **{name: 0})
+
+
+def test_a_modality_can_be_left_out():
+    whole, part = PlantedData(world=small), PlantedData(world=small, modalities=["textual"])
+    assert list(part.corpus.modalities) == ["textual"]
+    textual = whole.corpus.modalities["textual"].features
+    assert part.corpus.modalities["textual"].features.equal(textual)
+    assert part.corpus.train.item.equal(whole.corpus.train.item)
+
+
+def test_an_unknown_modality_names_those_there_are():
+    corpus = PlantedData(world=small).corpus
+    with pytest.raises(DataError, match=r"no modality sound; there are \['textual', 'visual'\]"):
+        select_modalities(corpus, ["sound"])
+    with pytest.raises(DataError, match=r"data\.corrupt\.sound: no such modality"):
+        corrupt_modalities(corpus, {"sound": 0.5}, seed=0)
+    with pytest.raises(DataError, match=r"data\.corrupt\.visual is 2: expected a share"):
+        corrupt_modalities(corpus, {"visual": 2}, seed=0)
+
+
+def test_noise_replaces_a_share_of_the_rows_that_are_there_and_nothing_else():
+    corpus = PlantedData(world=small).corpus
+    noisy = corrupt_modalities(corpus, {"visual": 0.5}, seed=0)
+    before, after = corpus.modalities["visual"], noisy.modalities["visual"]
+    changed = (before.features != after.features).any(1)
+    assert changed.sum() == round(0.5 * int(before.present.sum()))
+    assert not changed[~before.present].any()
+    assert noisy.modalities["textual"] is corpus.modalities["textual"]
+    assert after.digest != before.digest
+    assert noisy.fingerprint != corpus.fingerprint
+    assert corrupt_modalities(corpus, {"visual": 0.0}, seed=0) is corpus
+
+
+def test_noise_has_the_mean_and_the_spread_of_what_it_replaces():
+    corpus = PlantedData(world=partial(planted, users=60, items=1000, missing=0)).corpus
+    after = corrupt_modalities(corpus, {"visual": 1.0}, seed=0).modalities["visual"].features
+    before = corpus.modalities["visual"].features
+    torch.testing.assert_close(after.mean(0), before.mean(0), atol=0.25, rtol=0)
+    torch.testing.assert_close(after.std(0), before.std(0), rtol=0.15, atol=0)
+
+
+@pytest.mark.slow
+def test_the_gate_turns_away_from_a_modality_that_became_noise():
+    def visual_weight(share: float) -> float:
+        torch.manual_seed(0)
+        data = PlantedData(corrupt={"visual": share})
+        model = GatedLightGCN(data.corpus)
+        model.optimizer = partial(torch.optim.Adam, lr=1e-2)
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=15,
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, datamodule=data)
+        present = data.corpus.modalities["visual"].present
+        return model.item_weights()["visual"][present].mean().item()
+
+    clean, noisy = visual_weight(0.0), visual_weight(0.6)
+    assert noisy < clean - 0.01
