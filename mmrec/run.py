@@ -114,7 +114,9 @@ def run(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         tested = time.perf_counter()
         result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
         result["seconds"]["test"] = time.perf_counter() - tested
-        _write_tables(folder, model, plain["monitor"], writes=writes)
+        _write_tables(folder, model, writes=writes)
+        if writes and timing.train_epochs and (folder / EPOCHS).exists():
+            _draw(folder, plain["monitor"])
     except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would lose the result
         result["status"] = "interrupted"
@@ -327,10 +329,8 @@ def _write_identity(
             )
 
 
-def _write_tables(folder: Path, model: Recommender, monitor: str, *, writes: bool) -> None:
-    """Test metrics of each user, how it learned, and what it found to matter for each item."""
-    from mmrec.report import learning_curve, write_item_weights
-
+def _write_tables(folder: Path, model: Recommender, *, writes: bool) -> None:
+    """Test metrics of each user, and what the model found to matter for each item."""
     per_user = _of_all_processes(model.test_ranking.per_user())
     if not writes:
         return
@@ -338,9 +338,16 @@ def _write_tables(folder: Path, model: Recommender, monitor: str, *, writes: boo
         per_user.write_parquet(part)
     weights = model.item_weights()
     if weights:
+        from mmrec.report import write_item_weights
+
         write_item_weights(folder, weights, model.corpus)
-    if (folder / EPOCHS).exists():
-        learning_curve(folder / EPOCHS, monitor, folder / "learning_curve.png")
+
+
+def _draw(folder: Path, monitor: str) -> None:
+    """How it learned."""
+    from mmrec.report import learning_curve
+
+    learning_curve(folder / EPOCHS, monitor, folder / "learning_curve.png")
 
 
 def _of_all_processes(frame: pl.DataFrame) -> pl.DataFrame:

@@ -49,7 +49,7 @@ def checkout(tmp_path_factory):
         shutil.copy(ROOT / file, folder / file)
     call("git", "init", "--quiet", cwd=folder)
     for litter in (
-        "conf/outputs/run.yaml",
+        "conf/.ipynb_checkpoints/run.yaml",
         "mmrec/__pycache__/a.pyc",
         "mmrec/data/.ipynb_checkpoints/a.py",
     ):

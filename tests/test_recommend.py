@@ -70,7 +70,8 @@ def shop(composed, tmp_path_factory):
 def naive(folder, corpus, k, *seen):
     """(user, item, rank, score) by sorting."""
     saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    scores = (saved["user.weight"] @ saved["item.weight"].T).tolist()
+    users, items = saved["node.weight"].split([corpus.n_users, corpus.n_items])
+    scores = (users @ items.T).tolist()
     masked = defaultdict(set)
     for part in seen:
         for user, item in zip(part.user.tolist(), part.item.tolist(), strict=True):
@@ -233,7 +234,7 @@ def test_a_score_that_is_not_a_number_is_an_error_and_no_file(finished, tmp_path
     folder = shutil.copytree(finished, tmp_path / "copy")
     path = folder / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["state_dict"]["user.weight"][40] = np.nan
+    checkpoint["state_dict"]["node.weight"][40] = np.nan
     torch.save(checkpoint, path)
     said = "the score of user 40 for item 0 is nan; the model has diverged"
     with pytest.raises(NonFiniteScores, match=said):

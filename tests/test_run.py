@@ -80,6 +80,7 @@ def test_a_run_leaves_these_files_and_no_other(done):
         "config.yaml",
         "overrides.yaml",
         "metrics.csv",
+        "learning_curve.png",
         "per_user.parquet",
         "result.json",
         "checkpoints/best.ckpt",

@@ -231,9 +231,12 @@ def test_renaming_items_renames_their_scores(name, learned, make, board):
     order = torch.randperm(board.n_items, generator=torch.Generator().manual_seed(3))
     twin = make(name, renamed(board, order))
     if not model.closed_form:
-        of_items = {key: len(v) == board.n_items for key, v in model.state_dict().items()}
-        state = {k: v[order] if of_items[k] else v for k, v in model.state_dict().items()}
-        twin.load_state_dict(state)
+        nodes = torch.cat([torch.arange(board.n_users), board.n_users + order])
+        rows = {len(order): order, len(nodes): nodes}  # of a table of items, or of users and items
+        state = model.state_dict()
+        twin.load_state_dict(
+            {k: v[rows[len(v)]] if len(v) in rows else v for k, v in state.items()}
+        )
     same = torch.allclose(scores(twin), scores(model)[:, order], atol=1e-4, rtol=1e-4)
     assert same != (type(model) is Random)  # whose order is drawn by index
 
