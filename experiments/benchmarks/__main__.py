@@ -139,7 +139,8 @@ SCALING = """
 
 Planted data of 1, 4 and 16 times Baby's users and items. "Growth" is the time per train
 interaction, and per user and item, relative to the first line: at most 1 is linear. Evaluation
-ranks the whole catalogue for 2,000 users.
+ranks the whole catalogue for 2,000 users. A step propagates the whole graph, so batches grow with
+the data (2,048 at the first line), and an epoch has as many steps at every size.
 
 | times | users | items | train | epoch s | growth | evaluation s | growth | making s | peak MiB |
 |---|---|---|---|---|---|---|---|---|---|"""

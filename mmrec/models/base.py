@@ -44,7 +44,7 @@ class Recommender(LightningModule):
         super().__init__()
         self.corpus = corpus
         self.evaluation = Evaluation()
-        self.optimizer: OptimizerFactory = partial(Adam, lr=1e-3)
+        self.optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True)
         self._encoded: Any = None
         self._term_sums: dict[str, Tensor] = {}
 

@@ -84,7 +84,7 @@ class LightGCN(Recommender):
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 15."""
         n_users = self.corpus.n_users
-        layer0 = lookup_nodes(batch, self.node.weight, n_users)  # [B, D] [B, D] [B, K, D]
+        layer0 = lookup_nodes(batch, self.node.weight, n_users, sparse=True)
         return {
             "bpr": bpr(*pair_scores(*lookup_nodes(batch, self.propagated(), n_users))),
             "l2": self.l2 * norm_penalty(self.norm, *layer0),

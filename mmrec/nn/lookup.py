@@ -26,17 +26,22 @@ def lookup(batch: Triplets, users: Tensor, items: Tensor) -> tuple[Tensor, Tenso
     return embedding(batch.user, users), both[:, 0], both[:, 1:]
 
 
-def lookup_nodes(batch: Triplets, nodes: Tensor, n_users: int) -> tuple[Tensor, Tensor, Tensor]:
+def lookup_nodes(
+    batch: Triplets, nodes: Tensor, n_users: int, *, sparse: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same out of one table, in one look-up.
 
     Args:
         batch: of B pairs and K negatives each.
         nodes: [U+I, D], users first.
         n_users: U.
+        sparse: give the table a sparse gradient, for a table that gets a dense one elsewhere: the
+            sum is dense, and costs no second table of zeros.
 
     Returns:
         [B, D], [B, D] and [B, K, D].
     """
     items = n_users + torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1)
-    rows = embedding(torch.cat([batch.user.unsqueeze(1), items], dim=1), nodes)
+    index = torch.cat([batch.user.unsqueeze(1), items], dim=1)  # [B, 2+K]
+    rows = embedding(index, nodes, sparse=sparse)
     return rows[:, 0], rows[:, 1], rows[:, 2:]
