@@ -201,7 +201,8 @@ def build_trainer(plain: dict[str, Any], folder: Path) -> tuple[Trainer, Timing,
         warnings.filterwarnings("ignore", message)
 
     # Filling every new tensor with NaN finds bugs in kernels, and costs a pass over memory each.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # The name stands on an object that torch puts in the place of the module.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     timing, checkpoints = Timing(), Checkpoints(folder, plain["monitor"])
     kept = [] if plain["trainer"]["fast_dev_run"] else [checkpoints]

@@ -33,7 +33,9 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="63,001 x 4,096 kNN and 16 x Baby too")
-    full = parser.parse_args().full
+    parser.add_argument("--only", default="", help="parts whose name holds this; others stay")
+    arguments = parser.parse_args()
+    full = arguments.full
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.monotonic()
     work: dict[str, Callable[[], dict[str, Any]]] = {
@@ -47,8 +49,8 @@ def main() -> None:
     if full:
         work["kNN 63,001 x 4,096"] = partial(bench_knn, 63_001, 4_096, 10, 1_024, repeats=1)
     measured = {}
-    for name, part in work.items():
-        measured[name] = fresh(part)
+    for name in [name for name in work if arguments.only in name]:
+        measured[name] = fresh(work[name])
         log.info("%4.0fs %s %s", time.monotonic() - start, name, json.dumps(measured[name]))
     store = FOLDER / "results.json"
     earlier = json.loads(store.read_text()) if store.exists() else {}

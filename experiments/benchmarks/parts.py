@@ -155,7 +155,7 @@ def scaling(times: int) -> Row:
 def trainer(**options: Any) -> Trainer:
     """As the command makes it, without files."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Trainer(
         accelerator="cpu",
         devices=1,

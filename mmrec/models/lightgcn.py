@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from mmrec.data import Corpus, Queries, Triplets
@@ -57,7 +58,7 @@ class LightGCN(Recommender):
             )
         self.l2, self.norm, self.edge_dropout = l2, norm, edge_dropout
         self.node = nn.Embedding(corpus.n_users + corpus.n_items, dim)  # users first
-        for part in self.node.weight.detach().split([corpus.n_users, corpus.n_items]):
+        for part in torch.split(self.node.weight.detach(), [corpus.n_users, corpus.n_items]):
             nn.init.xavier_uniform_(part)
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
         self.propagate = Propagation(adjacency, layers)
@@ -79,7 +80,7 @@ class LightGCN(Recommender):
 
     def encode(self) -> Encoded:
         """Final embeddings."""
-        return Encoded(*self.propagated().split([self.corpus.n_users, self.corpus.n_items]))
+        return Encoded(*torch.split(self.propagated(), [self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 15."""
