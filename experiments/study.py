@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mmrec.results import RESULT, ResultError, read_result
+from mmrec.results import ResultError, read_result
 
 log = logging.getLogger(__name__)
 Result = dict[str, Any]
@@ -70,7 +71,7 @@ def _run(study: str, cell: Cell) -> Result | None:
     except ResultError:
         pass
     if folder.exists():
-        subprocess.run(["rm", "-r", str(folder)], check=True)
+        shutil.rmtree(folder)
     command = [
         sys.executable,
         "-m",
@@ -145,16 +146,3 @@ def save(folder: Path, results: Mapping[Cell, Result]) -> None:
 def setup_logging() -> None:
     """Progress on the terminal."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-
-
-__all__ = [
-    "RESULT",
-    "Cell",
-    "Result",
-    "best_on_validation",
-    "provenance",
-    "run_cells",
-    "save",
-    "setup_logging",
-    "summarize",
-]

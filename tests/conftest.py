@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from omegaconf import DictConfig
 
 from mmrec.config import conf_dir
 from mmrec.data import Corpus, Interactions, Modality, content_hash
+from mmrec.run import run
 
 REAL_DATA = os.environ.get("MMREC_DATA")
 LEFT_OUT = "MMREC_DATA is not set: tests marked `data` are left out"
@@ -68,6 +70,12 @@ def composed() -> Callable[..., DictConfig]:
             return compose("config", overrides=["run_dir=unused", *words])
 
     return build
+
+
+@pytest.fixture(scope="session")
+def run_words(composed: Callable[..., DictConfig]) -> Callable[..., dict[str, Any]]:
+    """A run in this process: its folder, and the words of the command line."""
+    return lambda folder, *words: run(composed(*words, f"run_dir={folder}"), list(words))
 
 
 @pytest.fixture(scope="session")

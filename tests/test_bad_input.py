@@ -14,7 +14,7 @@ from mmrec.evaluation import NonFiniteScores
 from mmrec.models import BPR
 from mmrec.models.base import NonFiniteLoss
 from mmrec.results import read_result
-from mmrec.run import main, run
+from mmrec.run import main
 
 TINY = (
     "model=bpr",
@@ -29,14 +29,9 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
-def go(composed):
-    """`go(folder, *words)`: run in this process."""
-
-    def call(folder, *words, base=TINY):
-        words = [*base, *words]
-        return run(composed(*words, f"run_dir={folder}"), words)
-
-    return call
+def go(run_words):
+    """`go(folder, *words)`: a tiny run in this process."""
+    return lambda folder, *words, base=TINY: run_words(folder, *base, *words)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,6 @@ from mmrec.callbacks import AtomicCheckpointIO
 from mmrec.data import DataError
 from mmrec.models import Recommender
 from mmrec.results import ResultError, read_result
-from mmrec.run import run
 
 # Edges are dropped and early stopping is near, so that every kind of state matters.
 TINY = (
@@ -45,14 +44,9 @@ SLOW = ("data.batch_size=8", "trainer.max_epochs=4")
 
 
 @pytest.fixture(scope="module")
-def go(composed):
-    """`go(folder, *words)`: run in this process."""
-
-    def call(folder, *words, base=TINY):
-        words = [*base, *words]
-        return run(composed(*words, f"run_dir={folder}"), words)
-
-    return call
+def go(run_words):
+    """`go(folder, *words)`: a tiny run in this process."""
+    return lambda folder, *words, base=TINY: run_words(folder, *base, *words)
 
 
 @pytest.fixture(scope="module")

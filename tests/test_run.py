@@ -36,14 +36,9 @@ CLOSED_FORM = ("model=most_pop", *(word for word in TINY if not word.startswith(
 
 
 @pytest.fixture(scope="module")
-def go(composed):
-    """`go(folder, *words)`: run in this process."""
-
-    def call(folder, *words, base=TINY):
-        words = [*base, *words]
-        return run(composed(*words, f"run_dir={folder}"), words)
-
-    return call
+def go(run_words):
+    """`go(folder, *words)`: a tiny run in this process."""
+    return lambda folder, *words, base=TINY: run_words(folder, *base, *words)
 
 
 @pytest.fixture(scope="module")
