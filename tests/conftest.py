@@ -155,3 +155,14 @@ def _pairs(item: torch.Tensor) -> Interactions:
     """[U, n] items of each user."""
     user = torch.arange(len(item)).repeat_interleave(item.shape[1])
     return Interactions(user, item.flatten())
+
+
+@pytest.fixture
+def centred():
+    """Features as projections see them: centred, and of unit norm in the mean square."""
+
+    def standard(features):
+        deviation = features - features.mean(0)
+        return deviation / deviation.square().sum(1).mean().sqrt()
+
+    return standard

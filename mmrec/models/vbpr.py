@@ -3,11 +3,12 @@
 He and McAuley, AAAI 2016. https://arxiv.org/abs/1510.01784
 
 From the paper: Eq. 4 without the user and global offsets, which cancel in a comparison. Ours:
-several modalities are one concatenated feature vector, scaled to unit mean square over the
-catalogue; projected content starts at the scale of the item factors; and what is regularised is a
-batch's projected content, not the projection.
+several modalities add up, as if concatenated, each centred and brought to one scale; projected
+content starts at the scale of the item factors; and what is regularised is a batch's projected
+content, not the projection. Centring, and the projection's bias, add the same to a user's scores of
+all items that have the modality: that cancels too.
 
-D dim, F summed width of the modalities, B batch, K negatives a pair.
+D dim, B batch, K negatives a pair.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
-from mmrec.nn import lookup, rms
+from mmrec.nn import Projection, lookup
 
 
 class Encoded(NamedTuple):
@@ -41,36 +42,27 @@ class VBPR(Recommender):
         norm: `squared` as in the paper, or `frobenius`.
     """
 
-    features: Tensor
-
     def __init__(
         self, corpus: Corpus, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
     ) -> None:
         super().__init__(corpus)
-        self.l2, self.norm = l2, norm
+        self.dim, self.l2, self.norm = dim, l2, norm
         modalities = require_modalities(corpus, "vbpr")
-        features = torch.cat([m.features for m in modalities.values()], dim=1)  # [I, F]
-        self.register_buffer("features", features, persistent=False)
-        self.scale = 1 / float(rms(features))
         self.user = nn.Embedding(corpus.n_users, dim)
         self.item = nn.Embedding(corpus.n_items, dim)
         self.user_content = nn.Embedding(corpus.n_users, dim)
-        self.project = nn.Linear(features.shape[1], dim, bias=False)  # E
+        self.project = Projection(modalities, dim + 1)  # E, and beta' below it
         self.bias = nn.Embedding(corpus.n_items, 1)
-        self.content_bias = nn.Linear(features.shape[1], 1, bias=False)  # beta'
         for table in (self.user, self.item, self.user_content):
             nn.init.xavier_normal_(table.weight)
-        xavier = (2 / (corpus.n_items + dim)) ** 0.5
-        nn.init.normal_(self.project.weight, std=xavier / features.shape[1] ** 0.5)
         nn.init.zeros_(self.bias.weight)
-        nn.init.zeros_(self.content_bias.weight)
 
     def encode(self) -> Encoded:
         """Eq. 4, once for all."""
         users = torch.cat([self.user.weight, self.user_content.weight], dim=1)
-        items = torch.cat([self.item.weight, self.scale * self.project(self.features)], dim=1)
-        bias = self.bias.weight + self.scale * self.content_bias(self.features)  # [I, 1]
-        return Encoded(users, items, bias.squeeze(1))
+        content, content_bias = self.project().sum(1).split([self.dim, 1], dim=1)
+        items = torch.cat([self.item.weight, content], dim=1)
+        return Encoded(users, items, (self.bias.weight + content_bias).squeeze(1))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """BPR-Opt over Eq. 4."""

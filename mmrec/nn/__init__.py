@@ -1,6 +1,6 @@
 """Layers with one meaning each."""
 
-from mmrec.nn.fusion import Fusion, FusionKind, Projection, masked_softmax, rms
+from mmrec.nn.fusion import Fusion, FusionKind, Projection, center_and_scale, masked_softmax
 from mmrec.nn.history import History
 from mmrec.nn.lookup import lookup, lookup_nodes
 from mmrec.nn.propagation import Propagation, sparse_matmul
@@ -11,9 +11,9 @@ __all__ = [
     "History",
     "Projection",
     "Propagation",
+    "center_and_scale",
     "lookup",
     "lookup_nodes",
     "masked_softmax",
-    "rms",
     "sparse_matmul",
 ]

@@ -17,8 +17,10 @@ FusionKind = Literal["vector", "scalar", "mean", "sum", "concat"]
 class Projection(nn.Module):
     """Each modality at the scale of ID embeddings: `p_m = W_m f_m + b_m`, zero where it is absent.
 
-    Features are scaled to unit mean square, so that one learning rate fits all modalities, and the
-    output starts at the scale of an [I, D] table under Xavier initialisation.
+    `f_m` is centred over the items that have it, and scaled to a mean squared norm of one; the
+    output starts at the scale of an [I, D] table under Xavier initialisation. Centring matters:
+    encoders give all items a large common part (85 % of the energy of tiktok's image features), and
+    along it every step of an optimiser moves all items at once.
 
     Args:
         modalities: by name; features [I, F_m] and presence [I] of each.
@@ -30,7 +32,7 @@ class Projection(nn.Module):
     def __init__(self, modalities: Mapping[str, Modality], dim: int) -> None:
         super().__init__()
         self.names = tuple(modalities)
-        self.each = nn.ModuleList(_Projection(m.features, dim) for m in modalities.values())
+        self.each = nn.ModuleList(_Projection(m, dim) for m in modalities.values())
         present = torch.stack([m.present for m in modalities.values()], dim=1)  # [I, M]
         self.register_buffer("present", present, persistent=False)
 
@@ -41,23 +43,42 @@ class Projection(nn.Module):
 
 
 class _Projection(nn.Module):
-    """One modality, whole."""
+    """One modality, whole.
+
+    Centre and scale act on the weights, as features can be gigabytes.
+    """
 
     features: Tensor
+    mean: Tensor
 
-    def __init__(self, features: Tensor, dim: int) -> None:
+    def __init__(self, modality: Modality, dim: int) -> None:
         super().__init__()
-        n_items, width = features.shape
-        self.register_buffer("features", features, persistent=False)
-        self.scale = 1 / float(rms(features))  # on the weights, as features can be gigabytes
+        n_items, width = modality.features.shape
+        mean, self.scale = center_and_scale(modality)
+        self.register_buffer("features", modality.features, persistent=False)
+        self.register_buffer("mean", mean, persistent=False)
         self.linear = nn.Linear(width, dim)
-        xavier = (2 / (n_items + dim)) ** 0.5
-        nn.init.normal_(self.linear.weight, std=xavier / width**0.5)
+        nn.init.normal_(self.linear.weight, std=(2 / (n_items + dim)) ** 0.5)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self) -> Tensor:
         """-> [I, D]"""
-        return linear(self.features, self.scale * self.linear.weight, self.linear.bias)
+        weight = self.scale * self.linear.weight
+        return linear(self.features, weight, self.linear.bias - weight @ self.mean)
+
+
+def center_and_scale(modality: Modality) -> tuple[Tensor, float]:
+    """What brings the features that are present to mean zero and to a mean squared norm of one.
+
+    Returns:
+        Their mean [F], and a factor for their deviations from it; 1 where they do not differ.
+    """
+    present = modality.present.sum().clamp(min=1)
+    mean = modality.features.sum(0) / present
+    norms = torch.linalg.vector_norm(modality.features, dim=1)  # squares of all would be a copy
+    square = norms.double().square().sum() / present
+    variance = square - mean.double().square().sum()
+    return mean, float(variance.rsqrt()) if variance > 1e-6 * square else 1.0
 
 
 class Fusion(nn.Module):
@@ -115,9 +136,3 @@ def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
     """
     lowest = torch.finfo(logits.dtype).min
     return logits.masked_fill(~mask, lowest).softmax(dim) * mask
-
-
-def rms(x: Tensor) -> Tensor:
-    """Root mean square of all values; 1 for a tensor of zeros, so that dividing by it is safe."""
-    value = x.square().mean().sqrt()
-    return torch.where(value > 0, value, 1)

@@ -40,19 +40,21 @@ def test_bpr_is_the_criterion_over_dot_products(small_corpus):
     torch.testing.assert_close(losses["l2"], 0.5 * sum(x.square().sum() for x in rows) / 4)
 
 
-def test_vbpr_is_eq_4(small_corpus):
+def test_vbpr_is_eq_4(small_corpus, centred):
     corpus = small_corpus(modalities=2)
     model = randomise(VBPR(corpus, dim=4, l2=0.5))
-    f = torch.cat([m.features for m in corpus.modalities.values()], dim=1)
-    f = f / f.square().mean().sqrt()
+    content = sum(
+        part.linear(centred(m.features))
+        for part, m in zip(model.project.each, corpus.modalities.values(), strict=True)
+    )
     score = torch.stack(
         [
             torch.stack(
                 [
                     model.bias.weight[i, 0]
                     + model.user.weight[u] @ model.item.weight[i]
-                    + model.user_content.weight[u] @ (model.project.weight @ f[i])
-                    + model.content_bias.weight[0] @ f[i]
+                    + model.user_content.weight[u] @ content[i, :-1]
+                    + content[i, -1]
                     for i in range(corpus.n_items)
                 ]
             )

@@ -22,12 +22,12 @@ def dense_graph(corpus):
 
 @pytest.mark.parametrize(("item_init", "late_add"), OPTIONS)
 @pytest.mark.parametrize("fusion", ["vector", "scalar", "mean", "sum", "concat"])
-def test_it_is_its_formula(small_corpus, item_init, late_add, fusion):
+def test_it_is_its_formula(small_corpus, centred, item_init, late_add, fusion):
     corpus = small_corpus()
     torch.manual_seed(0)
     model = GatedLightGCN(corpus, dim=4, fusion=fusion, item_init=item_init, late_add=late_add)
     p = [
-        part.linear(m.features / m.features.square().mean().sqrt())
+        part.linear(centred(m.features))
         for part, m in zip(model.project.each, corpus.modalities.values(), strict=True)
     ]
     both = torch.cat(p, dim=1)

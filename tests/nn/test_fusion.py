@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec.data import Modality
-from mmrec.nn import Fusion, Projection, masked_softmax, rms
+from mmrec.nn import Fusion, Projection, center_and_scale, masked_softmax
 
 GATES, PLAIN = ("vector", "scalar"), ("mean", "sum", "concat")
 
@@ -89,16 +89,34 @@ def test_the_masked_softmax_is_the_softmax_of_what_is_left(mask, seed):
     torch.testing.assert_close(masked_softmax(logits, mask, dim=0), expected)
 
 
-def test_rms_written_out_and_safe_to_divide_by():
-    assert rms(torch.tensor([[3.0, 4.0], [0.0, 5.0]])).item() == pytest.approx(12.5**0.5)
-    assert rms(torch.zeros(2, 2)).item() == 1
-
-
-def content(scale=1.0, items=2000, width=16):
+def content(scale=1.0, items=2000, width=16, offset=0.0):
     rng = torch.Generator().manual_seed(0)
     present = torch.rand(items, generator=rng) < 0.9
-    features = scale * torch.randn(items, width, generator=rng) * present[:, None]
-    return Modality(features, present, "digest")
+    features = scale * torch.randn(items, width, generator=rng) + offset
+    return Modality(features * present[:, None], present, "digest")
+
+
+def test_what_is_present_is_centred_and_scaled_to_unit_norm():
+    features = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
+    mean, scale = center_and_scale(Modality(features, torch.tensor([True, False, True]), "digest"))
+    assert mean.tolist() == [2, 2]
+    assert scale == pytest.approx(1 / 5**0.5)  # both deviations are (1, 2), but for the sign
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_features_that_do_not_differ_are_left_at_their_scale(present):
+    same = torch.full((5, 3), 1e4 * present)
+    mean, scale = center_and_scale(Modality(same, torch.full((5,), present), "digest"))
+    assert mean.tolist() == [1e4 * present] * 3
+    assert scale == 1
+
+
+def test_a_projection_does_not_see_what_all_features_have_in_common():
+    def projected(offset):
+        torch.manual_seed(0)
+        return Projection({"visual": content(offset=offset)}, 8)()
+
+    torch.testing.assert_close(projected(100.0), projected(0.0), rtol=0, atol=1e-4)
 
 
 def test_a_projection_is_linear_and_absent_items_have_none():
@@ -108,10 +126,11 @@ def test_a_projection_is_linear_and_absent_items_have_none():
     for place, modality in enumerate(modalities.values()):
         layer = project.each[place].linear
         torch.nn.init.ones_(layer.bias)
-        scaled = modality.features / modality.features.square().mean().sqrt()
-        expected = scaled @ layer.weight.T + 1
+        shown = modality.features[modality.present]
+        centred = shown - shown.mean(0)
+        expected = centred / centred.square().sum(1).mean().sqrt() @ layer.weight.T + 1
         found = project()[:, place]
-        torch.testing.assert_close(found[modality.present], expected[modality.present])
+        torch.testing.assert_close(found[modality.present], expected)
         assert not found[~modality.present].any()
         assert torch.equal(project.present[:, place], modality.present)
 
