@@ -5,11 +5,13 @@ Nothing heavy is imported here, so that `--help` and tab completion answer at on
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from mmrec.config import conf_dir, nearest
@@ -27,6 +29,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
 
     mendable = HydraException | OmegaConfBaseException | ValueError | ArithmeticError | OSError
     wants_traceback = bool(os.environ.get(FULL_ERROR))
+    keep_freed_memory()
     os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
     try:
         main()
@@ -49,6 +52,19 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         sys.exit(f"error: {message}  ({FULL_ERROR}=1 shows where)")
     finally:
         del os.environ[FULL_ERROR]
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed, and use it again, where it can be told (glibc).
+
+    By default it gives each large tensor back to the system. A training step on a CPU makes the
+    same tensors again and again, and would spend half its time on the page faults of new memory.
+    """
+    trim_threshold, mmap_max = -1, -4  # malloc.h
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)
 
 
 def _explain(error: BaseException, config_name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import resource
 import subprocess
 import sys
 
@@ -126,3 +128,28 @@ def test_the_shell_sees_one_line_on_stderr_and_status_1(tmp_path):
         "error: data.negatives is 0: expected 1 or more  (HYDRA_FULL_ERROR=1 shows where)"
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="only glibc has these settings"
+)
+def test_freed_tensors_are_used_again():
+    script = """
+import resource, torch
+from mmrec.app import keep_freed_memory
+keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def step():
+    for _ in range(3):
+        one, two = torch.ones(10_000_000), torch.ones(10_000_000)
+for _ in range(5):
+    step()
+before = faults()
+step()
+print(faults() - before)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) < 40_000_000 / resource.getpagesize() / 10

@@ -23,6 +23,7 @@ from typing import Any
 
 from experiments.benchmarks import parts
 from experiments.benchmarks.knn import bench_knn
+from mmrec.app import keep_freed_memory
 from mmrec.results import git_commit, versions
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,9 @@ def main() -> None:
 
 
 def fresh(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Call in a process of its own, so that memory is the part's alone."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    """Call in a process of its own, set up as a command is, so that memory is the part's alone."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=keep_freed_memory) as pool:
         return pool.submit(part).result()
 
 
