@@ -95,6 +95,8 @@ def run(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
                 f"{folder} holds a run already: continue it with ckpt=last, or give another run_dir"
             )
         data, model = build(plain)
+        if not model.closed_form:
+            _ = data.sampler  # says now, not in a folder of its own, that a user has everything
         if checkpoint:
             _check_continuable(checkpoint, model)
         result = _begin(plain, overrides, data, model)

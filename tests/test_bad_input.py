@@ -126,7 +126,7 @@ def greedy(tmp_path):
 def test_a_user_who_has_everything_cannot_be_trained_on(greedy, go, tmp_path):
     with pytest.raises(ValueError, match=r"user 0 has every item.*drop such users"):
         go(tmp_path / "run", "model=bpr", base=greedy)
-    assert read_result(tmp_path / "run")["status"] == "failed"
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("model", ["most_pop", "ease", "random"])

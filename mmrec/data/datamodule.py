@@ -132,13 +132,24 @@ class InteractionData(LightningDataModule):
         """Read or make the corpus, if that has not happened yet."""
         _ = self.corpus
 
+    @cached_property
+    def sampler(self) -> NegativeSampler:
+        """Draws negatives.
+
+        Raises:
+            ValueError: a user has everything.
+        """
+        corpus = self.corpus
+        return NegativeSampler(
+            corpus.train, corpus.n_users, corpus.n_items, distribution=self.distribution
+        )
+
     def train_dataloader(self) -> TripletLoader:
         """Shuffled triplets."""
-        train, n_users, n_items = self.corpus.train, self.corpus.n_users, self.corpus.n_items
-        sampler = NegativeSampler(train, n_users, n_items, distribution=self.distribution)
+        train = self.corpus.train
         rank, world = self._process()
         batches = EpochBatches(len(train), self.batch_size, seed=self.seed, rank=rank, world=world)
-        return TripletLoader(TripletDataset(train, sampler, self.negatives), batches)
+        return TripletLoader(TripletDataset(train, self.sampler, self.negatives), batches)
 
     def val_dataloader(self) -> QueryLoader:
         """The users with validation items, each once, shared among the processes."""
