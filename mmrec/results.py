@@ -81,6 +81,18 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names; lists are values."""
+    if not isinstance(config, Mapping) or not config:
+        return {prefix: config}
+    names = {key: f"{prefix}.{key}" if prefix else str(key) for key in config}
+    return {
+        name: value
+        for key, path in names.items()
+        for name, value in flat(config[key], path).items()
+    }
+
+
 def versions() -> dict[str, str]:
     """What numbers depend on."""
     names = ("torch", "lightning", "torchmetrics", "numpy", "polars")

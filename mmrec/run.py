@@ -30,6 +30,7 @@ from mmrec.results import (
     OVERRIDES,
     PER_USER,
     config_hash,
+    flat,
     git_commit,
     metrics_table,
     peak_rss_mib,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from mmrec.models import Recommender
 
 log = logging.getLogger(__name__)
+CHANGEABLE = ("trainer.", "logger.", "data.root", "run_dir", "ckpt")  # when a run continues
 
 
 def main() -> None:
@@ -98,13 +100,13 @@ def run(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         if not model.closed_form:
             _ = data.sampler  # says now, not in a folder of its own, that a user has everything
         if checkpoint:
-            _check_continuable(checkpoint, model)
+            _check_continuable(checkpoint, model, plain)
         result = _begin(plain, overrides, data, model)
         if writes:
             _bring_best(checkpoint, folder)
             _write_identity(folder, plain, overrides, data.corpus)
     except BaseException:
-        _remove_if_empty(folder)
+        _remove_if_empty(folder, parents=not any(w.startswith("run_dir=") for w in overrides))
         raise
     result["seconds"]["setup"] = time.perf_counter() - start
     if writes:
@@ -246,7 +248,7 @@ def _begin(
     }
 
 
-def _check_continuable(checkpoint: Path, model: Recommender) -> None:
+def _check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any]) -> None:
     """Refuse a checkpoint that this run cannot go on from, before it overwrites anything."""
     from mmrec.callbacks import AtomicCheckpointIO
 
@@ -254,6 +256,17 @@ def _check_continuable(checkpoint: Path, model: Recommender) -> None:
     model.on_load_checkpoint(content)
     if "optimizer_states" not in content:
         raise ConfigError(f"{checkpoint} holds weights only; continue from the last.ckpt beside it")
+    config = checkpoint.parent.parent / CONFIG
+    if not config.is_file():
+        raise ConfigError(f"there is no {config}; continue from where the run left its last.ckpt")
+    earlier, now = flat(OmegaConf.to_container(OmegaConf.load(config))), flat(plain)
+    for name in sorted({*earlier, *now}):
+        before, after = earlier.get(name, "nothing"), now.get(name, "nothing")
+        if before != after and not name.startswith(CHANGEABLE):
+            raise ConfigError(
+                f"{name}={after}: the run to continue has {before}, and keeps it; give the "
+                f"settings of {config} again, of which only those of trainer and logger may change"
+            )
 
 
 def _bring_best(checkpoint: Path | None, folder: Path) -> None:
@@ -323,8 +336,9 @@ def _write_identity(
 ) -> None:
     """What was run, and what its indices mean."""
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(plain), folder / CONFIG)
-    OmegaConf.save(OmegaConf.create(overrides), folder / OVERRIDES)
+    for content, name in ((plain, CONFIG), (overrides, OVERRIDES)):
+        with replace_file(folder / name) as part:
+            OmegaConf.save(OmegaConf.create(content), part)
     for name, ids in (("user", corpus.user_ids), ("item", corpus.item_ids)):
         if ids is not None:
             ids.alias(f"{name}_id").to_frame().with_row_index(name).write_parquet(
@@ -405,9 +419,9 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
         log.info("continue: python -m mmrec.run %s", words)
 
 
-def _remove_if_empty(folder: Path) -> None:
+def _remove_if_empty(folder: Path, *, parents: bool) -> None:
     """Hydra has made the run's folder; an error at the door leaves none behind."""
-    for path in (folder, *folder.parents[:3]):
+    for path in (folder, *folder.parents[: 3 * parents]):
         try:
             path.rmdir()
         except OSError:

@@ -143,6 +143,20 @@ def test_a_folder_that_cannot_be_made_is_one_line(below, command, tmp_path):
     assert (tmp_path / "a_file").read_text() == "precious"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder where nobody may write")
+def test_a_folder_without_write_permission_is_one_line(command):
+    message = command(*TINY, "run_dir=/sys/mmrec")
+    assert message.startswith("error: ")
+    assert "/sys/mmrec" in message
+
+
+def test_an_empty_folder_of_the_user_is_left_alone(command, tmp_path):
+    (tmp_path / "kept").mkdir()
+    command(*TINY, "seed=-1", f"run_dir={tmp_path / 'kept' / 'run'}")
+    assert list(tmp_path.iterdir()) == [tmp_path / "kept"]
+    assert not any((tmp_path / "kept").iterdir())
+
+
 def test_a_run_that_is_there_already_is_one_line(command, go, tmp_path):
     go(tmp_path / "run", "model=most_pop", base=TINY[1:])
     message = command(*TINY, f"run_dir={tmp_path / 'run'}")

@@ -302,6 +302,32 @@ def test_a_checkpoint_of_something_else_is_refused_and_unharmed(word, message, g
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model.dim=16", r"model.dim=16: the run to continue has 8, and keeps it"),
+        ("optimizer.lr=0.5", r"optimizer.lr=0.5: the run to continue has 0.05"),
+        ("callbacks.early_stopping.patience=9", r"patience=9: the run to continue has 4"),
+        ("seed=1", r"seed=1: the run to continue has 0"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_settings_or_not_at_all(word, message, go, tmp_path):
+    go(tmp_path, "trainer.max_epochs=1")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=message):
+        go(tmp_path, word, "ckpt=last", "trainer.max_epochs=2")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_checkpoint_without_its_settings_is_refused(go, tmp_path):
+    go(tmp_path, "trainer.max_epochs=1")
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(
+        ValueError, match=r"there is no .*config\.yaml; continue from where the run"
+    ):
+        go(tmp_path, "ckpt=last")
+
+
 def test_a_run_is_never_overwritten(go, tmp_path):
     go(tmp_path, "trainer.max_epochs=1")
     before = (tmp_path / "result.json").read_bytes()

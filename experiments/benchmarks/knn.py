@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from torch import Tensor
 
+from mmrec.app import keep_freed_memory
 from mmrec.graphs import knn_graph
 from mmrec.results import peak_rss_mib
 
@@ -38,7 +39,7 @@ def bench_knn(
         `knn_graph` has run.
     """
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=keep_freed_memory) as pool:
         return pool.submit(_measure, items, width, k, block, repeats, threads).result()
 
 

@@ -43,7 +43,7 @@ SPACE: dict[str, dict[str, tuple[str, ...]]] = {
     "most_pop": {},
     "ease": {"model.content_weight": ("0.01", "0.003", "0.03"), "model.l2": ("100", "300")},
     "lightgcn": {"model.l2": ("1e-4", "1e-3", "1e-2"), "model.layers": ("2", "3")},
-    "vbpr": {"model.l2": ("1e-3", "1e-2", "1e-1"), "model.dim": ("64", "128")},
+    "vbpr": {"model.l2": ("1e-2", "1e-1", "1"), "model.dim": ("64", "128")},
     "gated_lightgcn": {"model.content_l2": ("1e-2", "3e-2", "1e-1"), "model.layers": ("2", "3")},
 }
 

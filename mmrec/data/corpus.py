@@ -112,6 +112,7 @@ class Source:
         user_ids: [U] original ids, if they differ from 0..U-1.
         item_ids: [I] original ids, if they differ from 0..I-1.
         fingerprint: hash of the content of everything above.
+        clock: whether times are seconds, and not positions within a user.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Source:
     n_items: int
     interactions: Interactions
     fingerprint: str
+    clock: bool = True
     label: Tensor | None = None
     modalities: Mapping[str, Modality] = field(default_factory=dict)
     categories: Categories | None = None

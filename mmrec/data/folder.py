@@ -127,6 +127,7 @@ def read_folder(
         cold=_cold(cold, items),
         user_ids=users.ids,
         item_ids=items.ids,
+        clock="time" in found,
         fingerprint=content_hash(
             [digest[table], *astuple(columns), f"k_core={k_core}"]
             + [f"{path.name}: {digest[path]}" for path in (*features.values(), *side)]

@@ -187,6 +187,12 @@ def split_corpus(
         case "leave_one_out":
             label = leave_one_out(data)
         case "temporal":
+            if data.time is not None and not source.clock:
+                raise DataError(
+                    f"data.split=temporal needs one clock for all users, and {source.name} has "
+                    "positions within each user: add a timestamp column to the file, or choose "
+                    "data.split=leave_one_out"
+                )
             label = temporal(data, cutoffs=temporal_cutoffs)
             rule = f"temporal({', '.join(map(str, temporal_cutoffs))})"
         case "item_cold":

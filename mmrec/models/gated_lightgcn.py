@@ -48,7 +48,8 @@ class GatedLightGCN(Recommender):
         fusion: `vector` gates every dimension by itself, `scalar` a modality as a whole; `mean`,
             `sum` and `concat` have no gate.
         item_init: what an item brings to the graph: its ID embedding, its fused content, or both.
-        late_add: add the fused content once more to the propagated item.
+        late_add: add the fused content once more to the propagated item; without it and with
+            `item_init` "id" no content is left, which is refused.
         l2: weight of the squared norm of a batch's ID embeddings.
         content_l2: weight of the squared norm of a batch's fused content.
     """
@@ -66,6 +67,11 @@ class GatedLightGCN(Recommender):
         content_l2: float = 1e-2,
     ) -> None:
         super().__init__(corpus)
+        if item_init == "id" and not late_add:
+            raise ValueError(
+                "model.item_init=id with model.late_add=false leaves content out; change one of "
+                "them, or choose model=lightgcn"
+            )
         self.l2, self.content_l2 = l2, content_l2
         self.item_init, self.late_add = item_init, late_add
         modalities = require_modalities(corpus, "gated_lightgcn")

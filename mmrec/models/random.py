@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,9 @@ class Random(Recommender):
     def score(self, encoded: None, queries: Queries) -> Tensor:
         """A hash of user and item: [B, I] in 0..1."""
         items = torch.arange(self.corpus.n_items, device=queries.user.device)
-        mixed = (queries.user.unsqueeze(1) * self.corpus.n_items + items) ^ (self.seed << 40)
+        mixed = (queries.user.unsqueeze(1) * self.corpus.n_items + items) ^ random.Random(
+            self.seed
+        ).getrandbits(62)
         for multiplier in (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15):
             mixed = mixed * multiplier  # splitmix64, wrapping around
             mixed = mixed ^ ((mixed >> 31) & 0x1FFFFFFFF)

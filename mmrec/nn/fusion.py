@@ -75,10 +75,13 @@ def center_and_scale(modality: Modality) -> tuple[Tensor, float]:
     """
     present = modality.present.sum().clamp(min=1)
     mean = modality.features.sum(0) / present
-    norms = torch.linalg.vector_norm(modality.features, dim=1)  # squares of all would be a copy
-    square = norms.double().square().sum() / present
-    variance = square - mean.double().square().sum()
-    return mean, float(variance.rsqrt()) if variance > 1e-6 * square else 1.0
+    total = torch.zeros((), dtype=torch.float64)
+    parts = (torch.split(whole, 4096) for whole in (modality.features, modality.present))
+    for rows, there in zip(*parts, strict=True):
+        total += ((rows - mean) * there.unsqueeze(1)).square().sum()
+    variance = float(total / present)
+    differs = variance > 1e-10 * float(mean.square().sum())  # than rounding alone would have it
+    return mean, variance**-0.5 if differs else 1.0
 
 
 class Fusion(nn.Module):

@@ -177,9 +177,10 @@ def test_fractions_of_seconds_decide_the_order(root):
 )
 def test_either_of_time_and_position_gives_the_order(root, dropped, item, time):
     TABLE.drop(dropped).write_csv(root / "toys/toys.inter", separator="\t")
-    interactions = read_folder(root, "toys").interactions
-    assert interactions.item.tolist() == item
-    assert interactions.time.tolist() == time
+    source = read_folder(root, "toys")
+    assert source.interactions.item.tolist() == item
+    assert source.interactions.time.tolist() == time
+    assert source.clock == (dropped == "position")
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

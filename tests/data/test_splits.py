@@ -128,6 +128,12 @@ def test_a_rule_by_time_says_which_columns_give_it(rule):
 # temporal
 
 
+def test_positions_are_no_clock():
+    data = from_rows([(0, item, item) for item in range(ITEMS)])
+    with pytest.raises(DataError, match=r"temporal needs.*toy has positions.*timestamp"):
+        split_corpus(source(data, clock=False), split="temporal")
+
+
 def test_temporal_cuts_the_span_and_a_cut_off_belongs_to_what_is_before():
     data = from_rows([(0, 0, time) for time in (110, 108, 100, 109, 109, 108, 110, 101)])
     assert temporal(data, cutoffs=(0.8, 0.9)).tolist() == [2, 0, 0, 1, 1, 0, 2, 0]

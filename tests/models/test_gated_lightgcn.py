@@ -8,7 +8,7 @@ import torch
 from mmrec.data import DataError, Queries, Triplets
 from mmrec.models import GatedLightGCN
 
-OPTIONS = list(itertools.product(("id+modal", "id", "modal"), (True, False)))
+OPTIONS = [("id", True), *itertools.product(("id+modal", "modal"), (True, False))]
 
 
 def dense_graph(corpus):
@@ -50,6 +50,11 @@ def test_it_is_its_formula(small_corpus, centred, item_init, late_add, fusion):
     items = items + content if late_add else items
     found = model.score(model.encode(), Queries(torch.arange(corpus.n_users)))
     torch.testing.assert_close(found, users @ items.T)
+
+
+def test_content_that_goes_nowhere_is_refused(small_corpus):
+    with pytest.raises(ValueError, match=r"item_init=id with model\.late_add=false leaves content"):
+        GatedLightGCN(small_corpus(), item_init="id", late_add=False)
 
 
 @pytest.mark.parametrize("fusion", ["vector", "scalar"])
