@@ -104,21 +104,28 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, with `-dirty` if files differ from it; None if this is no checkout."""
+    """The checkout's commit, with `-dirty` if what a run depends on differs from it.
+
+    That is the package and conf/: a table that a study has just written is no other code.
+
+    Returns:
+        None if this is no checkout.
+    """
     root = Path(str(files("mmrec"))).parent
     if not (root / ".git").exists():  # git would look further up, and find somebody else's
         return None
-    describe = ("describe", "--always", "--exclude=*", "--abbrev=40", "--dirty")
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *describe],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", "mmrec", "conf")
     except (OSError, subprocess.SubprocessError):
         return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+    )
     return done.stdout.strip()
 
 

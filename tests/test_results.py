@@ -147,6 +147,11 @@ def test_the_commit_is_that_of_the_checkout_and_says_if_files_differ(checkout, t
     assert git_commit() == commit
     checkout("tag", "-a", "v1", "-m", "a tag is no commit")
     assert git_commit() == commit
+    (tmp_path / "table.md").write_text("what a study has written\n")
+    assert git_commit() == commit
+    (tmp_path / "mmrec" / "new.py").write_text("b = 1\n")
+    assert git_commit() == f"{commit}-dirty"
+    (tmp_path / "mmrec" / "new.py").unlink()
     (tmp_path / "mmrec" / "code.py").write_text("a = 2\n")
     assert git_commit() == f"{commit}-dirty"
 

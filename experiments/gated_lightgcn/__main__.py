@@ -36,8 +36,8 @@ DATA: dict[str, Cell] = {
     "tiktok": ("data=tiktok", "callbacks.early_stopping.patience=10"),
     "beauty": ("data=beauty", "data.split=random_per_user", "callbacks.early_stopping.patience=8"),
 }
-# Six trials for each model on scientific and on tiktok. What is trained has two rates on tiktok, and
-# on the larger sets the second choice of SPACE is left at its first value: three trials on beauty.
+# Six trials for each model on scientific and on tiktok. What is trained has two rates on tiktok; on
+# the larger sets the second choice of SPACE is left at its first value: three trials on beauty.
 RATES = {"scientific": ("5e-3",), "tiktok": ("1e-3", "5e-3"), "beauty": ("5e-3",)}
 SPACE: dict[str, dict[str, tuple[str, ...]]] = {
     "most_pop": {},
@@ -128,8 +128,9 @@ HEAD = """# Does gated content help?
 each is searched alike?
 
 **How.** For each model six trials on seed 0 on scientific and tiktok, three on beauty (`SPACE` and
-`RATES` in `__main__.py`; EASE has six on all, and most popular has nothing to choose), the best by validation recall@20, then three seeds of it; mean ± standard deviation. Test
-is computed once a run, from the best validation epoch, and was not looked at in choosing.
+`RATES` in `__main__.py`; EASE has six on all, and most popular has nothing to choose), the best by
+validation recall@20, then three seeds of it; mean ± standard deviation. Test is computed once a
+run, from the best validation epoch, and was not looked at in choosing.
 """
 
 TAIL = """## Where the figures come from
