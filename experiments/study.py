@@ -66,7 +66,8 @@ def _run(study: str, cell: Cell) -> Result | None:
     folder = Path("outputs") / study / name
     try:
         result = read_result(folder)
-        if result["status"] == "completed":
+        dirty = str(result["git_commit"]).endswith("-dirty")  # nobody could run it again
+        if result["status"] == "completed" and not dirty:
             return result
     except ResultError:
         pass
