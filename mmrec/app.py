@@ -6,12 +6,14 @@ Nothing heavy is imported here, so that `--help` and tab completion answer at on
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from mmrec.config import conf_dir, nearest
@@ -65,6 +67,20 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_max, 0)
+
+
+def forget_peak_memory() -> None:
+    """Let this process's peak begin anew, for the next run in it; on Linux, as far as it can be."""
+    gc.collect()
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
 
 
 def _explain(error: BaseException, config_name: str) -> str:

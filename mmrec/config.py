@@ -46,8 +46,16 @@ def nearest(word: str, choices: Iterable[str], n: int = 3) -> str:
     return f"; there are {', '.join(known)}" if known else ""
 
 
-def check_monitor(monitor: str, cutoffs: Iterable[int], metrics: Iterable[str]) -> None:
+def check_monitor(
+    monitor: str, cutoffs: Iterable[int], metrics: Iterable[str], setting: str = "monitor"
+) -> None:
     """Selection may look at a validation metric at one of the cutoffs, and at nothing else.
+
+    Args:
+        monitor: a metric.
+        cutoffs: of the evaluation.
+        metrics: names without cutoff.
+        setting: that holds the metric.
 
     Raises:
         ConfigError: it is none.
@@ -55,7 +63,7 @@ def check_monitor(monitor: str, cutoffs: Iterable[int], metrics: Iterable[str]) 
     valid = [f"val/{metric}@{k}" for metric in metrics for k in cutoffs]
     if monitor not in valid:
         raise ConfigError(
-            f"monitor={monitor}: selection sees validation metrics at evaluation.cutoffs only"
+            f"{setting}={monitor}: selection sees validation metrics at evaluation.cutoffs only"
             + nearest(monitor, valid)
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import shutil
 import signal
@@ -19,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mmrec.app import launch
+from mmrec.app import forget_peak_memory, launch
 from mmrec.config import ROOT, ConfigError, check_call, check_monitor, conf_dir, nearest
 from mmrec.paths import replace_file
 from mmrec.results import (
@@ -40,11 +41,12 @@ from mmrec.results import (
 
 if TYPE_CHECKING:
     import polars as pl
-    from lightning import Trainer
+    from lightning import Callback, Trainer
 
     from mmrec.callbacks import Checkpoints, Timing
     from mmrec.data import Corpus, InteractionData
     from mmrec.models import Recommender
+    from mmrec.sweep.pruning import Pruning
 
 log = logging.getLogger(__name__)
 CHANGEABLE = ("trainer.", "logger.", "data.root", "run_dir", "ckpt")  # when a run continues
@@ -56,27 +58,33 @@ def main() -> None:
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-def _main(config: DictConfig) -> float | None:
+def _main(config: DictConfig) -> float | dict[str, Any] | None:
     hydra_config = HydraConfig.get()
     config.run_dir = hydra_config.runtime.output_dir
+    if hydra_config.mode is RunMode.MULTIRUN:
+        forget_peak_memory()
+    watch: str | None = hydra_config.sweeper.get("trial")
     try:
-        result = run(config, list(hydra_config.overrides.task))
+        result = run(config, list(hydra_config.overrides.task), watch)
     except Exception as error:
         if hydra_config.mode is RunMode.MULTIRUN:
             raise
         raise SystemExit(1) from error  # passes Hydra, which would announce the error a second time
     if result["status"] == "interrupted":
         sys.exit(130)
+    if watch is not None:
+        return for_a_search(result)
     best: float | None = result["best_value"]
     return best
 
 
-def run(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
+def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> dict[str, Any]:
     """One run, from a composed configuration to a folder that holds its result.
 
     Args:
         config: as composed from conf/config.yaml; `run_dir` is where everything is written.
         overrides: what was asked for, to be kept beside the result.
+        watch: of a run in a search: where to report, as `mmrec.sweep.pruning.Watch` has it.
 
     Returns:
         The content of `result.json`.
@@ -90,7 +98,8 @@ def run(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     try:
         plain = check(config)
         checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
-        trainer, timing, checkpoints = build_trainer(plain, folder)
+        pruning = _pruning(watch)
+        trainer, timing, checkpoints = build_trainer(plain, folder, *pruning)
         writes = trainer.is_global_zero  # of several processes, one
         if checkpoint is None and writes and (folder / CONFIG).exists():
             raise ConfigError(
@@ -115,10 +124,13 @@ def run(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         best = _select(trainer, model, data, checkpoint, checkpoints, result)
-        tested = time.perf_counter()
-        result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
-        result["seconds"]["test"] = time.perf_counter() - tested
-        _write_tables(folder, model, writes=writes)
+        if any(callback.pruned for callback in pruning):
+            result["status"] = "pruned"
+        else:
+            tested = time.perf_counter()
+            result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
+            result["seconds"]["test"] = time.perf_counter() - tested
+            _write_tables(folder, model, writes=writes)
         if writes and timing.train_epochs and (folder / EPOCHS).exists():
             _draw(folder, plain["monitor"])
     except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
@@ -144,6 +156,8 @@ def check(config: DictConfig) -> dict[str, Any]:
     """
     from mmrec.evaluation import ACCURACY
 
+    if "sweep" in config:
+        raise ConfigError("sweep=... searches, and a search is many runs: add -m")
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     unknown = set(plain) - set(ROOT)
     if unknown:
@@ -156,6 +170,16 @@ def check(config: DictConfig) -> dict[str, Any]:
     check_monitor(plain["monitor"], plain["evaluation"]["cutoffs"], ACCURACY)
     checked: dict[str, Any] = plain
     return checked
+
+
+def for_a_search(result: dict[str, Any]) -> dict[str, Any]:
+    """What a search may know of a run: validation and costs, never test."""
+    return {
+        "status": result["status"],
+        "metrics": {k: v for k, v in result["metrics"].items() if k.startswith("val/")},
+        "seconds": math.fsum(result["seconds"][k] or 0.0 for k in ("setup", "fit", "test")),
+        "peak_rss_mib": result["peak_rss_mib"],
+    }
 
 
 def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
@@ -191,7 +215,9 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     return data, model
 
 
-def build_trainer(plain: dict[str, Any], folder: Path) -> tuple[Trainer, Timing, Checkpoints]:
+def build_trainer(
+    plain: dict[str, Any], folder: Path, *more: Callback
+) -> tuple[Trainer, Timing, Checkpoints]:
     """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
     import torch
 
@@ -214,12 +240,21 @@ def build_trainer(plain: dict[str, Any], folder: Path) -> tuple[Trainer, Timing,
     trainer: Trainer = hydra.utils.instantiate(
         plain["trainer"],
         _convert_="all",
-        callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *kept],
+        callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *more, *kept],
         logger=list(hydra.utils.instantiate(plain["logger"], _convert_="all").values()),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
     )
     return trainer, timing, checkpoints
+
+
+def _pruning(watch: str | None) -> list[Pruning]:
+    """What reports to a search, if there is one."""
+    if watch is None:
+        return []
+    from mmrec.sweep.pruning import Pruning
+
+    return [Pruning(watch)]
 
 
 def _begin(

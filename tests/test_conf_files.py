@@ -15,6 +15,7 @@ from mmrec.config import check_call, conf_dir
 
 FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().glob("*/**/[!_]*.yaml"))
 NEEDS = {"data/folder.yaml": ["data.name=mine"]}
+NEEDS |= {f"{path}": ["sweep.study_name=mine"] for path in FILES if path.parent.name == "sweep"}
 DEFAULTS = OmegaConf.load(conf_dir() / "config.yaml").defaults
 CHOSEN = {key for entry in DEFAULTS if OmegaConf.is_config(entry) for key in entry}
 STRICT = ("model", "data", "optimizer", "trainer", "callbacks", "evaluation")
@@ -36,7 +37,8 @@ def nodes(config, path=""):
 def plain(request, composed):
     """The whole configuration with one file chosen."""
     group, choice = request.param.parent.as_posix(), request.param.stem
-    word = f"{group}={choice}" if group in CHOSEN else f"+{group}={choice}"
+    is_chosen = group in CHOSEN or group.startswith("hydra/")
+    word = f"{group}={choice}" if is_chosen else f"+{group}={choice}"
     config = composed(word, *NEEDS.get(request.param.as_posix(), []))
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
@@ -60,7 +62,7 @@ def test_every_value_has_the_type_that_its_reader_declares(plain):
 
 def test_the_defaults_name_every_group():
     groups = {path.parts[0] for path in FILES}
-    assert groups - CHOSEN <= {"ablation", "sweep"}  # chosen by their own words
+    assert groups - CHOSEN <= {"hydra"}  # chosen by their own words
 
 
 def test_help_reads_no_heavy_library():
@@ -71,7 +73,7 @@ from mmrec.run import main
 try:
     main()
 finally:
-    heavy = {"torch", "lightning", "polars", "numpy", "scipy", "torchmetrics", "wandb"}
+    heavy = {"torch", "lightning", "polars", "numpy", "scipy", "torchmetrics", "wandb", "optuna"}
     print("LOADED", sorted(heavy & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -79,11 +79,12 @@ def installed(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_the_package_and_its_configuration_and_nothing_else(wheel):
     shipped = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    folders = {"mmrec": "mmrec", "conf": "mmrec/conf"}
+    folders = {"mmrec": "mmrec", "conf": "mmrec/conf", "hydra_plugins": "hydra_plugins"}
     sources = [file for file in source_files() if file.parts[0] in folders]
     expected = {"/".join([folders[file.parts[0]], *file.parts[1:]]) for file in sources}
     assert shipped == expected
     assert {"mmrec/conf/config.yaml", "mmrec/py.typed"} <= shipped
+    assert "hydra_plugins/__init__.py" not in shipped  # other packages have plugins too
     assert any(name.endswith(".json") for name in shipped)  # the schema of a result
 
 

@@ -1,0 +1,7 @@
+"""Where Hydra looks for sweepers. It executes this file at every start: nothing heavy is here."""
+
+from mmrec.sweep import sweeper
+
+
+class OptunaSweeper(sweeper.OptunaSweeper):
+    """Search with Optuna; see `mmrec.sweep`."""

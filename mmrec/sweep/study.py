@@ -1,0 +1,191 @@
+"""The books of a study: what counts, who works on what, and what was left by the dead.
+
+A worker is a process that asks for trials and waits for their runs. It writes into each of its
+trials who it is, and twice a minute that it lives. Any storage can keep that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from optuna import Study, create_study
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mmrec.config import ConfigError
+from mmrec.sweep.settings import Direction
+from mmrec.sweep.storage import TROUBLE, open_storage
+
+BEAT = 30.0  # seconds between signs of life
+GRACE = 300.0  # seconds without one after which a worker is given up
+WORKER, ALIVE, ERROR = "worker", "alive", "error"
+RETRIED = "retried"  # of a failed trial: another one repeats it
+RETRY_OF = "retry_of"  # of that one
+SURPLUS = "surplus"  # of a failed trial: another worker was faster to begin the last one
+COPY_OF = "copy_of"  # of a trial whose settings had been tried
+IDENTITY = "search"  # of a study: what may not change when it is continued
+
+
+def open_study(
+    url: str, name: str, directions: list[Direction], identity: Mapping[str, Any]
+) -> tuple[Study, BaseStorage]:
+    """Begin a study, or go on with it.
+
+    Args:
+        url: of the storage.
+        name: of the study.
+        directions: of its objectives.
+        identity: what all its trials share, as flat plain values.
+
+    Raises:
+        ConfigError: the storage is out of reach, or the study was another search.
+    """
+    storage = open_storage(url)
+    study = create_study(
+        storage=storage, study_name=name, directions=directions, load_if_exists=True
+    )
+    wanted = json.loads(json.dumps(identity))
+    before = study.user_attrs.get(IDENTITY)
+    if before is None:
+        study.set_user_attr(IDENTITY, wanted)
+    elif before != wanted:
+        keys = sorted(k for k in before | wanted if before.get(k) != wanted.get(k))
+        key = keys[0]
+        raise ConfigError(
+            f"study {name} was begun with other settings, {key}: {before.get(key)}, now "
+            f"{wanted.get(key)}; give the same, or another sweep.study_name"
+        )
+    return study, storage
+
+
+def counted(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of the `n_trials`."""
+    if trial.state is TrialState.FAIL:
+        return not {RETRIED, SURPLUS} & trial.user_attrs.keys()
+    return trial.state is not TrialState.WAITING
+
+
+def finished(study: Study) -> int:
+    """How many of the `n_trials` are over."""
+    return sum(counted(t) and t.state.is_finished() for t in study.get_trials(deepcopy=False))
+
+
+def twin(study: Study, trial: Trial) -> FrozenTrial | None:
+    """A trial with the same settings that was run to its end, if there is one."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    same = (t for t in complete if t.params == trial.params and COPY_OF not in t.user_attrs)
+    return next(same, None)
+
+
+def claim(trial: Trial) -> None:
+    """Write who works on a trial."""
+    trial.set_user_attr(WORKER, f"{_place()}:{os.getpid()}")
+    trial.set_user_attr(ALIVE, time.time())
+
+
+@contextmanager
+def beating(storage: BaseStorage, trials: list[Trial]) -> Iterator[None]:
+    """Give signs of life while the runs of one's trials go on."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT):
+            for trial in trials:
+                with suppress(*TROUBLE, UpdateFinishedTrialError):
+                    storage.set_trial_user_attr(trial._trial_id, ALIVE, time.time())
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def fail_stale(study: Study, storage: BaseStorage, mine: set[int]) -> list[int]:
+    """Mark as failed what workers that were killed left running, and queue it again, once.
+
+    Args:
+        study: of the trials.
+        storage: of the study.
+        mine: numbers of this worker's own trials.
+
+    Returns:
+        Numbers of the trials.
+    """
+    found = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.number not in mine and is_stale(trial):
+            reason = "its worker was killed"
+            if give_up(study, storage, trial, reason, again=RETRY_OF not in trial.user_attrs):
+                found.append(trial.number)
+    return found
+
+
+def is_stale(trial: FrozenTrial) -> bool:
+    """Whether the worker of a running trial, none of ours, is dead."""
+    place, _, pid = trial.user_attrs.get(WORKER, "").rpartition(":")
+    if place == _place() and (int(pid) == os.getpid() or not _runs(int(pid))):
+        return True
+    begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+    return time.time() - float(trial.user_attrs.get(ALIVE, begun)) > GRACE
+
+
+def give_up(
+    study: Study, storage: BaseStorage, trial: Trial | FrozenTrial, reason: str, *, again: bool
+) -> bool:
+    """Mark a running trial as failed.
+
+    Args:
+        study: of the trial.
+        storage: of the study.
+        trial: to fail.
+        reason: one line.
+        again: queue its settings once more; then this trial does not count.
+
+    Returns:
+        Whether it was still running; else another worker has been here.
+    """
+    try:
+        storage.set_trial_user_attr(trial._trial_id, ERROR, reason)
+        if again:
+            storage.set_trial_user_attr(trial._trial_id, RETRIED, True)
+        if not storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
+            return False
+    except UpdateFinishedTrialError:
+        return False
+    if again:
+        study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
+    return True
+
+
+def _place() -> str:
+    """Where process ids mean what they mean here."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    return platform.node() + namespace
+
+
+def _runs(pid: int) -> bool:
+    with suppress(OSError):
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return False  # dead, and its parent has not looked yet
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

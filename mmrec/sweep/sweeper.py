@@ -1,0 +1,56 @@
+"""What Hydra calls. Light, as Hydra imports it at every start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hydra.plugins.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from hydra.plugins.launcher import Launcher
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
+
+
+class OptunaSweeper(Sweeper):
+    """Choose settings with Optuna, run them with Hydra's launcher.
+
+    Args:
+        settings: those of `mmrec.sweep.settings.Settings`.
+    """
+
+    hydra_context: HydraContext | None
+    config: DictConfig | None
+    launcher: Launcher | None
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        self.hydra_context = self.config = self.launcher = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from hydra.core.plugins import Plugins
+        from omegaconf import open_dict
+
+        # A run is composed from its own words and those that Hydra was given. The words that begin
+        # a search are not among them, so that a run is what it would be alone.
+        config = config.copy()
+        with open_dict(config):
+            config.hydra.overrides.hydra.append("hydra/sweeper=optuna")
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from mmrec.sweep.search import Search
+        from mmrec.sweep.settings import checked
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert self.launcher is not None
+        settings = checked(self.settings)
+        return Search(
+            settings, arguments, self.config, self.hydra_context.config_loader, self.launcher
+        ).run()

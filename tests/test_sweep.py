@@ -1,0 +1,364 @@
+"""A search: what it tries, keeps, refuses and leaves behind. Arithmetic stands in for runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+
+import optuna
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from optuna.trial import TrialState
+
+import mmrec.run
+
+SMALL = ("data.world.users=60", "data.world.items=60", "trainer=cpu")
+SPACE = ("model.l2=tag(log,interval(1e-5,1e-1))", "model.layers=range(1,4)")
+STUDY = ("hydra.sweep.dir=study", *SMALL)
+OPTUNA = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.top=0", *STUDY)
+
+
+def value_of(config):
+    """Best at two layers and l2 = 1e-3."""
+    layers = config.model.get("layers", 2)
+    return 1 - abs(layers - 2) / 4 - abs(math.log10(config.model.l2) + 3) / 10
+
+
+def divide(_):
+    """An error of a run."""
+    return 1 / 0
+
+
+@pytest.fixture
+def search(monkeypatch, tmp_path, capfd):
+    """`search(*words)` in an empty folder.
+
+    `search.score` gives a run's value from its configuration; `search.runs` holds the words of
+    every run; `search.error` is the one line of a search that ended badly, `search.out` the rest.
+    """
+    logger = logging.getLogger()
+    before = logger.handlers[:], logger.level
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def stub(config, overrides, watch):  # noqa: ARG001
+        call.runs.append([*overrides])
+        call.configs.append(config)
+        value = call.score(config)
+        if isinstance(value, str):
+            return result(status=value)
+        return result(**value) if isinstance(value, dict) else result(value)
+
+    def call(*words):
+        call.error = None
+        monkeypatch.setattr(sys, "argv", ["mmrec", *words])
+        try:
+            mmrec.run.main()
+        except SystemExit as stopped:
+            call.error = stopped.code
+        finally:
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
+        call.out = capfd.readouterr().out
+        study = tmp_path / "study" / "study.db"
+        if study.exists():
+            return optuna.load_study(study_name=None, storage=f"sqlite:///{study}")
+        return None
+
+    monkeypatch.setattr(mmrec.run, "run", stub)
+    call.runs, call.configs, call.score = [], [], value_of
+    yield call
+    logger.handlers[:], logger.level = before
+
+
+def result(value=0.5, status="completed", seconds=1.0, rss=100.0, **metrics):
+    return {
+        "status": status,
+        "metrics": {"val/recall@20": value, "test/recall@20": 2.0, **metrics},
+        "seconds": {"setup": 0.0, "fit": seconds, "test": None},
+        "peak_rss_mib": rss,
+        "best_value": value,
+    }
+
+
+def params(study):
+    return [trial.params for trial in study.trials]
+
+
+def test_a_search_finds_writes_and_says(search, tmp_path):
+    study = search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=6", "hydra.sweeper.top=2")
+    assert search.error is None
+    assert len(search.runs) == len(study.trials) == 6
+    assert study.trials[0].params == {"model.l2": 1e-4, "model.layers": 2}  # the model's own
+    for words, trial in zip(search.runs, study.trials, strict=True):
+        assert words == [*SMALL, *(f"{name}={trial.params[name]}" for name in trial.params)]
+    best = max(study.trials, key=lambda t: t.value)
+    assert OmegaConf.load(tmp_path / "study/optimization_results.yaml") == {
+        "name": "optuna",
+        "best_params": best.params,
+        "best_value": best.value,
+    }
+    lines = [line for line in search.out.splitlines() if " of 6: " in line]
+    assert len(lines) == 6
+    assert f"best val/recall@20 {best.value:.4f} (trial {best.number}); 0 s left" in lines[-1]
+    assert {path.name for path in (tmp_path / "study/experiment").iterdir()} == {
+        "study-best.yaml",
+        "study-2.yaml",
+    }
+
+
+def test_a_run_in_a_search_is_what_it_would_be_alone(search, composed):
+    search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=2")
+    alone = composed(*search.runs[1])
+    for config in (alone, search.configs[1]):
+        config.run_dir = "anywhere"
+    assert search.configs[1] == alone
+
+
+def test_a_file_in_conf_turns_it_on_and_names_the_study(search, tmp_path):
+    search("-m", "sweep=bpr", *SMALL, "sweep.n_trials=2", "model.dim=8")
+    assert search.error is None
+    assert [config.model._target_ for config in search.configs] == ["mmrec.models.BPR"] * 2
+    assert {words[0] for words in search.runs} == {"model=bpr"}
+    assert not any("sweep" in word for words in search.runs for word in words)
+    assert (tmp_path / "multirun/bpr-planted/experiment/bpr-planted-best.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    ["tpe", *(pytest.param(s, marks=pytest.mark.slow) for s in ("random", "gp", "nsgaii"))],
+)
+def test_a_study_that_is_continued_is_the_one_without_the_break(sampler, search, tmp_path):
+    words = ("-m", "sweep=bpr", *STUDY, f"sweep/sampler={sampler}", "sweep.top=0")
+    if sampler in ("tpe", "gp"):
+        words += ("sweep.sampler.n_startup_trials=2",)
+    whole = params(search(*words, "sweep.n_trials=4"))
+    (tmp_path / "study/study.db").rename(tmp_path / "old.db")
+    search(*words, "sweep.n_trials=2")
+    assert params(search(*words, "sweep.n_trials=4")) == whole
+    assert len({str(found) for found in whole}) == 4
+    before = len(search.runs)
+    search(*words, "sweep.n_trials=4")
+    assert len(search.runs) == before  # it has its total
+
+
+def test_a_grid_runs_every_value_once(search):
+    grid = ("-m", "sweep=item_knn", "model=item_knn", *STUDY)
+    search.score = lambda config: 1 / config.model.k
+    study = search(*grid, "sweep.n_trials=50", "model.k=choice(1,2,3)", "sweep.n_jobs=2")
+    assert sorted(trial.params["model.k"] for trial in study.trials) == [1, 2, 3]
+    assert search.error is None
+
+
+@pytest.mark.parametrize("pruner", ["none", "median", "hyperband", "patient"])
+def test_every_pruner_can_be_chosen(pruner, search):
+    search("-m", "sweep=bpr", *SMALL, f"sweep/pruner={pruner}", "sweep.n_trials=1", "sweep.top=0")
+    assert search.error is None
+
+
+def test_cma_es_runs_or_says_what_it_needs(search):
+    search("-m", "sweep=bpr", *SMALL, "sweep/sampler=cmaes", "sweep.n_trials=3")
+    try:
+        import cmaes  # noqa: F401
+    except ImportError:
+        assert "pip install 'mmrec[cmaes]'" in search.error
+    else:
+        assert search.error is None
+
+
+def test_settings_that_were_tried_are_not_run_again(search):
+    study = search(*OPTUNA, "model.layers=choice(1,2)", "hydra.sweeper.n_trials=5")
+    assert len(study.trials) == 5
+    assert len(search.runs) == len({t.params["model.layers"] for t in study.trials})
+    assert all(t.value == 0.9 - abs(t.params["model.layers"] - 2) / 4 for t in study.trials)
+    assert "as trial 0" in search.out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("sweep.objective=test/recall@20",), ("sweep.objective=test/recall@20: selection sees",)),
+        (("sweep.objective=[val/recall@20,test/ndcg@20]",), ("selection sees validation metrics",)),
+        (("sweep.objective=val/recal@20",), ("did you mean val/recall@20",)),
+        (("sweep.direction=[maximize,minimize]",), ("2 for 1 objectives",)),
+        (("sweep.n_trials=x",), ("sweep.n_trials=x: Input should be a valid integer",)),
+        (("sweep.n_trials=0",), ("sweep.n_trials=0:", "greater than or equal to 1")),
+        (("sweep.constraints.second=3",), ("no such setting", "sweep.constraints.seconds")),
+        (("sweep.constraints.seconds=-1",), ("sweep.constraints", "greater than 0")),
+        (("sweep.seeds=[1,1]",), ("a seed is there twice",)),
+        (("sweep.n_trial=3",), ("sweep.n_trial: no such setting", "sweep.n_trials")),
+        (("sweep/sampler=tp",), ("there is no conf/sweep/sampler/tp.yaml", "tpe")),
+        (("sweep/sampler=grid",), ("a grid needs values, not an interval",)),
+        (("+sweep.sampler.sede=1",), ("sweep.sampler:", "sede")),
+        (("sweep.storage=nonsense",), ("sweep.storage=nonsense: no URL",)),
+        (("sweep.storage=sqlite:///:memory:",), ("other processes cannot see it",)),
+        (("sweep/pruner=median", "sweep.objective=[val/recall@20,seconds]"), ("cannot prune",)),
+        (("model.dimm=choice(1,2)",), ("model.dimm: no such setting", "model.dim")),
+        (("model.dim=choice(8,x)",), ("model.dim=x: Input should be a valid integer",)),
+        (("model.dim=interval(1,9)",), ("model.dim=4.0568: Input should be a valid integer",)),
+        (("model.dim=interval(9,1)",), ("model.dim=interval(9,1): the interval is reversed",)),
+        (("data=choice(planted,plantet)",), ("there is no conf/data/plantet.yaml", "planted")),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_runs(words, expected, search, tmp_path):
+    search("-m", "sweep=bpr", *SMALL, *words)
+    assert search.error.startswith("error: ")
+    assert "\n" not in search.error
+    for part in expected:
+        assert part in search.error
+    assert search.runs == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_without_m_says_so(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mmrec", "sweep=bpr", "run_dir=never"])
+    with pytest.raises(SystemExit, match="a search is many runs: add -m"):
+        mmrec.run.main()
+    GlobalHydra.instance().clear()
+
+
+def test_a_search_file_that_sets_more_than_a_search_is_refused(search, tmp_path):
+    (tmp_path / "mine/sweep").mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [/sweep/bpr]\ntrainer:\n  max_epochs: 3\n"
+    (tmp_path / "mine/sweep/short.yaml").write_text(text)
+    search("-m", "sweep=short", *SMALL, "--config-dir", "mine")
+    assert "the sweep's file sets trainer.max_epochs" in search.error
+
+
+def test_a_study_does_not_mix_settings(search):
+    search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=1")
+    search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=2", "model.dim=8")
+    assert "study study was begun with other settings, model.dim: 64, now 8" in search.error
+    search(*OPTUNA, *SPACE[:1], "hydra.sweeper.n_trials=2")
+    assert "begun with other settings, model.layers" in search.error or "space." in search.error
+    assert len(search.runs) == 1
+
+
+def test_failed_trials_are_told_kept_and_counted(search):
+    def score(config):
+        if config.model.layers == 3:
+            raise MemoryError("out of memory\nwith a second line")
+        return value_of(config)
+
+    search.score = score
+    words = (*OPTUNA, *SPACE, "hydra.sweeper.n_trials=8", "hydra.sweeper.max_failure_rate=1")
+    study = search(*words)
+    failed = [t for t in study.trials if t.state is TrialState.FAIL]
+    assert failed
+    assert {t.user_attrs["error"] for t in failed} == {"out of memory"}
+    assert search.error is None
+    assert f"trial {failed[0].number}, {failed[0].number + 1} of 8: failed: out of memory" in (
+        search.out
+    )
+
+
+def test_too_many_failures_end_a_search(search):
+    search.score = divide
+    study = search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=8")
+    assert len(study.trials) == 3  # a quarter of 8 may fail
+    assert "3 of 8 trials failed, more than sweep.max_failure_rate=0.25 allows" in search.error
+    assert "trial 0: division by zero" in search.error
+
+
+def test_a_search_of_which_all_trials_fail_ends_badly(search):
+    search.score = lambda _: math.nan
+    words = (*OPTUNA, *SPACE, "hydra.sweeper.n_trials=2", "hydra.sweeper.max_failure_rate=1")
+    search(*words)
+    assert "found nothing, of its trials all failed: trial 0: val/recall@20 is nan" in search.error
+
+
+def test_a_trial_is_worth_the_mean_of_its_seeds(search):
+    gains = {3: 0.1, 5: 0.2, 8: 0.6}
+    search.score = lambda config: config.model.l2 + gains[config.seed]
+    study = search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=2", "hydra.sweeper.seeds=[3,5,8]")
+    assert [words[-1] for words in search.runs] == ["seed=3", "seed=5", "seed=8"] * 2
+    for trial in study.trials:
+        assert trial.value == pytest.approx(trial.params["model.l2"] + 0.3)
+
+
+def test_a_pruned_first_seed_saves_the_others(search):
+    search.score = lambda _: "pruned"
+    pruner = "{_target_: optuna.pruners.MedianPruner}"
+    study = search(
+        *OPTUNA,
+        *SPACE,
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.seeds=[0,1]",
+        f"hydra.sweeper.pruner={pruner}",
+    )
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
+    assert len(search.runs) == 2
+    assert "none finished within bounds" in search.error
+
+
+def test_several_objectives_have_a_front(search, tmp_path):
+    def score(config):
+        return {"value": config.model.layers / 10, "seconds": config.model.layers * 2.0}
+
+    search.score = score
+    study = search(
+        "-m",
+        "sweep=lightgcn",
+        *STUDY,
+        "sweep/sampler=nsgaii",
+        "sweep.objective=[val/recall@20,seconds]",
+        "sweep.n_trials=6",
+    )
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    found = OmegaConf.load(tmp_path / "study/optimization_results.yaml").solutions
+    assert {tuple(s["values"]) for s in found} == {tuple(t.values) for t in study.best_trials}
+    assert "on the Pareto front" in search.out
+
+
+def test_the_best_is_within_the_bounds(search):
+    search.score = lambda config: {"value": config.model.layers, "seconds": config.model.layers}
+    study = search(
+        *OPTUNA,
+        "model.layers=choice(1,2,3,4)",
+        "hydra.sweeper.n_trials=12",
+        "hydra.sweeper.constraints.seconds=2.5",
+    )
+    assert max(trial.value for trial in study.trials) > 2
+    assert "out of bounds" in search.out
+    assert "best val/recall@20 2.0000" in search.out.splitlines()[-1]
+
+
+def test_no_trial_begins_after_the_timeout(search):
+    study = search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=50", "hydra.sweeper.timeout=0.5")
+    assert 1 <= len(study.trials) < 50
+
+
+def test_an_interrupted_trial_is_run_again(search):
+    def score(config):
+        if len(search.runs) == 2:
+            raise KeyboardInterrupt
+        return value_of(config)
+
+    search.score = score
+    words = (*OPTUNA, *SPACE, "hydra.sweeper.n_trials=3")
+    study = search(*words)
+    assert search.error == 130
+    study = search(*words)
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[2].params == study.trials[1].params
+    assert study.trials[2].user_attrs["retry_of"] == 1
+
+
+@pytest.mark.slow
+def test_no_file_has_a_space_without_the_models_own_settings(search):
+    for model in ("bpr", "vbpr", "lightgcn", "gated_lightgcn", "ease", "item_knn"):
+        search.runs.clear()
+        search.score = lambda _: 0.5
+        search("-m", f"sweep={model}", *SMALL, "sweep.n_trials=1", "sweep/sampler=tpe")
+        assert search.error is None, model
+        tuned = [w for w in search.runs[0] if w.startswith(("model.", "optimizer."))]
+        assert tuned, model
+        config = search.configs[-1]
+        usual = mmrec.config.conf_dir() / "model" / f"{model}.yaml"
+        for name, value in OmegaConf.load(usual).items():
+            assert config.model[name] == value, (model, name)
