@@ -10,6 +10,7 @@ import optuna
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
@@ -293,6 +294,23 @@ def test_a_pruned_first_seed_saves_the_others(search):
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
     assert len(search.runs) == 2
     assert "none finished within bounds" in search.error
+
+
+def test_a_search_is_told_nothing_of_the_test():
+    told = mmrec.run.for_a_search(result())
+    assert told["metrics"] == {"val/recall@20": 0.5}
+    assert "test" not in str(told)
+
+
+def test_what_a_launcher_loses_has_failed(search, monkeypatch):
+    class Losing:
+        def launch(self, *_, **__):
+            raise RuntimeError("the job was killed")
+
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: Losing())
+    study = search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=4")
+    assert "trial 0: the job was killed" in search.error
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
 
 
 def test_several_objectives_have_a_front(search, tmp_path):

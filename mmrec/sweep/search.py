@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import DBAPIError
 
 from mmrec.sweep import check, samplers, study, summary
 from mmrec.sweep.objective import excesses, mean_values
 from mmrec.sweep.pruning import Watch
 from mmrec.sweep.settings import Settings
-from mmrec.sweep.storage import full_url, hidden, patiently
+from mmrec.sweep.storage import TROUBLE, full_url, hidden, patiently
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +92,14 @@ class Search:
                 with study.beating(self.storage, batch):
                     self._run(batch)
                 self._count_failures()
+        except (StorageInternalError, DBAPIError) as error:
+            raise SearchError(
+                f"{self.where}: {error}; give the same command again, what is finished is kept"
+            ) from error
         finally:  # also when the user, or a signal, ends it
             for trial in self.mine.values():
-                study.give_up(self.study, self.storage, trial, "interrupted", again=True)
+                with suppress(*TROUBLE):
+                    study.give_up(self.study, self.storage, trial, "interrupted", again=True)
         return self._conclude()
 
     def _ask(self) -> list[Trial]:
@@ -148,9 +156,13 @@ class Search:
             jobs = [(t, seed) for t in batch if t.number in self.mine for seed in stage]
             if not jobs:
                 continue
-            returned = self.launcher.launch(
-                [self._words(trial, seed) for trial, seed in jobs], initial_job_idx=self.launched
-            )
+            words = [self._words(trial, seed) for trial, seed in jobs]
+            try:
+                returned = self.launcher.launch(words, initial_job_idx=self.launched)
+            except Exception as error:  # a launcher's own, as that of a job that was killed
+                for trial in {trial.number: trial for trial, _ in jobs}.values():
+                    self._fail(trial, error)
+                continue
             self.launched += len(jobs)
             for (trial, _), job in zip(jobs, returned, strict=True):
                 self._take(trial, job, outcomes[trial.number])
