@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from mmrec.app import forget_peak_memory
+from mmrec.results import peak_rss_mib
 from mmrec.run import main
 
 TINY = ("trainer=cpu", "trainer.max_epochs=1", "data.world.users=60", "data.world.items=60")
@@ -128,6 +130,17 @@ def test_the_shell_sees_one_line_on_stderr_and_status_1(tmp_path):
         "error: data.negatives is 0: expected 1 or more  (HYDRA_FULL_ERROR=1 shows where)"
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux can forget a peak"
+)
+def test_a_run_of_many_in_one_process_has_its_own_peak():
+    block = b"x" * (300 * 2**20)
+    peak = peak_rss_mib()
+    del block
+    forget_peak_memory()
+    assert peak_rss_mib() < peak - 250
 
 
 @pytest.mark.skipif(

@@ -8,6 +8,7 @@ import sys
 
 import optuna
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -137,7 +138,7 @@ def test_a_study_that_is_continued_is_the_one_without_the_break(sampler, search,
     if sampler in ("tpe", "gp"):
         words += ("sweep.sampler.n_startup_trials=2",)
     whole = params(search(*words, "sweep.n_trials=4"))
-    (tmp_path / "study/study.db").rename(tmp_path / "old.db")
+    (tmp_path / "study").rename(tmp_path / "whole")
     search(*words, "sweep.n_trials=2")
     assert params(search(*words, "sweep.n_trials=4")) == whole
     assert len({str(found) for found in whole}) == 4
@@ -189,6 +190,7 @@ def test_settings_that_were_tried_are_not_run_again(search):
         (("sweep.n_trials=0",), ("sweep.n_trials=0:", "greater than or equal to 1")),
         (("sweep.constraints.second=3",), ("no such setting", "sweep.constraints.seconds")),
         (("sweep.constraints.seconds=-1",), ("sweep.constraints", "greater than 0")),
+        (("sweep.study_name=a/b",), ("sweep.study_name=a/b: String should match",)),
         (("sweep.seeds=[1,1]",), ("a seed is there twice",)),
         (("sweep.n_trial=3",), ("sweep.n_trial: no such setting", "sweep.n_trials")),
         (("sweep/sampler=tp",), ("there is no conf/sweep/sampler/tp.yaml", "tpe")),
@@ -230,6 +232,36 @@ def test_a_search_file_that_sets_more_than_a_search_is_refused(search, tmp_path)
     assert "the sweep's file sets trainer.max_epochs" in search.error
 
 
+def test_groups_are_choices_too_and_an_experiment_says_which(search, tmp_path):
+    search.score = lambda config: {"BPR": 0.1, "VBPR": 0.2}[config.model._target_.split(".")[-1]]
+    words = ("model=choice(bpr,vbpr)", "evaluation.cutoffs=[5,20]", "data.world.seed=3")
+    search(*OPTUNA, *words, "hydra.sweeper.n_trials=8", "hydra.sweeper.top=1")
+    assert search.error is None
+    [found] = (tmp_path / "study/experiment").iterdir()
+    experiment = OmegaConf.load(found)
+    assert {"override /model": "vbpr"} in experiment.defaults
+    assert experiment.evaluation == {"cutoffs": [5, 20]}
+    best = next(c for c in search.configs if c.model._target_.endswith(".VBPR"))
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(mmrec.config.conf_dir()), version_base="1.3"):
+        again = compose(
+            "config",
+            overrides=[
+                "run_dir=unused",
+                "experiment=study-best",
+                f"hydra.searchpath=[file://{tmp_path}/study]",
+            ],
+        )
+    best.run_dir = "unused"
+    assert again == best
+
+
+def test_a_folder_with_runs_of_another_study_is_refused(search, tmp_path):
+    (tmp_path / "study/0").mkdir(parents=True)
+    search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=2")
+    assert "holds runs of which study study knows nothing" in search.error
+
+
 def test_a_study_does_not_mix_settings(search):
     search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=1")
     search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=2", "model.dim=8")
@@ -269,7 +301,10 @@ def test_a_search_of_which_all_trials_fail_ends_badly(search):
     search.score = lambda _: math.nan
     words = (*OPTUNA, *SPACE, "hydra.sweeper.n_trials=2", "hydra.sweeper.max_failure_rate=1")
     search(*words)
-    assert "found nothing, of its trials all failed: trial 0: val/recall@20 is nan" in search.error
+    assert (
+        "no trial was run to its end, within the bounds; failed: trial 0: val/recall@20 is nan"
+        in search.error
+    )
 
 
 def test_a_trial_is_worth_the_mean_of_its_seeds(search):
@@ -293,7 +328,7 @@ def test_a_pruned_first_seed_saves_the_others(search):
     )
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
     assert len(search.runs) == 2
-    assert "none finished within bounds" in search.error
+    assert search.error.startswith("error: study study: no trial was run to its end")
 
 
 def test_a_search_is_told_nothing_of_the_test():

@@ -31,7 +31,7 @@ def objectives(settings: Settings, config: Mapping[str, Any]) -> list[str]:
             check_monitor(name, config["evaluation"]["cutoffs"], ACCURACY, "sweep.objective")
     if len(set(names)) < len(names):
         raise ConfigError(f"sweep.objective={names}: an objective is there twice; name each once")
-    if len(names) > 1 and settings.pruner and not _prunes_nothing(settings.pruner):
+    if len(names) > 1 and prunes(settings.pruner):
         raise ConfigError("a search with several objectives cannot prune; give sweep/pruner=none")
     return names
 
@@ -79,10 +79,11 @@ def excesses(
     }
 
 
+def prunes(pruner: Mapping[str, Any] | None) -> bool:
+    """Whether a pruner's settings are of one that may stop a run."""
+    return pruner is not None and not str(pruner.get("_target_")).endswith(".NopPruner")
+
+
 def _value(outcome: Mapping[str, Any], name: str) -> float | None:
     value: float | None = outcome[name] if name in COSTS else outcome["metrics"].get(name)
     return value
-
-
-def _prunes_nothing(pruner: Mapping[str, Any]) -> bool:
-    return str(pruner.get("_target_")).endswith(".NopPruner")

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError
 
 from mmrec.sweep import check, samplers, study, summary
-from mmrec.sweep.objective import excesses, mean_values
+from mmrec.sweep.objective import COSTS, excesses, mean_values, prunes
 from mmrec.sweep.pruning import Watch
 from mmrec.sweep.settings import Settings
 from mmrec.sweep.storage import TROUBLE, full_url, hidden, patiently
@@ -71,6 +71,11 @@ class Search:
         self.study, self.storage = study.open_study(
             self.url, self.name, plan.directions, plan.identity
         )
+        if not self.study.trials and (self.folder / "0").exists():
+            raise SearchError(
+                f"{self.folder} holds runs of which study {self.name} knows nothing; give its "
+                "sweep.storage, another sweep.study_name, or remove the folder"
+            )
         self.mine: dict[int, Trial] = {}
         self.launched = 0
         self.start, self.finished_here = time.monotonic(), 0
@@ -140,9 +145,7 @@ class Search:
         other = study.twin(self.study, trial)
         if other is None:
             return False
-        trial.set_user_attr(study.COPY_OF, other.number)
-        for name, excess in other.constraints.items():
-            trial.set_constraint(name, excess)
+        study.note(trial, {study.COPY_OF: other.number}, other.constraints)
         self._tell(trial, other.values)
         return True
 
@@ -150,7 +153,7 @@ class Search:
         """Run a batch's trials, and tell what they gave."""
         seeds: list[int | None] = [*self.settings.seeds] if self.settings.seeds else [None]
         # A trial that its first seed prunes is not run with the others.
-        stages = [seeds[:1], seeds[1:]] if self.settings.pruner else [seeds]
+        stages = [seeds[:1], seeds[1:]] if prunes(self.settings.pruner) else [seeds]
         outcomes: dict[int, list[dict[str, Any]]] = {trial.number: [] for trial in batch}
         for stage in stages:
             jobs = [(t, seed) for t in batch if t.number in self.mine for seed in stage]
@@ -188,15 +191,13 @@ class Search:
         except ValueError as error:
             self._fail(trial, error)
             return
-        for name, excess in excesses(outcomes, self.settings.constraints).items():
-            trial.set_constraint(name, excess)
-        trial.set_user_attr("seconds", sum(o["seconds"] for o in outcomes))
-        trial.set_user_attr("peak_rss_mib", max(o["peak_rss_mib"] for o in outcomes))
+        costs = {name: [outcome[name] for outcome in outcomes] for name in COSTS}
+        study.note(trial, costs, excesses(outcomes, self.settings.constraints))
         self._tell(trial, values)
 
     def _fail(self, trial: Trial, error: BaseException) -> None:
         lines = str(error).strip().split("\n")
-        trial.set_user_attr(study.ERROR, lines[0] or type(error).__name__)
+        study.note(trial, {study.ERROR: lines[0] or type(error).__name__})
         self._tell(trial, None, TrialState.FAIL)
 
     def _tell(
@@ -252,10 +253,10 @@ class Search:
         best = summary.ranked(self.study)
         if not best:
             failed = self._failed()
-            reason = (
-                f"all failed: {summary.listed(failed)}" if failed else "none finished within bounds"
+            errors = f"; failed: {summary.listed(failed)}" if failed else ""
+            raise SearchError(
+                f"study {self.name}: no trial was run to its end, within the bounds{errors}"
             )
-            raise SearchError(f"study {self.name} found nothing, of its trials {reason}")
         summary.write_results(self.folder, self.study, best)
         summary.write_top(self.folder, self.name, best[: self.settings.top], self.plan)
         return best[0].value if len(self.plan.objectives) == 1 else None

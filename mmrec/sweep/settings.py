@@ -27,7 +27,7 @@ class Settings:
         direction: one, or one an objective; None: metrics rise, seconds and memory fall.
         constraints: upper bounds on a run's `seconds` and `peak_rss_mib`; None: no bound.
         storage: an Optuna URL, or `journal:///file`; None: a SQLite file in the sweep's folder.
-        study_name: None: the name of the sweep's folder.
+        study_name: also of files, so no spaces or slashes; None: the name of the sweep's folder.
         n_trials: of the study in total, however often it is continued.
         timeout: seconds after which this command begins no trial.
         n_jobs: trials in a batch, which the launcher may run at the same time.
@@ -45,7 +45,7 @@ class Settings:
     direction: Direction | list[Direction] | None = None
     constraints: dict[Cost, Annotated[float, Field(gt=0)] | None] = field(default_factory=dict)
     storage: str | None = None
-    study_name: str | None = None
+    study_name: Annotated[str, Field(pattern=r"^[\w.=,-]+$")] | None = None
     n_trials: Annotated[int, Field(ge=1)] = 20
     timeout: Annotated[float, Field(gt=0)] | None = None
     n_jobs: Annotated[int, Field(ge=1)] = 1

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mmrec.config import ConfigError
 from mmrec.sweep.settings import Direction
-from mmrec.sweep.storage import TROUBLE, open_storage
+from mmrec.sweep.storage import TROUBLE, hidden, open_storage, patiently
 
 BEAT = 30.0  # seconds between signs of life
 GRACE = 300.0  # seconds without one after which a worker is given up
@@ -50,8 +50,11 @@ def open_study(
         ConfigError: the storage is out of reach, or the study was another search.
     """
     storage = open_storage(url)
-    study = create_study(
-        storage=storage, study_name=name, directions=directions, load_if_exists=True
+    study = patiently(
+        lambda: create_study(
+            storage=storage, study_name=name, directions=directions, load_if_exists=True
+        ),
+        f"sweep.storage={hidden(url)}",
     )
     wanted = json.loads(json.dumps(identity))
     before = study.user_attrs.get(IDENTITY)
@@ -84,6 +87,17 @@ def twin(study: Study, trial: Trial) -> FrozenTrial | None:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     same = (t for t in complete if t.params == trial.params and COPY_OF not in t.user_attrs)
     return next(same, None)
+
+
+def note(
+    trial: Trial, attributes: Mapping[str, Any], excess: Mapping[str, float] | None = None
+) -> None:
+    """Write about a trial, unless another worker has taken this one for dead and closed it."""
+    with suppress(UpdateFinishedTrialError):
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+        for name, bound in (excess or {}).items():
+            trial.set_constraint(name, bound)
 
 
 def claim(trial: Trial) -> None:
