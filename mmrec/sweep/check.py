@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import distribution_to_json
 
 from mmrec.config import ConfigError
-from mmrec.results import VOLATILE
+from mmrec.results import VOLATILE, flat
 from mmrec.sweep.objective import directions, objectives
 from mmrec.sweep.settings import Direction, Settings
 from mmrec.sweep.space import Space, as_word, contains, parse
@@ -142,7 +142,7 @@ def _refuse_more_than_a_search(
     """A file in conf/sweep that sets something of a run would be lost on the run: say so."""
     fixed = parse(None, arguments, loader).fixed
     with_sweep, without = (
-        _flat(OmegaConf.to_container(c, resolve=False))
+        flat(OmegaConf.to_container(c, resolve=False))
         for c in (config, loader.load_sweep_config(config, fixed))
     )
     for key in sorted(with_sweep.keys() | without.keys()):
@@ -167,14 +167,4 @@ def _defaults(space: Space, base: DictConfig) -> dict[str, Any]:
 
 
 def _identity(plain: Mapping[str, Any]) -> dict[str, Any]:
-    flat = _flat(plain)
-    return {k: v for k, v in flat.items() if k not in FREE and k.split(".")[0] not in FREE}
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, Mapping) or not node:
-        return {prefix: node}
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
+    return {k: v for k, v in flat(plain).items() if k not in FREE and k.split(".")[0] not in FREE}
