@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from mmrec.data import Corpus, Queries, Triplets
 from mmrec.graphs import normalized_adjacency, sample_edges
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
-from mmrec.nn import Propagation, lookup_nodes
+from mmrec.nn import Propagation, node_index
 
 
 class Encoded(NamedTuple):
@@ -73,22 +74,25 @@ class LightGCN(Recommender):
             adjacency = normalized_adjacency(kept, self.corpus.n_users, self.corpus.n_items)
             self.thinned.adjacency = adjacency.to(self.device)
 
-    def propagated(self) -> Tensor:
-        """[U+I, D]: over the whole graph, or over the epoch's edges in training."""
-        x: Tensor = (self.thinned if self.training else self.propagate)(self.node.weight)
-        return x  # Eq. 4, 8
+    @property
+    def graph(self) -> Propagation:
+        """Eq. 4 and 8 over the whole graph, or over the epoch's edges in training."""
+        return self.thinned if self.training else self.propagate
 
     def encode(self) -> Encoded:
         """Final embeddings."""
-        return Encoded(*torch.split(self.propagated(), [self.corpus.n_users, self.corpus.n_items]))
+        nodes = self.graph(self.node.weight)  # [U+I, D]
+        return Encoded(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 15."""
-        n_users = self.corpus.n_users
-        layer0 = lookup_nodes(batch, self.node.weight, n_users, sparse=True)
+        index = node_index(batch, self.corpus.n_users)  # [B, 2+K]
+        final = self.graph.rows(self.node.weight, index)  # [B, 2+K, D]
+        # The gradient of the table is dense by then, and needs no second one of zeros.
+        layer0 = embedding(index, self.node.weight, sparse=True)
         return {
-            "bpr": bpr(*pair_scores(*lookup_nodes(batch, self.propagated(), n_users))),
-            "l2": self.l2 * norm_penalty(self.norm, *layer0),
+            "bpr": bpr(*pair_scores(final[:, 0], final[:, 1], final[:, 2:])),
+            "l2": self.l2 * norm_penalty(self.norm, layer0[:, 0], layer0[:, 1], layer0[:, 2:]),
         }
 
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:

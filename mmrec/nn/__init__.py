@@ -2,7 +2,7 @@
 
 from mmrec.nn.fusion import Fusion, FusionKind, Projection, center_and_scale, masked_softmax
 from mmrec.nn.history import History
-from mmrec.nn.lookup import lookup, lookup_nodes
+from mmrec.nn.lookup import lookup, node_index
 from mmrec.nn.propagation import Propagation, sparse_matmul
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Propagation",
     "center_and_scale",
     "lookup",
-    "lookup_nodes",
     "masked_softmax",
+    "node_index",
     "sparse_matmul",
 ]

@@ -26,22 +26,15 @@ def lookup(batch: Triplets, users: Tensor, items: Tensor) -> tuple[Tensor, Tenso
     return embedding(batch.user, users), both[:, 0], both[:, 1:]
 
 
-def lookup_nodes(
-    batch: Triplets, nodes: Tensor, n_users: int, *, sparse: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same out of one table, in one look-up.
+def node_index(batch: Triplets, n_users: int) -> Tensor:
+    """Where a batch's users, positives and negatives stand in one table, users first.
 
     Args:
         batch: of B pairs and K negatives each.
-        nodes: [U+I, D], users first.
         n_users: U.
-        sparse: give the table a sparse gradient, for a table that gets a dense one elsewhere: the
-            sum is dense, and costs no second table of zeros.
 
     Returns:
-        [B, D], [B, D] and [B, K, D].
+        [B, 2+K].
     """
     items = n_users + torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1)
-    index = torch.cat([batch.user.unsqueeze(1), items], dim=1)  # [B, 2+K]
-    rows = embedding(index, nodes, sparse=sparse)
-    return rows[:, 0], rows[:, 1], rows[:, 2:]
+    return torch.cat([batch.user.unsqueeze(1), items], dim=1)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding
 
 
 def sparse_matmul(matrix: Tensor, x: Tensor) -> Tensor:
@@ -40,6 +41,30 @@ class _MeanOfPowers(torch.autograd.Function):
         return None, _mean_of_powers(ctx.adjacency, grad.contiguous(), ctx.layers), None
 
 
+class _RowsOfMean(torch.autograd.Function):
+    """The same at some rows only: what is added last, and a gradient, are then a few rows long."""
+
+    @staticmethod
+    def forward(ctx: Any, adjacency: Tensor, x: Tensor, layers: int, index: Tensor) -> Tensor:
+        ctx.adjacency, ctx.layers, ctx.length = adjacency, layers, len(x)
+        ctx.save_for_backward(index)
+        last = x
+        for _ in range(layers - 1):
+            last = sparse_matmul(adjacency, last).add_(x)
+        last = sparse_matmul(adjacency, last)
+        return (embedding(index, last) + embedding(index, x)).div_(layers + 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        index, rows = index.flatten(), grad.flatten(0, -2) / (ctx.layers + 1)
+        total = rows.new_zeros(ctx.length, rows.shape[1]).index_add_(0, index, rows)
+        for _ in range(ctx.layers):
+            total = sparse_matmul(ctx.adjacency, total).index_add_(0, index, rows)
+        return None, total, None, None
+
+
 class Propagation(nn.Module):
     """Mean of a signal and its repeated products with one symmetric matrix: `1/(L+1) sum A^l x`.
 
@@ -65,3 +90,12 @@ class Propagation(nn.Module):
                 return x
             smooth: Callable[..., Tensor] = _MeanOfPowers.apply
             return smooth(self.adjacency, x, self.layers)
+
+    def rows(self, x: Tensor, index: Tensor) -> Tensor:
+        """Some rows of the result, at less cost than all: [N, D], [...] -> [..., D]."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.adjacency.dtype)
+            if self.layers == 0:
+                return embedding(index, x)
+            smooth: Callable[..., Tensor] = _RowsOfMean.apply
+            return smooth(self.adjacency, x, self.layers, index)

@@ -37,6 +37,22 @@ def test_it_is_the_mean_of_matrix_powers_and_so_is_its_gradient(seed, layers):
     torch.testing.assert_close(one.grad, other.grad)
 
 
+@settings(max_examples=30)
+@given(st.integers(0, 99), st.integers(0, 4))
+def test_rows_and_their_gradient_are_those_of_the_whole(seed, layers):
+    sparse = symmetric(seed)[1]
+    rng = torch.Generator().manual_seed(seed)
+    x, towards = torch.randn(6, 3, generator=rng), torch.randn(4, 2, 3, generator=rng)
+    index = torch.randint(6, (4, 2), generator=rng)  # with repetitions
+    one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    propagate = Propagation(sparse, layers)
+    found, expected = propagate.rows(one, index), propagate(other)[index]
+    torch.testing.assert_close(found, expected)
+    for rows in (found, expected):
+        (rows * towards).sum().backward()
+    torch.testing.assert_close(one.grad, other.grad)
+
+
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_the_signal_itself_is_left_alone(layers):
     x = torch.ones(6, 2)
