@@ -88,7 +88,9 @@ def main() -> None:
         everything |= results
     folder = Path(__file__).parent
     save(folder, everything)
-    origin = provenance(everything.values(), "python -m experiments.gated_lightgcn")
+    origin = provenance(
+        everything.values(), " ".join(["python -m experiments.gated_lightgcn", *sys.argv[1:]])
+    )
     (folder / "README.md").write_text("\n".join([HEAD, *tables, TAIL, origin, ""]))
 
 
