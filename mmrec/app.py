@@ -62,11 +62,11 @@ def keep_freed_memory() -> None:
     By default it gives each large tensor back to the system. A training step on a CPU makes the
     same tensors again and again, and would spend half its time on the page faults of new memory.
     """
-    trim_threshold, mmap_max = -1, -4  # malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
     with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_max, 0)
+        mallopt(mmap_threshold, 2**24)  # larger ones would leave holes in the heap
 
 
 def forget_peak_memory() -> None:
