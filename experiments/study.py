@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,43 @@ def _run(study: str, cell: Cell) -> Result | None:
     return read_result(folder)
 
 
+@dataclass(frozen=True)
+class Searched:
+    """What a search by validation has found, by name.
+
+    Attributes:
+        results: of every cell that was run.
+        best: the cell that was chosen of each list.
+        repeats: that cell with each seed.
+    """
+
+    results: dict[Cell, Result]
+    best: dict[str, Cell]
+    repeats: dict[str, list[Cell]]
+
+
+def search(study: str, trials: Mapping[str, Sequence[Cell]], seeds: Sequence[int]) -> Searched:
+    """Run lists of cells, choose the best of each on validation, and repeat that one.
+
+    Args:
+        study: names the folder under `outputs/`.
+        trials: what is tried, by name; the last word of a cell is its seed.
+        seeds: of the repetitions.
+    """
+    results = run_cells(study, [cell for cells in trials.values() for cell in cells])
+    best = {name: best_on_validation(results, cells) for name, cells in trials.items()}
+    repeats = {
+        name: [(*cell[:-1], f"seed={seed}") for seed in seeds] for name, cell in best.items()
+    }
+    results |= run_cells(study, [cell for cells in repeats.values() for cell in cells])
+    return Searched(results, best, repeats)
+
+
+def settings_of(cell: Cell) -> str:
+    """The words of a cell that a search chooses, for a table."""
+    return ", ".join(word for word in cell if word.startswith(("model.", "optimizer.")))
+
+
 def best_on_validation(results: Mapping[Cell, Result], cells: Iterable[Cell]) -> Cell:
     """The cell whose validation value is largest; test values are not looked at."""
     return max(cells, key=lambda cell: results[cell]["best_value"])
@@ -98,6 +136,11 @@ def summarize(results: Sequence[Result], metric: str) -> tuple[float, float]:
     """Mean and standard deviation over seeds; the deviation of one run is 0."""
     values = [result["metrics"][metric] for result in results]
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def plus_minus(mean: float, deviation: float) -> str:
+    """What `summarize` gives, for a table."""
+    return f"{mean:.4f} ± {deviation:.4f}"
 
 
 def provenance(results: Iterable[Result], command: str) -> str:

@@ -30,6 +30,7 @@ from mmrec.results import (
     LAST,
     OVERRIDES,
     PER_USER,
+    VOLATILE,
     config_hash,
     flat,
     git_commit,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from mmrec.sweep.pruning import Pruning
 
 log = logging.getLogger(__name__)
-CHANGEABLE = ("trainer.", "logger.", "data.root", "run_dir", "ckpt")  # when a run continues
+CHANGEABLE = (*VOLATILE, "trainer.", "data.root")  # when a run continues
 
 
 def main() -> None:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from torch import Tensor
@@ -24,7 +22,7 @@ from mmrec.results import peak_rss_mib
 def bench_knn(
     items: int, width: int, k: int, block: int, repeats: int = 3, threads: int = 2
 ) -> dict[str, float]:
-    """Time `knn_graph` and the bare products with their top-k, in one fresh process.
+    """Time `knn_graph` and the bare products with their top-k.
 
     Args:
         items: rows of random features.
@@ -38,14 +36,6 @@ def bench_knn(
         Seconds of both, their ratio, and the peak memory of the process in GiB when only
         `knn_graph` has run.
     """
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=keep_freed_memory) as pool:
-        return pool.submit(_measure, items, width, k, block, repeats, threads).result()
-
-
-def _measure(
-    items: int, width: int, k: int, block: int, repeats: int, threads: int
-) -> dict[str, float]:
     torch.set_num_threads(threads)
     features = torch.randn(items, width, generator=torch.Generator().manual_seed(0))
     graph: list[float] = []
@@ -88,6 +78,7 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    keep_freed_memory()
     json.dump(bench_knn(**vars(parser.parse_args())), sys.stdout, indent=2)
 
 

@@ -7,17 +7,18 @@ run on three seeds.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
 from experiments.study import (
     Cell,
     Result,
-    best_on_validation,
+    Searched,
+    plus_minus,
     provenance,
-    run_cells,
     save,
+    search,
+    settings_of,
     setup_logging,
     summarize,
 )
@@ -75,17 +76,10 @@ def main() -> None:
     tables: list[str] = []
     everything: dict[Cell, Result] = {}
     for data in chosen:
-        search = {model: trials(model, data) for model in SPACE}
-        results = run_cells("gated_lightgcn", [cell for cells in search.values() for cell in cells])
-        best = {model: best_on_validation(results, cells) for model, cells in search.items()}
-        repeats = {
-            model: [(*cell[:-1], f"seed={seed}") for seed in SEEDS] for model, cell in best.items()
-        }
-        results |= run_cells(
-            "gated_lightgcn", [cell for cells in repeats.values() for cell in cells]
-        )
-        tables.append(table(data, results, best, repeats))
-        everything |= results
+        tried = {model: trials(model, data) for model in SPACE}
+        searched = search("gated_lightgcn", tried, SEEDS)
+        tables.append(table(data, searched))
+        everything |= searched.results
     folder = Path(__file__).parent
     save(folder, everything)
     origin = provenance(
@@ -94,16 +88,11 @@ def main() -> None:
     (folder / "README.md").write_text("\n".join([HEAD, *tables, TAIL, origin, ""]))
 
 
-def table(
-    data: str,
-    results: Mapping[Cell, Result],
-    best: Mapping[str, Cell],
-    repeats: Mapping[str, list[Cell]],
-) -> str:
+def table(data: str, searched: Searched) -> str:
     """One data set: a row a model; the best mean of a column is bold."""
     rows = {
-        m: [summarize([results[c] for c in cells], k) for k in METRICS]
-        for m, cells in repeats.items()
+        m: [summarize([searched.results[c] for c in cells], k) for k in METRICS]
+        for m, cells in searched.repeats.items()
     }
     lines = [
         f"## {data}",
@@ -114,13 +103,10 @@ def table(
     for model, values in rows.items():
         columns = []
         for place, (mean, deviation) in enumerate(values):
-            text = f"{mean:.4f} ± {deviation:.4f}"
+            text = plus_minus(mean, deviation)
             top = max(row[place][0] for row in rows.values())
             columns.append(f"**{text}**" if mean == top else text)
-        picked = ", ".join(
-            word for word in best[model] if word.startswith(("model.", "optimizer."))
-        )
-        lines.append(f"| {model} | {' | '.join(columns)} | {picked} |")
+        lines.append(f"| {model} | {' | '.join(columns)} | {settings_of(searched.best[model])} |")
     return "\n".join([*lines, ""])
 
 

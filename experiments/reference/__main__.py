@@ -10,10 +10,13 @@ from pathlib import Path
 from experiments.study import (
     Cell,
     Result,
-    best_on_validation,
+    Searched,
+    plus_minus,
     provenance,
     run_cells,
     save,
+    search,
+    settings_of,
     setup_logging,
     summarize,
 )
@@ -28,13 +31,10 @@ THIRTY = ("trainer.max_epochs=30", "callbacks=none")
 
 # What public code (enoche/MMRec e775373, seed 999, run on the same files) and papers report, in the
 # order of METRICS.
+BPR_TIKTOK = ((*BPR, "data=tiktok"), (0.0309, 0.0483, 0.0169, 0.0212), "MMRec, one seed")
 REFERENCE: dict[str, tuple[Cell, tuple[float | None, ...], str]] = {
-    "BPR, tiktok": ((*BPR, "data=tiktok"), (0.0309, 0.0483, 0.0169, 0.0212), "MMRec, one seed"),
-    "BPR, tiktok, ten seeds": (
-        (*BPR, "data=tiktok"),
-        (0.0309, 0.0483, 0.0169, 0.0212),
-        "MMRec, one seed",
-    ),
+    "BPR, tiktok": BPR_TIKTOK,
+    "BPR, tiktok, ten seeds": BPR_TIKTOK,
     "LightGCN, tiktok": (
         (*LIGHTGCN, "data=tiktok"),
         (0.0589, 0.0922, 0.0335, 0.0419),
@@ -87,12 +87,8 @@ def main() -> None:
         name: [(*cell, *PATIENCE, "trainer=cpu", "seed=0") for cell in group]
         for name, group in SEARCH.items()
     }
-    results |= run_cells("reference", [cell for group in trials.values() for cell in group])
-    best = {name: best_on_validation(results, group) for name, group in trials.items()}
-    repeats = {
-        name: [(*cell[:-1], f"seed={seed}") for seed in SEEDS] for name, cell in best.items()
-    }
-    results |= run_cells("reference", [cell for group in repeats.values() for cell in group])
+    searched = search("reference", trials, SEEDS)
+    results |= searched.results
     folder = Path(__file__).parent
     save(folder, results)
     rows = [row(name, [results[cell] for cell in group]) for name, group in cells.items()]
@@ -100,10 +96,7 @@ def main() -> None:
         HEAD
         + "\n".join(rows)
         + SEARCHED
-        + "\n".join(
-            searched(name, best[name], [results[cell] for cell in group], len(trials[name]))
-            for name, group in repeats.items()
-        )
+        + "\n".join(searched_row(name, searched, len(group)) for name, group in trials.items())
         + TAIL
         + provenance(results.values(), "python -m experiments.reference")
         + "\n"
@@ -116,20 +109,18 @@ def row(name: str, results: list[Result]) -> str:
     _, reference, source = REFERENCE[name]
     ours = [summarize(results, metric) for metric in METRICS]
     columns = [
-        f"{mean:.4f} ± {deviation:.4f}"
-        + (f" / {value:.4f} = **{mean / value:.3f}**" if value else "")
+        plus_minus(mean, deviation) + (f" / {value:.4f} = **{mean / value:.3f}**" if value else "")
         for (mean, deviation), value in zip(ours, reference, strict=True)
     ]
     epochs = ", ".join(f"{r['best_epoch'] + 1}/{r['epochs']}" for r in results[: len(SEEDS)])
     return f"| {name} | " + " | ".join(columns) + f" | {epochs} | {source} |"
 
 
-def searched(name: str, cell: Cell, results: list[Result], trials: int) -> str:
+def searched_row(name: str, searched: Searched, trials: int) -> str:
     """One line of the second table: what was chosen of how many, and what it reaches."""
-    ours = [summarize(results, metric) for metric in ("val/recall@20", *METRICS)]
-    picked = ", ".join(word for word in cell if word.startswith(("model.", "optimizer.")))
-    columns = [f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in ours]
-    return f"| {name} | {picked} | {trials} | {' | '.join(columns)} |"
+    results = [searched.results[cell] for cell in searched.repeats[name]]
+    columns = [plus_minus(*summarize(results, k)) for k in ("val/recall@20", *METRICS)]
+    return f"| {name} | {settings_of(searched.best[name])} | {trials} | {' | '.join(columns)} |"
 
 
 HEAD = """# Reference: do ours land where others do?

@@ -23,14 +23,12 @@ class Random(Recommender):
 
     def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
         super().__init__(corpus)
-        self.seed = seed
+        self.salt = random.Random(seed).getrandbits(62)
 
     def score(self, encoded: None, queries: Queries) -> Tensor:
         """A hash of user and item: [B, I] in 0..1."""
         items = torch.arange(self.corpus.n_items, device=queries.user.device)
-        mixed = (queries.user.unsqueeze(1) * self.corpus.n_items + items) ^ random.Random(
-            self.seed
-        ).getrandbits(62)
+        mixed = (queries.user.unsqueeze(1) * self.corpus.n_items + items) ^ self.salt
         for multiplier in (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15):
             mixed = mixed * multiplier  # splitmix64, wrapping around
             mixed = mixed ^ ((mixed >> 31) & 0x1FFFFFFFF)

@@ -19,12 +19,16 @@ def sparse_matmul(matrix: Tensor, x: Tensor) -> Tensor:
     return torch.sparse.mm(matrix, x, "sum") if x.device.type == "cpu" else matrix @ x
 
 
-def _mean_of_powers(adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
-    assert layers > 0  # else the result would be the signal itself, divided in place
+def _sum_of_powers(adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
     total = x
     for _ in range(layers):  # Horner: x + A (x + A (x + ...)) needs no running sum
         total = sparse_matmul(adjacency, total).add_(x)
-    return total.div_(layers + 1)
+    return total
+
+
+def _mean_of_powers(adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
+    assert layers > 0  # else the result would be the signal itself, divided in place
+    return _sum_of_powers(adjacency, x, layers).div_(layers + 1)
 
 
 class _MeanOfPowers(torch.autograd.Function):
@@ -48,10 +52,7 @@ class _RowsOfMean(torch.autograd.Function):
     def forward(ctx: Any, adjacency: Tensor, x: Tensor, layers: int, index: Tensor) -> Tensor:
         ctx.adjacency, ctx.layers, ctx.length = adjacency, layers, len(x)
         ctx.save_for_backward(index)
-        last = x
-        for _ in range(layers - 1):
-            last = sparse_matmul(adjacency, last).add_(x)
-        last = sparse_matmul(adjacency, last)
+        last = sparse_matmul(adjacency, _sum_of_powers(adjacency, x, layers - 1))
         return (embedding(index, last) + embedding(index, x)).div_(layers + 1)
 
     @staticmethod

@@ -89,15 +89,16 @@ def plan(
     plain = _check(base)
     names = objectives(settings, plain)
     _try_edges(space, config, loader)
+    ways = directions(settings, names)
     return Plan(
         space,
         names,
-        directions(settings, names),
+        ways,
         _defaults(space, base),
         {
             **{f"space.{k}": distribution_to_json(d) for k, d in space.distributions.items()},
             "sweep.objective": names,
-            "sweep.direction": directions(settings, names),
+            "sweep.direction": ways,
             "sweep.seeds": settings.seeds,
             "sweep.constraints": dict(settings.constraints),
             **_identity(plain),

@@ -80,7 +80,7 @@ class Search:
         self.launched = 0
         self.start, self.finished_here = time.monotonic(), 0
 
-    def run(self) -> float | list[float] | None:
+    def run(self) -> float | None:
         """Go on until the study has its trials, or the time is over.
 
         Returns:
@@ -248,7 +248,7 @@ class Search:
         failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         return [trial for trial in failed if study.counted(trial)]
 
-    def _conclude(self) -> float | list[float] | None:
+    def _conclude(self) -> float | None:
         """Say and write what is best."""
         best = summary.ranked(self.study)
         if not best:

@@ -119,16 +119,14 @@ def test_a_projection_does_not_see_what_all_features_have_in_common():
     torch.testing.assert_close(projected(100.0), projected(0.0), rtol=0, atol=1e-4)
 
 
-def test_a_projection_is_linear_and_absent_items_have_none():
+def test_a_projection_is_linear_and_absent_items_have_none(centred):
     modalities = {"visual": content(items=20), "textual": content(items=20, width=5)}
     project = Projection(modalities, 8)
     assert project().shape == (20, 2, 8)
     for place, modality in enumerate(modalities.values()):
         layer = project.each[place].linear
         torch.nn.init.ones_(layer.bias)
-        shown = modality.features[modality.present]
-        centred = shown - shown.mean(0)
-        expected = centred / centred.square().sum(1).mean().sqrt() @ layer.weight.T + 1
+        expected = centred(modality.features[modality.present]) @ layer.weight.T + 1
         found = project()[:, place]
         torch.testing.assert_close(found[modality.present], expected)
         assert not found[~modality.present].any()
