@@ -12,11 +12,39 @@ from torch.nn.functional import embedding
 
 
 def sparse_matmul(matrix: Tensor, x: Tensor) -> Tensor:
-    """[N, N] CSR times [N, D], outside autograd, by the fastest kernel of the device.
+    """[N, M] CSR times [M, D], outside autograd, by the fastest kernel of the device.
 
     On a CPU the reducing kernel is about twice as fast as the plain one.
     """
     return torch.sparse.mm(matrix, x, "sum") if x.device.type == "cpu" else matrix @ x
+
+
+def take_rows(matrix: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of a sparse matrix that an index names, each once.
+
+    Args:
+        matrix: [N, M] sparse CSR.
+        index: rows, in any shape and order, with repetitions.
+
+    Returns:
+        [R, M] sparse CSR, and where in it each of `index` stands.
+    """
+    start, column, value = matrix.crow_indices(), matrix.col_indices(), matrix.values()
+    wanted = torch.zeros(len(matrix), dtype=torch.bool, device=index.device)
+    wanted[index] = True
+    rows = wanted.nonzero().squeeze(1)
+    lengths = start[rows + 1] - start[rows]
+    ends = lengths.cumsum(0, dtype=start.dtype)
+    moved = torch.repeat_interleave(start[rows] - (ends - lengths), lengths)
+    edge = moved + torch.arange(len(moved), dtype=start.dtype, device=index.device)
+    part = torch.sparse_csr_tensor(
+        torch.cat([ends.new_zeros(1), ends]),
+        column[edge],
+        value[edge],
+        (len(rows), matrix.shape[1]),
+        check_invariants=False,
+    )
+    return part, (wanted.cumsum(0) - 1)[index]
 
 
 def _sum_of_powers(adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
@@ -46,14 +74,15 @@ class _MeanOfPowers(torch.autograd.Function):
 
 
 class _RowsOfMean(torch.autograd.Function):
-    """The same at some rows only: what is added last, and a gradient, are then a few rows long."""
+    """The same at some rows only: the last product and a gradient are then a few rows long."""
 
     @staticmethod
     def forward(ctx: Any, adjacency: Tensor, x: Tensor, layers: int, index: Tensor) -> Tensor:
         ctx.adjacency, ctx.layers, ctx.length = adjacency, layers, len(x)
         ctx.save_for_backward(index)
-        last = sparse_matmul(adjacency, _sum_of_powers(adjacency, x, layers - 1))
-        return (embedding(index, last) + embedding(index, x)).div_(layers + 1)
+        part, place = take_rows(adjacency, index)
+        last = sparse_matmul(part, _sum_of_powers(adjacency, x, layers - 1))
+        return (embedding(place, last) + embedding(index, x)).div_(layers + 1)
 
     @staticmethod
     @once_differentiable

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mmrec.graphs import csr_matrix
 from mmrec.nn import Propagation, sparse_matmul
+from mmrec.nn.propagation import take_rows
 
 
 def symmetric(seed, n=6):
@@ -51,6 +52,16 @@ def test_rows_and_their_gradient_are_those_of_the_whole(seed, layers):
     for rows in (found, expected):
         (rows * towards).sum().backward()
     torch.testing.assert_close(one.grad, other.grad)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 99), st.lists(st.integers(0, 5), max_size=9))
+def test_taken_rows_are_each_there_once(seed, index):
+    dense, wanted = symmetric(seed)[0], torch.tensor(index, dtype=torch.long)
+    dense[2] = 0
+    part, place = take_rows(dense.to_sparse_csr(), wanted)
+    assert len(part) == len(set(index))
+    assert torch.equal(part.to_dense()[place], dense[wanted])
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
