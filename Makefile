@@ -11,7 +11,7 @@ ENV := .venv/.installed
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+		/^[a-z%-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: venv
 venv: $(ENV) ## Make .venv with everything in it; PYTHON=python3.12 picks the interpreter
@@ -31,6 +31,27 @@ $(ENV): pyproject.toml constraints.txt
 .PHONY: demo
 demo: $(ENV) ## Train a model on planted data, evaluate it, recommend with it
 	$(BIN)/python -m experiments.demo
+
+##@ Many runs: DATA=planted SEEDS=0,1,2 OPTIONS='trainer=gpu' say which; what is finished is kept
+
+DATA ?= planted
+SEEDS ?= 0,1,2
+GRID = $(BIN)/python -m mmrec.run -m data=$(DATA) seed=$(SEEDS) $(OPTIONS)
+empty :=
+comma := ,
+ABLATED := $(subst $(empty) $(empty),$(comma),$(strip $(notdir $(wildcard conf/ablation/*))))
+
+.PHONY: ablations baselines
+ablation-%: $(ENV) ## One model (ablation-gated-lightgcn), as it is and with each of its ablations
+	$(GRID) grid=ablations model=$(subst -,_,$*)
+
+ablations: $(ENV) ## The same for every model that has any
+	$(GRID) grid=ablations model=$(ABLATED)
+
+baselines: $(ENV) ## What a model is compared with, at the settings of conf/model
+	$(GRID) grid=baselines
+
+##@ Studies
 
 .PHONY: compare
 compare: $(ENV) ## Run the Gated LightGCN study

@@ -21,7 +21,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import forget_peak_memory, launch
-from mmrec.config import ROOT, ConfigError, check_call, check_monitor, conf_dir, nearest
+from mmrec.code import code_digest
+from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
 from mmrec.paths import replace_file
 from mmrec.results import (
     BEST,
@@ -157,8 +158,9 @@ def check(config: DictConfig) -> dict[str, Any]:
     """
     from mmrec.evaluation import ACCURACY
 
-    if "sweep" in config:
-        raise ConfigError("sweep=... searches, and a search is many runs: add -m")
+    for group, what in (("sweep", "searches"), ("grid", "combines")):
+        if group in config:
+            raise ConfigError(f"{group}=... {what}, and that is many runs: add -m")
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     unknown = set(plain) - set(ROOT)
     if unknown:
@@ -269,6 +271,7 @@ def _begin(
         "seed": plain["seed"],
         "overrides": overrides,
         "config_hash": config_hash(plain),
+        "code": code_digest(plain["model"][TARGET]),
         "git_commit": git_commit(),
         "versions": versions(),
         "data_card": {**data.corpus.card(), "seen": plain["evaluation"]["seen"]},

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ import pytest
 import mmrec
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
-LISTED = re.compile(r"^  ([a-z][a-z-]*) +\S", re.MULTILINE)
+TARGET = re.compile(r"^([a-z][a-z%-]*):", re.MULTILINE)
+LISTED = re.compile(r"^  ([a-z][a-z%-]*) +\S", re.MULTILINE)
 MENTIONED = re.compile(r"(?:^|`|&& )make ([a-z][a-z-]*)", re.MULTILINE)
 REGISTRY = re.compile(r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|anaconda\.(?:org|com)")
 MACHINE_PATH = re.compile(r"(?<![\w.~}])/(?:home|root|Users|work)/\w")
@@ -125,7 +126,19 @@ def test_make_lists_every_target():
 def test_every_make_command_in_the_readme_is_a_target():
     mentioned = set(MENTIONED.findall((ROOT / "README.md").read_text()))
     assert "test" in mentioned
-    assert mentioned <= set(TARGET.findall((ROOT / "Makefile").read_text()))
+    targets = TARGET.findall((ROOT / "Makefile").read_text())
+    for name in mentioned:
+        assert any(fnmatch(name, target.replace("%", "*")) for target in targets), name
+
+
+def test_make_n_shows_the_command_of_a_grid():
+    shown = call(
+        "make", "-n", "ablation-gated-lightgcn", "SEEDS=0,1", "OPTIONS=trainer=gpu", cwd=ROOT
+    )
+    words = "-m data=planted seed=0,1 trainer=gpu grid=ablations model=gated_lightgcn"
+    assert shown.rstrip().endswith(f"python -m mmrec.run {words}")
+    every = call("make", "-n", "ablations", cwd=ROOT).rstrip().rpartition("model=")[2]
+    assert every.split(",") == sorted(path.name for path in (ROOT / "conf/ablation").iterdir())
 
 
 def test_every_dependency_is_pinned():

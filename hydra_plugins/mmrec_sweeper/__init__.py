@@ -5,3 +5,7 @@ from mmrec.sweep import sweeper
 
 class OptunaSweeper(sweeper.OptunaSweeper):
     """Search with Optuna; see `mmrec.sweep`."""
+
+
+class GridSweeper(sweeper.GridSweeper):
+    """Run every combination once; see `mmrec.sweep.grid`."""

@@ -86,7 +86,7 @@ def plan(
     HydraConfig.instance().set_config(config)  # as Hydra does for a run: ${hydra:...} is read
     base = loader.load_sweep_config(config, space.fixed)
     _refuse_more_than_a_search(config, loader, arguments)
-    plain = _check(base)
+    plain = checked_run(base)
     names = objectives(settings, plain)
     _try_edges(space, config, loader)
     ways = directions(settings, names)
@@ -108,7 +108,7 @@ def plan(
     )
 
 
-def _check(config: DictConfig) -> dict[str, Any]:
+def checked_run(config: DictConfig) -> dict[str, Any]:
     """A run's configuration, plain, if it can be one."""
     from mmrec.run import check
 
@@ -126,7 +126,7 @@ def _try_edges(space: Space, config: DictConfig, loader: ConfigLoader) -> None:
     edges = space.edges()
     first = {name: values[0] for name, values in edges.items()}
     base = loader.load_sweep_config(config, space.words(first))
-    _check(base)
+    checked_run(base)
     for name, values in edges.items():
         for value in values[1:]:
             if isinstance(value, bool | int | float) and OmegaConf.select(base, name) is not None:
@@ -134,7 +134,7 @@ def _try_edges(space: Space, config: DictConfig, loader: ConfigLoader) -> None:
                 OmegaConf.update(changed, name, value)
             else:
                 changed = loader.load_sweep_config(config, space.words(first | {name: value}))
-            _check(changed)
+            checked_run(changed)
 
 
 def _refuse_more_than_a_search(

@@ -12,7 +12,6 @@ from typing import Any
 
 import optuna
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
@@ -24,6 +23,7 @@ from mmrec.sweep import check, samplers, study, summary
 from mmrec.sweep.objective import COSTS, excesses, mean_values, prunes
 from mmrec.sweep.pruning import Watch
 from mmrec.sweep.settings import Settings
+from mmrec.sweep.space import quoted
 from mmrec.sweep.storage import TROUBLE, full_url, hidden, patiently
 
 log = logging.getLogger(__name__)
@@ -222,9 +222,9 @@ class Search:
         subdir = f"{trial.number}" if seed is None else f"{trial.number}/seed_{seed}"
         return [
             *self.plan.words(trial.params, seed),
-            f"hydra.sweep.dir={_quoted(str(self.folder))}",
+            f"hydra.sweep.dir={quoted(str(self.folder))}",
             f"hydra.sweep.subdir={subdir}",
-            f"hydra.sweeper.trial={_quoted(watch.to_json())}",
+            f"hydra.sweeper.trial={quoted(watch.to_json())}",
         ]
 
     def _left(self) -> float:
@@ -260,7 +260,3 @@ class Search:
         summary.write_results(self.folder, self.study, best)
         summary.write_top(self.folder, self.name, best[: self.settings.top], self.plan)
         return best[0].value if len(self.plan.objectives) == 1 else None
-
-
-def _quoted(text: str) -> str:
-    return QuotedString(text, Quote.single).with_quotes()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from mmrec.config import ConfigError
 
+T = TypeVar("T")
 Direction = Literal["minimize", "maximize"]
 Cost = Literal["seconds", "peak_rss_mib"]
 
@@ -62,17 +63,30 @@ def checked(values: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigError: names the first that is not, and says what it may be.
     """
-    try:
-        settings = _ADAPTER.validate_python(dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = first["loc"][0]
-        expected = " or ".join(dict.fromkeys(e["msg"] for e in error.errors()))
-        raise ConfigError(f"sweep.{name}={values.get(str(name))}: {expected}") from None
+    settings = validated(_ADAPTER, values, "sweep")
     seeds = settings.seeds or []
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"sweep.seeds={seeds}: a seed is there twice; name each once")
     return settings
 
 
-_ADAPTER = TypeAdapter(Annotated[Settings, ConfigDict(extra="forbid")])
+def validated(adapter: TypeAdapter[T], values: Mapping[str, Any], group: str) -> T:
+    """Settings of the right types and sizes.
+
+    Args:
+        adapter: of the settings.
+        values: of the settings, by name.
+        group: that the settings stand in.
+
+    Raises:
+        ConfigError: names the first that is not, and says what it may be.
+    """
+    try:
+        return adapter.validate_python(dict(values))
+    except ValidationError as error:
+        name = error.errors()[0]["loc"][0]
+        expected = " or ".join(dict.fromkeys(e["msg"] for e in error.errors()))
+        raise ConfigError(f"{group}.{name}={values.get(str(name))}: {expected}") from None
+
+
+_ADAPTER: TypeAdapter[Settings] = TypeAdapter(Annotated[Settings, ConfigDict(extra="forbid")])

@@ -15,7 +15,13 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import (
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
 from hydra.errors import HydraException
 from optuna.distributions import (
     BaseDistribution,
@@ -26,7 +32,7 @@ from optuna.distributions import (
 
 from mmrec.config import ConfigError
 
-SWEEP_WORD = re.compile(r"[~+]*sweep(?:[./@=]|$)")
+MULTIRUN_WORD = re.compile(r"[~+]*(?:sweep|grid)(?:[./@=]|$)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def parse(
     Args:
         params: words by setting, as in a file.
         arguments: words of the command line, which come after those. Words that configure the
-            search are no part of its space.
+            search or grid are no part of its space.
         loader: knows the groups that `glob()` looks into.
 
     Raises:
@@ -74,7 +80,7 @@ def parse(
         HydraException: a word is not in Hydra's grammar.
     """
     words = [f"{name}={_word(value)}" for name, value in (params or {}).items()]
-    words += [word for word in arguments if not SWEEP_WORD.match(word)]
+    words += [word for word in arguments if not MULTIRUN_WORD.match(word)]
     chosen: dict[str, Override] = {}
     for override in OverridesParser.create(config_loader=loader).parse_overrides(words):
         chosen.pop(override.get_key_element(), None)
@@ -107,6 +113,11 @@ def as_word(value: Any) -> Any:
     if isinstance(value, bool | int | float):
         return value
     return Override._get_value_element_as_str(value)  # what Hydra itself makes of choices
+
+
+def quoted(text: str) -> str:
+    """Text as a value that Hydra takes as it is."""
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _word(value: Any) -> str:

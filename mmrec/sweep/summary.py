@@ -22,7 +22,12 @@ log = logging.getLogger(__name__)
 
 RESULTS = "optimization_results.yaml"
 ALWAYS = ("model", "data")
-NOT_IN_EXPERIMENTS = ("experiment", "ablation", "sweep")  # their settings are written out instead
+NOT_IN_EXPERIMENTS = (
+    "experiment",
+    "ablation",
+    "sweep",
+    "grid",
+)  # their settings are written out instead
 
 
 def ranked(study: Study) -> list[FrozenTrial]:
@@ -167,7 +172,9 @@ def write_experiment(
 def _plain(config: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=False)
     assert isinstance(container, dict)
-    return {str(k): v for k, v in container.items() if k not in (*VOLATILE, "hydra", "sweep")}
+    return {
+        str(k): v for k, v in container.items() if k not in (*VOLATILE, "hydra", "sweep", "grid")
+    }
 
 
 def _difference(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-class OptunaSweeper(Sweeper):
-    """Choose settings with Optuna, run them with Hydra's launcher.
+class _Sweeper(Sweeper):
+    """What both have from Hydra.
 
     Args:
-        settings: those of `mmrec.sweep.settings.Settings`.
+        settings: of `hydra.sweeper`.
     """
+
+    runs_need: tuple[str, ...] = ()  # words for Hydra in every run
 
     hydra_context: HydraContext | None
     config: DictConfig | None
@@ -34,14 +36,24 @@ class OptunaSweeper(Sweeper):
         from omegaconf import open_dict
 
         # A run is composed from its own words and those that Hydra was given. The words that begin
-        # a search are not among them, so that a run is what it would be alone.
+        # a multirun are not among them, so that a run is what it would be alone.
         config = config.copy()
         with open_dict(config):
-            config.hydra.overrides.hydra.append("hydra/sweeper=optuna")
+            config.hydra.overrides.hydra.extend(self.runs_need)
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+
+
+class OptunaSweeper(_Sweeper):
+    """Choose settings with Optuna, run them with Hydra's launcher.
+
+    Args:
+        settings: those of `mmrec.sweep.settings.Settings`.
+    """
+
+    runs_need = ("hydra/sweeper=optuna",)
 
     def sweep(self, arguments: list[str]) -> Any:
         from mmrec.sweep.search import Search
@@ -53,4 +65,26 @@ class OptunaSweeper(Sweeper):
         settings = checked(self.settings)
         return Search(
             settings, arguments, self.config, self.hydra_context.config_loader, self.launcher
+        ).run()
+
+
+class GridSweeper(_Sweeper):
+    """Run every combination once.
+
+    Args:
+        settings: those of `mmrec.sweep.grid.GridSettings`.
+    """
+
+    def sweep(self, arguments: list[str]) -> None:
+        from mmrec.sweep.grid import Grid, grid_settings
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert self.launcher is not None
+        Grid(
+            grid_settings(self.settings),
+            arguments,
+            self.config,
+            self.hydra_context.config_loader,
+            self.launcher,
         ).run()

@@ -1,0 +1,268 @@
+"""Every combination of some settings, each run once: ablations, baselines, seeds.
+
+A cell is known by its settings, its data and the code of its model. One that is finished is not run
+again, one that was stopped goes on, and one that fails stops no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pydantic import ConfigDict, Field, TypeAdapter
+from tqdm import tqdm
+
+from mmrec.code import code_digest
+from mmrec.config import TARGET, ConfigError
+from mmrec.results import LAST, ResultError, config_hash, read_result
+from mmrec.sweep.check import checked_run
+from mmrec.sweep.settings import validated
+from mmrec.sweep.space import parse, quoted
+from mmrec.sweep.summary import duration
+
+log = logging.getLogger(__name__)
+
+SEED = re.compile(r"seed=\d+")
+State = Literal["finished", "stopped", "new"]
+
+
+class GridError(ValueError):
+    """Some cells of a grid failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridSettings:
+    """What `hydra.sweeper` holds for a grid.
+
+    Attributes:
+        params: words by setting, `choice(...)`, `range(...)`, a list `a,b`, or one value; words of
+            the command line come after these.
+        ablations: run each model as it is, and with each of its files in conf/ablation/<model>.
+        n_jobs: cells that the launcher may run at the same time.
+        dry_run: say what would be run, and run nothing.
+    """
+
+    params: dict[str, Any] | None = None
+    ablations: bool = False
+    n_jobs: Annotated[int, Field(ge=1)] = 1
+    dry_run: bool = False
+
+
+GRID_SETTINGS: TypeAdapter[GridSettings] = TypeAdapter(
+    Annotated[GridSettings, ConfigDict(extra="forbid")]
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Attributes:
+        words: that run it.
+        place: of its folder, within the grid's.
+        state: `finished`, `stopped` (and goes on), or `new`.
+    """
+
+    words: tuple[str, ...]
+    place: str
+    state: State
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One command's grid.
+
+    Args:
+        settings: of the grid.
+        arguments: words of the command line.
+        config: as composed for the whole multirun.
+        loader: composes a run's configuration.
+        launcher: runs.
+    """
+
+    settings: GridSettings
+    arguments: Sequence[str]
+    config: DictConfig
+    loader: ConfigLoader
+    launcher: Launcher
+    failed: dict[str, str] = field(default_factory=dict)  # a cell, and why
+    _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
+    _seen: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
+    _left_out: set[str] = field(default_factory=set)
+
+    @property
+    def folder(self) -> Path:
+        """Where cells have their folders."""
+        return Path(self.config.hydra.sweep.dir).resolve()
+
+    def run(self) -> None:
+        """Run what has not been run.
+
+        Raises:
+            ConfigError: not even the first cell can be.
+            GridError: cells failed; the others have run.
+        """
+        HydraConfig.instance().set_config(self.config)  # ${hydra:...} is read
+        cells = list(dict.fromkeys(tqdm(self._cells(), "cells", delay=2, leave=False)))
+        for reason in sorted(self._left_out):
+            log.info("left out: %s", reason)
+        total = len(cells) + len(self.failed)
+        todo = [cell for cell in cells if cell.state != "finished"]
+        log.info("%d cells in %s: %d to run", len(cells), self.folder, len(todo))
+        if self.settings.dry_run:
+            for cell in cells:
+                log.info("%-8s %s: %s", cell.state, cell.place, " ".join(cell.words))
+        else:
+            self._run(todo)
+            log.info("report: python -m mmrec.report runs=%s", self.folder)
+        if self.failed:
+            listed = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
+            raise GridError(f"{len(self.failed)} of {total} cells failed: {listed}")
+
+    def _cells(self) -> Iterator[Cell]:
+        """Each combination, as far as it can be composed and its data be read."""
+        space = parse(self.settings.params, self.arguments, self.loader)
+        names, values = list(space.distributions), list(space.grid().values())
+        for combination in product(*values):
+            params = dict(zip(names, combination, strict=True))
+            words = tuple(space.words(params))
+            yield from self._try([], words)
+            if self.settings.ablations:
+                choices = self._compose(words).hydra.runtime.choices
+                if choices.get("ablation"):
+                    raise ConfigError("ablation=... and grid.ablations=true: leave out the former")
+                group = f"ablation/{choices.model}"
+                for name in self.loader.get_group_options(group, ObjectType.CONFIG):
+                    yield from self._try([name], (*words, f"ablation={choices.model}/{name}"))
+
+    def _try(self, ablation: Sequence[str], words: tuple[str, ...]) -> Iterator[Cell]:
+        """The cell, if there is one; what cannot be composed or read has failed."""
+        try:
+            cell = self._cell(ablation, words)
+        except (ValueError, OSError) as error:  # that of the data, or a setting
+            if not ablation and not self._seen:
+                raise  # the first one: nothing works
+            self.failed[" ".join(words)] = _line(error)
+        else:
+            if cell is not None:
+                yield cell
+
+    def _cell(self, ablation: Sequence[str], words: tuple[str, ...]) -> Cell | None:
+        composed = self._compose(words)
+        choices = composed.hydra.runtime.choices
+        plain = checked_run(composed)
+        data = plain["data"]
+        if ablation and not self._applies(data):
+            self._left_out.add(f"{choices.data} has not the modalities for {ablation[0]}")
+            return None
+        fingerprint, _ = self._corpus(data)
+        digest = _digest(config_hash(plain), fingerprint, code_digest(plain["model"][TARGET]))
+        name = "-".join([choices.model, *ablation, f"seed{plain['seed']}", digest])
+        place = f"{choices.data}/{name}"
+        return Cell(words, place, _state(self.folder / place))
+
+    def _applies(self, data: Mapping[str, Any]) -> bool:
+        """Whether a data set has what an ablation takes away or spoils."""
+        asked = data.get("modalities")
+        if asked is None and not data.get("corrupt"):
+            return True
+        _, there = self._corpus({**data, "modalities": None, "corrupt": {}})
+        if asked is not None and not set(asked) < there:  # all of them are no ablation
+            return False
+        return set(data.get("corrupt") or ()) <= there
+
+    def _corpus(self, data: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
+        """Fingerprint and modalities of a data set; read once."""
+        key = json.dumps(data, sort_keys=True)
+        if key not in self._seen:
+            corpus = instantiate(data, _convert_="all").corpus
+            self._seen[key] = corpus.fingerprint, frozenset(corpus.modalities)
+        return self._seen[key]
+
+    def _compose(self, words: Sequence[str]) -> DictConfig:
+        """The configuration of a cell; made once for all seeds, as that takes a while."""
+        shared = tuple(word for word in words if not SEED.fullmatch(word))
+        if shared not in self._composed:
+            self._composed[shared] = self.loader.load_sweep_config(self.config, list(shared))
+        composed = self._composed[shared].copy()
+        for word in set(words) - set(shared):
+            composed.seed = int(word.removeprefix("seed="))
+        return composed
+
+    def _run(self, cells: Sequence[Cell]) -> None:
+        start = time.monotonic()
+        for cell in cells:
+            if cell.state == "new":  # what is there was killed before its first epoch, or failed
+                shutil.rmtree(self.folder / cell.place, ignore_errors=True)
+        for first in range(0, len(cells), self.settings.n_jobs):
+            batch = cells[first : first + self.settings.n_jobs]
+            try:
+                jobs = self.launcher.launch([self._words(c) for c in batch], initial_job_idx=first)
+            except Exception as error:  # a launcher's own, as that of a job that was killed
+                self.failed.update((cell.place, _line(error)) for cell in batch)
+                continue
+            for place, (cell, job) in enumerate(zip(batch, jobs, strict=True), first + 1):
+                told = self._tell(cell, job)
+                left = (time.monotonic() - start) / place * (len(cells) - place)
+                where = f"{place} of {len(cells)}, {cell.place}"
+                log.info("%s: %s; %s left", where, told, duration(left))
+
+    def _words(self, cell: Cell) -> list[str]:
+        goes_on = ["ckpt=last"] if cell.state == "stopped" else []
+        return [
+            *cell.words,
+            *goes_on,
+            f"hydra.sweep.dir={quoted(str(self.folder))}",
+            f"hydra.sweep.subdir={quoted(cell.place)}",
+        ]
+
+    def _tell(self, cell: Cell, job: JobReturn) -> str:
+        if job.status is not JobStatus.COMPLETED:
+            self.failed[cell.place] = _line(job._return_value)
+            return f"failed: {self.failed[cell.place]}"
+        result = read_result(self.folder / cell.place)
+        return f"{result['monitor']} {result['best_value']:.4f}"
+
+
+def grid_settings(values: Mapping[str, Any]) -> GridSettings:
+    """Settings of the right types.
+
+    Raises:
+        ConfigError: names the first that is not, and says what it may be.
+    """
+    return validated(GRID_SETTINGS, values, "grid")
+
+
+def _state(folder: Path) -> State:
+    try:
+        finished = read_result(folder)["status"] == "completed"
+    except ResultError:
+        finished = False
+    if finished:
+        return "finished"
+    return "stopped" if (folder / LAST).is_file() else "new"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().split("\n")
+    return lines[0] or type(error).__name__

@@ -1,0 +1,203 @@
+"""A grid runs every combination once: nothing twice, nothing lost, and a failure stops no other."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer
+
+import mmrec.run
+from mmrec.models.base import Recommender
+from mmrec.results import read_result
+from mmrec.sweep import grid as grid_module
+
+SMALL = ("data.world.users=60", "data.world.items=60", "trainer=cpu", "trainer.max_epochs=2")
+RUNS = ("-m", "grid=runs", *SMALL, "trainer.enable_progress_bar=false")
+
+
+@pytest.fixture
+def grid(monkeypatch, tmp_path, capfd):
+    """`grid(*words)` in an empty folder gives the folders of the runs that it made.
+
+    `grid.error` is the one line of a grid that ended badly, `grid.out` the rest.
+    """
+    logger = logging.getLogger()
+    before = logger.handlers[:], logger.level
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    run = mmrec.run.run
+
+    def counted(config, overrides, watch):
+        made.append(Path(config.run_dir))
+        return run(config, overrides, watch)
+
+    made = []
+
+    def call(*words):
+        made.clear()
+        call.error = None
+        monkeypatch.setattr(sys, "argv", ["mmrec", *words])
+        try:
+            mmrec.run.main()
+        except SystemExit as stopped:
+            call.error = stopped.code
+        finally:
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
+        call.out = capfd.readouterr().out
+        return [*made]
+
+    monkeypatch.setattr(mmrec.run, "run", counted)
+    yield call
+    logger.handlers[:], logger.level = before
+
+
+def names(folders):
+    return [folder.name.rpartition("-")[0] for folder in folders]
+
+
+def test_every_combination_is_run_once_and_never_again(grid, tmp_path):
+    words = (*RUNS, "model=bpr,most_pop", "seed=0,1")
+    made = grid(*words)
+    assert grid.error is None
+    assert names(made) == ["bpr-seed0", "bpr-seed1", "most_pop-seed0", "most_pop-seed1"]
+    assert {folder.parent for folder in made} == {tmp_path / "multirun/runs/planted"}
+    assert "4 cells" in grid.out
+    assert "4 of 4, planted/most_pop-seed1-" in grid.out
+    assert grid(*words) == []
+    assert "4 cells in" in grid.out
+    assert ": 0 to run" in grid.out
+    assert names(grid(*words, "seed=0,2")) == ["bpr-seed2", "most_pop-seed2"]
+
+
+def test_a_cell_is_what_a_run_would_be_alone(grid, run_words, tmp_path):
+    (folder,) = grid(*RUNS, "model=bpr", "seed=3")
+    cell = read_result(folder)
+    alone = run_words(tmp_path / "alone", "model=bpr", "seed=3", *RUNS[2:])
+    for key in ("config_hash", "code", "metrics"):
+        assert cell[key] == alone[key]
+    parts = cell["config_hash"], cell["data_card"]["fingerprint"], cell["code"]
+    assert folder.name.endswith(grid_module._digest(*parts))
+
+
+def test_an_ablation_needs_the_modalities_that_it_speaks_of(grid):
+    words = ("-m", "grid=ablations", "model=gated_lightgcn", *SMALL, "grid.dry_run=true")
+    assert grid(*words) == []
+    for there in ("seed0", "sum-seed0", "layers_3-seed0", "only_visual-seed0", "noisy_visual_20"):
+        assert f"planted/gated_lightgcn-{there}-" in grid.out
+    assert "only_audio-seed" not in grid.out
+    assert "left out: planted has not the modalities for only_audio" in grid.out
+
+    grid(*words, "data.world.modalities=[visual]")
+    assert "only_visual-seed" not in grid.out  # that is the whole model
+    assert "noisy_visual_20-seed" in grid.out
+
+
+def test_a_dry_run_leaves_nothing(grid, tmp_path):
+    assert grid(*RUNS, "model=bpr,most_pop", "grid.dry_run=true") == []
+    assert "new      planted/bpr-seed0-" in grid.out
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_failed_cell_stops_no_other_and_is_listed_and_run_again(grid):
+    words = (*RUNS, "model=lightgcn", "model.layers=-1,1")
+    made = grid(*words)
+    assert len(made) == 2
+    assert read_result(made[1])["status"] == "completed"
+    assert "1 of 2 cells failed: planted/lightgcn-seed0-" in grid.error
+    assert "layers is -1; give 0 or more" in grid.error
+    assert len(grid(*words)) == 1
+
+
+def test_data_that_cannot_be_read_fail_their_cells_only(grid):
+    made = grid(*RUNS, "model=most_pop", "data.split=random_per_user,leave_two_out")
+    assert len(made) == 1
+    assert "1 of 2 cells failed: " in grid.error
+    assert "leave_two_out" in grid.error
+
+
+def test_a_stopped_cell_goes_on_and_reaches_the_same_numbers(grid, monkeypatch):
+    words = (*RUNS, "model=bpr", "trainer.max_epochs=4")
+    (whole,) = grid(*words, "grid.name=whole")
+
+    def stop(self):
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+        usual(self)
+
+    usual = Recommender.on_train_epoch_start
+    with monkeypatch.context() as patch:
+        patch.setattr(Recommender, "on_train_epoch_start", stop)
+        (stopped,) = grid(*words)
+        assert grid.error == 130
+    epochs = []
+    monkeypatch.setattr(
+        Recommender,
+        "on_train_epoch_start",
+        lambda self: (epochs.append(self.current_epoch), usual(self)),
+    )
+    assert grid(*words) == [stopped]
+    assert epochs == [2, 3]
+    assert read_result(stopped)["metrics"] == read_result(whole)["metrics"]
+
+
+def test_a_killed_cell_goes_on_without_a_result(grid, monkeypatch):
+    words = (*RUNS, "model=bpr", "trainer.max_epochs=4")
+    (folder,) = grid(*words)
+    (folder / "result.json").unlink()
+    fitted = []
+    fit = Trainer.fit
+    monkeypatch.setattr(
+        Trainer, "fit", lambda self, *a, **k: (fitted.append(k["ckpt_path"]), fit(self, *a, **k))
+    )
+    assert grid(*words) == [folder]
+    assert fitted == [folder / "checkpoints/last.ckpt"]
+
+
+def test_debris_of_a_run_that_never_saved_is_cleared(grid):
+    words = (*RUNS, "model=bpr")
+    (folder,) = grid(*words)
+    (folder / "result.json").unlink()
+    (folder / "checkpoints/last.ckpt").unlink()
+    assert grid(*words) == [folder]
+    assert grid.error is None
+
+
+def test_other_code_or_other_data_are_another_cell(grid, monkeypatch):
+    words = (*RUNS, "model=most_pop")
+    (first,) = grid(*words)
+    (other_data,) = grid(*words, "data.world.users=61")
+    monkeypatch.setattr(grid_module, "code_digest", lambda _: "changed")
+    (other_code,) = grid(*words)
+    assert len({first, other_data, other_code}) == 3
+    assert read_result(first)["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("grid.n_jobs=0",), "grid.n_jobs=0: Input should be greater than or equal to 1"),
+        (("grid.colour=red",), "grid.colour: no such setting"),
+        (("model.l2=interval(0,1)",), "model.l2: a grid needs values, not an interval"),
+        (("model=bqr,bpr",), "model=bqr: there is no conf/model/bqr.yaml; did you mean bpr"),
+        (("model=bpr", "model.dims=8"), "model.dims: no such setting; did you mean model.dim"),
+        (
+            ("grid.ablations=true", "ablation=gated_lightgcn/sum"),
+            "ablation=... and grid.ablations=true: leave out the former",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_runs(words, message, grid, tmp_path):
+    assert grid(*RUNS, *words) == []
+    assert message in grid.error
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_grid_without_m_says_so(grid):
+    grid("grid=runs", *SMALL)
+    assert grid.error.startswith("error: grid=... combines, and that is many runs: add -m")
