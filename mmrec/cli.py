@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ COMMANDS = {
     "run": "train a model, select it on validation, test it once",
     "evaluate": "recompute a run's numbers from its checkpoint",
     "recommend": "write each user's best items to a file",
+    "report": "compare runs: tables, figures and a page",
 }
 HELP = "\n".join(
     [
@@ -61,4 +61,4 @@ def _complete() -> None:
         os.environ["COMP_LINE"] = named[1] + line[named.end() :]
     if command in COMMANDS:
         logging.disable()  # what is said on the way is no completion
-        importlib.import_module(f"mmrec.{command}").main()
+        runpy.run_module(f"mmrec.{command}", run_name="__main__")

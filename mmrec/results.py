@@ -23,6 +23,17 @@ EPOCHS, PER_USER = "metrics.csv", "per_user.parquet"
 BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
 VOLATILE = ("run_dir", "ckpt", "logger")  # where a run writes is no part of what it computes
 
+# How a run is shown and where it computes may differ among runs that belong together.
+FREE = (
+    *VOLATILE,
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.deterministic",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.log_every_n_steps",
+)
+
 
 class ResultError(ValueError):
     """A run folder is not one, or is incomplete; the message says what to do."""

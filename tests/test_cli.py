@@ -10,7 +10,7 @@ import pytest
 
 import mmrec
 
-COMMANDS = ("run", "evaluate", "recommend")
+COMMANDS = ("run", "evaluate", "recommend", "report")
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +107,14 @@ def test_a_process_of_its_own_is_started_with_the_same_words():
     ("line", "expected"),
     [
         ("mmrec ", set(COMMANDS)),
-        ("mmrec re", {"recommend"}),
+        ("mmrec re", {"recommend", "report"}),
         ("mmrec run", {"run"}),
         ("mmrec run model=li", {"model=lightgcn"}),
         ("mmrec  run  data=planted model=ga", {"model=gated_lightgcn"}),
         ("/opt/bin/mmrec run see", {"seed="}),
         ("mmrec evaluate run=x sp", {"split="}),
         ("mmrec recommend bl", {"block="}),
+        ("mmrec report base", {"baseline="}),
         ("mmrec typo mod", set()),
     ],
 )

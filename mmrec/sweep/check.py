@@ -12,21 +12,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import distribution_to_json
 
 from mmrec.config import ConfigError
-from mmrec.results import VOLATILE, flat
+from mmrec.results import FREE, flat
 from mmrec.sweep.objective import directions, objectives
 from mmrec.sweep.settings import Direction, Settings
 from mmrec.sweep.space import Space, as_word, contains, parse
-
-# How a run is shown and where it computes may differ within a study.
-FREE = (
-    *VOLATILE,
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.deterministic",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.log_every_n_steps",
-)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,182 @@
+"""A report of many runs: `python -m mmrec.report runs='outputs/**' output=report`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from mmrec.app import launch
+from mmrec.config import TARGET, ConfigError, check_call, conf_dir, nearest
+from mmrec.paths import replace_file
+
+if TYPE_CHECKING:
+    from mmrec.report.collect import Run
+    from mmrec.report.page import Section
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """The command."""
+    launch(_main, "report")
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="report")
+def _main(config: DictConfig) -> None:
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        check_call({TARGET: "mmrec.report.__main__.report", **plain}, "")
+        report(**plain)
+    except Exception as error:
+        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
+
+
+def report(
+    *,
+    runs: str | list[str] = "outputs",
+    output: str = "report",
+    metric: str = "recall@20",
+    metrics: Sequence[str] = ("recall@10", "recall@20", "ndcg@10", "ndcg@20"),
+    baseline: str | None = None,
+    resamples: int = 10_000,
+    title: str = "Runs",
+) -> Path:
+    """Write tables, figures and a page about the runs below some folders.
+
+    Args:
+        runs: folders, or patterns of them as `outputs/**`.
+        output: the folder for `index.html`, `tables/` and `figures/`.
+        metric: that methods are compared by, without its split.
+        metrics: columns of the results.
+        baseline: model that the others are compared with; None: the best on validation.
+        resamples: of intervals and tests.
+        title: of the page.
+
+    Returns:
+        The page.
+
+    Raises:
+        ConfigError: a setting cannot be.
+        ResultError: there is no run to tell of.
+    """
+    from tqdm import tqdm
+
+    from mmrec.report import charts
+    from mmrec.report.collect import by_protocol, collect
+    from mmrec.report.page import Options, comparison, page, search
+    from mmrec.report.tables import FORMATS
+
+    if resamples < 1:
+        raise ConfigError(f"resamples={resamples}: expected 1 or more")
+    found = collect(runs)
+    _check_metrics(found.runs, [metric, *metrics])
+    known = {run.result["model"] for run in found.runs}
+    if baseline is not None and baseline not in known:
+        raise ConfigError(f"baseline={baseline}: no run of it{nearest(baseline, known)}")
+    options = Options(metric=metric, metrics=metrics, baseline=baseline, resamples=resamples)
+    protocols = by_protocol(found.runs)
+    warnings = list(_apart(protocols))
+    for warning in warnings:
+        log.warning("%s", warning)
+
+    with charts.style():
+        sections: list[Section] = []
+        for protocol, some in tqdm(protocols.items(), "comparing", delay=2, leave=False):
+            sections += comparison(protocol, some, options)
+        patterns = [runs] if isinstance(runs, str) else runs
+        sections += [search(name, study) for name, study in _studies(patterns)]
+        sections += _left_out(found.left_out)
+        folder = Path(output)
+        for part in ("tables", "figures"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        for section in tqdm(sections, "writing", delay=2, leave=False):
+            for table in section.tables:
+                for suffix, write in FORMATS.items():
+                    _write(folder / "tables" / f"{table.name}.{suffix}", write(table).encode())
+            for name, by_suffix in section.rendered.items():
+                for suffix, content in by_suffix.items():
+                    _write(folder / "figures" / f"{section.slug}-{name}.{suffix}", content)
+        summary = (
+            f"{len(found.runs)} completed runs of {len(known)} models under "
+            f"{len(protocols)} protocols; {len(found.left_out)} folders left out."
+        )
+        _write(folder / "index.html", page(title, summary, warnings, sections).encode())
+    log.info("%s", summary)
+    for path, reason in found.left_out.items():
+        log.info("left out: %s: %s", path, reason)
+    log.info("report: %s", folder / "index.html")
+    return folder / "index.html"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replace_file(path) as part:
+        part.write_bytes(content)
+
+
+def _check_metrics(runs: Sequence[Run], names: Sequence[str]) -> None:
+    known = {name.removeprefix("test/") for run in runs for name in run.metrics}
+    plain = {name for name in known if name.count("/") == 0}
+    for name in names:
+        if name not in plain:
+            raise ConfigError(f"metrics={name}: no run has it{nearest(name, plain)}")
+
+
+def _apart(protocols: Any) -> Iterator[str]:
+    """Which protocols share a data set's name, and are not compared nevertheless."""
+    names = [protocol.data for protocol in protocols]
+    for data in sorted({name for name in names if names.count(name) > 1}):
+        same = [protocol for protocol in protocols if protocol.data == data]
+        differ = [
+            what
+            for what in ("fingerprint", "split", "seen")
+            if len({getattr(protocol, what) for protocol in same}) > 1
+        ]
+        listed = "; ".join(
+            f"{p.name}: {len(protocols[p])} runs, as {protocols[p][0].folder}" for p in same
+        )
+        yield (
+            f"Runs on {data} differ in {' and '.join(differ)}, and are not compared with each "
+            f"other: {listed}"
+        )
+
+
+def _studies(patterns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Studies in SQLite files beside the runs."""
+    import glob
+
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    seen = set()
+    for pattern in patterns:
+        within = pattern if glob.has_magic(pattern) else f"{pattern}/**"
+        for name in glob.iglob(within, recursive=True):  # noqa: PTH207, may be absolute
+            path = Path(name)
+            path = path / "study.db" if path.is_dir() else path
+            if path.name != "study.db" or path in seen or not path.is_file():
+                continue
+            seen.add(path)
+            storage = f"sqlite:///{path}"
+            for study in optuna.get_all_study_names(storage):
+                yield study, optuna.load_study(study_name=study, storage=storage)
+
+
+def _left_out(reasons: dict[Path, str]) -> list[Section]:
+    from mmrec.report.page import Section
+    from mmrec.report.tables import Table
+
+    if not reasons:
+        return []
+    rows = [[str(folder), reason] for folder, reason in reasons.items()]
+    return [
+        Section("Left out", "left-out", tables=[Table("left-out", "Why", ["folder", "why"], rows)])
+    ]
+
+
+if __name__ == "__main__":
+    main()

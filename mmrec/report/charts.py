@@ -1,0 +1,234 @@
+"""Figures of many runs; one pair of axes each, so that a phone can show them below each other."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+
+from mmrec.report.collect import Method
+from mmrec.report.figures import COLOURS, MARKERS
+from mmrec.results import EPOCHS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from optuna import Study
+
+TEXT = "#222222"  # becomes the colour of the page's text in a page
+SIZE = (4.8, 3.4)  # inches
+POPULARITY, ACTIVITY = ("head", "mid", "tail"), ("active", "regular", "occasional")
+COSTS = {"fit": "training, seconds", "peak_rss_mib": "peak memory, MiB"}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """How all of them look."""
+    import matplotlib
+
+    look: Any = {
+        "text.color": TEXT,
+        "axes.edgecolor": TEXT,
+        "axes.labelcolor": TEXT,
+        "xtick.color": TEXT,
+        "ytick.color": TEXT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "font.size": 9,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "mmrec",
+    }
+    with matplotlib.rc_context(look):
+        yield
+
+
+def learning_curves(methods: Sequence[Method], monitor: str) -> Figure | None:
+    """The validation metric of each epoch: a line a seed; None if nothing was trained."""
+    figure, axes = _axes("epoch", monitor, "Learning curves")
+    drawn = False
+    for method, colour in zip(methods, cycle(COLOURS), strict=False):
+        label: str | None = method.name
+        for run in method.runs:
+            path = run.folder / EPOCHS
+            if run.result["best_epoch"] is None or not path.is_file():
+                continue
+            table = pl.read_csv(path)
+            if monitor not in table.columns:
+                continue
+            shown = table.select("epoch", monitor).drop_nulls()
+            axes.plot(shown["epoch"], shown[monitor], color=colour, linewidth=1, label=label)
+            label, drawn = None, True
+    if not drawn:
+        return None
+    _legend(axes)
+    return figure
+
+
+def by_group(
+    methods: Sequence[Method], metric: str, groups: Sequence[str], title: str
+) -> Figure | None:
+    """A metric of groups of items or users: a cluster of bars a group; None if there is none."""
+    names = [f"test/{group}/{metric}" for group in groups]
+    shown = [m for m in methods if all(m.values(name) for name in names)]
+    if not shown:
+        return None
+    figure, axes = _axes("", metric, title)
+    width = 0.8 / len(shown)
+    for place, (method, colour) in enumerate(zip(shown, cycle(COLOURS), strict=False)):
+        values = [method.values(name) for name in names]
+        axes.bar(
+            np.arange(len(groups)) + (place - (len(shown) - 1) / 2) * width,
+            [float(np.mean(v)) for v in values],
+            width,
+            yerr=[float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values],
+            color=colour,
+            ecolor=TEXT,
+            label=method.name,
+        )
+    axes.set_xticks(range(len(groups)), groups)
+    _legend(axes)
+    return figure
+
+
+def quality_and_cost(
+    methods: Sequence[Method], metric: str, cost: Literal["fit", "peak_rss_mib"]
+) -> Figure | None:
+    """Test metric against a cost; a line joins those that none beats in both.
+
+    Returns:
+        None for fewer than two methods with that cost.
+    """
+    points = [(m, c, m.mean(f"test/{metric}")) for m in methods if (c := mean_cost(m, cost))]
+    if len(points) < 2:
+        return None
+    figure, axes = _axes(COSTS[cost], f"test {metric}", f"Quality and {cost_name(cost)}")
+    for (method, x, y), colour, marker in zip(points, cycle(COLOURS), cycle(MARKERS), strict=False):
+        axes.plot(x, y, marker, color=colour, label=method.name)
+    front = [(x, y) for _, x, y in points if not any(a <= x and b > y for _, a, b in points)]
+    axes.plot(*zip(*sorted(front), strict=True), color=TEXT, linewidth=0.8, zorder=0)
+    axes.set_xscale("log")
+    _legend(axes)
+    return figure
+
+
+def mean_cost(method: Method, cost: Literal["fit", "peak_rss_mib"]) -> float | None:
+    """Of the runs that have it; None: none has, as nothing is trained in a closed form."""
+    found = [
+        run.result["seconds"]["fit"] if cost == "fit" else run.result[cost] for run in method.runs
+    ]
+    known = [value for value in found if value]
+    return float(np.mean(known)) if known else None
+
+
+def cost_name(cost: str) -> str:
+    """`time` or `memory`."""
+    return {"fit": "time", "peak_rss_mib": "memory"}[cost]
+
+
+def ablation(base: Method, ablations: Sequence[Method], metric: str) -> Figure:
+    """By how much each ablation differs from the model, in percent of it."""
+    from matplotlib.figure import Figure
+
+    name = f"test/{metric}"
+    whole = base.mean(name)
+    rows = sorted(ablations, key=lambda m: m.mean(name))
+    figure = Figure(figsize=(SIZE[0], 1.2 + 0.24 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    changes = [100 * (m.mean(name) / whole - 1) if whole else 0.0 for m in rows]
+    spread = [100 * float(np.std(m.values(name))) / whole if whole else 0.0 for m in rows]
+    colours = [COLOURS[0] if change >= 0 else COLOURS[1] for change in changes]
+    axes.barh(range(len(rows)), changes, xerr=spread, color=colours, ecolor=TEXT)
+    axes.set_yticks(range(len(rows)), [m.ablation or "" for m in rows])
+    axes.axvline(0, color=TEXT, linewidth=0.8)
+    axes.set(xlabel=f"change of test {metric}, %", title=f"{base.model}: ablations")
+    return figure
+
+
+def searches(study: Study, objective: str) -> dict[str, Figure]:
+    """History, parallel coordinates and importance of what a study has tried, by Optuna."""
+    import warnings
+
+    from optuna import visualization
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.importance import PedAnovaImportanceEvaluator
+    from optuna.trial import TrialState
+
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(study.directions) > 1 or not finished:
+        return {}
+    draw: dict[str, Callable[[], Axes]] = {
+        "history": lambda: visualization.matplotlib.plot_optimization_history(
+            study, target_name=objective
+        )
+    }
+    varied = {
+        name for name in finished[0].params if len({str(t.params.get(name)) for t in finished}) > 1
+    }
+    if varied and len(finished) > 1:
+        draw["parallel"] = lambda: visualization.matplotlib.plot_parallel_coordinate(
+            study, params=sorted(varied), target_name=objective
+        )
+    if varied and len(finished) >= 4:
+        draw["importance"] = lambda: visualization.matplotlib.plot_param_importances(
+            study,
+            evaluator=PedAnovaImportanceEvaluator(),
+            params=sorted(varied),
+            target_name=objective,
+        )
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        for name, make in draw.items():
+            figure = make().get_figure(root=True)
+            assert figure is not None
+            figure.set_size_inches(SIZE[0] * (1.4 if name == "parallel" else 1), SIZE[1])
+            found[name] = figure
+    return found
+
+
+def rendered(figure: Figure) -> dict[str, bytes]:
+    """A figure for papers and slides, by suffix."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it is laid out, and need not be for each file
+    found = {}
+    for suffix, metadata in (("png", None), ("svg", {"Date": None})):
+        file = io.BytesIO()
+        figure.savefig(
+            file,
+            format=suffix,
+            dpi=150,
+            metadata=metadata,
+            transparent=suffix == "svg",
+            bbox_inches="tight",
+        )
+        found[suffix] = file.getvalue()
+    return found
+
+
+def for_a_page(svg: bytes) -> str:
+    """An element whose text and lines have the colour of the page's text."""
+    text = svg.decode()
+    text = text[text.index("<svg") :]
+    for colour in (TEXT, "#000000", "#555555"):
+        text = text.replace(colour, "currentColor")
+    return text
+
+
+def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=x, ylabel=y, title=title)
+    return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    """Below, where it hides nothing."""
+    axes.figure.legend(loc="outside lower center", ncols=2, fontsize=8)

@@ -1,0 +1,249 @@
+"""Which runs there are, and which of them belong together."""
+
+from __future__ import annotations
+
+import glob
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from mmrec.results import CONFIG, FREE, OVERRIDES, RESULT, ResultError, flat, read_result
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_APART = (*FREE, "data.root")  # what runs that are compared over seeds may differ in, beside seeds
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A completed run.
+
+    Attributes:
+        folder: of the run.
+        result: the content of `result.json`.
+        settings: what it computes, flat; without its seed.
+    """
+
+    folder: Path
+    result: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By name, as `test/recall@20`."""
+        found: dict[str, float] = self.result["metrics"]
+        return found
+
+    @property
+    def ablation(self) -> str | None:
+        """The file of conf/ablation that it was made with."""
+        words = [w for w in self.result["overrides"] if w.lstrip("+").startswith("ablation=")]
+        name = words[-1].partition("=")[2].rpartition("/")[2] if words else ""
+        return name if name not in ("", "null") else None
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """One model with one set of settings, over its seeds.
+
+    Attributes:
+        model: name.
+        ablation: name; None: the model as it is.
+        runs: one a seed, by seed.
+        tried: how many sets of settings it was chosen from.
+    """
+
+    model: str
+    ablation: str | None
+    runs: tuple[Run, ...]
+    tried: int = 1
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.model if self.ablation is None else f"{self.model}, {self.ablation}"
+
+    def values(self, metric: str) -> list[float]:
+        """Of each seed; empty if the runs do not have the metric."""
+        return [run.metrics[metric] for run in self.runs if metric in run.metrics]
+
+    def mean(self, metric: str) -> float:
+        """Over the seeds."""
+        return statistics.fmean(self.values(metric))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those that all its runs share."""
+        return self.runs[0].settings
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What runs must share to be compared.
+
+    Attributes:
+        data: name.
+        split: how it was split.
+        seen: what was no candidate.
+        fingerprint: of the data.
+    """
+
+    data: str
+    split: str
+    seen: str
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.data} ({self.split}, seen {self.seen}, {self.fingerprint[:8]})"
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """What was found.
+
+    Attributes:
+        runs: completed ones.
+        left_out: folder and reason of every other.
+    """
+
+    runs: list[Run]
+    left_out: dict[Path, str]
+
+
+def collect(patterns: str | Sequence[str]) -> Collection:
+    """Read the run folders below some folders.
+
+    Args:
+        patterns: folders, or patterns of them as `outputs/**`.
+
+    Raises:
+        ResultError: there is no completed run.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    runs: list[Run] = []
+    left_out: dict[Path, str] = {}
+    folders = sorted(set(_folders(patterns)))
+    for folder in tqdm(folders, "reading", delay=2, unit="run", leave=False):
+        try:
+            run = _read(folder)
+        except ResultError as error:
+            left_out[folder] = str(error)
+            continue
+        if run.result["status"] == "completed":
+            runs.append(run)
+        else:
+            left_out[folder] = _status(run.result)
+    runs = list(_newest(runs, left_out))
+    if not runs:
+        found = "; ".join(f"{folder}: {reason}" for folder, reason in list(left_out.items())[:3])
+        raise ResultError(
+            f"runs={','.join(patterns)}: there is no completed run"
+            + (f" ({found})" if found else "; give folders of runs, as runs='outputs/**'")
+        )
+    return Collection(runs, left_out)
+
+
+def by_protocol(runs: Iterable[Run]) -> dict[Protocol, list[Run]]:
+    """Runs that can be compared with each other, by what they share."""
+    found: defaultdict[Protocol, list[Run]] = defaultdict(list)
+    for run in runs:
+        card = run.result["data_card"]
+        found[Protocol(*(card[k] for k in ("name", "split", "seen", "fingerprint")))].append(run)
+    return dict(sorted(found.items(), key=lambda pair: pair[0].name))
+
+
+def methods(runs: Iterable[Run]) -> list[Method]:
+    """Runs that differ by their seed only, together."""
+    found: defaultdict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        key = json.dumps([run.result["model"], run.ablation, run.settings], sort_keys=True)
+        found[key].append(run)
+    return [
+        Method(group[0].result["model"], group[0].ablation, tuple(sorted(group, key=_seed)))
+        for group in found.values()
+    ]
+
+
+def chosen(candidates: Iterable[Method], metric: str) -> list[Method]:
+    """For each model and ablation the settings that validation likes best.
+
+    Those with the most seeds come first: what a search tried once is what they were chosen from.
+
+    Args:
+        candidates: of one protocol.
+        metric: without its split, as `recall@20`.
+    """
+    groups: defaultdict[tuple[str, str | None], list[Method]] = defaultdict(list)
+    for method in candidates:
+        if method.values(f"val/{metric}"):
+            groups[method.model, method.ablation].append(method)
+    best = []
+    for (model, ablation), group in groups.items():
+        top = max(group, key=lambda m: (len(m.runs), m.mean(f"val/{metric}")))
+        best.append(Method(model, ablation, top.runs, len(group)))
+    return best
+
+
+def _folders(patterns: Iterable[str]) -> Iterator[Path]:
+    for pattern in patterns:
+        if not glob.has_magic(pattern):
+            path = Path(pattern)
+            if not path.exists():
+                raise ResultError(f"runs={pattern}: there is no such folder")
+            pattern = str((path if path.is_dir() else path.parent) / "**")
+        for found in glob.iglob(pattern, recursive=True):  # noqa: PTH207, may be absolute
+            path = Path(found)
+            folder = path.parent if path.name in (RESULT, OVERRIDES) else path
+            if (folder / RESULT).is_file() or (folder / OVERRIDES).is_file():
+                yield folder
+
+
+def _read(folder: Path) -> Run:
+    if not (folder / RESULT).is_file():
+        raise ResultError("no result: it is running, or was killed")
+    result = read_result(folder)
+    if not (folder / CONFIG).is_file():
+        raise ResultError(f"there is no {CONFIG}")
+    try:
+        config = yaml.load((folder / CONFIG).read_text(), _LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ResultError(f"{CONFIG} cannot be read ({reason})") from None
+    if not isinstance(config, Mapping):
+        raise ResultError(f"{CONFIG} holds no settings")
+    settings = {
+        key: value
+        for key, value in flat(config).items()
+        if not {key, key.split(".")[0]} & {*_APART} and key.split(".")[-1] != "seed"
+    }
+    return Run(folder, result, settings)
+
+
+def _status(result: Mapping[str, Any]) -> str:
+    error = f": {result['error']}" if "error" in result else ""
+    return f"{result['status']}{error}"
+
+
+def _newest(runs: Iterable[Run], left_out: dict[Path, str]) -> Iterator[Run]:
+    """Of runs with the same settings, seed and data, the newest."""
+    groups: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        card = run.result["data_card"]
+        groups[run.result["config_hash"], run.result["seed"], card["fingerprint"]].append(run)
+    for group in groups.values():
+        *older, newest = sorted(group, key=lambda run: (run.folder / RESULT).stat().st_mtime)
+        left_out.update((run.folder, f"the same run as {newest.folder}, older") for run in older)
+        yield newest
+
+
+def _seed(run: Run) -> int:
+    seed: int = run.result["seed"]
+    return seed

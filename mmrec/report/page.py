@@ -1,0 +1,320 @@
+"""What a report says of runs that can be compared, and the page that shows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmrec.report import charts, significance
+from mmrec.report.collect import Method, Protocol, Run, chosen, methods
+from mmrec.report.tables import Table, Value, html, marked, over_seeds
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from optuna import Study
+
+LEVEL = 0.05
+SEEN = {
+    "train": "their train items are no candidates",
+    "train+val": "their train and validation items are no candidates",
+    "none": "every item is a candidate",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        title: for people.
+        slug: of its files.
+        text: what has to be known about it.
+        tables: of it.
+        figures: by name.
+        details: longer texts by name, folded away.
+        rendered: the figures' files, by suffix; made when they are asked for.
+    """
+
+    title: str
+    slug: str
+    text: str = ""
+    tables: list[Table] = field(default_factory=list)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def rendered(self) -> dict[str, dict[str, bytes]]:
+        return {name: charts.rendered(figure) for name, figure in self.figures.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a report looks at.
+
+    Attributes:
+        metric: that methods are compared by, without its split.
+        metrics: columns of the results.
+        baseline: model that the others are compared with; None: the one that validation likes best.
+        resamples: of intervals and tests.
+    """
+
+    metric: str
+    metrics: Sequence[str]
+    baseline: str | None
+    resamples: int
+
+
+def comparison(protocol: Protocol, runs: Sequence[Run], options: Options) -> list[Section]:
+    """Results, significance, groups, costs and ablations of one protocol.
+
+    Raises:
+        ResultError: a run's table of users cannot be read.
+    """
+    everything = chosen(methods(runs), options.metric)
+    whole = [m for m in everything if m.ablation is None]
+    whole.sort(key=lambda m: m.mean(f"val/{options.metric}"), reverse=True)
+    sections = []
+    slug = re.sub(r"[^a-z0-9]+", "-", protocol.name.lower()).strip("-")
+    if whole:
+        sections.append(_results(protocol, slug, runs, whole, options))
+    for base in whole:
+        same = [m for m in everything if m.model == base.model and m.ablation is not None]
+        if same:
+            sections.append(_ablations(protocol, slug, base, same, options))
+    return sections
+
+
+def search(name: str, study: Study) -> Section:
+    """What a search has tried."""
+    from optuna.trial import TrialState
+
+    from mmrec.sweep.study import IDENTITY
+
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    counts = {state.name.lower(): states.count(state) for state in TrialState if state in states}
+    objectives = study.user_attrs.get(IDENTITY, {}).get("sweep.objective", ["value"])
+    return Section(
+        f"Search {name}",
+        f"search-{name}",
+        ", ".join(f"{count} {state}" for state, count in counts.items()),
+        figures=dict(charts.searches(study, objectives[0])),
+    )
+
+
+def page(title: str, summary: str, warnings: Sequence[str], sections: Sequence[Section]) -> str:
+    """One HTML file that needs no other."""
+    from jinja2 import Environment, StrictUndefined
+
+    source = files("mmrec.report").joinpath("page.html.j2").read_text()
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    shown = [
+        {
+            "title": section.title,
+            "text": section.text,
+            "tables": section.tables,
+            "figures": {
+                name: charts.for_a_page(by_suffix["svg"])
+                for name, by_suffix in section.rendered.items()
+            },
+            "details": section.details,
+        }
+        for section in sections
+    ]
+    return environment.from_string(source).render(
+        title=title, summary=summary, warnings=warnings, sections=shown, html=html
+    )
+
+
+def _results(
+    protocol: Protocol, slug: str, runs: Sequence[Run], whole: Sequence[Method], options: Options
+) -> Section:
+    card = runs[0].result["data_card"]
+    sizes = ", ".join(f"{card[k]:,} {k}" for k in ("users", "items", "train", "val", "test"))
+    reference = _reference(whole, options.baseline)
+    others = [method for method in whole if method is not reference]
+    compared = significance.against(reference, others, options.metric, resamples=options.resamples)
+    monitor = f"val/{options.metric}"
+    figures = {
+        "curves": charts.learning_curves(whole, monitor),
+        "popularity": charts.by_group(
+            whole, options.metric, charts.POPULARITY, "By popularity of the item"
+        ),
+        "activity": charts.by_group(
+            whole, options.metric, charts.ACTIVITY, "By activity of the user"
+        ),
+        "time": charts.quality_and_cost(whole, options.metric, "fit"),
+        "memory": charts.quality_and_cost(whole, options.metric, "peak_rss_mib"),
+    }
+    return Section(
+        protocol.name,
+        slug,
+        f"{sizes}. Split {protocol.split}. Users rank the whole catalogue; {SEEN[protocol.seen]}. "
+        f"Commits {', '.join(sorted({str(r.result['git_commit'])[:12] for r in runs}))}.",
+        [
+            _result_table(slug, whole, compared, reference, options),
+            *([_significance_table(slug, reference, compared, options)] if compared else []),
+            _group_table(slug, whole, options),
+            _cost_table(slug, whole),
+        ],
+        {name: figure for name, figure in figures.items() if figure is not None},
+        {f"Settings of {m.name}": _settings(m) for m in whole},
+    )
+
+
+def _reference(whole: Sequence[Method], baseline: str | None) -> Method:
+    """The one that was asked for, if it is there; else the first, which validation likes best."""
+    return next((method for method in whole if method.model == baseline), whole[0])
+
+
+def _result_table(
+    slug: str,
+    whole: Sequence[Method],
+    compared: Mapping[str, significance.Comparison],
+    reference: Method,
+    options: Options,
+) -> Table:
+    columns = list(dict.fromkeys([options.metric, *options.metrics]))
+    rows: list[list[str | Value]] = []
+    for method in whole:
+        name = method.name
+        if name in compared and compared[name].p_users < LEVEL:
+            name += " †"
+        values = [over_seeds(method.values(f"test/{column}")) for column in columns]
+        validation = over_seeds(method.values(f"val/{options.metric}"))
+        rows.append([name, f"{len(method.runs)}", f"{method.tried}", validation, *values])
+    return Table(
+        f"{slug}-results",
+        "Results on test",
+        ["model", "seeds", "tried", f"val {options.metric}", *columns],
+        marked(rows, range(4, 4 + len(columns))),
+        [
+            "Mean ± standard deviation over seeds. Of the settings that were tried, the ones with "
+            "the most seeds, and among these the best on validation; test values choose nothing. "
+            "Best bold, second underlined.",
+            f"† differs from {reference.name} by {options.metric} of users, p < {LEVEL} "
+            "after Holm's correction.",
+        ],
+    )
+
+
+def _significance_table(
+    slug: str,
+    reference: Method,
+    compared: Mapping[str, significance.Comparison],
+    options: Options,
+) -> Table:
+    base = reference.mean(f"test/{options.metric}")
+    rows = [
+        [
+            name,
+            f"{c.difference:+.4f}",
+            f"{100 * c.difference / base:+.1f} %" if base else "–",
+            f"{c.low:+.4f} to {c.high:+.4f}",
+            _p(c.p_users),
+            "–" if c.p_seeds is None else _p(c.p_seeds),
+        ]
+        for name, c in compared.items()
+    ]
+    return Table(
+        f"{slug}-significance",
+        f"Difference from {reference.name}, test {options.metric}",
+        ["model", "difference", "relative", "95 % interval", "p, users", "p, seeds"],
+        rows,
+        [
+            "Over users, each the mean of its seeds: bootstrap interval, and permutation test with "
+            "Holm's correction. Over seeds: permutation test; three can give no p below 0.25."
+        ],
+    )
+
+
+def _group_table(slug: str, whole: Sequence[Method], options: Options) -> Table:
+    groups = (*charts.POPULARITY, *charts.ACTIVITY)
+    rows = [
+        [m.name, *(over_seeds(m.values(f"test/{g}/{options.metric}")) for g in groups)]
+        for m in whole
+    ]
+    return Table(
+        f"{slug}-groups",
+        f"Test {options.metric} by popularity of items and activity of users",
+        ["model", *groups],
+        marked(rows, range(1, 1 + len(groups))),
+    )
+
+
+def _cost_table(slug: str, whole: Sequence[Method]) -> Table:
+    rows: list[list[str | Value]] = [
+        [
+            m.name,
+            f"{m.runs[0].result['parameters']:,}",
+            over_seeds(_seconds(m, "train_epoch"), 2),
+            over_seeds([float(run.result["epochs"]) for run in m.runs], 0),
+            over_seeds(_seconds(m, "fit"), 1),
+            over_seeds(_seconds(m, "test"), 2),
+            over_seeds([run.result["peak_rss_mib"] for run in m.runs], 0),
+            over_seeds([g for run in m.runs if (g := run.result["peak_gpu_mib"])], 0),
+        ]
+        for m in whole
+    ]
+    head = ["model", "parameters", "epoch, s", "epochs", "training, s", "test, s", "memory, MiB"]
+    if any(isinstance(row[-1], Value) for row in rows):
+        head.append("GPU, MiB")
+    return Table(
+        f"{slug}-costs",
+        "Costs",
+        head,
+        [row[: len(head)] for row in rows],
+        ["As each run has measured it, on the machine and beside the load that it had."],
+    )
+
+
+def _ablations(
+    protocol: Protocol, slug: str, base: Method, ablations: Sequence[Method], options: Options
+) -> Section:
+    compared = significance.against(base, ablations, options.metric, resamples=options.resamples)
+    columns = list(dict.fromkeys([options.metric, *options.metrics]))
+    whole = base.mean(f"test/{options.metric}")
+    ordered = sorted(ablations, key=lambda m: -m.mean(f"test/{options.metric}"))
+    rows: list[list[str | Value]] = []
+    for method in (base, *ordered):
+        change, p = "", ""
+        if method is not base:
+            one = compared[method.name]
+            change = f"{100 * one.difference / whole:+.1f} %" if whole else "–"
+            p = _p(one.p_users)
+        values = [over_seeds(method.values(f"test/{column}")) for column in columns]
+        name = method.ablation or base.model
+        rows.append([name, f"{len(method.runs)}", *values, change, p])
+    return Section(
+        f"{base.model} on {protocol.name}: ablations",
+        f"{slug}-{base.model}-ablations",
+        tables=[
+            Table(
+                f"{slug}-{base.model}-ablations",
+                f"{base.model} as it is, and with one change each; test",
+                ["ablation", "seeds", *columns, "change", "p, users"],
+                marked(rows, range(2, 2 + len(columns))),
+                [
+                    f"Change of {options.metric}; permutation test over users with Holm's "
+                    "correction."
+                ],
+            )
+        ],
+        figures={"ablations": charts.ablation(base, ablations, options.metric)},
+    )
+
+
+def _seconds(method: Method, what: Literal["train_epoch", "fit", "test"]) -> list[float]:
+    found: list[Any] = [run.result["seconds"][what] for run in method.runs]
+    return [value for value in found if value is not None]
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _settings(method: Method) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in sorted(method.settings.items()))

@@ -1,0 +1,143 @@
+"""Is a difference real? Paired by user, and by seed.
+
+Users are many, and tell whether two trained models differ on this test set. Seeds are few, and tell
+whether training again would show it: three can give no p below .25.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mmrec.report.collect import Method
+from mmrec.results import PER_USER, ResultError
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method beside another, by one metric on test.
+
+    Attributes:
+        difference: mean over users, of means over seeds; this one's less the other's.
+        low: of the 95 % bootstrap interval over users.
+        high: of the same.
+        p_users: permutation test over users.
+        p_seeds: the same over the seeds that both have; None: fewer than two.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_users: float
+    p_seeds: float | None
+
+
+def compare(one: Method, other: Method, metric: str, *, resamples: int) -> Comparison:
+    """Compare two methods of one protocol.
+
+    Args:
+        one: whose difference is meant.
+        other: that it is compared with.
+        metric: without its split, as `recall@20`.
+        resamples: of the interval and of the tests.
+
+    Raises:
+        ResultError: a table of users is missing, or is of other users.
+    """
+    difference = by_user(one, metric) - by_user(other, metric)
+    low, high = interval(difference, resamples=resamples)
+    p_users = sign_flip(difference, resamples=resamples)
+    p_seeds = sign_flip(_over_shared_seeds(one, other, f"test/{metric}"), resamples=resamples)
+    return Comparison(
+        float(difference.mean()), low, high, 1.0 if p_users is None else p_users, p_seeds
+    )
+
+
+def by_user(method: Method, metric: str) -> Values:
+    """Each test user's metric, mean over seeds: [users], in the order of their indices."""
+    tables = []
+    for run in method.runs:
+        path = run.folder / PER_USER
+        try:
+            tables.append(pl.read_parquet(path, columns=["user", metric]).sort("user"))
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ResultError(f"{path} cannot be read ({reason}); run it again") from None
+    for table in tables[1:]:
+        if not table["user"].equals(tables[0]["user"]):
+            raise ResultError(f"{method.runs[0].folder}: its seeds have other test users")
+    mean: Values = np.mean([table[metric].to_numpy() for table in tables], axis=0)
+    return mean
+
+
+def interval(difference: Values, *, resamples: int, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean.
+
+    What is drawn is how often each value comes, as users with the same difference are alike.
+    """
+    values, counts = np.unique(difference, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(
+        len(difference), counts / len(difference), size=resamples
+    )
+    low, high = np.quantile(drawn @ values / len(difference), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def sign_flip(difference: Values, *, resamples: int, seed: int = 0) -> float | None:
+    """Permutation test of a zero mean, two-sided; exact where there are no more permutations.
+
+    It asks about the mean, which is what a table shows. Wilcoxon's test asks about ranks, and would
+    find that means over seeds differ from zeros and ones.
+
+    Returns:
+        None for fewer than two differences.
+    """
+    if len(difference) < 2:
+        return None
+    moved = difference[difference != 0]  # a flip leaves the others what they are
+    if len(moved) <= math.log2(resamples):
+        signs = np.array(list(product((-1.0, 1.0), repeat=len(moved))))
+        sums, first = signs @ moved, 0
+    else:
+        rng, sums, first = np.random.default_rng(seed), np.empty(resamples), 1
+        for part in np.array_split(np.arange(resamples), 1 + resamples * len(moved) // 2**23):
+            flips = rng.integers(0, 2, (len(part), len(moved)), dtype=np.int8)
+            sums[part] = (2 * flips.astype(np.float32) - 1) @ moved
+    extreme = np.abs(sums) >= abs(moved.sum()) - 1e-6 * np.abs(moved).sum()
+    return float((first + np.count_nonzero(extreme)) / (first + len(sums)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction for several comparisons: p that any of them is false, in their order."""
+    order = np.argsort(p_values, kind="stable")
+    factors = len(p_values) - np.arange(len(p_values))
+    corrected = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
+    found = np.empty(len(p_values))
+    found[order] = corrected
+    return [float(p) for p in found]
+
+
+def against(
+    reference: Method, others: Sequence[Method], metric: str, *, resamples: int
+) -> Mapping[str, Comparison]:
+    """Each other method beside the reference, by name; `p_users` corrected by Holm."""
+    found = [compare(other, reference, metric, resamples=resamples) for other in others]
+    corrected = holm([one.p_users for one in found])
+    return {
+        other.name: replace(one, p_users=p)
+        for other, one, p in zip(others, found, corrected, strict=True)
+    }
+
+
+def _over_shared_seeds(one: Method, other: Method, metric: str) -> Values:
+    values = [{run.result["seed"]: run.metrics[metric] for run in m.runs} for m in (one, other)]
+    shared = sorted(values[0].keys() & values[1].keys())
+    return np.array([values[0][seed] - values[1][seed] for seed in shared])

@@ -1,0 +1,156 @@
+"""The command writes tables, figures and a page of its own, and says what it cannot do."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import polars as pl
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from mmrec.report.__main__ import main, report
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """`command(*words)` gives the one line of a command that ended badly."""
+    logger = logging.getLogger()
+    before = logger.handlers[:], logger.level
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["mmrec", *words])
+        try:
+            main()
+        except SystemExit as stopped:
+            return stopped.code
+        finally:
+            GlobalHydra.instance().clear()
+        return None
+
+    yield call
+    logger.handlers[:], logger.level = before
+
+
+@pytest.fixture
+def _outputs(write_run):
+    for seed in (0, 1):
+        write_run(f"bpr{seed}", seed=seed)
+        write_run(f"vbpr{seed}", model="vbpr", seed=seed, gain=0.3, seconds=20.0)
+        write_run(f"vbpr_sum{seed}", model="vbpr", seed=seed, gain=0.2, ablation="sum")
+    write_run("pop", model="most_pop", epochs=0)
+    write_run("failed", status="failed", l2=0.2)
+
+
+SLUG = "tiny-official-seen-train-aaaaaaaa"
+
+
+@pytest.mark.usefixtures("_outputs")
+def test_it_writes_everything_from_the_command_line(command, tmp_path):
+    assert command("runs='outputs/**'", "output=out", "metrics=[recall@20,ndcg@20]") is None
+    names = {path.name for path in (tmp_path / "out/tables").iterdir()}
+    for table in ("results", "significance", "groups", "costs", "vbpr-ablations"):
+        assert {f"{SLUG}-{table}.{suffix}" for suffix in ("md", "tex", "csv")} <= names
+    drawn = {path.name for path in (tmp_path / "out/figures").iterdir()}
+    for figure in (
+        "curves",
+        "popularity",
+        "activity",
+        "time",
+        "memory",
+        "vbpr-ablations-ablations",
+    ):
+        assert {f"{SLUG}-{figure}.{suffix}" for suffix in ("png", "svg")} <= drawn
+    for path in (tmp_path / "out/figures").glob("*.svg"):
+        ET.parse(path)
+    table = pl.read_csv(tmp_path / f"out/tables/{SLUG}-results.csv")
+    assert table["model"].to_list() == ["vbpr", "bpr †", "most_pop †"]
+    assert table["seeds"].to_list() == [2, 2, 1]
+    gap = table["recall@20"][0] - table["recall@20"][1]
+    assert gap == pytest.approx(0.15)
+
+
+@pytest.mark.usefixtures("_outputs")
+def test_the_page_needs_no_other_file(tmp_path):
+    path = report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["ndcg@20"])
+    page = path.read_text()
+    assert not re.search(r'(?:src|href)="(?!#)', page)
+    assert "@import" not in page
+    assert page.count("<svg") == 6
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+    assert "currentColor" in page
+    assert "#222222" not in page
+    assert "failed: the loss is not finite" in page
+    assert "7 completed runs of 3 models under 1 protocols; 1 folders left out." in page
+
+
+def test_protocols_are_told_apart_and_said(write_run, tmp_path, caplog):
+    write_run("a")
+    other = write_run("b", model="vbpr", seen="none")
+    with caplog.at_level(logging.WARNING):
+        path = report(
+            runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"]
+        )
+    (warning,) = caplog.messages
+    assert warning.startswith("Runs on tiny differ in seen, and are not compared with each other: ")
+    assert f"as {other}" in warning
+    assert "differ in seen" in path.read_text()
+    for table in (tmp_path / "out/tables").glob("*results.csv"):
+        assert len(pl.read_csv(table)) == 1
+
+
+@pytest.mark.slow
+def test_a_search_is_shown(command, tmp_path):
+    words = ("-m", "sweep=item_knn", "trainer=cpu", "data.world.users=60", "data.world.items=60")
+    done = subprocess.run(
+        [sys.executable, "-m", "mmrec.run", *words, "model=item_knn"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert command("runs=multirun", "output=out", "metrics=[recall@20]") is None
+    assert "Search item_knn-planted" in (tmp_path / "out/index.html").read_text()
+    drawn = {path.name for path in (tmp_path / "out/figures").glob("search-*.svg")}
+    assert drawn == {
+        f"search-item_knn-planted-{name}.svg" for name in ("history", "parallel", "importance")
+    }
+
+
+@pytest.mark.usefixtures("_outputs")
+def test_the_baseline_can_be_named(tmp_path):
+    report(
+        runs=str(tmp_path / "outputs"),
+        output=str(tmp_path / "out"),
+        metrics=["recall@20"],
+        baseline="bpr",
+    )
+    text = (tmp_path / f"out/tables/{SLUG}-significance.md").read_text()
+    assert text.startswith("### Difference from bpr, test recall@20")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("runs=nowhere",), "runs=nowhere: there is no such folder"),
+        (("metric=recall@21",), "metrics=recall@21: no run has it; did you mean recall@20"),
+        (("metrics=[hits@20]",), "metrics=hits@20: no run has it"),
+        (("baseline=bqr",), "baseline=bqr: no run of it; did you mean bpr"),
+        (("resamples=0",), "resamples=0: expected 1 or more"),
+        (("resamples=many",), "resamples=many: Input should be a valid integer"),
+        (("colour=red",), "colour: no such setting"),
+    ],
+)
+@pytest.mark.usefixtures("_outputs")
+def test_a_mistake_is_one_line(words, message, command, tmp_path):
+    base = {"metrics": "metrics=[recall@20]", "output": "output=out"}
+    given = [w for key, w in base.items() if not any(word.startswith(key + "=") for word in words)]
+    error = command(*given, *words)
+    assert message in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,95 @@
+"""Tables say the same in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+from html.parser import HTMLParser
+
+import pytest
+
+from mmrec.report.tables import Table, Value, comma_separated, html, latex, markdown, marked
+from mmrec.report.tables import over_seeds as over
+
+ROWS = marked(
+    [
+        ["a_b", over([0.1, 0.3])],
+        ["50 % & <c>", over([0.25, 0.25])],
+        ["none", over([])],
+        ["last | d", over([0.05])],
+    ],
+    [1],
+)
+TABLE = Table("t", "Title", ["model", "recall@20"], ROWS, ["What it means."])
+
+
+def test_means_deviations_and_marks():
+    values = [row[1] for row in ROWS]
+    assert values[0].mean == pytest.approx(0.2)
+    assert values[0].deviation == pytest.approx(0.02**0.5)
+    assert [v.mark if isinstance(v, Value) else v for v in values] == ["second", "best", "–", None]
+    assert values[3].deviation is None
+
+
+def test_equal_values_share_a_mark_and_one_value_has_none():
+    tied = marked([["a", over([0.2])], ["b", over([0.2])], ["c", over([0.1])]], [1])
+    assert [row[1].mark for row in tied] == ["best", "best", "second"]
+    assert marked([["a", over([0.2])]], [1])[0][1].mark is None
+
+
+def test_markdown():
+    assert markdown(TABLE).splitlines() == [
+        "### Title",
+        "",
+        "| model | recall@20 |",
+        "| --- | --: |",
+        "| a_b | *0.2000 ± 0.1414* |",
+        "| 50 % & <c> | **0.2500 ± 0.0000** |",
+        "| none | – |",
+        "| last \\| d | 0.0500 |",
+        "",
+        "What it means.",
+    ]
+
+
+def test_latex():
+    lines = latex(TABLE).splitlines()
+    assert lines[0] == "% Title"
+    assert r"a\_b & \underline{0.2000 $\pm$ 0.1414} \\" in lines
+    assert r"50 \% \& <c> & \textbf{0.2500 $\pm$ 0.0000} \\" in lines
+    assert r"none & -- \\" in lines
+    assert r"\begin{tabular}{lr}" in lines
+
+
+def test_comma_separated_has_all_digits():
+    rows = list(csv.DictReader(io.StringIO(comma_separated(TABLE))))
+    assert [row["model"] for row in rows] == ["a_b", "50 % & <c>", "none", "last | d"]
+    assert float(rows[0]["recall@20 std"]) == pytest.approx(0.02**0.5, rel=1e-12)
+    assert rows[3]["recall@20 std"] == ""
+
+
+def test_html_is_escaped_and_whole():
+    class Cells(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.found, self.open = [], []
+
+        def handle_starttag(self, tag, attrs):
+            self.open.append(tag)
+            if tag in ("td", "th"):
+                self.found.append("")
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+        def handle_data(self, data):
+            if "td" in self.open or "th" in self.open:
+                self.found[-1] += data
+
+    cells = Cells()
+    cells.feed(html(TABLE))
+    assert not cells.open
+    assert cells.found == [
+        *("model", "recall@20", "a_b", "0.2000 ± 0.1414", "50 % & <c>", "0.2500 ± 0.0000"),
+        *("none", "–", "last | d", "0.0500"),
+    ]
