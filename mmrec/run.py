@@ -63,9 +63,11 @@ def main() -> None:
 def _main(config: DictConfig) -> float | dict[str, Any] | None:
     hydra_config = HydraConfig.get()
     config.run_dir = hydra_config.runtime.output_dir
+    watch: str | None = hydra_config.sweeper.get("trial")
     if hydra_config.mode is RunMode.MULTIRUN:
         forget_peak_memory()
-    watch: str | None = hydra_config.sweeper.get("trial")
+    if "wandb" in config.logger:
+        _name_for_trackers(config.logger.wandb, hydra_config, config.seed)
     try:
         result = run(config, list(hydra_config.overrides.task), watch)
     except Exception as error:
@@ -78,6 +80,24 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
         return for_a_search(result)
     best: float | None = result["best_value"]
     return best
+
+
+def _name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: int) -> None:
+    """What only the multirun knows: where a run belongs."""
+    choices, many = hydra_config.runtime.choices, hydra_config.mode is RunMode.MULTIRUN
+    ablation = choices.get("ablation")
+    given = {
+        "group": Path(hydra_config.sweep.dir).name if many else None,
+        "job_type": "trial"
+        if hydra_config.sweeper.get("trial")
+        else "ablation"
+        if ablation
+        else "train",
+        "name": "-".join([choices.model, choices.data, *filter(None, [ablation]), f"seed{seed}"]),
+    }
+    for key, value in given.items():
+        if tracker[key] is None:
+            tracker[key] = value
 
 
 def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> dict[str, Any]:
@@ -119,6 +139,8 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
     except BaseException:
         _remove_if_empty(folder, parents=not any(w.startswith("run_dir=") for w in overrides))
         raise
+    for logger in trainer.loggers:
+        logger.log_hyperparams(plain)
     result["seconds"]["setup"] = time.perf_counter() - start
     if writes:
         log.info("%s on %s: %d parameters", result["model"], result["data"], result["parameters"])
@@ -224,7 +246,8 @@ def build_trainer(
     """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
     import torch
 
-    from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, Timing
+    from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
+    from mmrec.tracking import Guarded
 
     # What Lightning tells at INFO the run says itself. The warnings are about Lightning's own code,
     # and about metrics that are summed over processes before they are logged.
@@ -244,7 +267,10 @@ def build_trainer(
         plain["trainer"],
         _convert_="all",
         callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *more, *kept],
-        logger=list(hydra.utils.instantiate(plain["logger"], _convert_="all").values()),
+        logger=[
+            logger if isinstance(logger, EpochTable) else Guarded(logger)
+            for logger in hydra.utils.instantiate(plain["logger"], _convert_="all").values()
+        ],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
     )
@@ -428,6 +454,8 @@ def _finish(
     """Write the result, say it, and let the trackers go."""
     import torch
 
+    from mmrec.tracking import Guarded
+
     result["metrics"] = checkpoints.best_metrics | result["metrics"]
     result["best_epoch"] = checkpoints.best_epoch
     result["best_value"] = result["metrics"].get(result["monitor"])
@@ -440,10 +468,8 @@ def _finish(
         _tell(folder, result)
     for logger in trainer.loggers:
         logger.finalize("success" if result["status"] == "completed" else "failed")
-    if "wandb" in sys.modules:  # else the next job of a multirun would write into this one's run
-        import wandb
-
-        wandb.finish(exit_code=int(result["status"] == "failed"))
+        if isinstance(logger, Guarded):
+            logger.conclude(result)
 
 
 def _tell(folder: Path, result: dict[str, Any]) -> None:
