@@ -38,8 +38,8 @@ DATA: dict[str, Cell] = {
     "beauty": ("data=beauty", "data.split=random_per_user", "callbacks.early_stopping.patience=8"),
 }
 # Six trials for each model on scientific and on tiktok. What is trained has two rates on tiktok; on
-# the larger sets the second choice of SPACE is left at its first value. On beauty that is three trials,
-# the best of which lay at an edge for each of them: two more go beyond it.
+# the larger sets the second choice of SPACE is left at its first value. On beauty that is three
+# trials, of which the best lay at an edge for each model: two more go beyond it.
 RATES = {"scientific": ("5e-3",), "tiktok": ("1e-3", "5e-3"), "beauty": ("5e-3",)}
 SPACE: dict[str, dict[str, tuple[str, ...]]] = {
     "most_pop": {},
@@ -123,9 +123,9 @@ HEAD = """# Does gated content help?
 each is searched alike?
 
 **How.** For each model six trials on seed 0 on scientific and tiktok, five on beauty (`SPACE`,
-`RATES` and `BEYOND` in `__main__.py`; EASE has nine on all, and most popular has nothing to choose),
-the best by validation recall@20, then three seeds of it; mean ± standard deviation. Test is computed once a
-run, from the best validation epoch, and was not looked at in choosing.
+`RATES` and `BEYOND` in `__main__.py`; EASE has nine on all, and most popular has nothing to
+choose), the best by validation recall@20, then three seeds of it; mean ± standard deviation. Test
+is computed once a run, from the best validation epoch, and was not looked at in choosing.
 """
 
 TAIL = """## Where the figures come from
