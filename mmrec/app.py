@@ -56,6 +56,13 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         del os.environ[FULL_ERROR]
 
 
+def quoted(text: str) -> str:
+    """Text as a value that Hydra takes as it is."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text, Quote.single).with_quotes()
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed, and use it again, where it can be told (glibc).
 

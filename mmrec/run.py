@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from mmrec.app import forget_peak_memory, launch
 from mmrec.code import code_digest
 from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
 from mmrec.paths import replace_file
+from mmrec.processes import of_one_job
 from mmrec.results import (
     BEST,
     CONFIG,
@@ -64,14 +65,16 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
     hydra_config = HydraConfig.get()
     config.run_dir = hydra_config.runtime.output_dir
     watch: str | None = hydra_config.sweeper.get("trial")
-    if hydra_config.mode is RunMode.MULTIRUN:
+    job = hydra_config.mode is RunMode.MULTIRUN
+    if job:
         forget_peak_memory()
     if "wandb" in config.logger:
         _name_for_trackers(config.logger.wandb, hydra_config, config.seed)
     try:
-        result = run(config, list(hydra_config.overrides.task), watch)
+        with of_one_job(Path(config.run_dir), watch) if job else nullcontext():
+            result = run(config, list(hydra_config.overrides.task), watch)
     except Exception as error:
-        if hydra_config.mode is RunMode.MULTIRUN:
+        if job:
             raise
         raise SystemExit(1) from error  # passes Hydra, which would announce the error a second time
     if result["status"] == "interrupted":
@@ -85,14 +88,10 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
 def _name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: int) -> None:
     """What only the multirun knows: where a run belongs."""
     choices, many = hydra_config.runtime.choices, hydra_config.mode is RunMode.MULTIRUN
-    ablation = choices.get("ablation")
+    ablation, trial = choices.get("ablation"), hydra_config.sweeper.get("trial")
     given = {
         "group": Path(hydra_config.sweep.dir).name if many else None,
-        "job_type": "trial"
-        if hydra_config.sweeper.get("trial")
-        else "ablation"
-        if ablation
-        else "train",
+        "job_type": "trial" if trial else "ablation" if ablation else "train",
         "name": "-".join([choices.model, choices.data, *filter(None, [ablation]), f"seed{seed}"]),
     }
     for key, value in given.items():

@@ -28,12 +28,13 @@ from omegaconf import DictConfig
 from pydantic import ConfigDict, Field, TypeAdapter
 from tqdm import tqdm
 
+from mmrec.app import quoted
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError
 from mmrec.results import LAST, ResultError, config_hash, read_result
 from mmrec.sweep.check import checked_run
 from mmrec.sweep.settings import validated
-from mmrec.sweep.space import parse, quoted
+from mmrec.sweep.space import parse
 from mmrec.sweep.summary import duration
 
 log = logging.getLogger(__name__)

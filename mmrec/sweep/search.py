@@ -19,11 +19,11 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError
 
+from mmrec.app import quoted
 from mmrec.sweep import check, samplers, study, summary
 from mmrec.sweep.objective import COSTS, excesses, mean_values, prunes
 from mmrec.sweep.pruning import Watch
 from mmrec.sweep.settings import Settings
-from mmrec.sweep.space import quoted
 from mmrec.sweep.storage import TROUBLE, full_url, hidden, patiently
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     IntervalSweep,
     Override,
-    Quote,
-    QuotedString,
     RangeSweep,
 )
 from hydra.errors import HydraException
@@ -113,11 +111,6 @@ def as_word(value: Any) -> Any:
     if isinstance(value, bool | int | float):
         return value
     return Override._get_value_element_as_str(value)  # what Hydra itself makes of choices
-
-
-def quoted(text: str) -> str:
-    """Text as a value that Hydra takes as it is."""
-    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _word(value: Any) -> str:

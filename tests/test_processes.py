@@ -1,0 +1,90 @@
+"""Several processes: exact evaluation, the same learning, and no trace left in a multirun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+from mmrec.results import read_result
+
+TINY = (
+    *("data.world.users=121", "data.world.items=60", "model.dim=8"),
+    *("trainer.max_epochs=3", "trainer.enable_progress_bar=false"),
+)
+TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+
+
+def shell(*words, cwd):
+    """The command, as a user types it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mmrec.run", *words],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_grid_of_runs_of_two_processes_is_what_single_runs_are(tmp_path):
+    words = (*TINY, *TWO, "model=lightgcn")
+    out = shell("-m", "grid=runs", *words, "seed=0,1", cwd=tmp_path)
+    folders = sorted((tmp_path / "multirun/runs/planted").iterdir())
+    assert [folder.name.rpartition("-")[0] for folder in folders] == [
+        "lightgcn-seed0",
+        "lightgcn-seed1",
+    ]
+    assert out.count("lightgcn on planted") == 2  # one process tells
+    assert out.count("2 cells in") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["multirun"]
+    shell(*words, "seed=1", "run_dir=alone", cwd=tmp_path)
+    alone, cell = read_result(tmp_path / "alone"), read_result(folders[1])
+    assert cell["metrics"] == alone["metrics"]
+    assert cell["config_hash"] == alone["config_hash"]
+
+
+@pytest.mark.slow
+def test_a_search_prunes_runs_of_two_processes(tmp_path):
+    words = (
+        "-m",
+        "sweep=bpr",
+        "model=bpr",
+        "sweep.n_trials=3",
+        "sweep/pruner=median",
+        "sweep.top=0",
+    )
+    quick = ("sweep.pruner.n_startup_trials=1", "sweep.pruner.n_warmup_steps=0")
+    out = shell(*words, *quick, *TINY, *TWO, cwd=tmp_path)
+    study = tmp_path / "multirun/bpr-planted"
+    states = [read_result(study / f"{trial}")["status"] for trial in range(3)]
+    assert states[0] == "completed"
+    assert set(states) <= {"completed", "pruned"}
+    assert out.count(" of 3: ") == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["multirun"]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one_with_the_same_batch_in_all(tmp_path):
+    words = (
+        *("model=lightgcn", "data.world.users=400", "data.world.items=200", "model.dim=16"),
+        *("trainer.enable_progress_bar=false", "trainer.max_epochs=12", "optimizer.lr=0.01"),
+    )
+    curves = []
+    for name, more in (
+        ("one", ("trainer=cpu", "data.batch_size=512")),
+        ("two", (*TWO, "data.batch_size=256")),
+    ):
+        shell(*words, *more, f"run_dir={name}", cwd=tmp_path)
+        curves.append(pl.read_csv(tmp_path / name / "metrics.csv")["val/recall@20"].to_numpy())
+    one, two = curves
+    assert one[-1] > one[0]  # it has learned
+    assert two[-1] == pytest.approx(one[-1], rel=0.1)
+    assert abs(two - one).max() < 0.25 * one.max()
