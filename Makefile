@@ -51,6 +51,10 @@ ablations: $(ENV) ## The same for every model that has any
 baselines: $(ENV) ## What a model is compared with, at the settings of conf/model
 	$(GRID) grid=baselines
 
+.PHONY: table
+table: $(ENV) ## Every model searched alike, on three seeds: experiments/leaderboard
+	$(BIN)/python -m experiments.leaderboard $(OPTIONS)
+
 ##@ Studies
 
 .PHONY: compare

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from mmrec.results import CONFIG, FREE, OVERRIDES, RESULT, ResultError, flat, read_result
+from mmrec.results import CONFIG, FREE, OVERRIDES, PER_USER, RESULT, ResultError, flat, read_result
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _APART = (*FREE, "data.root")  # what runs that are compared over seeds may differ in, beside seeds
@@ -103,6 +104,11 @@ class Protocol:
     def name(self) -> str:
         """For people."""
         return f"{self.data} ({self.split}, seen {self.seen}, {self.fingerprint[:8]})"
+
+    @property
+    def slug(self) -> str:
+        """For names of files."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,8 +216,10 @@ def _read(folder: Path) -> Run:
     if not (folder / RESULT).is_file():
         raise ResultError("no result: it is running, or was killed")
     result = read_result(folder)
-    if not (folder / CONFIG).is_file():
-        raise ResultError(f"there is no {CONFIG}")
+    needed = [CONFIG, *([PER_USER] if result["status"] == "completed" else [])]
+    for name in needed:
+        if not (folder / name).is_file():
+            raise ResultError(f"there is no {name}")
     try:
         config = yaml.load((folder / CONFIG).read_text(), _LOADER)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -78,7 +77,7 @@ def comparison(protocol: Protocol, runs: Sequence[Run], options: Options) -> lis
     whole = [m for m in everything if m.ablation is None]
     whole.sort(key=lambda m: m.mean(f"val/{options.metric}"), reverse=True)
     sections = []
-    slug = re.sub(r"[^a-z0-9]+", "-", protocol.name.lower()).strip("-")
+    slug = protocol.slug
     if whole:
         sections.append(_results(protocol, slug, runs, whole, options))
     for base in whole:

@@ -1,0 +1,117 @@
+"""Every model, searched with the same number of trials, on three seeds: `make table`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+from experiments.study import provenance, setup_logging
+from mmrec.config import conf_dir
+from mmrec.report.collect import by_protocol, collect
+
+log = logging.getLogger(__name__)
+
+HERE = Path(__file__).parent
+OUTPUTS = Path("outputs/leaderboard")
+KINDS = ("results", "significance", "groups", "costs")
+SHORT = "callbacks.early_stopping.patience=10"
+DATA = {
+    "tiktok": ("data=tiktok", SHORT),
+    "scientific": ("data=scientific", "data.split=random_per_user", SHORT),
+    "beauty": ("data=beauty", "data.split=random_per_user", SHORT),
+}
+
+
+def main() -> None:
+    """Search, repeat with seeds, report."""
+    setup_logging()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--models", nargs="+", choices=models(), default=models())
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    options, more = parser.parse_known_args()
+    parallel = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={options.jobs}"]
+    launcher = parallel if options.jobs > 1 else []
+    failed = [
+        f"{model} on {data}"
+        for data in options.data
+        for model in options.models
+        if not compete(model, data, options, [*launcher, *more])
+    ]
+    report(options)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; the same command runs only what is missing")
+
+
+def models() -> list[str]:
+    """All there are."""
+    return sorted(path.stem for path in (conf_dir() / "model").glob("[!_]*.yaml"))
+
+
+def compete(model: str, data: str, options: argparse.Namespace, more: list[str]) -> bool:
+    """Search a model's settings, if it has any, and run the best on each seed.
+
+    Returns:
+        Whether all went well.
+    """
+    name = f"{model}-{data}"
+    chosen = [f"model={model}", *DATA[data]]
+    if (conf_dir() / "sweep" / f"{model}.yaml").exists():
+        folder = OUTPUTS / "search" / name
+        searched = call(
+            f"sweep={model}",
+            *chosen,
+            *(f"sweep.n_trials={options.trials}", f"sweep.n_jobs={options.jobs}", "sweep.top=1"),
+            *(f"sweep.study_name={name}", f"hydra.sweep.dir={folder}"),
+            *more,
+        )
+        if not searched:
+            return False
+        chosen = [f"experiment={name}-best", "--config-dir", str(folder)]
+    return call(
+        "grid=runs",
+        *chosen,
+        f"seed={options.seeds}",
+        f"grid.n_jobs={options.jobs}",
+        f"hydra.sweep.dir={OUTPUTS / 'seeds' / name}",
+        *more,
+    )
+
+
+def call(*words: str) -> bool:
+    """One multirun, in a process of its own."""
+    command = [sys.executable, "-m", "mmrec.run", "-m", *words, "trainer.enable_progress_bar=false"]
+    log.info("%s", " ".join(command[1:]))
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def report(options: argparse.Namespace) -> None:
+    """The page, and its tables beside this file."""
+    folder = OUTPUTS / "report"
+    words = [f"runs={OUTPUTS}", f"output={folder}", "title=Leaderboard"]
+    subprocess.run([sys.executable, "-m", "mmrec.report", *words], check=True)
+    runs = collect(str(OUTPUTS / "seeds")).runs
+    parts = [HEAD.format(trials=options.trials)]
+    for protocol in by_protocol(runs):
+        tables = [(folder / "tables" / f"{protocol.slug}-{kind}.md").read_text() for kind in KINDS]
+        parts += [f"## {protocol.name}", *tables]
+    command = f"python -m experiments.leaderboard --trials {options.trials} --seeds {options.seeds}"
+    parts += ["## Where the figures come from", "", provenance([r.result for r in runs], command)]
+    (HERE / "README.md").write_text("\n".join([*parts, ""]))
+
+
+HEAD = """# Leaderboard
+
+Every model there is, searched alike: its own settings and {trials} trials in all (Optuna's TPE over
+`conf/sweep/<model>.yaml`, validation recall@20, seed 0), the best of them on three seeds. Test is
+computed once a run and chooses nothing. `make table` runs what is missing and writes this file; a
+new model joins with its files in conf/model and conf/sweep.
+"""
+
+if __name__ == "__main__":
+    main()
