@@ -78,8 +78,11 @@ def comparison(protocol: Protocol, runs: Sequence[Run], options: Options) -> lis
     whole.sort(key=lambda m: m.mean(f"val/{options.metric}"), reverse=True)
     sections = []
     slug = protocol.slug
-    if whole:
-        sections.append(_results(protocol, slug, runs, whole, options))
+    if not everything:  # validated at other cutoffs
+        return []
+    if not whole:  # features that an ablation has spoiled are data of their own
+        everything.sort(key=lambda m: m.mean(f"val/{options.metric}"), reverse=True)
+    sections.append(_results(protocol, slug, runs, whole or everything, options))
     for base in whole:
         same = [m for m in everything if m.model == base.model and m.ablation is not None]
         if same:

@@ -190,7 +190,7 @@ class Grid:
 
     def _corpus(self, data: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
         """Fingerprint and modalities of a data set; read once."""
-        key = json.dumps(data, sort_keys=True)
+        key = json.dumps({k: v for k, v in data.items() if k != "seed"}, sort_keys=True)
         if key not in self._seen:
             corpus = instantiate(data, _convert_="all").corpus
             self._seen[key] = corpus.fingerprint, frozenset(corpus.modalities)
@@ -208,11 +208,11 @@ class Grid:
 
     def _run(self, cells: Sequence[Cell]) -> None:
         start = time.monotonic()
-        for cell in cells:
-            if cell.state == "new":  # what is there was killed before its first epoch, or failed
-                shutil.rmtree(self.folder / cell.place, ignore_errors=True)
         for first in range(0, len(cells), self.settings.n_jobs):
             batch = cells[first : first + self.settings.n_jobs]
+            for cell in batch:
+                if cell.state == "new":  # what is there failed, or was killed in its first epoch
+                    shutil.rmtree(self.folder / cell.place, ignore_errors=True)
             try:
                 jobs = self.launcher.launch([self._words(c) for c in batch], initial_job_idx=first)
             except Exception as error:  # a launcher's own, as that of a job that was killed
@@ -238,7 +238,8 @@ class Grid:
             self.failed[cell.place] = _line(job._return_value)
             return f"failed: {self.failed[cell.place]}"
         result = read_result(self.folder / cell.place)
-        return f"{result['monitor']} {result['best_value']:.4f}"
+        value = result["best_value"]
+        return str(result["status"]) if value is None else f"{result['monitor']} {value:.4f}"
 
 
 def grid_settings(values: Mapping[str, Any]) -> GridSettings:

@@ -105,6 +105,15 @@ def test_protocols_are_told_apart_and_said(write_run, tmp_path, caplog):
         assert len(pl.read_csv(table)) == 1
 
 
+def test_spoiled_features_are_data_of_their_own(write_run, tmp_path):
+    write_run("a")
+    write_run("noise", ablation="noisy_visual_20", fingerprint="b" * 64)
+    report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
+    tables = sorted((tmp_path / "out/tables").glob("*-results.csv"))
+    models = [pl.read_csv(table)["model"].to_list() for table in tables]
+    assert models == [["bpr"], ["bpr, noisy_visual_20"]]
+
+
 @pytest.mark.slow
 def test_a_search_is_shown(command, tmp_path):
     words = ("-m", "sweep=item_knn", "trainer=cpu", "data.world.users=60", "data.world.items=60")
