@@ -38,7 +38,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def training(data: InteractionData, *, epochs: int = 5) -> Row:
+def training(data: InteractionData, *, epochs: int = 9) -> Row:
     """A LightGCN epoch under Lightning, beside its sparse products alone (Baby: 58 steps).
 
     Each epoch is measured between two bounds, as other users of a machine come and go.

@@ -114,7 +114,11 @@ def table(data: str, searched: Searched) -> str:
             top = max(row[place][0] for row in rows.values())
             columns.append(f"**{text}**" if mean == top else text)
         lines.append(f"| {model} | {' | '.join(columns)} | {settings_of(searched.best[model])} |")
-    return "\n".join([*lines, ""])
+    place = METRICS.index("test/recall@20")
+    first, second = sorted(rows, key=lambda m: rows[m][place][0], reverse=True)[:2]
+    ahead = rows[first][place][0] / rows[second][place][0] - 1
+    answer = f"By test recall@20 {first} is ahead of {second}, the next, by {ahead:.1%}."
+    return "\n".join([*lines, "", answer, ""])
 
 
 HEAD = """# Does gated content help?
