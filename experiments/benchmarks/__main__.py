@@ -145,10 +145,10 @@ SCALING = """
 Planted data of 1, 4 and 16 times Baby's users and items. "Growth" is the time per train
 interaction, and per user and item, relative to the first line: at most 1 is linear. Evaluation
 ranks the whole catalogue for 2,000 users. A step propagates the whole graph, so batches grow with
-the data (2,048 at the first line), and an epoch has as many steps at every size. "Bound" is the time
-over that of the bare products, which grow faster than the data where tables leave the caches.
+the data (2,048 at the first line), and an epoch has as many steps at every size. "Ratio" is the
+time over that of the bare products, which grow faster than the data where tables leave the caches.
 
-| times | users | items | train | epoch s | growth | bound | evaluation s | growth | bound | peak MiB |
+| times | users | items | train | epoch s | growth | ratio | evaluation s | growth | ratio | MiB |
 |---|---|---|---|---|---|---|---|---|---|---|"""
 
 if __name__ == "__main__":
