@@ -219,7 +219,7 @@ def test_a_mistake_is_one_line_before_anything_runs(words, expected, search, tmp
 def test_a_search_without_m_says_so(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["mmrec", "sweep=bpr", "run_dir=never"])
-    with pytest.raises(SystemExit, match="a search is many runs: add -m"):
+    with pytest.raises(SystemExit, match="sweep=... searches, and that is many runs: add -m"):
         mmrec.run.main()
     GlobalHydra.instance().clear()
 
