@@ -196,9 +196,9 @@ def _result_table(
         [
             "Mean ± standard deviation over seeds. Of the settings that were tried, the ones with "
             "the most seeds, and among these the best on validation; test values choose nothing. "
-            "Best bold, second underlined.",
-            f"† differs from {reference.name} by {options.metric} of users, p < {LEVEL} "
-            "after Holm's correction.",
+            "The best and the second best are marked.",
+            f"† differs, up or down, from {reference.name} by {options.metric} of users, "
+            f"p < {LEVEL} after Holm's correction.",
         ],
     )
 

@@ -124,7 +124,7 @@ def write_top(folder: Path, name: str, top: Sequence[FrozenTrial], plan: Plan) -
         )
         log.info("%s: %s; %s", experiment, value, trial.params)
     if top:
-        log.info("run it: experiment=%s-best --config-dir %s", name, folder)
+        log.info("run it: python -m mmrec.run experiment=%s-best --config-dir %s", name, folder)
 
 
 def write_experiment(
