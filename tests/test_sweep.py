@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 
 import optuna
@@ -176,7 +177,7 @@ def test_settings_that_were_tried_are_not_run_again(search):
     assert len(study.trials) == 5
     assert len(search.runs) == len({t.params["model.layers"] for t in study.trials})
     assert all(t.value == 0.9 - abs(t.params["model.layers"] - 2) / 4 for t in study.trials)
-    assert "as trial 0" in search.out
+    assert re.search(r"as trial [0-3]\)", search.out)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_a_mistake_is_one_line_before_anything_runs(words, expected, search, tmp
 def test_a_search_without_m_says_so(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["mmrec", "sweep=bpr", "run_dir=never"])
-    with pytest.raises(SystemExit, match="sweep=... searches, and that is many runs: add -m"):
+    with pytest.raises(SystemExit, match=r"sweep=\.\.\. searches, and that is many runs: add -m"):
         mmrec.run.main()
     GlobalHydra.instance().clear()
 
