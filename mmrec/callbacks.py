@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mmrec.models import Recommender
 from mmrec.paths import replace_file
-from mmrec.results import BEST, LAST, ResultError
+from mmrec.results import BEST, LAST, ResultError, first_line
 
 
 class EpochSeed(Callback):
@@ -240,5 +240,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (FileNotFoundError, PermissionError):
             raise
         except Exception as error:  # whatever it takes for a pickle may make it fail in any way
-            reason = str(error).split("\n")[0] or type(error).__name__
-            raise ResultError(f"{path} is cut short or no checkpoint: {reason}") from error
+            raise ResultError(
+                f"{path} is cut short or no checkpoint: {first_line(error)}"
+            ) from error

@@ -114,6 +114,16 @@ def versions() -> dict[str, str]:
     }
 
 
+def is_free(name: str, free: Sequence[str] = FREE) -> bool:
+    """Whether a setting, or the group that it stands in, is among those that may differ."""
+    return name in free or name.partition(".")[0] in free
+
+
+def first_line(error: object) -> str:
+    """What an error says, in a line; its type if it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def git_commit() -> str | None:
     """The checkout's commit, with `-dirty` if what a run depends on differs from it.
 

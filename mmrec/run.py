@@ -34,6 +34,7 @@ from mmrec.results import (
     PER_USER,
     VOLATILE,
     config_hash,
+    first_line,
     flat,
     git_commit,
     metrics_table,
@@ -161,7 +162,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         result["status"] = "interrupted"
     except BaseException as error:
         result["status"] = "failed"
-        result["error"] = (str(error).strip() or type(error).__name__).split("\n")[0]
+        result["error"] = first_line(error)
         with suppress(OSError):  # the first error is the one to tell
             _finish(folder, result, trainer, timing, checkpoints)
         raise

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,6 +21,7 @@ from mmrec.results import BEST
 log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 FIGURES = ("learning_curve.png", "item_weights.png")
 ID = "wandb_run.json"  # in a run's folder, so that a run that continues there is the same one
 
@@ -211,11 +212,12 @@ def _mode(mode: Mode | None, offline_without_login: bool) -> Mode:
     """What is asked for, as far as there are credentials for it."""
     import wandb
 
-    asked = mode or os.environ.get("WANDB_MODE") or "online"
-    if asked not in ("online", "offline", "disabled"):
-        raise ConfigError(f"WANDB_MODE={asked}: expected online, offline or disabled")
+    name = mode or os.environ.get("WANDB_MODE") or "online"
+    asked = next((known for known in MODES if known == name), None)
+    if asked is None:
+        raise ConfigError(f"WANDB_MODE={name}: expected online, offline or disabled")
     if asked != "online" or wandb.login(prompt=False):
-        return asked  # type: ignore[return-value]
+        return asked
     if offline_without_login:
         log.warning("no W&B credentials: offline; `wandb sync` uploads the run later")
         return "offline"

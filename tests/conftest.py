@@ -6,7 +6,10 @@ says so; under CI they fail instead.
 
 from __future__ import annotations
 
+import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mmrec.config import conf_dir
@@ -76,6 +80,61 @@ def composed() -> Callable[..., DictConfig]:
 def run_words(composed: Callable[..., DictConfig]) -> Callable[..., dict[str, Any]]:
     """A run in this process: its folder, and the words of the command line."""
     return lambda folder, *words: run(composed(*words, f"run_dir={folder}"), list(words))
+
+
+@pytest.fixture
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[..., str | int | None]]:
+    """`in_process(main, *words)`: a command in this process, and in an empty folder.
+
+    It gives what the command exits with: its one line, or None. Hydra and the loggers, which the
+    command sets up for its process, are afterwards as they were.
+    """
+    logger = logging.getLogger()
+    before = logger.handlers[:], logger.level
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(main: Callable[[], None], *words: str) -> str | int | None:
+        monkeypatch.setattr(sys, "argv", ["mmrec", *words])
+        try:
+            main()
+        except SystemExit as stopped:
+            return stopped.code
+        finally:
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
+        return None
+
+    yield call
+    logger.handlers[:], logger.level = before
+
+
+@pytest.fixture(scope="session")
+def surroundings() -> dict[str, str]:
+    """The environment of a process that is started as a user would, with one thread."""
+    env = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    return env | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def shell(surroundings: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`shell(*words, cwd=folder)`: `python -m mmrec.run` as a user types it; `status` expected."""
+
+    def call(*words: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "mmrec.run", *words],
+            cwd=cwd,
+            env=surroundings,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import resource
 import subprocess
@@ -11,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from mmrec.app import forget_peak_memory
 from mmrec.results import peak_rss_mib
@@ -21,29 +19,20 @@ TINY = ("trainer=cpu", "trainer.max_epochs=1", "data.world.users=60", "data.worl
 
 
 @pytest.fixture
-def command(monkeypatch, tmp_path, capfd):
+def command(in_process, capfd):
     """`command(*words)` runs in an empty folder and returns the one line that it says."""
-    logger = logging.getLogger()
-    before = logger.handlers[:], logger.level
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["mmrec", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
+        message = in_process(main, *words)  # Python prints it to stderr, and exits with status 1
         said = capfd.readouterr()
         assert said.out == ""
         assert said.err == ""
-        message = stopped.value.code  # Python prints it to stderr, and exits with status 1
         assert isinstance(message, str)
         assert "\n" not in message
         assert message.startswith("error: ")
         return message
 
-    yield call
-    GlobalHydra.instance().clear()
-    logger.handlers[:], logger.level = before
+    return call
 
 
 @pytest.mark.parametrize(
@@ -115,16 +104,8 @@ def test_a_data_set_that_is_not_there_is_answered_with_those_that_are(command, t
     assert "no data set boks in sets: found books" in message
 
 
-def test_the_shell_sees_one_line_on_stderr_and_status_1(tmp_path):
-    env = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-    done = subprocess.run(
-        [sys.executable, "-m", "mmrec.run", *TINY, "data.negatives=0"],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
+def test_the_shell_sees_one_line_on_stderr_and_status_1(shell, tmp_path):
+    done = shell(*TINY, "data.negatives=0", cwd=tmp_path, status=1)
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         "error: data.negatives is 0: expected 1 or more  (HYDRA_FULL_ERROR=1 shows where)"

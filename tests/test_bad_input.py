@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
 from mmrec.app import launch
 from mmrec.evaluation import NonFiniteScores
@@ -34,28 +32,15 @@ def go(run_words):
     return lambda folder, *words, base=TINY: run_words(folder, *base, *words)
 
 
-@pytest.fixture(autouse=True)
-def _own_logging(monkeypatch):
-    """The command sets up logging and Hydra for its process, and this is not it."""
-    logger = logging.getLogger()
-    before = logger.handlers[:], logger.level
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    yield
-    GlobalHydra.instance().clear()
-    logger.handlers[:], logger.level = before
-
-
 @pytest.fixture
-def command(monkeypatch, capfd):
+def command(in_process, capfd):
     """`command(*words)`: what the command says in the end."""
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["mmrec", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
+        said = in_process(main, *words)
         assert capfd.readouterr().err == ""  # so the message is all that is said
-        assert "\n" not in stopped.value.code
-        return stopped.value.code
+        assert "\n" not in said
+        return said
 
     return call
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 
 import mmrec.run
@@ -21,15 +17,11 @@ RUNS = ("-m", "grid=runs", *SMALL, "trainer.enable_progress_bar=false")
 
 
 @pytest.fixture
-def grid(monkeypatch, tmp_path, capfd):
+def grid(in_process, monkeypatch, capfd):
     """`grid(*words)` in an empty folder gives the folders of the runs that it made.
 
     `grid.error` is the one line of a grid that ended badly, `grid.out` the rest.
     """
-    logger = logging.getLogger()
-    before = logger.handlers[:], logger.level
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     run = mmrec.run.run
 
     def counted(config, overrides, watch):
@@ -40,21 +32,12 @@ def grid(monkeypatch, tmp_path, capfd):
 
     def call(*words):
         made.clear()
-        call.error = None
-        monkeypatch.setattr(sys, "argv", ["mmrec", *words])
-        try:
-            mmrec.run.main()
-        except SystemExit as stopped:
-            call.error = stopped.code
-        finally:
-            GlobalHydra.instance().clear()
-            HydraConfig.instance().cfg = None
+        call.error = in_process(mmrec.run.main, *words)
         call.out = capfd.readouterr().out
         return [*made]
 
     monkeypatch.setattr(mmrec.run, "run", counted)
-    yield call
-    logger.handlers[:], logger.level = before
+    return call
 
 
 def names(folders):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import polars as pl
 import pytest
 
@@ -18,25 +14,10 @@ TINY = (
 TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
 
 
-def shell(*words, cwd):
-    """The command, as a user types it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "mmrec.run", *words],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
-def test_a_grid_of_runs_of_two_processes_is_what_single_runs_are(tmp_path):
+def test_a_grid_of_runs_of_two_processes_is_what_single_runs_are(shell, tmp_path):
     words = (*TINY, *TWO, "model=lightgcn")
-    out = shell("-m", "grid=runs", *words, "seed=0,1", cwd=tmp_path)
+    out = shell("-m", "grid=runs", *words, "seed=0,1", cwd=tmp_path).stdout
     folders = sorted((tmp_path / "multirun/runs/planted").iterdir())
     assert [folder.name.rpartition("-")[0] for folder in folders] == [
         "lightgcn-seed0",
@@ -52,7 +33,7 @@ def test_a_grid_of_runs_of_two_processes_is_what_single_runs_are(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_search_prunes_runs_of_two_processes(tmp_path):
+def test_a_search_prunes_runs_of_two_processes(shell, tmp_path):
     words = (
         "-m",
         "sweep=bpr",
@@ -62,7 +43,7 @@ def test_a_search_prunes_runs_of_two_processes(tmp_path):
         "sweep.top=0",
     )
     quick = ("sweep.pruner.n_startup_trials=1", "sweep.pruner.n_warmup_steps=0")
-    out = shell(*words, *quick, *TINY, *TWO, cwd=tmp_path)
+    out = shell(*words, *quick, *TINY, *TWO, cwd=tmp_path).stdout
     study = tmp_path / "multirun/bpr-planted"
     states = [read_result(study / f"{trial}")["status"] for trial in range(3)]
     assert states[0] == "completed"
@@ -72,7 +53,7 @@ def test_a_search_prunes_runs_of_two_processes(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_as_one_with_the_same_batch_in_all(tmp_path):
+def test_two_processes_learn_as_one_with_the_same_batch_in_all(shell, tmp_path):
     words = (
         *("model=lightgcn", "data.world.users=400", "data.world.items=200", "model.dim=16"),
         *("trainer.enable_progress_bar=false", "trainer.max_epochs=12", "optimizer.lr=0.01"),

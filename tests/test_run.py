@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import polars as pl
 import pytest
 import torch
@@ -47,18 +43,6 @@ def done(go, tmp_path_factory):
     folder = tmp_path_factory.mktemp("done") / "run"
     go(folder)
     return folder
-
-
-def shell(*words, cwd, **env):
-    """The command, in a process and a folder of its own."""
-    surroundings = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-    return subprocess.run(
-        [sys.executable, "-m", "mmrec.run", *words],
-        cwd=cwd,
-        env=surroundings | {"OMP_NUM_THREADS": "1", **env},
-        capture_output=True,
-        text=True,
-    )
 
 
 def epochs(folder):
@@ -271,10 +255,9 @@ def test_a_sweep_sees_the_best_validation_value_and_nothing_of_test(tmp_path, mo
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_does_once_and_warns_of_nothing(tmp_path):
+def test_the_command_says_what_it_does_once_and_warns_of_nothing(shell, tmp_path):
     words = [word for word in TINY if "progress_bar" not in word]
     finished = shell(*words, "run_dir=run", cwd=tmp_path)
-    assert finished.returncode == 0
     assert finished.stderr == ""
     lines = [line for line in finished.stdout.splitlines() if line.strip()]
     assert lines[0] == "bpr on planted: 1600 parameters"
@@ -291,9 +274,8 @@ def test_the_command_says_what_it_does_once_and_warns_of_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_multirun_makes_a_folder_for_each_job(done, tmp_path):
-    finished = shell("-m", *TINY, "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
-    assert finished.returncode == 0, finished.stderr
+def test_a_multirun_makes_a_folder_for_each_job(done, shell, tmp_path):
+    shell("-m", *TINY, "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
     results = [read_result(tmp_path / "sweep" / job) for job in "01"]
     assert [result["seed"] for result in results] == [0, 1]
     assert results[0]["metrics"] == read_result(done)["metrics"]
@@ -301,12 +283,11 @@ def test_a_multirun_makes_a_folder_for_each_job(done, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_agree_with_one_that_ranks_their_checkpoint(tmp_path):
+def test_two_processes_agree_with_one_that_ranks_their_checkpoint(shell, tmp_path):
     words = [word for word in TINY if not word.startswith(("model", "data.world.users"))]
     several = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
     odd = ("model=lightgcn", "data.world.users=121", *several)  # 121 users do not divide
     finished = shell(*words, *odd, "run_dir=run", cwd=tmp_path)
-    assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
     assert finished.stdout.count("lightgcn on planted") == 1
 

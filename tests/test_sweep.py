@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-import sys
 
 import optuna
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
@@ -36,16 +33,12 @@ def divide(_):
 
 
 @pytest.fixture
-def search(monkeypatch, tmp_path, capfd):
+def search(in_process, monkeypatch, tmp_path, capfd):
     """`search(*words)` in an empty folder.
 
     `search.score` gives a run's value from its configuration; `search.runs` holds the words of
     every run; `search.error` is the one line of a search that ended badly, `search.out` the rest.
     """
-    logger = logging.getLogger()
-    before = logger.handlers[:], logger.level
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
     def stub(config, overrides, watch):  # noqa: ARG001
         call.runs.append([*overrides])
@@ -56,15 +49,7 @@ def search(monkeypatch, tmp_path, capfd):
         return result(**value) if isinstance(value, dict) else result(value)
 
     def call(*words):
-        call.error = None
-        monkeypatch.setattr(sys, "argv", ["mmrec", *words])
-        try:
-            mmrec.run.main()
-        except SystemExit as stopped:
-            call.error = stopped.code
-        finally:
-            GlobalHydra.instance().clear()
-            HydraConfig.instance().cfg = None
+        call.error = in_process(mmrec.run.main, *words)
         call.out = capfd.readouterr().out
         study = tmp_path / "study" / "study.db"
         if study.exists():
@@ -73,8 +58,7 @@ def search(monkeypatch, tmp_path, capfd):
 
     monkeypatch.setattr(mmrec.run, "run", stub)
     call.runs, call.configs, call.score = [], [], value_of
-    yield call
-    logger.handlers[:], logger.level = before
+    return call
 
 
 def result(value=0.5, status="completed", seconds=1.0, rss=100.0, **metrics):
@@ -217,12 +201,9 @@ def test_a_mistake_is_one_line_before_anything_runs(words, expected, search, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_search_without_m_says_so(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["mmrec", "sweep=bpr", "run_dir=never"])
-    with pytest.raises(SystemExit, match=r"sweep=\.\.\. searches, and that is many runs: add -m"):
-        mmrec.run.main()
-    GlobalHydra.instance().clear()
+def test_a_search_without_m_says_so(in_process):
+    said = in_process(mmrec.run.main, "sweep=bpr", "run_dir=never")
+    assert "sweep=... searches, and that is many runs: add -m" in said
 
 
 def test_a_search_file_that_sets_more_than_a_search_is_refused(search, tmp_path):

@@ -19,7 +19,6 @@ from mmrec.results import read_result
 from mmrec.sweep import storage, study
 from mmrec.sweep.pruning import Watch
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = (
     "data.world.users=60",
     "data.world.items=60",
@@ -48,11 +47,9 @@ mmrec.run.main()
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(surroundings, tmp_path):
     """`start(pause, *words)`: a worker on the study in `study/`; ended with the test."""
     (tmp_path / "worker.py").write_text(WORKER)
-    env = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-    env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     running = []
 
     def begin(pause, *words):
@@ -60,7 +57,7 @@ def start(tmp_path):
         process = subprocess.Popen(
             [*command, "hydra.sweep.dir=study", "sweep.top=0", *words],
             cwd=tmp_path,
-            env=env,
+            env=surroundings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -225,7 +222,7 @@ def test_a_run_stops_when_the_pruner_says_so(bad_trial, composed, tmp_path):
     assert for_a_search(result)["status"] == "pruned"
 
 
-def test_a_run_in_another_process_stops_too(bad_trial, tmp_path):
+def test_a_run_in_another_process_stops_too(bad_trial, surroundings, tmp_path):
     found, watch = bad_trial
     script = """
 import json, sys
@@ -238,7 +235,7 @@ print(json.dumps(run(config, [], sys.argv[1])["status"]))
 """
     done = subprocess.run(
         [sys.executable, "-c", script, watch.to_json(), *WORDS, f"run_dir={tmp_path}/run"],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=surroundings,
         capture_output=True,
         text=True,
     )
@@ -257,23 +254,12 @@ def test_a_storage_that_is_gone_costs_a_report_not_the_run(composed, tmp_path, m
 
 
 @pytest.mark.slow
-def test_a_search_prunes_and_its_best_file_gives_its_best_value(tmp_path):
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-    def call(*words):
-        done = subprocess.run(
-            [sys.executable, "-m", "mmrec.run", *words],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
+def test_a_search_prunes_and_its_best_file_gives_its_best_value(shell, tmp_path):
     words = ("-m", "sweep=bpr", "model=bpr", *TINY, "trainer.max_epochs=6", "sweep.n_trials=8")
     median = ("sweep/pruner=median", "sweep.pruner.n_startup_trials=2")
-    said = call(*words, *median, "sweep.pruner.n_warmup_steps=0", "evaluation.cutoffs=[5,20]")
+    said = shell(
+        *words, *median, "sweep.pruner.n_warmup_steps=0", "evaluation.cutoffs=[5,20]", cwd=tmp_path
+    ).stdout
     folder = tmp_path / "multirun/bpr-planted"
     found = load(f"sqlite:///{folder}/study.db")
     states = [trial.state for trial in found.trials]
@@ -284,7 +270,7 @@ def test_a_search_prunes_and_its_best_file_gives_its_best_value(tmp_path):
         pruned = trial.state is TrialState.PRUNED
         assert result["status"] == ("pruned" if pruned else "completed")
         assert pruned or result["best_value"] == trial.value
-    call("experiment=bpr-planted-best", "run_dir=again", "--config-dir", str(folder))
+    shell("experiment=bpr-planted-best", "run_dir=again", "--config-dir", str(folder), cwd=tmp_path)
     again, first = (
         read_result(tmp_path / "again"),
         read_result(folder / str(found.best_trial.number)),

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import struct
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import wandb
-from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.loggers import Logger
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -125,17 +122,9 @@ def test_the_checkpoint_is_an_artifact_on_request(run_words, tmp_path):
     assert "bpr-planted" in manifests
 
 
-def test_runs_of_a_multirun_are_apart_and_share_a_group(monkeypatch, tmp_path):
-    logger = logging.getLogger()
-    before = logger.handlers[:], logger.level
-    monkeypatch.chdir(tmp_path)
+def test_runs_of_a_multirun_are_apart_and_share_a_group(in_process, tmp_path):
     words = ("-m", "grid=runs", "grid.name=mine", *SMALL, *OFFLINE, "seed=0,1")
-    monkeypatch.setattr(sys, "argv", ["mmrec", *words])
-    try:
-        mmrec.run.main()
-    finally:
-        GlobalHydra.instance().clear()
-        logger.handlers[:], logger.level = before
+    assert in_process(mmrec.run.main, *words) is None
     folders = sorted((tmp_path / "multirun/mine/planted").iterdir())
     found = [read_back(folder)[0] for folder in folders]
     assert [run.run_group for run in found] == ["mine", "mine"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from experiments.study import provenance, setup_logging
 from mmrec.config import conf_dir
+from mmrec.report.__main__ import report
 from mmrec.report.collect import by_protocol, collect
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def main() -> None:
         for model in options.models
         if not compete(model, data, options, [*launcher, *more])
     ]
-    report(options)
+    write(options)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the same command runs only what is missing")
 
@@ -87,14 +89,14 @@ def call(*words: str) -> bool:
     """One multirun, in a process of its own."""
     command = [sys.executable, "-m", "mmrec.run", "-m", *words, "trainer.enable_progress_bar=false"]
     log.info("%s", " ".join(command[1:]))
-    return subprocess.run(command, check=False).returncode == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, check=False).returncode == 0
 
 
-def report(options: argparse.Namespace) -> None:
+def write(options: argparse.Namespace) -> None:
     """The page, and its tables beside this file."""
     folder = OUTPUTS / "report"
-    words = [f"runs={OUTPUTS}", f"output={folder}", "title=Leaderboard"]
-    subprocess.run([sys.executable, "-m", "mmrec.report", *words], check=True)
+    report(runs=str(OUTPUTS), output=str(folder), title="Leaderboard")
     runs = collect(str(OUTPUTS / "seeds")).runs
     parts = [HEAD.format(trials=options.trials)]
     for protocol in by_protocol(runs):

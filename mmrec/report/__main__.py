@@ -67,8 +67,8 @@ def report(
     from tqdm import tqdm
 
     from mmrec.report import charts
-    from mmrec.report.collect import by_protocol, collect
-    from mmrec.report.page import Options, comparison, page, search
+    from mmrec.report.collect import by_protocol, collect, studies
+    from mmrec.report.page import Options, comparison, left_out, page, search
     from mmrec.report.tables import FORMATS
 
     if resamples < 1:
@@ -88,9 +88,9 @@ def report(
         sections: list[Section] = []
         for protocol, some in tqdm(protocols.items(), "comparing", delay=2, leave=False):
             sections += comparison(protocol, some, options)
-        patterns = [runs] if isinstance(runs, str) else runs
-        sections += [search(name, study) for name, study in _studies(patterns)]
-        sections += _left_out(found.left_out)
+        sections += [search(study) for study in studies(runs)]
+        if found.left_out:
+            sections.append(left_out(found.left_out))
         folder = Path(output)
         for part in ("tables", "figures"):
             (folder / part).mkdir(parents=True, exist_ok=True)
@@ -143,39 +143,6 @@ def _apart(protocols: Any) -> Iterator[str]:
             f"Runs on {data} differ in {' and '.join(differ)}, and are not compared with each "
             f"other: {listed}"
         )
-
-
-def _studies(patterns: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Studies in SQLite files beside the runs."""
-    import glob
-
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seen = set()
-    for pattern in patterns:
-        within = pattern if glob.has_magic(pattern) else f"{pattern}/**"
-        for name in glob.iglob(within, recursive=True):  # noqa: PTH207, may be absolute
-            path = Path(name)
-            path = path / "study.db" if path.is_dir() else path
-            if path.name != "study.db" or path in seen or not path.is_file():
-                continue
-            seen.add(path)
-            storage = f"sqlite:///{path}"
-            for study in optuna.get_all_study_names(storage):
-                yield study, optuna.load_study(study_name=study, storage=storage)
-
-
-def _left_out(reasons: dict[Path, str]) -> list[Section]:
-    from mmrec.report.page import Section
-    from mmrec.report.tables import Table
-
-    if not reasons:
-        return []
-    rows = [[str(folder), reason] for folder, reason in reasons.items()]
-    return [
-        Section("Left out", "left-out", tables=[Table("left-out", "Why", ["folder", "why"], rows)])
-    ]
 
 
 if __name__ == "__main__":

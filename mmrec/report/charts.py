@@ -81,12 +81,11 @@ def by_group(
     figure, axes = _axes("", metric, title)
     width = 0.8 / len(shown)
     for place, (method, colour) in enumerate(zip(shown, cycle(COLOURS), strict=False)):
-        values = [method.values(name) for name in names]
         axes.bar(
             np.arange(len(groups)) + (place - (len(shown) - 1) / 2) * width,
-            [float(np.mean(v)) for v in values],
+            [method.mean(name) for name in names],
             width,
-            yerr=[float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values],
+            yerr=[method.deviation(name) for name in names],
             color=colour,
             ecolor=TEXT,
             label=method.name,
@@ -141,7 +140,7 @@ def ablation(base: Method, ablations: Sequence[Method], metric: str) -> Figure:
     figure = Figure(figsize=(SIZE[0], 1.2 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
     changes = [100 * (m.mean(name) / whole - 1) if whole else 0.0 for m in rows]
-    spread = [100 * float(np.std(m.values(name))) / whole if whole else 0.0 for m in rows]
+    spread = [100 * m.deviation(name) / whole if whole else 0.0 for m in rows]
     colours = [COLOURS[0] if change >= 0 else COLOURS[1] for change in changes]
     axes.barh(range(len(rows)), changes, xerr=spread, color=colours, ecolor=TEXT)
     axes.set_yticks(range(len(rows)), [m.ablation or "" for m in rows])

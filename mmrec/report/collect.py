@@ -10,13 +10,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from tqdm import tqdm
 
-from mmrec.results import CONFIG, FREE, OVERRIDES, PER_USER, RESULT, ResultError, flat, read_result
+from mmrec.results import (
+    CONFIG,
+    FREE,
+    OVERRIDES,
+    PER_USER,
+    RESULT,
+    ResultError,
+    flat,
+    is_free,
+    read_result,
+)
 
+if TYPE_CHECKING:
+    from optuna import Study
+
+STUDY = "study.db"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _APART = (*FREE, "data.root")  # what runs that are compared over seeds may differ in, beside seeds
 
@@ -78,6 +92,11 @@ class Method:
         """Over the seeds."""
         return statistics.fmean(self.values(metric))
 
+    def deviation(self, metric: str) -> float:
+        """Standard deviation over the seeds, as of a sample; 0 of a single one."""
+        values = self.values(metric)
+        return statistics.stdev(values) if len(values) > 1 else 0.0
+
     @property
     def settings(self) -> dict[str, Any]:
         """Those that all its runs share."""
@@ -133,10 +152,9 @@ def collect(patterns: str | Sequence[str]) -> Collection:
     Raises:
         ResultError: there is no completed run.
     """
-    patterns = [patterns] if isinstance(patterns, str) else patterns
     runs: list[Run] = []
     left_out: dict[Path, str] = {}
-    folders = sorted(set(_folders(patterns)))
+    folders = _holding(patterns, (RESULT, OVERRIDES))
     for folder in tqdm(folders, "reading", delay=2, unit="run", leave=False):
         try:
             run = _read(folder)
@@ -151,7 +169,7 @@ def collect(patterns: str | Sequence[str]) -> Collection:
     if not runs:
         found = "; ".join(f"{folder}: {reason}" for folder, reason in list(left_out.items())[:3])
         raise ResultError(
-            f"runs={','.join(patterns)}: there is no completed run"
+            f"runs={','.join(_listed(patterns))}: there is no completed run"
             + (f" ({found})" if found else "; give folders of runs, as runs='outputs/**'")
         )
     return Collection(runs, left_out)
@@ -198,18 +216,44 @@ def chosen(candidates: Iterable[Method], metric: str) -> list[Method]:
     return best
 
 
-def _folders(patterns: Iterable[str]) -> Iterator[Path]:
-    for pattern in patterns:
+def studies(patterns: str | Sequence[str]) -> Iterator[Study]:
+    """The studies of searches, in SQLite files beside the runs.
+
+    Args:
+        patterns: as those of `collect`.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for path in _holding(patterns, (STUDY,)):
+        storage = f"sqlite:///{path / STUDY}"
+        for name in optuna.get_all_study_names(storage):
+            yield optuna.load_study(study_name=name, storage=storage)
+
+
+def _holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
+    """The folders that hold one of some files.
+
+    Raises:
+        ResultError: a folder is not there.
+    """
+    found: set[Path] = set()
+    for pattern in _listed(patterns):
         if not glob.has_magic(pattern):
             path = Path(pattern)
             if not path.exists():
                 raise ResultError(f"runs={pattern}: there is no such folder")
             pattern = str((path if path.is_dir() else path.parent) / "**")
-        for found in glob.iglob(pattern, recursive=True):  # noqa: PTH207, may be absolute
-            path = Path(found)
-            folder = path.parent if path.name in (RESULT, OVERRIDES) else path
-            if (folder / RESULT).is_file() or (folder / OVERRIDES).is_file():
-                yield folder
+        for hit in glob.iglob(pattern, recursive=True):  # noqa: PTH207, may be absolute
+            path = Path(hit)
+            folder = path.parent if path.name in names else path
+            if any((folder / name).is_file() for name in names):
+                found.add(folder)
+    return sorted(found)
+
+
+def _listed(patterns: str | Sequence[str]) -> Sequence[str]:
+    return [patterns] if isinstance(patterns, str) else patterns
 
 
 def _read(folder: Path) -> Run:
@@ -230,7 +274,7 @@ def _read(folder: Path) -> Run:
     settings = {
         key: value
         for key, value in flat(config).items()
-        if not {key, key.split(".")[0]} & {*_APART} and key.split(".")[-1] != "seed"
+        if not is_free(key, _APART) and key.split(".")[-1] != "seed"
     }
     return Run(folder, result, settings)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmrec.report import charts, significance
@@ -90,7 +91,7 @@ def comparison(protocol: Protocol, runs: Sequence[Run], options: Options) -> lis
     return sections
 
 
-def search(name: str, study: Study) -> Section:
+def search(study: Study) -> Section:
     """What a search has tried."""
     from optuna.trial import TrialState
 
@@ -100,10 +101,18 @@ def search(name: str, study: Study) -> Section:
     counts = {state.name.lower(): states.count(state) for state in TrialState if state in states}
     objectives = study.user_attrs.get(IDENTITY, {}).get("sweep.objective", ["value"])
     return Section(
-        f"Search {name}",
-        f"search-{name}",
+        f"Search {study.study_name}",
+        f"search-{study.study_name}",
         ", ".join(f"{count} {state}" for state, count in counts.items()),
         figures=dict(charts.searches(study, objectives[0])),
+    )
+
+
+def left_out(reasons: Mapping[Path, str]) -> Section:
+    """What could not be compared, and why."""
+    rows = [[str(folder), reason] for folder, reason in reasons.items()]
+    return Section(
+        "Left out", "left-out", tables=[Table("left-out", "Why", ["folder", "why"], rows)]
     )
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import distribution_to_json
 
 from mmrec.config import ConfigError
-from mmrec.results import FREE, flat
+from mmrec.results import flat, is_free
 from mmrec.sweep.objective import directions, objectives
 from mmrec.sweep.settings import Direction, Settings
 from mmrec.sweep.space import Space, as_word, contains, parse
@@ -157,4 +157,4 @@ def _defaults(space: Space, base: DictConfig) -> dict[str, Any]:
 
 
 def _identity(plain: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in flat(plain).items() if k not in FREE and k.split(".")[0] not in FREE}
+    return {k: v for k, v in flat(plain).items() if not is_free(k)}

@@ -28,13 +28,12 @@ from omegaconf import DictConfig
 from pydantic import ConfigDict, Field, TypeAdapter
 from tqdm import tqdm
 
-from mmrec.app import quoted
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError
-from mmrec.results import LAST, ResultError, config_hash, read_result
+from mmrec.results import LAST, ResultError, config_hash, first_line, read_result
 from mmrec.sweep.check import checked_run
 from mmrec.sweep.settings import validated
-from mmrec.sweep.space import parse
+from mmrec.sweep.space import parse, place
 from mmrec.sweep.summary import duration
 
 log = logging.getLogger(__name__)
@@ -159,7 +158,7 @@ class Grid:
         except (ValueError, OSError) as error:  # that of the data, or a setting
             if not ablation and not self._seen:
                 raise  # the first one: nothing works
-            self.failed[" ".join(words)] = _line(error)
+            self.failed[" ".join(words)] = first_line(error)
         else:
             if cell is not None:
                 yield cell
@@ -216,26 +215,21 @@ class Grid:
             try:
                 jobs = self.launcher.launch([self._words(c) for c in batch], initial_job_idx=first)
             except Exception as error:  # a launcher's own, as that of a job that was killed
-                self.failed.update((cell.place, _line(error)) for cell in batch)
+                self.failed.update((cell.place, first_line(error)) for cell in batch)
                 continue
-            for place, (cell, job) in enumerate(zip(batch, jobs, strict=True), first + 1):
+            for number, (cell, job) in enumerate(zip(batch, jobs, strict=True), first + 1):
                 told = self._tell(cell, job)
-                left = (time.monotonic() - start) / place * (len(cells) - place)
-                where = f"{place} of {len(cells)}, {cell.place}"
+                left = (time.monotonic() - start) / number * (len(cells) - number)
+                where = f"{number} of {len(cells)}, {cell.place}"
                 log.info("%s: %s; %s left", where, told, duration(left))
 
     def _words(self, cell: Cell) -> list[str]:
         goes_on = ["ckpt=last"] if cell.state == "stopped" else []
-        return [
-            *cell.words,
-            *goes_on,
-            f"hydra.sweep.dir={quoted(str(self.folder))}",
-            f"hydra.sweep.subdir={quoted(cell.place)}",
-        ]
+        return [*cell.words, *goes_on, *place(self.folder, cell.place)]
 
     def _tell(self, cell: Cell, job: JobReturn) -> str:
         if job.status is not JobStatus.COMPLETED:
-            self.failed[cell.place] = _line(job._return_value)
+            self.failed[cell.place] = first_line(job._return_value)
             return f"failed: {self.failed[cell.place]}"
         result = read_result(self.folder / cell.place)
         value = result["best_value"]
@@ -263,8 +257,3 @@ def _state(folder: Path) -> State:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().split("\n")
-    return lines[0] or type(error).__name__

@@ -20,10 +20,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError
 
 from mmrec.app import quoted
+from mmrec.results import first_line
 from mmrec.sweep import check, samplers, study, summary
 from mmrec.sweep.objective import COSTS, excesses, mean_values, prunes
 from mmrec.sweep.pruning import Watch
 from mmrec.sweep.settings import Settings
+from mmrec.sweep.space import place
 from mmrec.sweep.storage import TROUBLE, full_url, hidden, patiently
 
 log = logging.getLogger(__name__)
@@ -196,8 +198,7 @@ class Search:
         self._tell(trial, values)
 
     def _fail(self, trial: Trial, error: BaseException) -> None:
-        lines = str(error).strip().split("\n")
-        study.note(trial, {study.ERROR: lines[0] or type(error).__name__})
+        study.note(trial, {study.ERROR: first_line(error)})
         self._tell(trial, None, TrialState.FAIL)
 
     def _tell(
@@ -222,8 +223,7 @@ class Search:
         subdir = f"{trial.number}" if seed is None else f"{trial.number}/seed_{seed}"
         return [
             *self.plan.words(trial.params, seed),
-            f"hydra.sweep.dir={quoted(str(self.folder))}",
-            f"hydra.sweep.subdir={subdir}",
+            *place(self.folder, subdir),
             f"hydra.sweeper.trial={quoted(watch.to_json())}",
         ]
 

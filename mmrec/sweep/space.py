@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -28,9 +29,15 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from mmrec.app import quoted
 from mmrec.config import ConfigError
 
 MULTIRUN_WORD = re.compile(r"[~+]*(?:sweep|grid)(?:[./@=]|$)")
+
+
+def place(folder: Path, subdir: str) -> list[str]:
+    """The words that say where Hydra is to put a run of a multirun."""
+    return [f"hydra.sweep.dir={quoted(str(folder))}", f"hydra.sweep.subdir={quoted(subdir)}"]
 
 
 @dataclass(frozen=True)

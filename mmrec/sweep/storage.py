@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from mmrec.config import ConfigError
+from mmrec.results import first_line
 
 JOURNAL = "journal:///"
 SQLITE = "sqlite:///"
@@ -111,4 +112,4 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
+    return first_line(error)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.plugins.sweeper import Sweeper
 
 if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
@@ -45,6 +46,13 @@ class _Sweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
+    def tools(self) -> tuple[DictConfig, ConfigLoader, Launcher]:
+        """What `setup` was given: the configuration, what composes one, and what runs it."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert self.launcher is not None
+        return self.config, self.hydra_context.config_loader, self.launcher
+
 
 class OptunaSweeper(_Sweeper):
     """Choose settings with Optuna, run them with Hydra's launcher.
@@ -59,13 +67,7 @@ class OptunaSweeper(_Sweeper):
         from mmrec.sweep.search import Search
         from mmrec.sweep.settings import checked
 
-        assert self.hydra_context is not None
-        assert self.config is not None
-        assert self.launcher is not None
-        settings = checked(self.settings)
-        return Search(
-            settings, arguments, self.config, self.hydra_context.config_loader, self.launcher
-        ).run()
+        return Search(checked(self.settings), arguments, *self.tools()).run()
 
 
 class GridSweeper(_Sweeper):
@@ -78,13 +80,4 @@ class GridSweeper(_Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         from mmrec.sweep.grid import Grid, grid_settings
 
-        assert self.hydra_context is not None
-        assert self.config is not None
-        assert self.launcher is not None
-        Grid(
-            grid_settings(self.settings),
-            arguments,
-            self.config,
-            self.hydra_context.config_loader,
-            self.launcher,
-        ).run()
+        Grid(grid_settings(self.settings), arguments, *self.tools()).run()

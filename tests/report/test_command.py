@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 
 import polars as pl
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from mmrec.report.__main__ import main, report
 
 
 @pytest.fixture
-def command(monkeypatch, tmp_path):
+def command(in_process):
     """`command(*words)` gives the one line of a command that ended badly."""
-    logger = logging.getLogger()
-    before = logger.handlers[:], logger.level
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["mmrec", *words])
-        try:
-            main()
-        except SystemExit as stopped:
-            return stopped.code
-        finally:
-            GlobalHydra.instance().clear()
-        return None
-
-    yield call
-    logger.handlers[:], logger.level = before
+    return lambda *words: in_process(main, *words)
 
 
 @pytest.fixture
@@ -115,15 +96,9 @@ def test_spoiled_features_are_data_of_their_own(write_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_search_is_shown(command, tmp_path):
+def test_a_search_is_shown(command, shell, tmp_path):
     words = ("-m", "sweep=item_knn", "trainer=cpu", "data.world.users=60", "data.world.items=60")
-    done = subprocess.run(
-        [sys.executable, "-m", "mmrec.run", *words, "model=item_knn"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    shell(*words, "model=item_knn", cwd=tmp_path)
     assert command("runs=multirun", "output=out", "metrics=[recall@20]") is None
     assert "Search item_knn-planted" in (tmp_path / "out/index.html").read_text()
     drawn = {path.name for path in (tmp_path / "out/figures").glob("search-*.svg")}
