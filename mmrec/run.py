@@ -69,8 +69,8 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
     job = hydra_config.mode is RunMode.MULTIRUN
     if job:
         forget_peak_memory()
-    if "wandb" in config.logger:
-        _name_for_trackers(config.logger.wandb, hydra_config, config.seed)
+    for name in {"wandb", "mlflow"} & {*config.logger}:
+        _name_for_trackers(config.logger[name], hydra_config, config.seed)
     try:
         with of_one_job(Path(config.run_dir), watch) if job else nullcontext():
             result = run(config, list(hydra_config.overrides.task), watch)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mmrec.config import ConfigError
@@ -22,8 +22,13 @@ log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+MLFLOW_STORE = "sqlite:///mlflow.db"
+MLFLOW_STATUS = {"failed": "FAILED", "interrupted": "KILLED", "pruned": "KILLED"}
 FIGURES = ("learning_curve.png", "item_weights.png")
-ID = "wandb_run.json"  # in a run's folder, so that a run that continues there is the same one
+# In a run's folder, so that a run that continues there is the same one on the tracker.
+ID, MLFLOW_ID = "wandb_run.json", "mlflow_run.json"
+# Of a result, beside metrics and seconds.
+KEPT = ("status", "best_epoch", "epochs", "best_value", "peak_rss_mib", "peak_gpu_mib")
 
 
 class WandB(Logger):
@@ -87,7 +92,7 @@ class WandB(Logger):
         import wandb
 
         config = params if isinstance(params, dict) else vars(params)
-        earlier = self._earlier_id()
+        earlier = _earlier_id(self.folder / ID)
         self._run = wandb.init(
             **self._identity,
             config=config,
@@ -97,8 +102,7 @@ class WandB(Logger):
             mode=self.mode,
             settings=wandb.Settings(silent=True),
         )
-        with replace_file(self.folder / ID) as part:
-            part.write_text(json.dumps({"id": self._run.id}))
+        _keep_id(self.folder / ID, self._run.id)
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
 
@@ -118,12 +122,10 @@ class WandB(Logger):
         if self._run is None:
             return
         if result["epochs"]:
-            shown = {p.stem: wandb.Image(str(p)) for p in self._figures()}
+            shown = {p.stem: wandb.Image(str(p)) for p in _figures(self.folder)}
             if shown:
                 self._run.log(shown, step=result["epochs"])
-        kept = ("status", "best_epoch", "epochs", "best_value", "peak_rss_mib", "peak_gpu_mib")
-        seconds = {f"seconds/{name}": value for name, value in result["seconds"].items()}
-        self._run.summary.update({**{k: result[k] for k in kept}, **seconds, **result["metrics"]})
+        self._run.summary.update(_summary(result))
         if self.artifact and (self.folder / BEST).is_file():
             artifact = wandb.Artifact(f"{result['model']}-{result['data']}", type="model")
             artifact.add_file(str(self.folder / BEST))
@@ -137,13 +139,105 @@ class WandB(Logger):
         if run is not None:
             run.finish(exit_code=int(failed))
 
-    def _figures(self) -> list[Path]:
-        return [self.folder / name for name in FIGURES if (self.folder / name).is_file()]
 
-    def _earlier_id(self) -> str | None:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return str(json.loads((self.folder / ID).read_text())["id"])
-        return None
+class MLflow(MLFlowLogger):
+    """A run on MLflow: settings as parameters, metrics by epoch, best values under `summary/`.
+
+    MLflow allows no `@` in a name: `val/recall@20` is `val/recall_at_20` there.
+
+    Args:
+        save_dir: the run's folder.
+        project: MLflow's experiment.
+        group: of runs, a tag; None: the folder of a multirun, or none.
+        job_type: a tag; None: `trial`, `ablation` or `train`.
+        tags: of the run; names without values.
+        name: None: model, data and seed.
+        tracking_uri: None: `MLFLOW_TRACKING_URI`, else `mlflow.db` where the command is given.
+        artifact: upload the best checkpoint.
+
+    Raises:
+        ConfigError: mlflow is not installed.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        project: str = "mmrec",
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: Sequence[str] = (),
+        name: str | None = None,
+        tracking_uri: str | None = None,
+        artifact: bool = False,
+    ) -> None:
+        self.folder, self.artifact = Path(save_dir), artifact
+        given = {"group": group, "job_type": job_type, **dict.fromkeys(tags, "")}
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of tables that it makes
+        try:
+            super().__init__(
+                experiment_name=project,
+                run_name=name,
+                tracking_uri=tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or MLFLOW_STORE,
+                tags={key: value for key, value in given.items() if value is not None},
+                run_id=_earlier_id(self.folder / MLFLOW_ID),
+            )
+        except ModuleNotFoundError:
+            raise ConfigError("logger=mlflow: pip install 'mmrec[mlflow]'") from None
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Begin the run, with its settings; those of one that continues stay as they were."""
+        continues = self._run_id is not None
+        _keep_id(self.folder / MLFLOW_ID, str(self.run_id))
+        if not continues:
+            super().log_hyperparams(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add values at the metrics' epoch; test values go to the summary alone."""
+        epoch = metrics.get("epoch")
+        if epoch is None or any(name.startswith("test/") for name in metrics):
+            return
+        super().log_metrics(_without_at(metrics), int(epoch))
+
+    @rank_zero_only
+    def conclude(self, result: Mapping[str, Any]) -> None:
+        """Best values, figures and the checkpoint; the run ends."""
+        values = _summary(result)
+        numbers = {f"summary/{k}": v for k, v in values.items() if isinstance(v, int | float)}
+        super().log_metrics(_without_at(numbers))
+        client, run = self.experiment, self.run_id
+        client.set_tag(run, "status", values["status"])
+        for path in _figures(self.folder):
+            client.log_artifact(run, str(path))
+        if self.artifact and (self.folder / BEST).is_file():
+            client.log_artifact(run, str(self.folder / BEST), BEST.parent.name)
+        client.set_terminated(run, MLFLOW_STATUS.get(values["status"], "FINISHED"))
+
+
+def _without_at(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name.replace("@", "_at_"): value for name, value in metrics.items()}
+
+
+def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is to be known of a run that has ended, by name."""
+    seconds = {f"seconds/{name}": value for name, value in result["seconds"].items()}
+    return {**{name: result[name] for name in KEPT}, **seconds, **result["metrics"]}
+
+
+def _figures(folder: Path) -> list[Path]:
+    return [folder / name for name in FIGURES if (folder / name).is_file()]
+
+
+def _earlier_id(path: Path) -> str | None:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(path.read_text())["id"])
+    return None
+
+
+def _keep_id(path: Path, name: str) -> None:
+    with replace_file(path) as part:
+        part.write_text(json.dumps({"id": name}))
 
 
 class Guarded(Logger):
@@ -187,9 +281,10 @@ class Guarded(Logger):
 
     def conclude(self, result: Mapping[str, Any]) -> None:
         """The run has ended."""
-        if isinstance(self.logger, WandB):
-            tracker = self.logger
+        tracker = self.logger
+        if isinstance(tracker, WandB | MLflow):
             self._try(lambda: tracker.conclude(result))
+        if isinstance(tracker, WandB):
             with suppress(Exception):
                 tracker.close(failed=True)  # does nothing, unless that went wrong
 

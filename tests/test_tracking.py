@@ -16,7 +16,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 import mmrec.run
 from mmrec.config import ConfigError
 from mmrec.results import read_result
-from mmrec.tracking import ID, Guarded, WandB
+from mmrec.tracking import ID, MLFLOW_ID, Guarded, MLflow, WandB
 
 SMALL = (
     *("model=bpr", "data.world.users=60", "data.world.items=60", "trainer=cpu"),
@@ -224,3 +224,49 @@ def test_tensorboard_gets_the_same(run_words, tmp_path):
     for name in ("val/recall@20", "train/loss"):
         shown = [event.value for event in board.Scalars(name)]
         assert shown == pytest.approx([float(row[name]) for row in rows], rel=1e-6)
+
+
+@pytest.fixture
+def mlflow_store(monkeypatch, tmp_path):
+    """A client of the store that a command makes in an empty folder."""
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return MlflowClient("sqlite:///mlflow.db")
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # within MLflow
+def test_mlflow_gets_the_same(run_words, mlflow_store, tmp_path):
+    words, client = (*SMALL, "logger=mlflow"), mlflow_store
+    folder = tmp_path / "run"
+    named = ("logger.mlflow.group=mine", "logger.mlflow.tags=[a]", "logger.mlflow.name=first")
+    result = run_words(folder, *words, *named, "logger.mlflow.artifact=true")
+    identity = json.loads((folder / MLFLOW_ID).read_text())["id"]
+    run = client.get_run(identity)
+    assert run.info.run_name == "first"
+    assert run.info.status == "FINISHED"
+    assert run.data.tags.items() >= {"group": "mine", "a": "", "status": "completed"}.items()
+    assert run.data.params["data/world/users"] == "60"
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name in rows[0].keys() - {"epoch"}:
+        history = client.get_metric_history(identity, name.replace("@", "_at_"))
+        local = {int(row["epoch"]): float(row[name]) for row in rows if row[name]}
+        assert {m.step: m.value for m in history} == pytest.approx(local, rel=1e-6), name
+    for name, value in result["metrics"].items():
+        assert run.data.metrics[f"summary/{name}".replace("@", "_at_")] == pytest.approx(value)
+    assert not any(name.startswith("test/") for name in run.data.metrics)
+    stored = {found.path for found in client.list_artifacts(identity)}
+    assert stored == {"learning_curve.png", "checkpoints"}
+
+    run_words(folder, *words, "trainer.max_epochs=4", "ckpt=last")
+    (again,) = client.search_runs([run.info.experiment_id])
+    assert again.info.run_id == identity
+    assert [m.step for m in client.get_metric_history(identity, "train/loss")] == [0, 1, 2, 3]
+
+
+def test_mlflow_that_is_not_installed_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr("lightning.pytorch.loggers.mlflow._MLFLOW_AVAILABLE", False)
+    with pytest.raises(ConfigError, match=r"logger=mlflow: pip install 'mmrec\[mlflow\]'"):
+        MLflow(str(tmp_path))

@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 OUTPUTS = Path("outputs/leaderboard")
 KINDS = ("results", "significance", "groups", "costs")
 SHORT = "callbacks.early_stopping.patience=10"
+PRUNER = ("sweep/pruner=median", "sweep.pruner.n_startup_trials=3", "sweep.pruner.n_warmup_steps=5")
 DATA = {
     "tiktok": ("data=tiktok", SHORT),
     "scientific": ("data=scientific", "data.split=random_per_user", SHORT),
@@ -33,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--models", nargs="+", choices=models(), default=models())
-    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     options, more = parser.parse_known_args()
@@ -68,6 +69,7 @@ def compete(model: str, data: str, options: argparse.Namespace, more: list[str])
         searched = call(
             f"sweep={model}",
             *chosen,
+            *PRUNER,
             *(f"sweep.n_trials={options.trials}", f"sweep.n_jobs={options.jobs}", "sweep.top=1"),
             *(f"sweep.study_name={name}", f"hydra.sweep.dir={folder}"),
             *more,
@@ -110,7 +112,8 @@ def write(options: argparse.Namespace) -> None:
 HEAD = """# Leaderboard
 
 Every model there is, searched alike: its own settings and {trials} trials in all (Optuna's TPE over
-`conf/sweep/<model>.yaml`, validation recall@20, seed 0), the best of them on three seeds. Test is
+`conf/sweep/<model>.yaml`, validation recall@20, seed 0; a trial that after five epochs is below the
+median of three or more others ends), the best of them on three seeds. Test is
 computed once a run and chooses nothing. `make table` runs what is missing and writes this file; a
 new model joins with its files in conf/model and conf/sweep.
 """

@@ -93,7 +93,9 @@ class Search:
         """
         log.info("study %s: %d trials in %s", self.name, self.total, hidden(self.url))
         if self.settings.defaults_first and self.first and not self.study.trials:
-            self.study.enqueue_trial(self.first, skip_if_exists=True)
+            self.study.enqueue_trial(
+                self.first, user_attrs={study.FIRST: True}, skip_if_exists=True
+            )
         try:
             while batch := self._ask():
                 with study.beating(self.storage, batch):
@@ -136,11 +138,12 @@ class Search:
         trial = self.study.ask(space.distributions)
         study.claim(trial)
         before = [t for t in self.study.get_trials(deepcopy=False) if t.number < trial.number]
-        if sum(map(study.counted, before)) >= self.total:  # another worker began the last one
-            trial.set_user_attr(study.SURPLUS, True)
-            self.study.tell(trial, state=TrialState.FAIL)
-            return None
-        return trial
+        late = sum(map(study.counted, before)) >= self.total  # another worker began the last one
+        if not late and not study.is_second_first(self.study, trial):
+            return trial
+        trial.set_user_attr(study.SURPLUS, True)
+        self.study.tell(trial, state=TrialState.FAIL)
+        return None if late else self._ask_one()
 
     def _copied(self, trial: Trial) -> bool:
         """Whether the trial's settings have been tried; then its value is known."""

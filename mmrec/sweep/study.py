@@ -30,7 +30,8 @@ GRACE = 300.0  # seconds without one after which a worker is given up
 WORKER, ALIVE, ERROR = "worker", "alive", "error"
 RETRIED = "retried"  # of a failed trial: another one repeats it
 RETRY_OF = "retry_of"  # of that one
-SURPLUS = "surplus"  # of a failed trial: another worker was faster to begin the last one
+SURPLUS = "surplus"  # of a failed trial: another worker was faster to begin the last, or the first
+FIRST = "first"  # of a trial of the model's own settings; each worker may have queued one
 COPY_OF = "copy_of"  # of a trial whose settings had been tried
 IDENTITY = "search"  # of a study: what may not change when it is continued
 
@@ -75,6 +76,12 @@ def counted(trial: FrozenTrial) -> bool:
     if trial.state is TrialState.FAIL:
         return not {RETRIED, SURPLUS} & trial.user_attrs.keys()
     return trial.state is not TrialState.WAITING
+
+
+def is_second_first(study: Study, trial: Trial) -> bool:
+    """Whether another worker has queued the model's own settings, too, and before this trial."""
+    earlier = (t for t in study.get_trials(deepcopy=False) if t.number < trial.number)
+    return FIRST in trial.user_attrs and any(FIRST in t.user_attrs for t in earlier)
 
 
 def finished(study: Study) -> int:
