@@ -19,6 +19,8 @@ from mmrec.report.collect import Method
 from mmrec.results import PER_USER, ResultError
 
 Values = NDArray[np.float64]
+BLOCK = 2**21  # draws that lie in memory together
+DRAW = 7  # what the count of a value costs, in draws of a user
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,19 @@ def by_user(method: Method, metric: str) -> Values:
 def interval(difference: Values, *, resamples: int, seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean.
 
-    What is drawn is how often each value comes, as users with the same difference are alike.
+    Where many users are alike, what is drawn is how often each value comes.
     """
+    rng, users = np.random.default_rng(seed), len(difference)
     values, counts = np.unique(difference, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(
-        len(difference), counts / len(difference), size=resamples
-    )
-    low, high = np.quantile(drawn @ values / len(difference), [0.025, 0.975])
+    alike = DRAW * len(values) < users
+    means = np.empty(resamples)
+    for part in _blocks(resamples, len(values) if alike else users):
+        if alike:
+            means[part] = rng.multinomial(users, counts / users, size=len(part)) @ values / users
+        else:
+            drawn = rng.integers(users, size=(len(part), users), dtype=np.int32)
+            means[part] = difference[drawn].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -108,9 +116,9 @@ def sign_flip(difference: Values, *, resamples: int, seed: int = 0) -> float | N
         sums, first = signs @ moved, 0
     else:
         rng, sums, first = np.random.default_rng(seed), np.empty(resamples), 1
-        for part in np.array_split(np.arange(resamples), 1 + resamples * len(moved) // 2**23):
+        for part in _blocks(resamples, len(moved)):
             flips = rng.integers(0, 2, (len(part), len(moved)), dtype=np.int8)
-            sums[part] = (2 * flips.astype(np.float32) - 1) @ moved
+            sums[part] = (2 * flips.astype(np.float64) - 1) @ moved
     extreme = np.abs(sums) >= abs(moved.sum()) - 1e-6 * np.abs(moved).sum()
     return float((first + np.count_nonzero(extreme)) / (first + len(sums)))
 
@@ -135,6 +143,10 @@ def against(
         other.name: replace(one, p_users=p)
         for other, one, p in zip(others, found, corrected, strict=True)
     }
+
+
+def _blocks(resamples: int, width: int) -> list[NDArray[np.int64]]:
+    return np.array_split(np.arange(resamples), 1 + resamples * width // BLOCK)
 
 
 def _over_shared_seeds(one: Method, other: Method, metric: str) -> Values:

@@ -50,8 +50,10 @@ def test_three_seeds_that_agree_give_a_quarter():
     assert significance.sign_flip(np.zeros(50), resamples=100) == 1.0
 
 
-def test_the_interval_is_scipys():
-    difference = np.random.default_rng(0).choice([0.0, 0.5, -0.5, 1.0], 500)
+@pytest.mark.parametrize("alike", [True, False])
+def test_the_interval_is_scipys(alike):
+    rng = np.random.default_rng(0)
+    difference = rng.choice([0.0, 0.5, -0.5, 1.0], 500) if alike else rng.normal(0.1, 0.5, 500)
     low, high = significance.interval(difference, resamples=20_000)
     expected = stats.bootstrap(
         (difference,), np.mean, n_resamples=20_000, method="percentile", batch=500, rng=2
