@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import many, parts
+from experiments.benchmarks import many, memory, parts
 from experiments.benchmarks.knn import bench_knn
 from mmrec.app import keep_freed_memory
 from mmrec.results import git_commit, versions
@@ -50,6 +50,9 @@ def main() -> None:
         **{f"{n} x Baby": partial(parts.scaling, n) for n in ((1, 4, 16) if full else (1, 4))},
     }
     if full:
+        for size in memory.SIZES:
+            name = "memory of {:,} users, {:,} items, {:,} edges, d={}".format(*size)
+            work[name] = partial(memory.device_memory, *size)
         work["kNN 63,001 x 4,096"] = partial(bench_knn, 63_001, 4_096, 10, 1_024, repeats=1)
     measured = {}
     for name in [name for name in work if arguments.only in name]:
@@ -125,6 +128,12 @@ def page(results: dict[str, dict[str, Any]]) -> str:
                 f"{grown['evaluation']:.2f} | {per_pair:.2f} | {grown['evaluation_ratio']:.2f} | "
                 f"{grown['peak_mib']:.0f} |"
             )
+    held = [value for name, value in results.items() if name.startswith("memory of ")]
+    lines.append(MEMORY)
+    lines += [
+        f"| {h['users']:,} | {h['items']:,} | {h['train']:,} | {h['dim']} | {h['mib']:,.0f} |"
+        for h in held
+    ]
     origins = sorted({(str(r["commit"]), r["machine"]) for r in results.values()})
     lines += [
         "",
@@ -160,6 +169,17 @@ time over that of the bare products, which grow faster than the data where table
 
 | times | users | items | train | epoch s | growth | ratio | evaluation s | growth | ratio | MiB |
 |---|---|---|---|---|---|---|---|---|---|---|"""
+
+MEMORY = """
+## Memory on each device
+
+A full-graph model replicates graph and tables on every device of `trainer=ddp`. This is what
+training LightGCN with Adam and ranking blocks of 512 users take, beyond the data; measured on a
+CPU, with the tensors that a GPU would hold. It is about five tables of users and items by d, 16
+bytes an edge, and a block of scores.
+
+| users | items | train | d | MiB |
+|---|---|---|---|---|"""
 
 if __name__ == "__main__":
     main()
