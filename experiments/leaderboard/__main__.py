@@ -46,9 +46,9 @@ def main() -> None:
         for model in options.models
         if not compete(model, data, options, [*launcher, *more])
     ]
-    write(options)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the same command runs only what is missing")
+    write(options)
 
 
 def models() -> list[str]:
@@ -76,7 +76,8 @@ def compete(model: str, data: str, options: argparse.Namespace, more: list[str])
         )
         if not searched:
             return False
-        chosen = [f"experiment={name}-best", "--config-dir", str(folder)]
+        chosen = [f"experiment={name}-best"]
+        more = [*more, "--config-dir", str(folder)]  # last: Hydra takes no words behind an option
     return call(
         "grid=runs",
         *chosen,
@@ -89,7 +90,7 @@ def compete(model: str, data: str, options: argparse.Namespace, more: list[str])
 
 def call(*words: str) -> bool:
     """One multirun, in a process of its own."""
-    command = [sys.executable, "-m", "mmrec.run", "-m", *words, "trainer.enable_progress_bar=false"]
+    command = [sys.executable, "-m", "mmrec.run", "-m", "trainer.enable_progress_bar=false", *words]
     log.info("%s", " ".join(command[1:]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, check=False).returncode == 0
