@@ -50,11 +50,10 @@ def test_every_combination_is_run_once_and_never_again(grid, tmp_path):
     assert grid.error is None
     assert names(made) == ["bpr-seed0", "bpr-seed1", "most_pop-seed0", "most_pop-seed1"]
     assert {folder.parent for folder in made} == {tmp_path / "multirun/runs/planted"}
-    assert "4 cells" in grid.out
+    assert "runs: 4, to run: 4" in grid.out
     assert "4 of 4, planted/most_pop-seed1-" in grid.out
     assert grid(*words) == []
-    assert "4 cells in" in grid.out
-    assert ": 0 to run" in grid.out
+    assert "runs: 4, to run: 0" in grid.out
     assert names(grid(*words, "seed=0,2")) == ["bpr-seed2", "most_pop-seed2"]
 
 

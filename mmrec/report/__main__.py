@@ -102,8 +102,8 @@ def report(
                 for suffix, content in by_suffix.items():
                     _write(folder / "figures" / f"{section.slug}-{name}.{suffix}", content)
         summary = (
-            f"{len(found.runs)} completed runs of {len(known)} models under "
-            f"{len(protocols)} protocols; {len(found.left_out)} folders left out."
+            f"Completed runs: {len(found.runs)}; models: {len(known)}; protocols: "
+            f"{len(protocols)}; folders left out: {len(found.left_out)}."
         )
         _write(folder / "index.html", page(title, summary, warnings, sections).encode())
     log.info("%s", summary)

@@ -124,7 +124,7 @@ class Grid:
             log.info("left out: %s", reason)
         total = len(cells) + len(self.failed)
         todo = [cell for cell in cells if cell.state != "finished"]
-        log.info("%d cells in %s: %d to run", len(cells), self.folder, len(todo))
+        log.info("cells in %s: %d, to run: %d", self.folder, len(cells), len(todo))
         if self.settings.dry_run:
             for cell in cells:
                 log.info("%-8s %s: %s", cell.state, cell.place, " ".join(cell.words))

@@ -68,7 +68,7 @@ def test_the_page_needs_no_other_file(tmp_path):
     assert "currentColor" in page
     assert "#222222" not in page
     assert "failed: the loss is not finite" in page
-    assert "7 completed runs of 3 models under 1 protocols; 1 folders left out." in page
+    assert "Completed runs: 7; models: 3; protocols: 1; folders left out: 1." in page
 
 
 def test_protocols_are_told_apart_and_said(write_run, tmp_path, caplog):
