@@ -34,13 +34,14 @@ def build(config: Mapping[str, Any] | None, space: Space, number: int) -> BaseSa
 
     Args:
         config: `_target_` and settings; a `search_space` is given to a sampler that wants one.
+            None: TPE, with seed 0.
         space: of the search.
         number: how many trials the study has.
 
     Raises:
         ConfigError: there is no such sampler, or it cannot be made.
     """
-    settings = dict(config or {"_target_": "optuna.samplers.TPESampler"})
+    settings = dict(config or {"_target_": "optuna.samplers.TPESampler", "seed": 0})
     if str(settings.get("_target_")).endswith(".CmaEsSampler") and not find_spec("cmaes"):
         raise ConfigError("sweep/sampler=cmaes needs a package: pip install 'mmrec[cmaes]'")
     try:

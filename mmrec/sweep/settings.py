@@ -22,7 +22,7 @@ class Settings:
     Attributes:
         params: the space, a word a setting: `choice(...)`, `range(...)`, `interval(...)`,
             `tag(log, interval(...))`, or one value. Words of the command line come after these.
-        sampler: `_target_` and settings of an Optuna sampler; None: TPE.
+        sampler: `_target_` and settings of an Optuna sampler; None: TPE, seed 0.
         pruner: of an Optuna pruner; None: every run goes to its own end.
         objective: a validation metric, `seconds` or `peak_rss_mib`, or several; None: `monitor`.
         direction: one, or one an objective; None: metrics rise, seconds and memory fall.
