@@ -99,13 +99,17 @@ def call(*words: str) -> bool:
 def write(options: argparse.Namespace) -> None:
     """The page, and its tables beside this file."""
     folder = OUTPUTS / "report"
-    report(runs=str(OUTPUTS), output=str(folder), title="Leaderboard")
-    runs = collect(str(OUTPUTS / "seeds")).runs
+    ran = [f"{OUTPUTS}/{kind}/*-{data}/**" for kind in ("search", "seeds") for data in options.data]
+    report(runs=ran, output=str(folder), title="Leaderboard")
+    runs = collect([pattern for pattern in ran if "/seeds/" in pattern]).runs
     parts = [HEAD.format(trials=options.trials)]
     for protocol in by_protocol(runs):
         tables = [(folder / "tables" / f"{protocol.slug}-{kind}.md").read_text() for kind in KINDS]
         parts += [f"## {protocol.name}", *tables]
-    command = f"python -m experiments.leaderboard --trials {options.trials} --seeds {options.seeds}"
+    command = (
+        f"python -m experiments.leaderboard --data {' '.join(options.data)} "
+        f"--trials {options.trials} --seeds {options.seeds}"
+    )
     parts += ["## Where the figures come from", "", provenance([r.result for r in runs], command)]
     (HERE / "README.md").write_text("\n".join([*parts, ""]))
 
