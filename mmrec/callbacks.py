@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mmrec.models import Recommender
 from mmrec.paths import replace_file
-from mmrec.results import BEST, LAST, ResultError, first_line
+from mmrec.results import BEST, LAST, ResultError, epoch_of, first_line
 
 
 class EpochSeed(Callback):
@@ -182,10 +182,10 @@ class EpochTable(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add to the row of the metrics' epoch."""
-        values = dict(metrics)
-        epoch = values.pop("epoch", None)
-        if epoch is not None and not any(name.startswith("test/") for name in values):
-            self._rows.setdefault(int(epoch), {}).update(values)
+        epoch = epoch_of(metrics)
+        if epoch is not None:
+            values = {name: value for name, value in metrics.items() if name != "epoch"}
+            self._rows.setdefault(epoch, {}).update(values)
 
     @rank_zero_only
     def save(self) -> None:

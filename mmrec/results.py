@@ -119,6 +119,13 @@ def is_free(name: str, free: Sequence[str] = FREE) -> bool:
     return name in free or name.partition(".")[0] in free
 
 
+def epoch_of(metrics: Mapping[str, float]) -> int | None:
+    """The epoch that logged metrics belong to; None: they are of test, or of no epoch."""
+    epoch = metrics.get("epoch")
+    tested = any(name.startswith("test/") for name in metrics)
+    return None if epoch is None or tested else int(epoch)
+
+
 def first_line(error: object) -> str:
     """What an error says, in a line; its type if it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

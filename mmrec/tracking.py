@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mmrec.config import ConfigError
 from mmrec.paths import replace_file
-from mmrec.results import BEST
+from mmrec.results import BEST, epoch_of
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +109,9 @@ class WandB(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add to the row of the metrics' epoch; test values go to the summary alone."""
-        epoch = metrics.get("epoch")
-        if self._run is None or epoch is None or any(n.startswith("test/") for n in metrics):
-            return
-        self._run.log(metrics | {"epoch": int(epoch)}, step=int(epoch))
+        epoch = epoch_of(metrics)
+        if self._run is not None and epoch is not None:
+            self._run.log(metrics | {"epoch": epoch}, step=epoch)
 
     @rank_zero_only
     def conclude(self, result: Mapping[str, Any]) -> None:
@@ -195,10 +194,9 @@ class MLflow(MLFlowLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add values at the metrics' epoch; test values go to the summary alone."""
-        epoch = metrics.get("epoch")
-        if epoch is None or any(name.startswith("test/") for name in metrics):
-            return
-        super().log_metrics(_without_at(metrics), int(epoch))
+        epoch = epoch_of(metrics)
+        if epoch is not None:
+            super().log_metrics(_without_at(metrics), epoch)
 
     @rank_zero_only
     def conclude(self, result: Mapping[str, Any]) -> None:

@@ -122,11 +122,13 @@ def surroundings() -> dict[str, str]:
 def shell(surroundings: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`shell(*words, cwd=folder)`: `python -m mmrec.run` as a user types it; `status` expected."""
 
-    def call(*words: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    def call(
+        *words: str, cwd: Path, status: int = 0, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "mmrec.run", *words],
             cwd=cwd,
-            env=surroundings,
+            env=surroundings | env,
             capture_output=True,
             text=True,
             timeout=280,

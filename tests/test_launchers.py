@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -50,7 +49,7 @@ def test_a_search_runs_two_at_a_time(shell, tmp_path):
 
 
 @pytest.fixture
-def ray_cluster(monkeypatch):
+def _ray_cluster(monkeypatch):
     """A Ray cluster of this machine alone, which claims to have GPUs."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else a token lands in the home folder
     start = "ray start --head --port=0 --num-cpus=2 --num-gpus=2 --include-dashboard=false"
@@ -58,23 +57,16 @@ def ray_cluster(monkeypatch):
     with tempfile.TemporaryDirectory(prefix="ray") as short:  # sockets' names must be
         words = [*start.split()[1:], "--disable-usage-stats", f"--temp-dir={short}"]
         subprocess.run([*ray, *words], check=True, capture_output=True, timeout=120)
-        yield os.environ
+        yield
         subprocess.run([*ray, "stop", "--force"], check=True, capture_output=True, timeout=120)
 
 
 @pytest.mark.slow
-def test_a_grid_runs_on_a_ray_cluster(ray_cluster, tmp_path):
+@pytest.mark.usefixtures("_ray_cluster")
+def test_a_grid_runs_on_a_ray_cluster(shell, tmp_path):
     words = ("-m", "grid=runs", *TINY, "seed=0,1", "grid.n_jobs=2")
     ray = ("hydra/launcher=ray_cluster", "hydra.launcher.ray.remote.num_cpus=1")
-    done = subprocess.run(
-        [sys.executable, "-m", "mmrec.run", *words, *ray],
-        cwd=tmp_path,
-        env=ray_cluster,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    shell(*words, *ray, cwd=tmp_path, RAY_AUTH_MODE="disabled")
     folders = (tmp_path / "multirun/runs/planted").iterdir()
     assert sorted(read_result(folder)["seed"] for folder in folders) == [0, 1]
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -16,7 +12,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from experiments.benchmarks.parts import THREADS, Row, seconds
+from experiments.benchmarks.parts import Row, mmrec, seconds
 from mmrec.report.__main__ import report
 from mmrec.results import CONFIG, PER_USER, config_hash, peak_rss_mib, read_result, write_result
 
@@ -34,9 +30,9 @@ def trials(number: int = 6) -> Row:
     space = ["model.l2=interval(1e-6,1e-2)", "optimizer.lr=interval(1e-3,1e-2)"]
     search = ["-m", "sweep=bpr", *words, *space, f"sweep.n_trials={number}"]
     with tempfile.TemporaryDirectory() as folder:
-        before = seconds(partial(_mmrec, folder, *words, "run_dir=before"))
-        whole = seconds(partial(_mmrec, folder, *search))
-        after = seconds(partial(_mmrec, folder, *words, "run_dir=after"))
+        before = seconds(partial(mmrec, folder, *words, "run_dir=before"))
+        whole = seconds(partial(mmrec, folder, *search))
+        after = seconds(partial(mmrec, folder, *words, "run_dir=after"))
     trial, alone = whole / number, (before + after) / 2
     return {"part": f"search of {number}", "seconds": trial, "alone": alone, "ratio": trial / alone}
 
@@ -45,7 +41,7 @@ def report_of(number: int = 1_000) -> Row:
     """A report over so many folders: a run of each model, copied to settings and seeds."""
     with tempfile.TemporaryDirectory() as folder:
         for model in MODELS:
-            _mmrec(folder, *RUN, f"model={model}", "trainer.max_epochs=20", f"run_dir=base/{model}")
+            mmrec(folder, *RUN, f"model={model}", "trainer.max_epochs=20", f"run_dir=base/{model}")
         rng = np.random.default_rng(0)
         for place in range(number):
             _copy(Path(folder), place, rng)
@@ -77,13 +73,3 @@ def _copy(folder: Path, place: int, rng: np.random.Generator) -> None:
     users = pl.read_parquet(source / PER_USER)
     noise = pl.Series(rng.normal(gain, 0.01, len(users)))
     users.with_columns(pl.col(pl.Float32, pl.Float64) + noise).write_parquet(target / PER_USER)
-
-
-def _mmrec(folder: str, *words: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
-    command = [sys.executable, "-m", "mmrec.run", *words]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(json.dumps([command, done.stderr[-2000:]]))

@@ -121,11 +121,24 @@ def command() -> Row:
     """The whole process of a LightGCN run on Baby."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["model=lightgcn", "data=baby", "trainer=cpu", "trainer.max_epochs=2"]
-        run = [sys.executable, "-m", "mmrec.run", *words, f"run_dir={folder}/run"]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
-        subprocess.run(run, check=True, capture_output=True, env=environment)
+        mmrec(folder, *words, "run_dir=run")
         result = json.loads(Path(folder, "run", "result.json").read_text())
     return {"part": "LightGCN run", "peak_mib": result["peak_rss_mib"], **result["seconds"]}
+
+
+def mmrec(folder: str, *words: str) -> None:
+    """The command, as a user would give it in a folder.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+    command = [sys.executable, "-m", "mmrec.run", *words]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(json.dumps([command, done.stderr[-2000:]]))
 
 
 def scaling(times: int) -> Row:

@@ -25,6 +25,7 @@ import torch
 
 from mmrec.data.corpus import DataError, Modality
 from mmrec.paths import cache_dir, replace_file
+from mmrec.results import first_line
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(
             f"{shown(path)}: cannot be read ({reason}); "
             "check that the file is complete, of the kind its name says, and readable"

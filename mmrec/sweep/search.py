@@ -139,7 +139,7 @@ class Search:
         study.claim(trial)
         before = [t for t in self.study.get_trials(deepcopy=False) if t.number < trial.number]
         late = sum(map(study.counted, before)) >= self.total  # another worker began the last one
-        if not late and not study.is_second_first(self.study, trial):
+        if not late and not study.is_second_first(trial, before):
             return trial
         trial.set_user_attr(study.SURPLUS, True)
         self.study.tell(trial, state=TrialState.FAIL)

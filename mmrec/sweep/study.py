@@ -11,7 +11,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,8 @@ def counted(trial: FrozenTrial) -> bool:
     return trial.state is not TrialState.WAITING
 
 
-def is_second_first(study: Study, trial: Trial) -> bool:
+def is_second_first(trial: Trial, earlier: Sequence[FrozenTrial]) -> bool:
     """Whether another worker has queued the model's own settings, too, and before this trial."""
-    earlier = (t for t in study.get_trials(deepcopy=False) if t.number < trial.number)
     return FIRST in trial.user_attrs and any(FIRST in t.user_attrs for t in earlier)
 
 
