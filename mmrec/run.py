@@ -53,6 +53,15 @@ if TYPE_CHECKING:
     from mmrec.sweep.pruning import Pruning
 
 log = logging.getLogger(__name__)
+GROUPS = (
+    "model",
+    "data",
+    "optimizer",
+    "trainer",
+    "callbacks",
+    "evaluation",
+    "router_schedule",
+)  # whose settings are arguments
 CHANGEABLE = (*VOLATILE, "trainer.", "data.root")  # when a run continues
 
 
@@ -188,7 +197,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     if unknown:
         word = min(unknown)
         raise ConfigError(f"{word}: no such setting{nearest(word, ROOT)}")
-    for group in ("model", "data", "optimizer", "trainer", "callbacks", "evaluation"):
+    for group in GROUPS:
         check_call(plain[group], group)
     if not isinstance(plain["seed"], int) or plain["seed"] < 0:
         raise ConfigError(f"seed={plain['seed']}: expected a whole number of at least 0")
@@ -236,8 +245,24 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     model: Recommender = hydra.utils.instantiate(plain["model"], _convert_="all")(data.corpus)
     model.evaluation = hydra.utils.instantiate(plain["evaluation"], _convert_="all")
     model.optimizer = hydra.utils.instantiate(plain["optimizer"], _convert_="all")
+    _give_schedule(model, plain["router_schedule"])
     model.setup("validate")  # says now, not after a first epoch, that a ranking cannot be judged
     return data, model
+
+
+def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
+    """Let a routed model have the schedule of its router; without one, none of its terms count."""
+    from mmrec.models import RoutedRecommender
+    from mmrec.schedules import Constant
+
+    if isinstance(model, RoutedRecommender):
+        schedule = hydra.utils.instantiate(node, _convert_="all") if node else Constant(top_k=None)
+        model.route_by(schedule)
+    elif node:
+        raise ConfigError(
+            f"router_schedule={node[TARGET].rpartition('.')[2]}: {type(model).__name__} has no "
+            "router; leave the setting out"
+        )
 
 
 def build_trainer(

@@ -1,11 +1,12 @@
 """One paper each."""
 
-from mmrec.models.base import Recommender
+from mmrec.models.base import Recommender, RoutedRecommender
 from mmrec.models.bpr import BPR
 from mmrec.models.ease import EASE
 from mmrec.models.gated_lightgcn import GatedLightGCN
 from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lightgcn import LightGCN
+from mmrec.models.magnet import MAGNET
 from mmrec.models.most_pop import MostPop
 from mmrec.models.random import Random
 from mmrec.models.vbpr import VBPR
@@ -13,6 +14,7 @@ from mmrec.models.vbpr import VBPR
 __all__ = [
     "BPR",
     "EASE",
+    "MAGNET",
     "VBPR",
     "GatedLightGCN",
     "ItemKNN",
@@ -20,4 +22,5 @@ __all__ = [
     "MostPop",
     "Random",
     "Recommender",
+    "RoutedRecommender",
 ]

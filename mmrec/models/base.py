@@ -6,7 +6,8 @@ users like items (`score`). It knows nothing of devices, files, metrics or confi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,12 @@ from torch.optim import Adam, Optimizer
 
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
 from mmrec.evaluation import Evaluation, NonFiniteScores, RankingMetric
+from mmrec.nn import entropies
+from mmrec.schedules import Constant, Observed, RouterSchedule, Routing
 
+log = logging.getLogger(__name__)
+DEAD = 0.01  # of the load: an expert with less is as good as gone
+CROWDED, FOR = 0.9, 5  # of the load, and epochs: a router that has collapsed
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
 
@@ -180,3 +186,128 @@ class Recommender(LightningModule):
             "fingerprint": corpus.fingerprint,
             "split": corpus.split,
         }
+
+
+class RoutedRecommender(Recommender):
+    """A model whose router shares pairs out among experts, under a schedule.
+
+    It calls `route_loss` on the gates of its training positives; the rest is done here: what the
+    schedule observes, what is logged, what a checkpoint must hold.
+
+    Attributes:
+        experts: their names.
+        schedule: of the router.
+
+    Args:
+        corpus: what the model learns from.
+        experts: names.
+    """
+
+    def __init__(self, corpus: Corpus, experts: Sequence[str]) -> None:
+        super().__init__(corpus)
+        self.experts = tuple(experts)
+        self.schedule: RouterSchedule = Constant(top_k=None)
+        self._observed: Observed | None = None
+        self._crowded = 0
+        self._gates: list[Tensor] = []
+
+    def route_by(self, schedule: RouterSchedule) -> None:
+        """Take another schedule, before a trainer runs.
+
+        Raises:
+            ValueError: it keeps more experts than there are.
+        """
+        top_k = schedule.routing().top_k
+        if top_k is not None and top_k > len(self.experts):
+            raise ValueError(
+                f"router_schedule.top_k is {top_k}, but there are {len(self.experts)} experts "
+                f"({', '.join(self.experts)}); give at most as many, or null for all"
+            )
+        self.schedule = schedule
+
+    @property
+    def routing(self) -> Routing:
+        """What holds in this epoch."""
+        return self.schedule.routing()
+
+    def route_loss(self, gates: Tensor, load: Tensor) -> Tensor:
+        """`coverage (1 - H_m) + confidence H_s`, as the schedule weighs them.
+
+        Args:
+            gates: [N, E] of training positives, before experts are left out.
+            load: [N, E], the same after that.
+        """
+        pair_entropy, load_entropy = entropies(gates)
+        seen = torch.cat([torch.stack([gates.new_tensor(len(gates)), pair_entropy * len(gates)]),
+                          gates.sum(0), load.sum(0)])  # fmt: skip
+        self._gates.append(seen.detach())
+        now = self.routing
+        return now.coverage * (1 - load_entropy) + now.confidence * pair_entropy
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the schedule of the epoch before: what it then sets holds from here on."""
+        super().on_train_epoch_start()
+        self._gates = []
+        if self._observed is not None:
+            stage = self.schedule.stage
+            self.schedule.end_epoch(self._observed)
+            self._observed = None
+            if self.schedule.stage != stage and self.trainer.is_global_zero:
+                log.info(
+                    "router: stage %d from epoch %d on", self.schedule.stage, self.current_epoch
+                )
+
+    def on_train_epoch_end(self) -> None:
+        """Log what the router did."""
+        super().on_train_epoch_end()
+        if not self._gates:
+            return
+        total = self.trainer.strategy.reduce(torch.stack(self._gates).sum(0), reduce_op="sum")
+        count, width = total[0], len(self.experts)
+        gates, load = total[2:].split(width)
+        self._observed = Observed(
+            pair_entropy=float(total[1] / count),
+            load_entropy=float(entropies((gates / count).unsqueeze(0))[1]),
+        )
+        share = (load / load.sum()).tolist()
+        now = self.routing
+        self.log_dict(
+            {
+                "router/stage": float(self.schedule.stage),
+                "router/coverage": now.coverage,
+                "router/confidence": now.confidence,
+                "router/temperature": now.temperature,
+                "router/pair_entropy": self._observed.pair_entropy,
+                "router/load_entropy": self._observed.load_entropy,
+                "router/largest_load": max(share),
+                "router/smallest_load": min(share),
+                "router/dead": sum(x < DEAD for x in share) / width,
+                **{f"load/{name}": x for name, x in zip(self.experts, share, strict=True)},
+            }
+        )
+        self._crowded = self._crowded + 1 if max(share) > CROWDED else 0
+        if self._crowded == FOR and width > 1 and self.trainer.is_global_zero:
+            log.warning(
+                "router: expert %s has had more than %.0f %% of the load for %d epochs; raise "
+                "router_schedule.coverage or temperature, or lower router_schedule.confidence",
+                self.experts[share.index(max(share))],
+                100 * CROWDED,
+                FOR,
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Where the router's schedule stands, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["router"] = {
+            "schedule": self.schedule.state_dict(),
+            "observed": None if self._observed is None else list(self._observed),
+            "crowded": self._crowded,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from there."""
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint["router"]
+        self.schedule.load_state_dict(state["schedule"])
+        self._observed = None if state["observed"] is None else Observed(*state["observed"])
+        self._crowded = state["crowded"]

@@ -1,19 +1,34 @@
 """Layers with one meaning each."""
 
+from mmrec.nn.experts import ROLES, Role, RoleExperts, Template, role_templates
 from mmrec.nn.fusion import Fusion, FusionKind, Projection, center_and_scale, masked_softmax
 from mmrec.nn.history import History
 from mmrec.nn.lookup import lookup, node_index
-from mmrec.nn.propagation import Propagation, sparse_matmul
+from mmrec.nn.propagation import Propagation, Smoothing, sparse_matmul
+from mmrec.nn.router import Agreement, PairRouter, Sees, Terms, entropies, mixture, sparse_softmax
 
 __all__ = [
+    "ROLES",
+    "Agreement",
     "Fusion",
     "FusionKind",
     "History",
+    "PairRouter",
     "Projection",
     "Propagation",
+    "Role",
+    "RoleExperts",
+    "Sees",
+    "Smoothing",
+    "Template",
+    "Terms",
     "center_and_scale",
+    "entropies",
     "lookup",
     "masked_softmax",
+    "mixture",
     "node_index",
+    "role_templates",
     "sparse_matmul",
+    "sparse_softmax",
 ]

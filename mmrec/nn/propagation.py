@@ -95,6 +95,40 @@ class _RowsOfMean(torch.autograd.Function):
         return None, total, None, None
 
 
+class _SymmetricProduct(torch.autograd.Function):
+    """The gradient of a product with a symmetric matrix is one more product with it."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, x: Tensor) -> Tensor:
+        ctx.matrix = matrix
+        return sparse_matmul(matrix, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, sparse_matmul(ctx.matrix, grad.contiguous())
+
+
+class Smoothing(nn.Module):
+    """A signal's product with one symmetric matrix: `A x`.
+
+    Args:
+        adjacency: [N, N] sparse CSR, symmetric.
+    """
+
+    adjacency: Tensor
+
+    def __init__(self, adjacency: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("adjacency", adjacency, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, D] -> [N, D]; single precision under autocast."""
+        with torch.autocast(x.device.type, enabled=False):
+            product: Callable[..., Tensor] = _SymmetricProduct.apply
+            return product(self.adjacency, x.to(self.adjacency.dtype))
+
+
 class Propagation(nn.Module):
     """Mean of a signal and its repeated products with one symmetric matrix: `1/(L+1) sum A^l x`.
 

@@ -235,7 +235,7 @@ def test_renaming_items_renames_their_scores(name, learned, make, board):
         rows = {len(order): order, len(nodes): nodes}  # of a table of items, or of users and items
         state = model.state_dict()
         twin.load_state_dict(
-            {k: v[rows[len(v)]] if len(v) in rows else v for k, v in state.items()}
+            {k: v[rows[len(v)]] if v.dim() and len(v) in rows else v for k, v in state.items()}
         )
     same = torch.allclose(scores(twin), scores(model)[:, order], atol=1e-4, rtol=1e-4)
     assert same != (type(model) is Random)  # whose order is drawn by index

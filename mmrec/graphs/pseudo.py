@@ -1,0 +1,149 @@
+"""Edges that content suggests, beside those that users made.
+
+U users, I items, N pseudo-edges.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mmrec.data import Corpus, content_hash, require_modalities
+from mmrec.graphs.cache import Key, cached
+from mmrec.graphs.content import content_similarity
+from mmrec.graphs.sparse import csr_matrix
+
+# Part of every cache key: raise it when the same arguments give other edges.
+_VERSION = 1
+
+Choice = Literal["content", "random"]
+
+
+class PseudoEdges(NamedTuple):
+    """User-item pairs that are not in train.
+
+    Attributes:
+        user: [N] int64.
+        item: [N] int64.
+        weight: [N] float32, 0..1; the best of each user has 1.
+    """
+
+    user: Tensor
+    item: Tensor
+    weight: Tensor
+
+
+def tail_items(corpus: Corpus) -> Tensor:
+    """[I] bool: items of at most the median number of train interactions."""
+    counts = corpus.item_counts()
+    return counts <= counts.median()
+
+
+def pseudo_edges(
+    corpus: Corpus,
+    *,
+    per_user: int,
+    neighbours: int,
+    tail_only: bool = True,
+    choice: Choice = "content",
+    seed: int = 0,
+    block: int = 1024,
+) -> PseudoEdges:
+    """For each user the unseen items most like those they have in train; kept in the cache.
+
+    An item is worth its mean similarity (`content_similarity`) to a user's train items, or the sum,
+    which ranks alike; only what is worth more than nothing is taken. Memory grows with `block`, not
+    with U.
+
+    Args:
+        corpus: its train interactions and modalities are read, nothing else.
+        per_user: edges of each user, at most; 0 for none.
+        neighbours: of each item and modality, in the similarity.
+        tail_only: whether only items of at most the median number of train interactions qualify.
+        choice: `content`, or `random` items that qualify, of weight 1, to compare with.
+        seed: of the random ones.
+        block: users at a time; bears on memory and speed only.
+
+    Raises:
+        ValueError: a negative number of edges.
+        DataError: there is no content.
+    """
+    if per_user < 0:
+        raise ValueError(f"pseudo_edges is {per_user}; give 0 or more for each user")
+    train = corpus.train
+    modalities = require_modalities(corpus, "with pseudo-edges")
+
+    def build() -> dict[str, Tensor]:
+        everything = torch.ones(corpus.n_items, dtype=torch.bool)
+        qualifies = tail_items(corpus) if tail_only else everything
+        similarity = content_similarity(modalities, neighbours) if choice == "content" else None
+        generator = torch.Generator().manual_seed(seed)
+        order = train.user.argsort(stable=True)
+        user, item = train.user[order], train.item[order]
+        ends = torch.bincount(user, minlength=corpus.n_users).cumsum(0)
+        found = []
+        starts = range(0, corpus.n_users, block)
+        for first in tqdm(starts, desc="pseudo-edges", unit="block", delay=2):
+            last = min(first + block, corpus.n_users)
+            begin = int(ends[first - 1]) if first else 0
+            end = int(ends[last - 1])
+            rows, columns = user[begin:end] - first, item[begin:end]
+            shape = (last - first, corpus.n_items)
+            if similarity is None:
+                worth = torch.rand(shape, generator=generator)
+            else:
+                history = csr_matrix(rows, columns, torch.ones(len(rows)), shape)
+                worth = (history @ similarity).to_dense()
+            worth[rows, columns] = 0
+            worth[:, ~qualifies] = 0
+            best = worth.topk(min(per_user, corpus.n_items), dim=1)
+            kept = best.values > 0
+            weight = best.values / best.values[:, :1].clamp(min=1e-12)
+            who = torch.arange(first, last).unsqueeze(1).expand_as(kept)
+            ones = torch.ones_like(weight) if similarity is None else weight
+            found.append((who[kept], best.indices[kept], ones[kept]))
+        whole = (torch.cat(column) for column in zip(*found, strict=True))
+        return dict(zip(PseudoEdges._fields, whole, strict=True))
+
+    if per_user == 0:
+        none = torch.zeros(0, dtype=torch.int64)
+        return PseudoEdges(none, none, torch.zeros(0))
+    key: dict[str, Key] = {
+        "version": _VERSION,
+        "train": content_hash([train.user, train.item]),
+        "features": {name: modality.digest for name, modality in modalities.items()},
+        "per_user": per_user,
+        "neighbours": neighbours,
+        "tail_only": tail_only,
+        "choice": choice,
+        "seed": seed if choice == "random" else None,
+    }
+    return PseudoEdges(**cached("pseudo", key, build))
+
+
+def augmented_adjacency(corpus: Corpus, edges: PseudoEdges, weight: float) -> Tensor:
+    """The normalised user-item graph with pseudo-edges in it.
+
+    `D^-1/2 A D^-1/2`, where A holds 1 for each train interaction and `weight` times its own for
+    each pseudo-edge, and D its row sums.
+
+    Args:
+        corpus: whose train interactions count in full.
+        edges: to add; none may be in train.
+        weight: of a pseudo-edge beside an interaction.
+
+    Returns:
+        [U+I, U+I] sparse CSR float32, symmetric; users come first.
+    """
+    user = torch.cat([corpus.train.user, edges.user])
+    item = torch.cat([corpus.train.item, edges.item]) + corpus.n_users
+    value = torch.cat([torch.ones(len(corpus.train)), weight * edges.weight]).double()
+    size = corpus.n_users + corpus.n_items
+    row, column = torch.cat([user, item]), torch.cat([item, user])
+    value = value.repeat(2)
+    degree = torch.zeros(size, dtype=torch.float64).index_add_(0, row, value)
+    scaled = value * (degree[row] * degree[column]).rsqrt()
+    return csr_matrix(row, column, scaled.float(), (size, size))

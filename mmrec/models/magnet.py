@@ -1,0 +1,340 @@
+"""MAGNET: role experts on graphs with entropy-triggered routing.
+
+arXiv 2602.20723, 2026. https://arxiv.org/abs/2602.20723
+
+A re-implementation from the public abstract and related work; no code or formula is public. From
+the paper: the user-item graph is augmented with content-induced edges, both graphs are encoded in
+parallel and fused lightly; structured experts have explicit modality roles, dominant, balanced and
+complementary, over behavioural and content cues; routing is conditioned on the interaction; routing
+entropy moves training by itself from coverage to specialisation. Ours: every formula and number
+here, above all what a content channel is (ID embeddings smoothed over the modality's neighbours: a
+free projection of content overfits within epochs) and what the router sees (how well user and item
+agree in each channel). What was tried on data whose roles are known, and on real data: networks in
+the experts overfit and hide the roles (`hidden`), content alone or its graph alone is worse than
+both, a strong confidence term leaves few experts alive and costs recall.
+
+U users, I items, C channels (behaviour and each modality), E experts, D dim, B batch, K negatives,
+N = U + I nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from mmrec.data import Corpus, Modality, Queries, Triplets, require_modalities
+from mmrec.graphs import (
+    augmented_adjacency,
+    content_knn,
+    knn_adjacency,
+    normalized_adjacency,
+)
+from mmrec.graphs import pseudo_edges as content_edges
+from mmrec.losses import bpr, norm_penalty
+from mmrec.models.base import RoutedRecommender
+from mmrec.nn import (
+    ROLES,
+    Agreement,
+    PairRouter,
+    Projection,
+    Propagation,
+    Role,
+    RoleExperts,
+    Sees,
+    Smoothing,
+    Template,
+    Terms,
+    mixture,
+    node_index,
+    role_templates,
+    sparse_softmax,
+)
+from mmrec.schedules import EntropyTriggered
+
+Content = Literal["graph", "projected", "both"]
+UserContent = Literal["propagated", "history", "sum"]
+Graphs = Literal["both", "plain", "augmented"]
+
+BEHAVIOUR = "behaviour"
+TILE = 2**18  # user-item pairs whose experts are mixed at a time
+
+
+class Encoded(NamedTuple):
+    """What ranking needs: users by channel, items by expert."""
+
+    users: Tensor  # [C, U, D]
+    user: Terms
+    items: Tensor  # [E, I, D]
+    item: Terms
+
+
+class Views(nn.Module):
+    """The same signal over each graph in parallel: `z = g z_0 + (1 - g) z_1`.
+
+    Args:
+        graphs: the collaborative one, and the augmented one; or one alone, with no gate.
+        layers: propagation steps.
+    """
+
+    def __init__(self, graphs: Sequence[Tensor], layers: int) -> None:
+        super().__init__()
+        self.views = nn.ModuleList(Propagation(graph, layers) for graph in graphs)
+        if len(graphs) == 2:
+            self.gate = nn.Parameter(torch.tensor(2.0))  # .88 of it collaborative, at first
+
+    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        """[N, D] -> [N, D], or only the rows of an index: -> [..., D]."""
+        found: list[Tensor] = [
+            view(x) if index is None else view.rows(x, index)  # type: ignore[operator]
+            for view in self.views
+        ]
+        if len(found) == 1:
+            return found[0]
+        return torch.lerp(found[1], found[0], torch.sigmoid(self.gate))
+
+
+class MAGNET(RoutedRecommender):
+    """Two views of the graph, a channel per cue, experts with roles, a router for each pair.
+
+    Args:
+        corpus: what the model learns from; it needs at least one modality.
+        dim: embedding size D.
+        layers: propagation steps of the behaviour channel.
+        content_layers: propagation steps of the content channels.
+        behaviour: whether experts see the behaviour channel beside the modalities'.
+        content: what an item's content channel is: `graph`, its neighbours' ID embeddings; its
+            `projected` features; or the sum of `both`.
+        user_content: what a user's content channel is: `propagated`, as the behaviour channel;
+            `history`, the content of what they have; or their `sum`.
+        neighbours: of each item in a modality's graph, and in the similarity behind pseudo-edges.
+        views: the graph with pseudo-edges beside the `plain` one, or one of them alone.
+        pseudo_edges: of each user, at most.
+        pseudo_weight: beside an interaction's weight of 1.
+        pseudo_choice: `content`, or `random` to compare with.
+        tail_only: whether pseudo-edges go to items of at most the median popularity only.
+        roles: weight of the dominant channel, of each of a balanced pair, of the anchor; a role
+            that is None has no experts.
+        experts: `templates` begin at their roles; `free` ones know none; `one` is a single expert
+            over the mean of the channels, and no router.
+        hidden: width of an expert's networks; 0 for none.
+        router: what it sees: the `pair`, the `user`, the `item`; or `nothing`, for equal gates.
+        agreement: of a pair: the `cosine` of each channel, or a low-rank `vector`.
+        sharpness: how much the first gates follow agreement.
+        route: weight of the router's terms, which the schedule weighs among themselves.
+        template: weight of how far experts are from their templates.
+        l2: weight of the squared norm of a batch's ID embeddings.
+        content_l2: weight of the squared norm of a batch's projected content.
+    """
+
+    present: Tensor  # [I, C] bool
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        dim: int = 64,
+        layers: int = 2,
+        content_layers: int = 1,
+        behaviour: bool = True,
+        content: Content = "both",
+        user_content: UserContent = "sum",
+        neighbours: int = 10,
+        views: Graphs = "both",
+        pseudo_edges: int = 5,
+        pseudo_weight: float = 0.3,
+        pseudo_choice: Literal["content", "random"] = "content",
+        tail_only: bool = True,
+        roles: Mapping[Role, float | None] = ROLES,
+        experts: Literal["templates", "free", "one"] = "templates",
+        hidden: int = 0,
+        router: Sees = "pair",
+        agreement: Agreement = "cosine",
+        sharpness: float = 1.0,
+        route: float = 0.2,
+        template: float = 1e-3,
+        l2: float = 1e-2,
+        content_l2: float = 1e-2,
+    ) -> None:
+        modalities = require_modalities(corpus, "magnet")
+        names = (*((BEHAVIOUR,) if behaviour else ()), *modalities)
+        templates = role_templates(names, roles)
+        if experts == "one":
+            templates = [Template("one", (1 / len(names),) * len(names))]
+        super().__init__(corpus, [t.name for t in templates])
+        self.channels, self.user_content = names, user_content
+        self.route, self.template, self.l2, self.content_l2 = route, template, l2, content_l2
+
+        self.node = nn.Embedding(corpus.n_users + corpus.n_items, dim)  # users first
+        for part in torch.split(self.node.weight.detach(), [corpus.n_users, corpus.n_items]):
+            nn.init.xavier_uniform_(part)
+        self.neighbours = self.project = None
+        if content != "projected":
+            self.neighbours = nn.ModuleList(
+                Smoothing(_item_graph(modality, neighbours)) for modality in modalities.values()
+            )
+        if content != "graph":
+            self.project = Projection(modalities, dim)
+        present = [torch.ones(corpus.n_items, dtype=torch.bool)] * behaviour
+        present += [modality.present for modality in modalities.values()]
+        self.register_buffer("present", torch.stack(present, 1), persistent=False)  # [I, C]
+
+        graphs = []
+        if views != "augmented":
+            graphs.append(normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items))
+        if views != "plain":
+            self.pseudo = content_edges(
+                corpus,
+                per_user=pseudo_edges,
+                neighbours=neighbours,
+                tail_only=tail_only,
+                choice=pseudo_choice,
+            )
+            graphs.append(augmented_adjacency(corpus, self.pseudo, pseudo_weight))
+        self.behaviour = Views(graphs, layers)
+        self.contents = nn.ModuleList(Views(graphs, content_layers) for _ in modalities)
+
+        self.mix = RoleExperts(templates, dim, hidden=hidden, anchored=experts == "templates")
+        self.router = PairRouter(
+            self.mix.template, dim, sees=router, agreement=agreement, sharpness=sharpness
+        )
+        self.schedule = EntropyTriggered(top_k=min(3, len(templates)))
+
+    def item_content(self) -> list[Tensor]:
+        """What items bring to each content channel: [I, D] each."""
+        items = self.node.weight[self.corpus.n_users :]
+        found = [torch.zeros_like(items)] * len(self.contents)
+        if self.neighbours is not None:
+            found = [smooth(items) for smooth in self.neighbours]
+        if self.project is not None:
+            found = [a + b for a, b in zip(found, self.project().unbind(1), strict=True)]
+        return found
+
+    def channel_vectors(self, batch: Triplets | None = None) -> tuple[Tensor, Tensor]:
+        """Each channel's vectors of users and items.
+
+        Args:
+            batch: whose rows are wanted; all if None.
+
+        Returns:
+            [C, U, D] and [C, I, D], or [C, B, D] and [C, B(1+K), D], each pair's positive before
+            its negatives.
+        """
+        n_users = self.corpus.n_users
+        index = None if batch is None else node_index(batch, n_users)  # [B, 2+K]
+
+        def sides(rows: Tensor) -> tuple[Tensor, Tensor]:
+            if batch is None:
+                return rows[:n_users], rows[n_users:]
+            return rows[:, 0], rows[:, 1:].flatten(0, 1)
+
+        user, item = sides(self.behaviour(self.node.weight, index))
+        found = [(user, item)]
+        users = self.node.weight[:n_users]
+        own = torch.zeros_like(users) if self.user_content == "history" else users
+        for view, content in zip(self.contents, self.item_content(), strict=True):
+            user_m, item_m = sides(view(torch.cat([own, content]), index))
+            match self.user_content:
+                case "propagated":
+                    user_m = user
+                case "sum":
+                    user_m = user + user_m
+            found.append((user_m, item_m))
+        chosen = found[-len(self.channels) :]  # behaviour stands first, if it counts
+        there = self.there(batch).T.unsqueeze(-1)  # [C, I or B(1+K), 1]
+        return torch.stack([u for u, _ in chosen]), torch.stack([i for _, i in chosen]) * there
+
+    def there(self, batch: Triplets | None) -> Tensor:
+        """Which channels items have: [I, C] bool, or [B(1+K), C] of a batch."""
+        return self.present if batch is None else self.present[listed(batch).flatten()]
+
+    def gates(self, logits: Tensor, *, noise: float = 0.0) -> Tensor:
+        """What the experts of pairs weigh, those left out nothing: [..., E] -> [..., E]."""
+        if noise:
+            logits = logits + noise * torch.randn_like(logits)
+        return sparse_softmax(logits / self.routing.temperature, self.routing.top_k, dim=-1)
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """BPR on the mixed scores, the router's terms, and what holds templates and embeddings."""
+        users, items = self.channel_vectors(batch)  # [C, B, D] [C, B(1+K), D]
+        u = self.mix("user", users).unsqueeze(2)  # [E, B, 1, D]
+        i = self.mix("item", items).view(*u.shape[:2], -1, u.shape[-1])  # [E, B, 1+K, D]
+        scores = (u * i).sum(-1).movedim(0, -1)  # [B, 1+K, E]
+        scores = scores * self.mix.makes_up(self.there(batch)).view(scores.shape)
+        logits = self.router.pairs(
+            self.router.terms("user", users), self.router.terms("item", items)
+        )  # [B, 1+K, E]
+        gates = self.gates(logits, noise=self.routing.noise)
+        mixed = (gates * scores).sum(-1)  # [B, 1+K]
+        full = (logits[:, 0] / self.routing.temperature).softmax(-1)  # [B, E]
+        layer0 = embedding(node_index(batch, self.corpus.n_users), self.node.weight, sparse=True)
+        terms = {
+            "bpr": bpr(mixed[:, 0], mixed[:, 1:]),
+            "route": self.route * self.route_loss(full, gates[:, 0]),
+            "template": self.template * self.mix.penalty(),
+            "l2": self.l2 * norm_penalty("squared", *layer0.unbind(1)),
+        }
+        if self.project is not None:
+            rows = self.project()[listed(batch)]
+            terms["content_l2"] = self.content_l2 * norm_penalty("squared", rows)
+        return terms
+
+    def encode(self) -> Encoded:
+        """Channels of users, experts of items, and what the router makes of both."""
+        users, items = self.channel_vectors()
+        return Encoded(
+            users,
+            self.router.terms("user", users),
+            self.mix("item", items) * self.mix.makes_up(self.present).T.unsqueeze(-1),
+            self.router.terms("item", items),
+        )
+
+    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
+        """`sum_e g_e(u, i) <y_u^e, y_i^e>`, in tiles of items: [B, I]."""
+        users = self.mix("user", encoded.users[:, queries.user])  # [E, B, D]
+        user, now, found = encoded.user.rows(queries.user), self.routing, []
+        tile = max(1, TILE // users.shape[1])
+        for first in range(0, self.corpus.n_items, tile):
+            rows = slice(first, first + tile)
+            logits = self.router.cross(user, encoded.item.rows(rows)).div_(now.temperature)
+            found.append(mixture(logits, users @ encoded.items[:, rows].mT, now.top_k))
+        return torch.cat(found, dim=1)
+
+    @torch.no_grad()
+    def pair_gates(self, users: Tensor, items: Tensor, *, block: int = 8192) -> Tensor:
+        """What each expert weighs in the scores of pairs: [P] and [P] -> [P, E]."""
+        all_users, all_items = self.channel_vectors()
+        user, item = self.router.terms("user", all_users), self.router.terms("item", all_items)
+        blocks = zip(torch.split(users, block), torch.split(items, block), strict=True)
+        return torch.cat(
+            [self.gates(self.router.pairs(user.rows(u), item.rows(i))[:, 0]) for u, i in blocks]
+        )
+
+    @torch.no_grad()
+    def item_weights(self) -> dict[str, Tensor]:
+        """What each channel weighs in an item's scores for its train users, on average: [I] each.
+
+        An item that nobody has in train gets the mean gates of all pairs.
+        """
+        user, item = (x.to(self.device) for x in (self.corpus.train.user, self.corpus.train.item))
+        gates = self.pair_gates(user, item)  # [P, E]
+        total = gates.new_zeros(self.corpus.n_items, len(self.experts)).index_add_(0, item, gates)
+        count = torch.bincount(item, minlength=self.corpus.n_items).unsqueeze(1)
+        mean = torch.where(count > 0, total / count.clamp(min=1), gates.mean(0))  # [I, E]
+        weights = torch.einsum("ie,iec->ci", mean, self.mix.shares(self.present))
+        return dict(zip(self.channels, weights, strict=True))
+
+
+def listed(batch: Triplets) -> Tensor:
+    """[B, 1+K]: each pair's positive, and its negatives."""
+    return torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1)
+
+
+def _item_graph(modality: Modality, k: int) -> Tensor:
+    """[I, I]: neighbours by content, symmetric and normalised."""
+    return knn_adjacency(
+        content_knn(modality, k), weights="similarity", normalize="symmetric", symmetrize=True
+    )

@@ -1,0 +1,196 @@
+"""Experts with roles: what each makes of a user's or an item's channels.
+
+C channels, E experts, D dim, H hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, normalize
+
+Role = Literal["dominant", "balanced", "complementary"]
+Side = Literal["user", "item"]
+ROLES: Mapping[Role, float] = {"dominant": 0.8, "balanced": 0.45, "complementary": 0.5}
+
+
+class Template(NamedTuple):
+    """What an expert is for.
+
+    Attributes:
+        name: the role and its channels, as `dominant/visual`.
+        weights: of each channel; they sum to one.
+        anchor: of a complementary expert: the channel whose direction the others leave out.
+    """
+
+    name: str
+    weights: tuple[float, ...]
+    anchor: int | None = None
+
+
+def role_templates(channels: Sequence[str], roles: Mapping[Role, float | None]) -> list[Template]:
+    """One dominant expert per channel, one balanced per pair, one complementary per channel.
+
+    Three channels give nine experts. What a role's own channels leave of the weight, the others
+    share evenly; where there are no others, its own take all. A role that means nothing with so
+    few channels (a pair of one) has no expert.
+
+    Args:
+        channels: names.
+        roles: the weight of the dominant channel, of each of a balanced pair, and of the anchor;
+            a role that is missing or None has no expert.
+
+    Raises:
+        ValueError: a weight that leaves less than nothing, or no expert is left.
+    """
+    limits = {"dominant": 1.0, "balanced": 0.5, "complementary": 1.0}
+    for role, weight in roles.items():
+        if role not in limits:
+            raise ValueError(f"roles: there is no role {role}; there are {', '.join(limits)}")
+        if weight is not None and not 0 < weight <= limits[role]:
+            raise ValueError(
+                f"roles.{role} is {weight}; give a weight above 0 and at most {limits[role]}, "
+                "or null to leave these experts out"
+            )
+    count = len(channels)
+    found = []
+    for role, own in (
+        ("dominant", [(c,) for c in range(count)]),
+        ("balanced", list(combinations(range(count), 2))),
+        ("complementary", [(c,) for c in range(count)] if count > 1 else []),
+    ):
+        weight = roles.get(role)
+        if weight is None:
+            continue
+        for those in own:
+            name = f"{role}/{'+'.join(channels[c] for c in those)}"
+            anchor = those[0] if role == "complementary" else None
+            found.append(Template(name, _weights(count, those, weight), anchor))
+    if not found:
+        raise ValueError(
+            f"roles leave no expert for the channels {', '.join(channels)}; give one role a weight"
+        )
+    return found
+
+
+def _weights(count: int, own: tuple[int, ...], weight: float) -> tuple[float, ...]:
+    others = count - len(own)
+    if not others:
+        return (1 / count,) * count
+    rest = (1 - weight * len(own)) / others
+    return tuple(weight if c in own else rest for c in range(count))
+
+
+class RoleExperts(nn.Module):
+    """Experts, each a tower per side over its mixture of the channels.
+
+    Expert e mixes `x_e = sum_c w_ec h_c`, with `w_e = softmax(log template_e + delta_e)`; a
+    complementary one first takes from every other channel its component along the anchor. A tower
+    adds to this a small network that starts next to zero: `y_e = x_e + V_e gelu(W_e x_e + b_e)`. So
+    an expert's score of a pair is a dot product of a user and an item vector.
+
+    Args:
+        templates: of the experts.
+        dim: D.
+        hidden: H; 0 leaves the networks out.
+        anchored: whether weights begin at the templates and complementary experts leave their
+            anchor out; otherwise all begin even, and nothing holds them.
+    """
+
+    template: Tensor
+    anchor: Tensor
+    complementary: Tensor
+
+    def __init__(
+        self, templates: Sequence[Template], dim: int, *, hidden: int, anchored: bool = True
+    ) -> None:
+        super().__init__()
+        self.names = tuple(t.name for t in templates)
+        weights = torch.tensor([t.weights for t in templates])  # [E, C]
+        experts, channels = weights.shape
+        if not anchored:
+            weights = torch.full_like(weights, 1 / channels)
+        free = [t.anchor if anchored else None for t in templates]
+        self.anchored, self.hidden = anchored, hidden
+        self.register_buffer("template", weights.clamp(min=1e-6), persistent=False)
+        complementary = [e for e, a in enumerate(free) if a is not None]
+        self.register_buffer("complementary", torch.tensor(complementary).long(), persistent=False)
+        anchors = torch.tensor([a for a in free if a is not None]).long()
+        self.register_buffer("anchor", anchors, persistent=False)
+        self.delta = nn.Parameter(torch.zeros(experts, channels))
+        if not anchored:  # or equal experts would stay equal
+            nn.init.normal_(self.delta, std=0.5)
+        self.towers = nn.ModuleDict(
+            {side: _Towers(experts, dim, hidden) for side in ("user", "item")} if hidden else {}
+        )
+
+    def weights(self) -> Tensor:
+        """-> [E, C]; rows sum to one."""
+        return (self.template.log() + self.delta).softmax(1)
+
+    def penalty(self) -> Tensor:
+        """Mean square of how far the weights are from their templates; zero if they are free."""
+        return self.delta.square().mean() if self.anchored else self.delta.new_zeros(())
+
+    def shares(self, present: Tensor | None = None) -> Tensor:
+        """What each expert takes of each channel: [E, C], or [N, E, C] given presence [N, C]."""
+        weights = self.weights()
+        if present is None:
+            return weights
+        there = weights * present.unsqueeze(1)
+        return there / there.sum(-1, keepdim=True).clamp(min=1e-6)
+
+    def mix(self, channels: Tensor) -> Tensor:
+        """What enters the towers: [C, N, D], zero where a channel is absent -> [E, N, D]."""
+        weights = self.weights()
+        mixed: Tensor = torch.tensordot(weights, channels, 1)  # [E, N, D]
+        if len(self.anchor):
+            # w_c (h_c - (h_c . a) a), summed over c other than the anchor's, in two products.
+            direction = normalize(channels[self.anchor], dim=-1)  # [E', N, D]
+            others = weights[self.complementary].scatter(1, self.anchor.unsqueeze(1), 0.0)
+            rest = torch.tensordot(others, channels, 1)  # [E', N, D]
+            along = (rest * direction).sum(-1, keepdim=True) * direction
+            return torch.index_add(mixed, 0, self.complementary, along, alpha=-1)
+        return mixed
+
+    def forward(self, side: Side, channels: Tensor) -> Tensor:
+        """Expert vectors of one side: [C, N, D] -> [E, N, D]."""
+        mixed = self.mix(channels)
+        if not self.hidden:
+            return mixed
+        towered: Tensor = self.towers[side](mixed)
+        return towered
+
+    def makes_up(self, present: Tensor) -> Tensor:
+        """A factor of each expert's score, so that the others share an absent channel's weight.
+
+        Args:
+            present: [N, C] bool.
+
+        Returns:
+            [N, E], 1 where nothing is absent.
+        """
+        there: Tensor = present.to(self.delta.dtype) @ self.weights().T
+        return 1 / there.clamp(min=1e-6)
+
+
+class _Towers(nn.Module):
+    """`x + V gelu(W x + b)` of all experts at once."""
+
+    def __init__(self, experts: int, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.inner = nn.Parameter(torch.empty(experts, dim, hidden))
+        self.bias = nn.Parameter(torch.zeros(experts, 1, hidden))
+        self.outer = nn.Parameter(torch.empty(experts, hidden, dim))
+        nn.init.normal_(self.inner, std=dim**-0.5)
+        nn.init.normal_(self.outer, std=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[E, N, D] -> [E, N, D]"""
+        inner = gelu(torch.baddbmm(self.bias, x, self.inner))
+        towered: Tensor = torch.baddbmm(x, inner, self.outer)
+        return towered

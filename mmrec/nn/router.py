@@ -1,0 +1,172 @@
+"""Routers: which experts a pair of user and item is given to.
+
+C channels, E experts, D dim, B users, I items, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+Sees = Literal["pair", "user", "item", "nothing"]
+Agreement = Literal["cosine", "vector"]
+
+
+class Terms(NamedTuple):
+    """What a side brings to the router's logits."""
+
+    bias: Tensor  # [N, E]
+    channels: Tensor  # [C, N, D] unit vectors, or [1, N, R] factors
+
+    def rows(self, index: Tensor | slice) -> Terms:
+        """Those of some users or items."""
+        return Terms(self.bias[index], self.channels[:, index])
+
+
+class PairRouter(nn.Module):
+    """Logits that are linear in how well user and item agree in each channel.
+
+    `l_e(u, i) = sum_c A_ec cos(h_u^c, h_i^c) + p_e . h_u + q_e . h_i + b_e`. With
+    `agreement="vector"` the cosines become an element-wise product through a low rank:
+    `a_e . (P h_u * Q h_i)`. Either way, the logits of all pairs are a few matrix products.
+
+    Args:
+        weights: [E, C], what each expert takes of each channel: where A begins, so that a pair
+            which agrees in a channel is given to the experts that look at it.
+        dim: D.
+        sees: the `pair`; only the `user` or the `item`, and no agreement; or `nothing`, and then
+            all gates are equal.
+        agreement: `cosine` or `vector`.
+        rank: R, of `vector`.
+        sharpness: A begins at this times `weights`, less their mean over the experts.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        dim: int,
+        *,
+        sees: Sees = "pair",
+        agreement: Agreement = "cosine",
+        rank: int = 8,
+        sharpness: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.experts, channels = weights.shape
+        self.sees, self.agreement = sees, agreement
+        width = channels * dim
+        sides = [side for side in ("user", "item") if sees in (side, "pair")]
+        self.sides = nn.ModuleDict({s: nn.Linear(width, self.experts, bias=False) for s in sides})
+        for parameter in self.sides.parameters():
+            nn.init.zeros_(parameter)
+        if sees != "nothing":
+            self.bias = nn.Parameter(torch.zeros(self.experts))
+        if sees == "pair" and agreement == "cosine":
+            self.agree = nn.Parameter(sharpness * (weights - weights.mean(0)))
+        elif sees == "pair":
+            self.factors = nn.ModuleDict({s: nn.Linear(width, rank, bias=False) for s in sides})
+            self.agree = nn.Parameter(torch.randn(self.experts, rank) * rank**-0.5)
+
+    def terms(self, side: Literal["user", "item"], channels: Tensor) -> Terms:
+        """What one side brings, computed once for each user or item: [C, N, D]."""
+        flat = channels.transpose(0, 1).flatten(1)  # [N, CD]
+        bias = flat.new_zeros(len(flat), self.experts)
+        if side in self.sides:
+            bias = self.sides[side](flat)
+        if side == "item" and self.sees != "nothing":
+            bias = bias + self.bias
+        if self.sees != "pair":
+            return Terms(bias, flat.new_zeros(0, len(flat), 1))
+        if self.agreement == "vector":
+            return Terms(bias, self.factors[side](flat).unsqueeze(0))
+        return Terms(bias, normalize(channels, dim=-1))
+
+    def pairs(self, user: Terms, item: Terms) -> Tensor:
+        """Logits of B users, each with L items of its own (BL of them): [B, L, E]."""
+        size = len(user.bias)
+        logits = user.bias.unsqueeze(1) + item.bias.view(size, -1, self.experts)
+        if self.sees != "pair":
+            return logits
+        several = item.channels.view(len(item.channels), size, -1, item.channels.shape[-1])
+        both = user.channels.unsqueeze(2) * several  # [C, B, L, D]
+        agreement = both.sum(-1).movedim(0, -1) if self.agreement == "cosine" else both[0]
+        return torch.matmul(agreement, self.agree.T).add(logits)
+
+    def cross(self, user: Terms, item: Terms) -> Tensor:
+        """Logits of every user with every item: [E, B, I]."""
+        logits = user.bias.T.unsqueeze(2) + item.bias.T.unsqueeze(1)  # [E, B, I]
+        if self.sees != "pair":
+            return logits
+        if self.agreement == "vector":
+            left = self.agree.unsqueeze(1) * user.channels  # [E, B, R]
+            return torch.baddbmm(logits, left, item.channels.mT.expand(len(left), -1, -1))
+        cosines = user.channels @ item.channels.mT  # [C, B, I]
+        agreement: Tensor = torch.tensordot(self.agree, cosines, 1)
+        return agreement.add_(logits)
+
+
+def sparse_softmax(logits: Tensor, top_k: int | None, dim: int) -> Tensor:
+    """Softmax over the `top_k` largest logits, zero elsewhere; over all if None.
+
+    Of equal logits at the edge all are kept.
+    """
+    if top_k is not None and top_k < logits.shape[dim]:
+        edge = logits.topk(top_k, dim).values.select(dim, -1).unsqueeze(dim)
+        logits = logits.masked_fill(logits < edge, -torch.inf)
+    return logits.softmax(dim)
+
+
+def mixture(logits: Tensor, scores: Tensor, top_k: int | None) -> Tensor:
+    """`sum_e g_e s_e` with `g = sparse_softmax(logits)`, plane by plane, without making g.
+
+    Args:
+        logits: [E, ...]; it is written over.
+        scores: [E, ...], of the experts.
+        top_k: experts that count; None for all.
+
+    Returns:
+        [...].
+    """
+    largest, edge = _largest(logits, top_k)
+    if edge is not None:
+        logits.masked_fill_(logits < edge, -torch.inf)
+    weight = logits.sub_(largest).exp_()
+    total = weight.sum(0)
+    return weight.mul_(scores).sum(0).div_(total)
+
+
+def _largest(planes: Tensor, k: int | None) -> tuple[Tensor, Tensor | None]:
+    """The largest, and the k-th largest if k leaves any out; over the first dimension.
+
+    A sorted insertion of whole planes: topk would sort each place's handful of values by itself.
+    """
+    if k is None or k >= len(planes):
+        return planes.amax(0), None
+    lowest = torch.full_like(planes[0], -torch.inf)
+    best = [lowest] * k
+    for plane in planes.unbind():
+        for rank in range(k):
+            best[rank], plane = torch.maximum(best[rank], plane), torch.minimum(best[rank], plane)
+    return best[0], best[-1]
+
+
+def entropies(gates: Tensor) -> tuple[Tensor, Tensor]:
+    """How undecided the router is for a pair, and how evenly it uses the experts.
+
+    Args:
+        gates: [N, E], rows that sum to one.
+
+    Returns:
+        H_s, mean entropy of the rows, and H_m, entropy of the mean row: scalars, over log E.
+    """
+    scale = math.log(gates.shape[1]) if gates.shape[1] > 1 else 1.0
+    return _entropy(gates).mean() / scale, _entropy(gates.mean(0)) / scale
+
+
+def _entropy(p: Tensor) -> Tensor:
+    entropy: Tensor = -torch.special.xlogy(p, p.clamp(min=1e-12)).sum(-1)
+    return entropy

@@ -1,0 +1,296 @@
+"""MAGNET against its formulas computed pair by pair, and its router's life in a run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+
+from mmrec.callbacks import EpochSeed
+from mmrec.data import DataError, PlantedData, Queries, Triplets, planted
+from mmrec.evaluation import Evaluation
+from mmrec.losses import bpr
+from mmrec.models import MAGNET
+from mmrec.schedules import Constant, EntropyTriggered
+
+WORLD = partial(planted, users=60, items=40, interactions_per_user=6, missing=0.1, widths=8)
+
+
+@pytest.fixture(scope="module")
+def data():
+    data = PlantedData(world=WORLD, batch_size=128, negatives=2)
+    _ = data.corpus
+    return data
+
+
+@pytest.fixture(scope="module")
+def corpus(data):
+    return data.corpus
+
+
+def made(corpus, schedule=None, **options):
+    seed_everything(0, verbose=False)
+    model = MAGNET(corpus, dim=8, **options)
+    model.evaluation = Evaluation(cutoffs=(5,))
+    model.route_by(schedule or Constant(coverage=1.0, confidence=0.3, temperature=0.7, top_k=2))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def everything(corpus):
+    users = torch.arange(corpus.n_users).repeat_interleave(corpus.n_items)
+    return users, torch.arange(corpus.n_items).repeat(corpus.n_users)
+
+
+OPTIONS = [
+    {},
+    {"hidden": 5},
+    {"router": "item"},
+    {"router": "nothing"},
+    {"agreement": "vector"},
+    {"experts": "free"},
+    {"views": "plain"},
+    {"views": "augmented"},
+    {"content": "graph", "user_content": "history"},
+    {"content": "projected", "user_content": "propagated"},
+    {"behaviour": False},
+    {"experts": "one"},
+    {"pseudo_edges": 0},
+    {"pseudo_choice": "random"},
+    {"content_layers": 0, "layers": 0},
+]
+each_option = pytest.mark.parametrize(
+    "options", OPTIONS, ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()) or "default"
+)
+
+
+def schedule_of(options):
+    """One that keeps no more experts than there are."""
+    top_k = 1 if options.get("experts") == "one" else 2
+    return Constant(coverage=1.0, top_k=top_k, temperature=0.7)
+
+
+@each_option
+@torch.no_grad()
+def test_a_ranking_is_the_gated_sum_of_expert_scores_pair_by_pair(corpus, options):
+    model = made(corpus, schedule_of(options), **options)
+    users, items = model.channel_vectors()
+    expert_users, expert_items = model.mix("user", users), model.mix("item", items)
+    made_up = model.mix.makes_up(model.present)
+    gates = model.pair_gates(*everything(corpus)).view(corpus.n_users, corpus.n_items, -1)
+    expected = torch.zeros(corpus.n_users, corpus.n_items)
+    for e in range(len(model.experts)):
+        score = expert_users[e] @ expert_items[e].T * made_up[:, e]
+        expected += gates[..., e] * score
+    found = model.score(model.encode(), Queries(torch.arange(corpus.n_users)))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_tiles_of_any_size_give_the_same_ranking(corpus, monkeypatch):
+    model, queries = made(corpus), Queries(torch.arange(20))
+    whole = model.score(model.encode(), queries)
+    monkeypatch.setattr("mmrec.models.magnet.TILE", 20 * 7)
+    torch.testing.assert_close(model.score(model.encode(), queries), whole)
+
+
+@each_option
+def test_training_and_ranking_score_a_pair_alike(corpus, options):
+    model = made(corpus, schedule_of(options), **options)
+    batch = Triplets(
+        corpus.train.user, corpus.train.item, torch.randint(corpus.n_items, (len(corpus.train), 2))
+    )
+    whole = model.score(model.encode(), Queries(torch.arange(corpus.n_users)))
+    positive = whole[batch.user, batch.positive]
+    negative = (
+        whole.gather(1, torch.zeros(1, 1).long())
+        if False
+        else whole[batch.user].gather(1, batch.negative)
+    )
+    torch.testing.assert_close(
+        model.losses(batch)["bpr"], bpr(positive, negative), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_the_channels_are_two_views_of_embeddings_smoothed_over_neighbours(corpus):
+    model = made(corpus, content="graph")
+    table = model.node.weight.double()
+    split = corpus.n_users
+    views = [view.adjacency.to_dense().double() for view in model.behaviour.views]
+
+    def fused(x, layers, gate):
+        powers = [
+            sum(torch.linalg.matrix_power(a, n) @ x for n in range(layers + 1)) / (layers + 1)
+            for a in views
+        ]
+        share = gate.double().sigmoid()
+        return share * powers[0] + (1 - share) * powers[1]
+
+    behaviour = fused(table, 2, model.behaviour.gate)
+    users, items = [behaviour[:split]], [behaviour[split:]]
+    for m, smooth in enumerate(model.neighbours):
+        content = smooth.adjacency.to_dense().double() @ table[split:]
+        signal = fused(torch.cat([table[:split], content]), 1, model.contents[m].gate)
+        users.append(behaviour[:split] + signal[:split])
+        items.append(signal[split:] * model.present[:, 1 + m : 2 + m])
+    found_users, found_items = model.channel_vectors()
+    torch.testing.assert_close(found_users.double(), torch.stack(users), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found_items.double(), torch.stack(items), atol=1e-5, rtol=1e-4)
+
+
+def test_the_router_is_held_on_positives_by_the_weights_of_the_schedule(corpus):
+    model = made(corpus, route=1.0)
+    batch = Triplets(corpus.train.user, corpus.train.item, corpus.train.item.unsqueeze(1))
+    model.route_by(Constant(temperature=0.7, top_k=None))
+    gates = model.pair_gates(corpus.train.user, corpus.train.item).double()
+    log_e = torch.tensor(9.0).double().log()
+    pair = -(gates * gates.log()).sum(1).mean() / log_e
+    mean = gates.mean(0)
+    load = -(mean * mean.log()).sum() / log_e
+    model.route_by(Constant(coverage=0.6, confidence=0.4, temperature=0.7, top_k=2))
+    expected = 0.6 * (1 - load) + 0.4 * pair
+    torch.testing.assert_close(
+        model.losses(batch)["route"].double(), expected, atol=1e-5, rtol=1e-4
+    )
+
+
+def test_item_weights_are_those_of_its_users_and_sum_to_one(corpus):
+    model = made(corpus)
+    weights = model.item_weights()
+    assert list(weights) == ["behaviour", "visual", "textual"]
+    torch.testing.assert_close(sum(weights.values()), torch.ones(corpus.n_items))
+    for name in ("visual", "textual"):
+        assert not weights[name][~corpus.modalities[name].present].any()
+    item = int(corpus.train.item[0])
+    users = corpus.train.user[corpus.train.item == item]
+    gates = model.pair_gates(users, torch.full_like(users, item)).mean(0)
+    shares = model.mix.shares(model.present[item : item + 1])[0]
+    expected = gates @ shares
+    for value, name in zip(expected, weights, strict=True):
+        torch.testing.assert_close(weights[name][item], value)
+
+
+def test_noise_reaches_gates_in_training_only(corpus):
+    model = made(corpus, Constant(noise=5.0, top_k=2))
+    batch = Triplets(corpus.train.user, corpus.train.item, corpus.train.item.unsqueeze(1) * 0)
+    first, second = (model.losses(batch)["bpr"] for _ in range(2))
+    assert first != second
+    queries = Queries(torch.arange(5))
+    one, two = (model.score(model.encode(), queries) for _ in range(2))
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"roles": {"dominant": 2.0}}, r"roles\.dominant is 2\.0; give a weight above 0"),
+        ({"pseudo_edges": -1}, r"pseudo_edges is -1; give 0 or more"),
+        ({"layers": -1}, r"layers is -1"),
+    ],
+)
+def test_what_cannot_be_is_refused(corpus, options, message):
+    with pytest.raises(ValueError, match=message):
+        MAGNET(corpus, **options)
+
+
+def test_content_is_needed(corpus):
+    with pytest.raises(DataError, match=r"model magnet needs item features and planted has none"):
+        MAGNET(replace(corpus, modalities={}))
+
+
+def test_more_experts_than_there_are_cannot_be_kept(corpus):
+    model = MAGNET(corpus, experts="one")
+    with pytest.raises(ValueError, match=r"top_k is 3, but there are 1 experts \(one\); give at"):
+        model.route_by(Constant(top_k=3))
+
+
+def test_one_modality_leaves_five_experts():
+    one = PlantedData(world=partial(WORLD, modalities=("visual",))).corpus
+    assert MAGNET(one).experts == (
+        "dominant/behaviour",
+        "dominant/visual",
+        "balanced/behaviour+visual",
+        "complementary/behaviour",
+        "complementary/visual",
+    )
+
+
+@pytest.mark.parametrize("features", [torch.ones, torch.zeros])
+def test_features_that_say_nothing_still_train(data, features):
+    content = {
+        name: replace(m, features=features(m.features.shape), digest=f"{features.__name__}-{name}")
+        for name, m in data.corpus.modalities.items()
+    }
+    if features is torch.zeros:
+        with pytest.raises(ValueError, match=r"k is 10, but 0 of 40 items have content"):
+            MAGNET(replace(data.corpus, modalities=content))
+        return
+    model = MAGNET(replace(data.corpus, modalities=content))
+    scores = model.score(model.encode(), Queries(torch.arange(3)))
+    assert scores.isfinite().all()
+
+
+def trained(model, data, epochs, ckpt=None):
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=epochs,
+        callbacks=[EpochSeed(0)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(model, data, ckpt_path=ckpt, weights_only=True)
+    return trainer
+
+
+SCHEDULE = {"threshold": 0.0, "tolerance": 1.0, "window": 1, "earliest": 3, "ramp": 2}
+
+
+def test_a_run_that_is_killed_and_continued_triggers_at_the_same_epoch(data, tmp_path):
+    def fresh():
+        return made(data.corpus, EntropyTriggered(**SCHEDULE)).train()
+
+    whole, first, second = fresh(), fresh(), fresh()
+    expected = trained(whole, data, 6).callback_metrics
+    trained(first, data, 3).save_checkpoint(tmp_path / "a.ckpt")
+    found = trained(second, data, 6, tmp_path / "a.ckpt").callback_metrics
+    assert whole.schedule.trigger == second.schedule.trigger == 3
+    assert whole.schedule.state_dict() == second.schedule.state_dict()
+    assert found["router/stage"] == 2
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+
+
+def test_each_epoch_tells_what_the_router_did(data):
+    model = made(data.corpus, Constant(coverage=1.0, top_k=2)).train()
+    metrics = trained(model, data, 2).callback_metrics
+    loads = [float(metrics[f"load/{name}"]) for name in model.experts]
+    assert sum(loads) == pytest.approx(1)
+    assert float(metrics["router/largest_load"]) == pytest.approx(max(loads))
+    assert float(metrics["router/smallest_load"]) == pytest.approx(min(loads))
+    assert float(metrics["router/dead"]) == pytest.approx(sum(x < 0.01 for x in loads) / 9)
+    assert 0 < float(metrics["router/pair_entropy"]) <= float(metrics["router/load_entropy"]) <= 1
+
+
+def test_a_collapsed_router_is_warned_of_once_and_with_advice(data, caplog):
+    model = made(data.corpus, Constant(top_k=1)).train()
+    torch.nn.init.zeros_(model.router.agree)
+    for parameter in model.router.parameters():
+        torch.nn.init.zeros_(parameter)
+        parameter.requires_grad = False
+    model.router.bias.data[4] = 50.0
+    with caplog.at_level(logging.WARNING):
+        trained(model, data, 7)
+    said = [r.getMessage() for r in caplog.records if "router" in r.getMessage()]
+    assert len(said) == 1
+    assert "expert balanced/behaviour+textual has had more than 90 % of the load for 5" in said[0]
+    assert "raise router_schedule.coverage" in said[0]

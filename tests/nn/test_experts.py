@@ -1,0 +1,160 @@
+"""Role experts against templates written out, and vectors computed one by one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import gelu
+
+from mmrec.nn import ROLES, RoleExperts, role_templates
+
+CHANNELS = ("behaviour", "visual", "textual")
+
+
+def seeded(channels=CHANNELS, dim=6, hidden=5, **options):
+    torch.manual_seed(0)
+    experts = RoleExperts(role_templates(channels, ROLES), dim, hidden=hidden, **options)
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return experts
+
+
+def test_three_channels_give_the_nine_experts_of_the_design():
+    found = {t.name: t.weights for t in role_templates(CHANNELS, ROLES)}
+    expected = {
+        "dominant/behaviour": (0.8, 0.1, 0.1),
+        "dominant/visual": (0.1, 0.8, 0.1),
+        "dominant/textual": (0.1, 0.1, 0.8),
+        "balanced/behaviour+visual": (0.45, 0.45, 0.1),
+        "balanced/behaviour+textual": (0.45, 0.1, 0.45),
+        "balanced/visual+textual": (0.1, 0.45, 0.45),
+        "complementary/behaviour": (0.5, 0.25, 0.25),
+        "complementary/visual": (0.25, 0.5, 0.25),
+        "complementary/textual": (0.25, 0.25, 0.5),
+    }
+    assert list(found) == list(expected)
+    for name, weights in expected.items():
+        assert found[name] == pytest.approx(weights)
+        assert sum(found[name]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("count", "experts"), [(1, 1), (2, 5), (3, 9), (4, 14), (5, 20)])
+def test_any_number_of_channels_has_its_experts_and_weights_sum_to_one(count, experts):
+    found = role_templates([f"c{n}" for n in range(count)], ROLES)
+    assert len(found) == experts
+    for template in found:
+        assert sum(template.weights) == pytest.approx(1)
+        assert min(template.weights) >= 0
+
+
+def test_only_complementary_experts_have_an_anchor():
+    for template in role_templates(CHANNELS, ROLES):
+        role, _, channel = template.name.partition("/")
+        anchor = CHANNELS.index(channel) if role == "complementary" else None
+        assert template.anchor == anchor
+
+
+def test_a_role_without_a_weight_has_no_experts():
+    names = [t.name for t in role_templates(CHANNELS, {**ROLES, "balanced": None})]
+    assert len(names) == 6
+    assert not any("balanced" in name for name in names)
+    assert len(role_templates(CHANNELS, {"dominant": 0.8})) == 3
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        ({"dominant": 1.2}, r"^roles\.dominant is 1\.2; give a weight above 0 and at most 1"),
+        ({"balanced": 0.6}, r"^roles\.balanced is 0\.6; .* at most 0\.5, or null"),
+        ({"complementary": 0}, r"^roles\.complementary is 0; give a weight above 0"),
+        ({"dominent": 0.8}, r"there is no role dominent; there are dominant, balanced, compl"),
+        ({"dominant": None}, r"^roles leave no expert for the channels behaviour, visual, text"),
+        ({}, r"^roles leave no expert"),
+    ],
+)
+def test_weights_that_cannot_sum_to_one_are_refused(roles, message):
+    with pytest.raises(ValueError, match=message):
+        role_templates(CHANNELS, roles)
+
+
+def test_weights_start_at_the_templates_and_always_sum_to_one():
+    templates = role_templates(CHANNELS, ROLES)
+    experts = RoleExperts(templates, 4, hidden=0)
+    expected = torch.tensor([t.weights for t in templates])
+    torch.testing.assert_close(experts.weights(), expected)
+    assert experts.penalty() == 0
+    torch.nn.init.normal_(experts.delta)
+    torch.testing.assert_close(experts.weights().sum(1), torch.ones(9))
+    torch.testing.assert_close(experts.penalty(), (experts.delta**2).mean())
+
+
+def naive(experts, side, channels):
+    """Each expert and row by itself."""
+    weights = experts.weights()
+    rows = []
+    for e, template in enumerate(role_templates(CHANNELS, ROLES)):
+        for h in channels.unbind(1):  # [C, D]
+            x = torch.zeros(h.shape[1])
+            for c in range(len(CHANNELS)):
+                part = h[c]
+                if template.anchor is not None and c != template.anchor:
+                    a = h[template.anchor]
+                    part = part - (part @ a) / (a @ a) * a
+                x = x + weights[e, c] * part
+            tower = experts.towers[side]
+            inner = gelu(x @ tower.inner[e] + tower.bias[e, 0])
+            rows.append(x + inner @ tower.outer[e])
+    return torch.stack(rows).view(len(weights), channels.shape[1], -1)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_experts_are_what_the_formula_says_row_by_row(side):
+    experts, channels = seeded(), torch.randn(3, 7, 6)
+    torch.testing.assert_close(experts(side, channels), naive(experts, side, channels))
+
+
+def test_a_complementary_expert_sees_nothing_of_the_others_along_its_anchor():
+    experts, channels = seeded(hidden=0), torch.randn(3, 7, 6)
+    mixed, weights = experts("item", channels), experts.weights()
+    for e, template in enumerate(role_templates(CHANNELS, ROLES)):
+        if template.anchor is not None:
+            anchor = channels[template.anchor]
+            rest = mixed[e] - weights[e, template.anchor] * anchor
+            torch.testing.assert_close((rest * anchor).sum(1), torch.zeros(7), atol=1e-5, rtol=0)
+
+
+def test_a_zero_anchor_takes_nothing_away():
+    experts, channels = seeded(hidden=0), torch.randn(3, 4, 6)
+    channels[1] = 0
+    expected = torch.einsum("c,cnd->nd", experts.weights()[7], channels)
+    torch.testing.assert_close(experts("user", channels)[7], expected)
+
+
+def test_where_a_channel_is_absent_the_others_share_its_weight():
+    experts, present = seeded(), torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1]]).bool()
+    shares = experts.shares(present)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(3, 9))
+    assert not shares[1, :, 1].any()
+    torch.testing.assert_close(shares[0], experts.weights())
+    torch.testing.assert_close(shares[2, :, 2], torch.ones(9))
+    made_up = experts.makes_up(present)
+    torch.testing.assert_close(
+        made_up.unsqueeze(-1) * experts.weights() * present.unsqueeze(1), shares
+    )
+
+
+def test_networks_start_next_to_zero():
+    torch.manual_seed(0)
+    experts = RoleExperts(role_templates(CHANNELS, ROLES), 64, hidden=32)
+    channels = torch.randn(3, 50, 64)
+    with torch.no_grad():
+        change = (experts("user", channels) - experts.mix(channels)).norm()
+        assert 0 < change < 0.02 * experts.mix(channels).norm()
+
+
+def test_free_experts_start_apart_and_are_not_held():
+    torch.manual_seed(0)
+    experts = RoleExperts(role_templates(CHANNELS, ROLES), 4, hidden=0, anchored=False)
+    assert len(experts.anchor) == 0
+    assert experts.penalty() == 0
+    assert torch.pdist(experts.weights()).min() > 0

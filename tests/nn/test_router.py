@@ -1,0 +1,117 @@
+"""Routers: pairs, whole rankings and loops give the same gates."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import cosine_similarity
+
+from mmrec.nn import ROLES, PairRouter, entropies, mixture, role_templates, sparse_softmax
+
+WEIGHTS = torch.tensor([t.weights for t in role_templates(("b", "v", "t"), ROLES)])
+SEES = ("pair", "user", "item", "nothing")
+
+
+def router(sees="pair", agreement="cosine"):
+    torch.manual_seed(1)
+    made = PairRouter(WEIGHTS, 6, sees=sees, agreement=agreement, rank=4)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter)
+    return made
+
+
+def logit(made, u, i):
+    """Of one pair, from its channels [C, D]."""
+    total = torch.zeros(len(WEIGHTS))
+    if "user" in made.sides:
+        total = total + made.sides["user"](u.flatten())
+    if "item" in made.sides:
+        total = total + made.sides["item"](i.flatten())
+    if made.sees == "pair" and made.agreement == "cosine":
+        total = total + made.agree @ cosine_similarity(u, i, dim=1)
+    elif made.sees == "pair":
+        factors = made.factors["user"](u.flatten()) * made.factors["item"](i.flatten())
+        total = total + made.agree @ factors
+    return total + (0 if made.sees == "nothing" else made.bias)
+
+
+@pytest.mark.parametrize("agreement", ["cosine", "vector"])
+@pytest.mark.parametrize("sees", SEES)
+def test_pairs_and_whole_rankings_are_what_the_formula_says(sees, agreement):
+    made, users, items = router(sees, agreement), torch.randn(3, 4, 6), torch.randn(3, 5, 6)
+    expected = torch.stack(
+        [torch.stack([logit(made, u, i) for i in items.unbind(1)]) for u in users.unbind(1)]
+    )  # [B, I, E]
+    user, item = made.terms("user", users), made.terms("item", items)
+    torch.testing.assert_close(made.cross(user, item), expected.permute(2, 0, 1))
+    each = made.terms("item", items.repeat(1, 4, 1))  # all five items for each of four users
+    torch.testing.assert_close(made.pairs(user, each), expected)
+
+
+def test_a_router_that_sees_nothing_has_equal_gates_and_nothing_to_learn():
+    made = router("nothing")
+    assert not list(made.parameters())
+    terms = made.terms("user", torch.randn(3, 4, 6)), made.terms("item", torch.randn(3, 4, 6))
+    gates = sparse_softmax(made.pairs(*terms), 3, dim=-1)
+    torch.testing.assert_close(gates, torch.full((4, 1, 9), 1 / 9))
+
+
+def test_a_new_router_gives_a_pair_to_the_experts_of_the_channel_in_which_it_agrees():
+    made = PairRouter(WEIGHTS, 6, sharpness=4.0)
+    users, items = torch.zeros(3, 1, 6), torch.zeros(3, 1, 6)
+    users[..., 0] = items[..., 1] = 1
+    items[1] = users[1]  # they agree in the second channel alone
+    logits = made.pairs(made.terms("user", users), made.terms("item", items))
+    assert logits.argmax() == 1  # dominant/v
+
+
+def test_zero_vectors_give_finite_logits():
+    made = router()
+    terms = made.terms("user", torch.zeros(3, 2, 6)), made.terms("item", torch.zeros(3, 2, 6))
+    assert made.cross(*terms).isfinite().all()
+
+
+logits = st.lists(
+    st.lists(st.floats(-30, 30, width=32), min_size=5, max_size=5), min_size=1, max_size=6
+)
+
+
+@given(logits, st.one_of(st.none(), st.integers(1, 7)))
+def test_sparse_softmax_keeps_the_largest_and_sums_to_one(rows, top_k):
+    values = torch.tensor(rows)
+    gates = sparse_softmax(values, top_k, dim=1)
+    torch.testing.assert_close(gates.sum(1), torch.ones(len(values)))
+    for row, gate in zip(values, gates, strict=True):
+        edge = row.sort(descending=True).values[min(top_k or 5, 5) - 1]
+        expected = torch.where(row >= edge, row.double().exp(), 0)
+        torch.testing.assert_close(gate.double(), expected / expected.sum(), atol=1e-6, rtol=1e-4)
+
+
+@given(logits, st.one_of(st.none(), st.integers(1, 7)))
+def test_a_mixture_is_gates_times_scores(rows, top_k):
+    values = torch.tensor(rows).T.contiguous()  # [E, N]
+    scores = torch.arange(values.numel()).view(values.shape).float().sin()
+    expected = (sparse_softmax(values, top_k, dim=0) * scores).sum(0)
+    torch.testing.assert_close(mixture(values.clone(), scores, top_k), expected)
+
+
+def test_entropies_of_gates_computed_by_hand():
+    sure = torch.eye(4)
+    pair, load = entropies(sure)
+    assert float(pair) == pytest.approx(0, abs=1e-6)
+    assert float(load) == pytest.approx(1)
+    pair, load = entropies(torch.tensor([[0.5, 0.5, 0.0, 0.0]] * 3))
+    assert float(pair) == pytest.approx(math.log(2) / math.log(4))
+    assert float(load) == pytest.approx(math.log(2) / math.log(4))
+    pair, load = entropies(torch.ones(3, 1))
+    assert float(pair) == float(load) == 0
+
+
+def test_entropies_have_finite_gradients_where_gates_vanish():
+    gates = torch.tensor([[1.0, 0.0, 0.0]], requires_grad=True)
+    sum(entropies(gates)).backward()
+    assert gates.grad.isfinite().all()

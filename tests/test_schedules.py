@@ -1,0 +1,153 @@
+"""Router schedules: what a scripted series of entropies sets off, and when."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from mmrec.config import conf_dir
+from mmrec.schedules import Constant, EntropyTriggered, Observed, Ramp
+
+YAMLS = sorted((conf_dir() / "router_schedule").glob("*.yaml"))
+
+
+def told(schedule, loads):
+    """The routing of each epoch, and of the one after the last, given H_m of each."""
+    found = [schedule.routing()]
+    for load in loads:
+        schedule.end_epoch(Observed(pair_entropy=0.5, load_entropy=load))
+        found.append(schedule.routing())
+    return found
+
+
+def test_the_trigger_waits_until_the_load_is_spread_and_rests():
+    rising = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.93, 0.94, 0.95, 0.95, 0.95, 0.95, 0.95]
+    schedule = EntropyTriggered(window=2, tolerance=0.021, earliest=4, ramp=4, latest=None)
+    told(schedule, rising[:9])
+    assert schedule.trigger is None  # the means of two epochs went from .91 to .935
+    assert schedule.stage == 1
+    told(schedule, rising[9:10])
+    assert schedule.trigger == 10  # from .925 to .945
+    assert schedule.stage == 2
+
+
+def test_after_the_trigger_every_value_moves_on_a_line_and_stays():
+    schedule = EntropyTriggered(
+        window=1,
+        tolerance=1.0,
+        earliest=2,
+        ramp=4,
+        coverage=(1.0, 0.2),
+        confidence=(0.0, 1.0),
+        temperature=(2.0, 1.0),
+        noise=(0.4, 0.0),
+        top_k=None,
+    )
+    found = told(schedule, [0.95] * 8)
+    assert schedule.trigger == 2
+    assert [r.coverage for r in found] == pytest.approx([1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
+    assert [r.confidence for r in found] == pytest.approx([0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1])
+    assert [r.temperature for r in found] == pytest.approx([2, 2, 2, 1.75, 1.5, 1.25, 1, 1, 1])
+    assert [r.noise for r in found] == pytest.approx([0.4, 0.4, 0.4, 0.3, 0.2, 0.1, 0, 0, 0])
+    assert {r.top_k for r in found} == {None}
+
+
+@pytest.mark.parametrize(
+    ("loads", "expected"),
+    [
+        ([0.95] * 60, 10),  # at the earliest
+        ([0.89] * 60, 50),  # never spread: at the latest
+        ([0.96, 0.88] * 30, 10),  # the means over windows rest where epochs do not
+        ([0.35 + 0.02 * n for n in range(30)] + [0.95] * 15, 38),  # it has to come to rest
+    ],
+)
+def test_when_the_default_is_triggered(loads, expected):
+    schedule = EntropyTriggered()
+    told(schedule, loads)
+    assert schedule.trigger == expected
+
+
+def test_a_threshold_is_met_by_equality():
+    below, at = EntropyTriggered(threshold=0.75), EntropyTriggered(threshold=0.75)
+    told(below, [0.7499] * 12)
+    told(at, [0.75] * 12)
+    assert (below.trigger, at.trigger) == (None, 10)
+
+
+def test_without_a_latest_epoch_it_may_never_be_triggered():
+    schedule = EntropyTriggered(latest=None)
+    told(schedule, [0.1] * 500)
+    assert schedule.trigger is None
+
+
+@pytest.mark.parametrize("cut", range(0, 30, 3))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EntropyTriggered(window=3, earliest=5, ramp=7),
+        lambda: Ramp(start=4, epochs=9, shape="cosine"),
+        Constant,
+    ],
+)
+def test_a_schedule_goes_on_from_its_state_as_if_never_stopped(make, cut):
+    loads = [0.6 + 0.35 * min(1, n / 12) for n in range(30)]
+    whole, first, second = make(), make(), make()
+    expected = told(whole, loads)
+    told(first, loads[:cut])
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert told(second, loads[cut:]) == expected[cut:]
+    assert second.state_dict() == whole.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [("linear", [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]),
+                            ("cosine", [0, 0, 0, 0.1464466, 0.5, 0.8535534, 1, 1])]
+)  # fmt: skip
+def test_a_ramp_moves_by_time_alone(shape, expected):
+    schedule = Ramp(start=2, epochs=4, shape=shape, confidence=(0.0, 1.0))
+    assert [r.confidence for r in told(schedule, [0.3] * 7)] == pytest.approx(expected)
+
+
+def test_a_ramp_of_no_epochs_is_a_step():
+    schedule = Ramp(start=3, epochs=0, coverage=(1.0, 0.0))
+    assert [r.coverage for r in told(schedule, [0.3] * 5)] == [1, 1, 1, 0, 0, 0]
+    assert Ramp(start=0, epochs=0, coverage=(1.0, 0.0)).routing().coverage == 0
+
+
+def test_a_constant_one_never_moves():
+    schedule = Constant(coverage=0.6, confidence=0.5, temperature=0.7, noise=0.1, top_k=2)
+    assert set(told(schedule, [0.1, 0.99] * 40)) == {(0.6, 0.5, 0.7, 0.1, 2)}
+    assert schedule.stage == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Ramp(coverage=(1.0,)), r"coverage is \(1\.0,\); give its first and last value"),
+        (lambda: Ramp(noise=(0.0, -1.0)), r"noise is .*; give values of at least 0"),
+        (lambda: Constant(temperature=0), r"temperature is .*; give values above 0"),
+        (lambda: Constant(top_k=0), r"top_k is 0; give 1 or more, or null for all"),
+        (lambda: Ramp(start=-1), r"start is -1; give 0 or more"),
+        (lambda: Ramp(epochs=-1), r"epochs is -1; give 0 or more"),
+        (lambda: EntropyTriggered(threshold=1.1), r"threshold is 1\.1; entropies are 0\.\.1"),
+        (lambda: EntropyTriggered(tolerance=-1), r"tolerance is -1; give 0 or more"),
+        (lambda: EntropyTriggered(window=0), r"window is 0; give 1 or more"),
+        (lambda: EntropyTriggered(ramp=-2), r"ramp is -2; give 0 or more"),
+        (lambda: EntropyTriggered(earliest=9, latest=8), r"latest is 8, before earliest=9"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(ValueError, match=rf"^router_schedule\.{message}"):
+        make()
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_each_file_makes_a_schedule(path):
+    config = OmegaConf.load(path)
+    if path.stem == "none":
+        assert not config
+    else:
+        assert instantiate(config, _convert_="all").routing().top_k == 3
