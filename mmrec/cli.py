@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "train a model, select it on validation, test it once",
     "evaluate": "recompute a run's numbers from its checkpoint",
     "recommend": "write each user's best items to a file",
+    "explain": "show which experts and modalities carry a run's scores",
     "report": "compare runs: tables, figures and a page",
 }
 HELP = "\n".join(

@@ -104,7 +104,7 @@ def recommend(
         replace_file(path) as part,
     ):
         parts = []
-        for number, frame in enumerate(_lists(opened, chosen, k, seen, block, accelerator)):
+        for number, frame in enumerate(ranked_lists(opened, chosen, k, seen, block, accelerator)):
             parts.append(Path(folder, f"{number}.parquet"))
             frame.write_parquet(parts[-1])
         sinks[path.suffix](pl.scan_parquet(parts, glob=False), part)
@@ -112,10 +112,10 @@ def recommend(
     return path
 
 
-def _lists(
+def ranked_lists(
     opened: OpenRun, users: Tensor, k: int, seen: str, block: int, accelerator: str
 ) -> Iterator[pl.DataFrame]:
-    """The rows of a block of users at a time."""
+    """What `recommend` writes, a block of users at a time."""
     import polars as pl
     import torch
 

@@ -163,7 +163,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
             tested = time.perf_counter()
             result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
             result["seconds"]["test"] = time.perf_counter() - tested
-            _write_tables(folder, model, writes=writes)
+            result |= _write_tables(folder, model, data, writes=writes)
         if writes and timing.train_epochs and (folder / EPOCHS).exists():
             _draw(folder, plain["monitor"])
     except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
@@ -436,18 +436,34 @@ def _write_identity(
             )
 
 
-def _write_tables(folder: Path, model: Recommender, *, writes: bool) -> None:
-    """Test metrics of each user, and what the model found to matter for each item."""
+def _write_tables(
+    folder: Path, model: Recommender, data: InteractionData, *, writes: bool
+) -> dict[str, dict[str, float]]:
+    """Test metrics of each user, and what the model found to matter for each item.
+
+    Returns:
+        For the result, what a known truth says of it.
+    """
+    from mmrec.data import PlantedData
+    from mmrec.models import RoutedRecommender
+    from mmrec.recovery import role_recovery
+
     per_user = _of_all_processes(model.test_ranking.per_user())
     if not writes:
-        return
+        return {}
     with replace_file(folder / PER_USER) as part:
         per_user.write_parquet(part)
     weights = model.item_weights()
-    if weights:
-        from mmrec.report import write_item_weights
+    if not weights:
+        return {}
+    from mmrec.report import write_item_weights
 
-        write_item_weights(folder, weights, model.corpus)
+    write_item_weights(folder, weights, model.corpus)
+    if not isinstance(data, PlantedData):
+        return {}
+    group = model.item_gates().argmax(1) if isinstance(model, RoutedRecommender) else None
+    recovery = role_recovery(model.corpus, data.truth, weights, group)
+    return {"recovery": recovery} if recovery else {}
 
 
 def _draw(folder: Path, monitor: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import mmrec
 
-COMMANDS = ("run", "evaluate", "recommend", "report")
+COMMANDS = ("run", "evaluate", "recommend", "explain", "report")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,11 @@ def test_it_tells_its_version(call):
 
 @pytest.mark.parametrize(
     ("word", "nearest"),
-    [("recomend", "recommend"), ("rnu", "run"), ("zzz", "; there are evaluate, recommend")],
+    [
+        ("recomend", "recommend"),
+        ("rnu", "run"),
+        ("zzz", "; there are evaluate, explain, recommend"),
+    ],
 )
 def test_an_unknown_command_is_one_line_with_the_nearest(call, word, nearest):
     done = call(word, "model=lightgcn")

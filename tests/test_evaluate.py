@@ -19,6 +19,7 @@ from mmrec.run import run
 TINY = ("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 WORLD = ("data.world.users=80", "data.world.items=70", "data.world.widths=4")
 MODELS = {
+    "magnet": ("model.dim=8", "router_schedule.earliest=1", "router_schedule.latest=1"),
     "lightgcn": ("model.dim=8",),
     "gated_lightgcn": ("model.dim=8", "trainer.precision=bf16-mixed"),
     "ease": (),

@@ -245,13 +245,13 @@ def test_a_score_that_is_not_a_number_is_an_error_and_no_file(finished, tmp_path
 def test_an_interruption_leaves_the_former_file_and_nothing_else(shop, tmp_path, monkeypatch):
     path = tmp_path / "r.csv"
     path.write_text("former")
-    whole = module._lists
+    whole = module.ranked_lists
 
     def broken(*args):
         yield next(whole(*args))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_lists", broken)
+    monkeypatch.setattr(module, "ranked_lists", broken)
     with pytest.raises(KeyboardInterrupt):
         recommend(run=shop, output=str(path), k=1, block=2)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("r.csv", "former")]

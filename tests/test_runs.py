@@ -171,8 +171,8 @@ def test_a_missing_file_is_named(folder, missing, said):
     [
         ("model: [", "cannot be read"),
         ("a: &x [*x]", "cannot be read|has no model"),
-        ("- 1\n", "has no model, data, optimizer, evaluation, trainer, seed"),
-        ("seed: 0\nmodel: 1\n", "has no data, optimizer, evaluation, trainer;"),
+        ("- 1\n", "has no model, data, optimizer, evaluation, router_schedule, trainer, seed"),
+        ("seed: 0\nmodel: 1\n", "has no data, optimizer, evaluation, router_schedule, trainer;"),
         ("", "has no model"),
     ],
 )

@@ -72,6 +72,15 @@ class Recommender(LightningModule):
         """What the model found to matter for each item, per channel: [I] each; empty if nothing."""
         return {}
 
+    def pair_weights(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """What matters in the scores of pairs, per channel: [P] each; here, what does for the item.
+
+        Args:
+            users: [P].
+            items: [P].
+        """
+        return {name: weight[items] for name, weight in self.item_weights().items()}
+
     # Training
 
     def configure_optimizers(self) -> Optimizer:
@@ -224,6 +233,21 @@ class RoutedRecommender(Recommender):
                 f"({', '.join(self.experts)}); give at most as many, or null for all"
             )
         self.schedule = schedule
+
+    def pair_gates(self, users: Tensor, items: Tensor) -> Tensor:
+        """What each expert weighs in the scores of pairs: [P] and [P] -> [P, E]."""
+        raise TypeError(f"{type(self).__name__} must define pair_gates()")
+
+    def item_gates(self) -> Tensor:
+        """The mean over an item's train users of what each expert weighs: [I, E].
+
+        An item that nobody has in train gets the mean of all pairs.
+        """
+        user, item = (x.to(self.device) for x in (self.corpus.train.user, self.corpus.train.item))
+        gates = self.pair_gates(user, item)  # [P, E]
+        total = gates.new_zeros(self.corpus.n_items, len(self.experts)).index_add_(0, item, gates)
+        count = torch.bincount(item, minlength=self.corpus.n_items).unsqueeze(1)
+        return torch.where(count > 0, total / count.clamp(min=1), gates.mean(0))
 
     @property
     def routing(self) -> Routing:

@@ -155,7 +155,7 @@ class MAGNET(RoutedRecommender):
         agreement: Agreement = "cosine",
         sharpness: float = 1.0,
         route: float = 0.2,
-        template: float = 1e-3,
+        template: float = 10.0,
         l2: float = 1e-2,
         content_l2: float = 1e-2,
     ) -> None:
@@ -315,16 +315,15 @@ class MAGNET(RoutedRecommender):
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """What each channel weighs in an item's scores for its train users, on average: [I] each.
+        """What each channel weighs in an item's scores for its train users: [I] means each."""
+        weights = torch.einsum("ie,iec->ci", self.item_gates(), self.mix.shares(self.present))
+        return dict(zip(self.channels, weights, strict=True))
 
-        An item that nobody has in train gets the mean gates of all pairs.
-        """
-        user, item = (x.to(self.device) for x in (self.corpus.train.user, self.corpus.train.item))
-        gates = self.pair_gates(user, item)  # [P, E]
-        total = gates.new_zeros(self.corpus.n_items, len(self.experts)).index_add_(0, item, gates)
-        count = torch.bincount(item, minlength=self.corpus.n_items).unsqueeze(1)
-        mean = torch.where(count > 0, total / count.clamp(min=1), gates.mean(0))  # [I, E]
-        weights = torch.einsum("ie,iec->ci", mean, self.mix.shares(self.present))
+    @torch.no_grad()
+    def pair_weights(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """What each channel weighs in the scores of pairs: [P] each."""
+        shares = self.mix.shares(self.present)[items]  # [P, E, C]
+        weights = torch.einsum("pe,pec->cp", self.pair_gates(users, items), shares)
         return dict(zip(self.channels, weights, strict=True))
 
 

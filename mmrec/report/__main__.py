@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import launch
 from mmrec.config import TARGET, ConfigError, check_call, conf_dir, nearest
-from mmrec.paths import replace_file
 
 if TYPE_CHECKING:
     from mmrec.report.collect import Run
@@ -68,8 +67,7 @@ def report(
 
     from mmrec.report import charts
     from mmrec.report.collect import by_protocol, collect, studies
-    from mmrec.report.page import Options, comparison, left_out, page, search
-    from mmrec.report.tables import FORMATS
+    from mmrec.report.page import Options, comparison, left_out, search, write_page
 
     if resamples < 1:
         raise ConfigError(f"resamples={resamples}: expected 1 or more")
@@ -91,31 +89,16 @@ def report(
         sections += [search(study) for study in studies(runs)]
         if found.left_out:
             sections.append(left_out(found.left_out))
-        folder = Path(output)
-        for part in ("tables", "figures"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        for section in tqdm(sections, "writing", delay=2, leave=False):
-            for table in section.tables:
-                for suffix, write in FORMATS.items():
-                    _write(folder / "tables" / f"{table.name}.{suffix}", write(table).encode())
-            for name, by_suffix in section.rendered.items():
-                for suffix, content in by_suffix.items():
-                    _write(folder / "figures" / f"{section.slug}-{name}.{suffix}", content)
         summary = (
             f"Completed runs: {len(found.runs)}; models: {len(known)}; protocols: "
             f"{len(protocols)}; folders left out: {len(found.left_out)}."
         )
-        _write(folder / "index.html", page(title, summary, warnings, sections).encode())
+        written = write_page(Path(output), title, summary, warnings, sections)
     log.info("%s", summary)
     for path, reason in found.left_out.items():
         log.info("left out: %s: %s", path, reason)
-    log.info("report: %s", folder / "index.html")
-    return folder / "index.html"
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replace_file(path) as part:
-        part.write_bytes(content)
+    log.info("report: %s", written)
+    return written
 
 
 def _check_metrics(runs: Sequence[Run], names: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from optuna import Study
+    from torch import Tensor
 
 TEXT = "#222222"  # becomes the colour of the page's text in a page
 SIZE = (4.8, 3.4)  # inches
@@ -147,6 +148,66 @@ def ablation(base: Method, ablations: Sequence[Method], metric: str) -> Figure:
     axes.axvline(0, color=TEXT, linewidth=0.8)
     axes.set(xlabel=f"change of test {metric}, %", title=f"{base.model}: ablations")
     return figure
+
+
+def loads(table: pl.DataFrame, experts: Sequence[str], trigger: int | None) -> Figure:
+    """Share of the load of each expert, epoch by epoch."""
+    figure, axes = _axes("epoch", "share of the load", "Load of the experts")
+    shown = table.select("epoch", *(f"load/{name}" for name in experts)).drop_nulls()
+    lines = zip(experts, cycle(COLOURS), cycle(MARKERS), strict=False)
+    for place, (name, colour, marker) in enumerate(lines):
+        axes.plot(
+            shown["epoch"],
+            shown[f"load/{name}"],
+            color=colour,
+            linestyle=("-", "--", ":")[place // len(COLOURS) % 3],
+            marker=marker,
+            markersize=3,
+            markevery=max(1, len(shown) // 8),
+            linewidth=1,
+            label=name,
+        )
+    axes.set_ylim(bottom=0)
+    _mark(axes, trigger)
+    _legend(axes)
+    return figure
+
+
+def entropies(table: pl.DataFrame, trigger: int | None) -> Figure:
+    """How evenly experts are used, and how undecided the router is for a pair, epoch by epoch."""
+    figure, axes = _axes("epoch", "entropy, of its largest", "Routing entropy")
+    names = {"router/load_entropy": "of the mean gates", "router/pair_entropy": "of a pair's gates"}
+    for (name, label), colour in zip(names.items(), COLOURS, strict=False):
+        shown = table.select("epoch", name).drop_nulls()
+        axes.plot(shown["epoch"], shown[name], color=colour, label=label)
+    axes.set_ylim(0, 1.02)
+    _mark(axes, trigger)
+    _legend(axes)
+    return figure
+
+
+def stacked(means: Tensor, channels: Sequence[str], groups: Sequence[str], title: str) -> Figure:
+    """Mean weights of channels: a bar of parts for each group; [G, C]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(SIZE[0], 1.4 + 0.24 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(groups))
+    for values, channel, colour in zip(
+        means.nan_to_num().T.numpy(), channels, cycle(COLOURS), strict=False
+    ):
+        axes.barh(range(len(groups)), values, left=left, color=colour, label=channel)
+        left += values
+    axes.set_yticks(range(len(groups)), groups)
+    axes.invert_yaxis()
+    axes.set(xlabel="mean weight", title=title)
+    _legend(axes)
+    return figure
+
+
+def _mark(axes: Axes, trigger: int | None) -> None:
+    if trigger is not None:
+        axes.axvline(trigger, color=TEXT, linewidth=0.8, linestyle="--", label="second stage")
 
 
 def searches(study: Study, objective: str) -> dict[str, Figure]:

@@ -9,9 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmrec.paths import replace_file
 from mmrec.report import charts, significance
 from mmrec.report.collect import Method, Protocol, Run, chosen, methods
-from mmrec.report.tables import Table, Value, html, marked, over_seeds
+from mmrec.report.tables import FORMATS, Table, Value, html, marked, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,6 +115,34 @@ def left_out(reasons: Mapping[Path, str]) -> Section:
     return Section(
         "Left out", "left-out", tables=[Table("left-out", "Why", ["folder", "why"], rows)]
     )
+
+
+def write_page(
+    folder: Path, title: str, summary: str, warnings: Sequence[str], sections: Sequence[Section]
+) -> Path:
+    """Write `index.html`, and each table and figure as files of its own.
+
+    Returns:
+        The page.
+    """
+    from tqdm import tqdm
+
+    for part in ("tables", "figures"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for section in tqdm(sections, "writing", delay=2, leave=False):
+        for table in section.tables:
+            for suffix, write in FORMATS.items():
+                _write(folder / "tables" / f"{table.name}.{suffix}", write(table).encode())
+        for name, by_suffix in section.rendered.items():
+            for suffix, content in by_suffix.items():
+                _write(folder / "figures" / f"{section.slug}-{name}.{suffix}", content)
+    _write(folder / "index.html", page(title, summary, warnings, sections).encode())
+    return folder / "index.html"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replace_file(path) as part:
+        part.write_bytes(content)
 
 
 def page(title: str, summary: str, warnings: Sequence[str], sections: Sequence[Section]) -> str:

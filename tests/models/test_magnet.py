@@ -294,3 +294,21 @@ def test_a_collapsed_router_is_warned_of_once_and_with_advice(data, caplog):
     assert len(said) == 1
     assert "expert balanced/behaviour+textual has had more than 90 % of the load for 5" in said[0]
     assert "raise router_schedule.coverage" in said[0]
+
+
+def test_weights_of_pairs_are_those_of_their_gates(corpus):
+    model = made(corpus)
+    users, items = corpus.train.user[:7], corpus.train.item[:7]
+    gates, shares = model.pair_gates(users, items), model.mix.shares(model.present)
+    weights = model.pair_weights(users, items)
+    for row in range(7):
+        expected = gates[row] @ shares[items[row]]
+        found = torch.stack([w[row] for w in weights.values()])
+        torch.testing.assert_close(found, expected)
+
+
+def test_gates_of_an_item_that_nobody_has_are_the_mean_of_all(corpus):
+    train = corpus.train.select(corpus.train.item != 3)
+    model = made(replace(corpus, train=train))
+    expected = model.pair_gates(train.user, train.item).mean(0)
+    torch.testing.assert_close(model.item_gates()[3], expected)

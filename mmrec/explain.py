@@ -1,0 +1,328 @@
+"""What a run's gates and router have learned: `python -m mmrec.explain run=outputs/...`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from mmrec.app import launch
+from mmrec.config import TARGET, ConfigError, check_call, conf_dir, nearest
+from mmrec.results import EPOCHS, ResultError
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor
+
+    from mmrec.data import Corpus
+    from mmrec.report.page import Section
+    from mmrec.runs import OpenRun
+
+log = logging.getLogger(__name__)
+SHOWN = 5  # users whose lists are shown where none are asked for
+CATEGORIES = 20  # the largest
+
+
+def main() -> None:
+    """The command."""
+    launch(_main, "explain")
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="explain")
+def _main(config: DictConfig) -> None:
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        check_call({TARGET: "mmrec.explain.explain", **plain}, "")
+        explain(**plain)
+    except Exception as error:
+        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
+
+
+def explain(
+    *,
+    run: str | Path,
+    users: Sequence[str | int] | None = None,
+    k: int = 10,
+    seen: Literal["train", "train+val", "none"] = "train+val",
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    output: str | None = None,
+) -> Path:
+    """Write a page, tables and figures about what carries a run's scores.
+
+    Of a router: the load of its experts over epochs, with the trigger marked. Of any gate: the mean
+    weight of each channel by item popularity, by category and by user activity, over the pairs of
+    train. Of some users: their best items, and what carried each of them.
+
+    Args:
+        run: its folder, its `result.json`, or one of its checkpoints.
+        users: ids of users, the data's own where there are any; None: some of each activity.
+        k: length of the lists.
+        seen: what is no candidate.
+        accelerator: what to compute on.
+        output: a folder; None: `explain` in the run's.
+
+    Returns:
+        The page.
+
+    Raises:
+        ConfigError: a setting cannot be, or the model has no weights to show.
+        ResultError: the folder is no whole run.
+        DataError: the data are not those of the run.
+    """
+    from mmrec.report import charts
+    from mmrec.report.page import write_page
+    from mmrec.runs import open_run
+
+    if k < 1:
+        raise ConfigError(f"k={k}: expected 1 or more")
+    opened = open_run(Path(run))
+    if k > opened.corpus.n_items:
+        raise ConfigError(f"k={k}: the catalogue has {opened.corpus.n_items} items")
+    if not opened.model.item_weights():
+        raise ConfigError(
+            f"{opened.folder}: {type(opened.model).__name__} weighs no channels against each "
+            "other; explain a run of a model with a gate or a router (gated_lightgcn, magnet)"
+        )
+    chosen = _chosen(users, opened.corpus)
+    folder = Path(output) if output else opened.folder / "explain"
+    folder.mkdir(parents=True, exist_ok=True)
+    with charts.style():
+        sections = [
+            *_over_epochs(opened),
+            _of_train(opened),
+            *_known(opened.result),
+            _of_users(opened, chosen, k, seen, accelerator),
+        ]
+        card = opened.result["data_card"]
+        summary = (
+            f"{type(opened.model).__name__} on {card['name']}, {card['split']}, seed "
+            f"{opened.result['seed']}; weights of {opened.checkpoint}."
+        )
+        page = write_page(folder, "What carries the scores", summary, [], sections)
+    log.info("explained: %s", page)
+    return page
+
+
+def _over_epochs(opened: OpenRun) -> list[Section]:
+    """What the router did; nothing without one, or without its table of epochs."""
+    import polars as pl
+
+    from mmrec.models import RoutedRecommender
+    from mmrec.report import charts
+    from mmrec.report.page import Section
+
+    path = opened.folder / EPOCHS
+    if not isinstance(opened.model, RoutedRecommender) or not path.is_file():
+        return []
+    try:
+        table = pl.read_csv(path)
+    except pl.exceptions.PolarsError as error:
+        raise ResultError(f"{path} cannot be read ({error}); run it again") from None
+    if "router/stage" not in table.columns:
+        return []
+    second = table.filter(pl.col("router/stage") == 2)["epoch"]
+    trigger = int(second[0]) if len(second) else None
+    begun = (
+        f"The second stage began at epoch {trigger}." if len(second) else "It stayed in stage 1."
+    )
+    best = opened.result["best_epoch"]
+    return [
+        Section(
+            "Router",
+            "router",
+            f"Share of the train pairs' gates that each expert has, after experts are left out. "
+            f"{begun} The best epoch is {best}; it is what everything below is about.",
+            figures={
+                "load": charts.loads(table, opened.model.experts, trigger),
+                "entropy": charts.entropies(table, trigger),
+            },
+        )
+    ]
+
+
+def _of_train(opened: OpenRun) -> Section:
+    """Mean weights of train pairs, by what is known of their items and users."""
+    import torch
+
+    from mmrec.evaluation import groups
+    from mmrec.report import charts
+    from mmrec.report.page import Section
+
+    corpus, evaluation = opened.corpus, opened.model.evaluation
+    user, item = corpus.train.user, corpus.train.item
+    weights = opened.model.pair_weights(user, item)
+    values = torch.stack(list(weights.values()), 1)  # [P, C]
+    names = list(weights)
+    of_items = groups(corpus.item_counts(), evaluation.item_groups)[item]
+    of_users = groups(corpus.user_counts(), evaluation.user_groups)[user]
+    tables, figures = [], {}
+    for what, index, labels in (
+        ("popularity", of_items, charts.POPULARITY),
+        ("activity", of_users, charts.ACTIVITY),
+    ):
+        table, means = _means(f"weights-by-{what}", f"By {what}", names, values, index, labels)
+        tables.append(table)
+        figures[what] = charts.stacked(means, names, labels, f"Weights by {what}")
+    categories = corpus.categories
+    if categories is not None:
+        sizes = torch.bincount(categories.category, minlength=len(categories.names))
+        largest = sizes.argsort(descending=True, stable=True)[:CATEGORIES]
+        shown = [categories.names[c] for c in largest.tolist()]
+        place = torch.full((len(categories.names),), -1)
+        place[largest] = torch.arange(len(largest))
+        # An item may bear several: a pair counts once for each of them.
+        order = categories.item.argsort(stable=True)
+        count = torch.bincount(categories.item, minlength=corpus.n_items)
+        start = count.cumsum(0) - count
+        pair = torch.arange(len(item)).repeat_interleave(count[item])
+        offset = torch.arange(len(pair)) - (count[item].cumsum(0) - count[item])[pair]
+        borne = place[categories.category[order][start[item[pair]] + offset]]
+        kept = borne >= 0
+        table, means = _means(
+            "weights-by-category", "By category", names, values[pair[kept]], borne[kept], shown
+        )
+        tables.append(table)
+        figures["category"] = charts.stacked(means, names, shown, "Weights by category")
+    return Section(
+        "Channels",
+        "channels",
+        "Mean weight of each channel in the scores of train pairs. Where an item lacks a modality, "
+        "the others have its share.",
+        tables,
+        figures,
+    )
+
+
+def _means(
+    name: str, title: str, channels: list[str], values: Tensor, index: Tensor, labels: Sequence[str]
+) -> tuple[Any, Tensor]:
+    """A table of means by group, and the means [G, C]; NaN where a group is empty."""
+    import torch
+
+    from mmrec.report.tables import Table, Value
+
+    count = torch.bincount(index, minlength=len(labels))
+    total = values.new_zeros(len(labels), values.shape[1]).index_add_(0, index, values)
+    means = total / count.unsqueeze(1)
+    rows = [
+        [label, f"{n:,}", *(Value(x) if n else "–" for x in row)]
+        for label, n, row in zip(labels, count.tolist(), means.tolist(), strict=True)
+    ]
+    return Table(name, title, ["group", "pairs", *channels], rows), means
+
+
+def _known(result: dict[str, Any]) -> list[Section]:
+    """How much of what was planted is found again."""
+    from mmrec.report.page import Section
+    from mmrec.report.tables import Table, Value
+
+    recovery = result.get("recovery")
+    if not recovery:
+        return []
+    rows = [
+        [name, Value(value), Value(recovery[f"chance/{name}"])]
+        for name, value in recovery.items()
+        if not name.startswith("chance/")
+    ]
+    return [
+        Section(
+            "Known roles",
+            "recovery",
+            "AUC: how well a modality's weight tells the items of which it is the informative one "
+            "(equal weights: 0.5). NMI: how much the largest gate says of an item's role (equal "
+            "weights: 0).",
+            [Table("recovery", "Roles found again", ["", "this run", "dealt at random"], rows)],
+        )
+    ]
+
+
+def _of_users(opened: OpenRun, users: Tensor, k: int, seen: str, accelerator: str) -> Section:
+    """Their best items, and what carried each."""
+    import polars as pl
+
+    from mmrec.recommend import ranked_lists
+    from mmrec.report.page import Section
+
+    corpus = opened.corpus
+    frame = pl.concat(ranked_lists(opened, users, k, seen, 512, accelerator))
+    counts, have = corpus.item_counts(), corpus.user_counts()
+    device = opened.model.device
+    user, item = (frame[name].to_torch().long().to(device) for name in ("user", "item"))
+    frame = frame.with_columns(
+        pl.Series("train users", counts[item.cpu()].numpy()),
+        *(pl.Series(n, w.cpu().numpy()) for n, w in opened.model.pair_weights(user, item).items()),
+        *_experts(opened, user, item),
+    )
+    tables = []
+    for one in users.tolist():
+        shown = frame.filter(pl.col("user") == one).drop("user")
+        name = one
+        if corpus.user_ids is not None:
+            name, shown = shown["user_id"][0], shown.drop("user_id")
+        tables.append(_table(shown, f"User {name}, {int(have[one])} items in train", f"user-{one}"))
+    return Section(
+        "Recommendations",
+        "recommendations",
+        f"The {k} best items of some users; what is {seen} is no candidate. Columns of channels "
+        "are weights in the pair's score.",
+        tables,
+    )
+
+
+def _experts(opened: OpenRun, user: Tensor, item: Tensor) -> list[pl.Series]:
+    """The experts that a pair was given to, with their gates."""
+    import polars as pl
+
+    from mmrec.models import RoutedRecommender
+
+    if not isinstance(opened.model, RoutedRecommender):
+        return []
+    gates, order = opened.model.pair_gates(user, item).sort(1, descending=True)
+    names = opened.model.experts
+    return [
+        pl.Series(
+            "experts",
+            [
+                ", ".join(f"{names[e]} {g:.2f}" for g, e in zip(*row, strict=True) if g >= 0.05)
+                for row in zip(gates.tolist(), order.tolist(), strict=True)
+            ],
+        )
+    ]
+
+
+def _table(frame: pl.DataFrame, title: str, name: str) -> Any:
+    import polars as pl
+
+    from mmrec.report.tables import Table, Value
+
+    def cell(value: Any) -> Any:
+        return Value(value, digits=3) if isinstance(value, float) else str(value)
+
+    frame = frame.with_columns(pl.col(pl.Float32).cast(pl.Float64))
+    return Table(name, title, frame.columns, [[cell(v) for v in row] for row in frame.iter_rows()])
+
+
+def _chosen(users: Sequence[str | int] | None, corpus: Corpus) -> Tensor:
+    """Indices of the users who are asked for."""
+    import torch
+
+    if users is None:
+        order = corpus.user_counts().argsort(descending=True, stable=True)
+        return order[torch.linspace(0, len(order) - 1, min(SHOWN, len(order))).long()]
+    if not users:
+        raise ConfigError("users=[]: name one, or leave the setting out")
+    ids = range(corpus.n_users) if corpus.user_ids is None else corpus.user_ids.to_list()
+    index = {str(name): n for n, name in enumerate(ids)}
+    for name in users:
+        if str(name) not in index:
+            hint = nearest(str(name), index) if len(index) < 100_000 else ""
+            raise ConfigError(f"users={name}: {corpus.name} has no such user{hint}")
+    return torch.tensor([index[str(name)] for name in dict.fromkeys(users)])
+
+
+if __name__ == "__main__":
+    main()

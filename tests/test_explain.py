@@ -1,0 +1,173 @@
+"""The pages about gates and routers: their numbers, their files, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import polars as pl
+import pytest
+import torch
+from hydra.errors import InstantiationException
+
+from mmrec.config import ConfigError
+from mmrec.data import Queries
+from mmrec.explain import explain, main
+from mmrec.run import run
+from mmrec.runs import open_run
+
+TINY = (
+    *("trainer=cpu", "trainer.max_epochs=3", "trainer.enable_progress_bar=false", "model.dim=8"),
+    *(
+        "data.world.users=80",
+        "data.world.items=70",
+        "data.world.widths=4",
+        "data.world.categories=4",
+    ),
+)
+ROUTED = ("router_schedule.window=1", "router_schedule.tolerance=1", "router_schedule.threshold=0")
+
+
+@pytest.fixture(scope="module")
+def finished(composed, tmp_path_factory):
+    """`finished(model, *words)` is the folder of its run."""
+    root, folders = tmp_path_factory.mktemp("runs"), {}
+
+    def build(model, *words):
+        if (model, words) not in folders:
+            folder = root / f"{model}{len(folders)}"
+            run(composed(f"model={model}", *TINY, *words, f"run_dir={folder}"), [])
+            folders[model, words] = folder
+        return folders[model, words]
+
+    return build
+
+
+def routed(finished):
+    return finished("magnet", *ROUTED, "router_schedule.earliest=2")
+
+
+def table(page, name):
+    return pl.read_csv(page.parent / "tables" / f"{name}.csv")
+
+
+def test_a_page_of_a_router_has_its_loads_with_the_trigger_weights_and_lists(finished, tmp_path):
+    page = explain(run=routed(finished), output=str(tmp_path / "out"), accelerator="cpu")
+    text = page.read_text()
+    assert "The second stage began at epoch 2." in text
+    for title in ("Router", "Channels", "Known roles", "Recommendations"):
+        assert f">{title}</h2>" in text
+    assert not re.search(r'(src|href)="(?!#)', text)  # nothing from elsewhere
+    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    stems = ["router-load", "router-entropy", "channels-popularity", "channels-activity"]
+    for stem in (*stems, "channels-category"):
+        assert {f"{stem}.png", f"{stem}.svg"} <= figures
+    svg = (tmp_path / "out" / "figures" / "router-load.svg").read_text()
+    assert "dominant/visual" in svg
+    assert "second stage" in svg
+
+
+def test_weights_by_group_are_the_means_over_train_pairs(finished, tmp_path):
+    folder = routed(finished)
+    page = explain(run=folder, output=str(tmp_path), accelerator="cpu")
+    opened = open_run(folder)
+    corpus, model = opened.corpus, opened.model
+    weights = model.pair_weights(corpus.train.user, corpus.train.item)
+    order = corpus.item_counts().argsort(descending=True, stable=True)
+    head = torch.isin(corpus.train.item, order[: round(0.2 * corpus.n_items)])
+    shown = table(page, "weights-by-popularity").row(0, named=True)
+    assert shown["group"] == "head"
+    assert int(str(shown["pairs"]).replace(",", "")) == int(head.sum())
+    for name, values in weights.items():
+        assert shown[name] == pytest.approx(float(values[head].mean()), abs=1e-4)
+    by_category = table(page, "weights-by-category")
+    assert len(by_category) == 4
+    one = by_category.row(1, named=True)
+    bears = {
+        int(i)
+        for i, c in zip(corpus.categories.item, corpus.categories.category, strict=True)
+        if corpus.categories.names[int(c)] == one["group"]
+    }
+    of_it = torch.tensor([int(i) in bears for i in corpus.train.item])
+    for name, values in weights.items():
+        assert one[name] == pytest.approx(float(values[of_it].mean()), abs=1e-4)
+
+
+def test_lists_are_those_of_recommend_with_what_carried_each_item(finished, tmp_path):
+    folder = routed(finished)
+    page = explain(run=folder, users=[7, "3", 7], k=4, output=str(tmp_path), accelerator="cpu")
+    assert {p.name for p in (tmp_path / "tables").glob("user-*.csv")} == {
+        "user-7.csv",
+        "user-3.csv",
+    }
+    shown = table(page, "user-7")
+    opened = open_run(folder)
+    scores = opened.model.score(opened.model.encode(), Queries(torch.tensor([7])))[0]
+    for part in (opened.corpus.train, opened.corpus.val):
+        scores[part.item[part.user == 7]] = -torch.inf
+    assert shown["item"].to_list() == scores.topk(4).indices.tolist()
+    gates = opened.model.pair_gates(torch.tensor([7]), torch.tensor([shown["item"][0]]))[0]
+    best = opened.model.experts[int(gates.argmax())]
+    assert shown["experts"][0].startswith(f"{best} {float(gates.max()):.2f}")
+    channels = shown.select("behaviour", "visual", "textual").sum_horizontal()
+    assert channels.to_list() == pytest.approx([1.0] * 4, abs=2e-3)
+
+
+def test_a_gated_model_has_no_router_and_the_rest(finished, tmp_path):
+    page = explain(run=finished("gated_lightgcn"), output=str(tmp_path), accelerator="cpu")
+    text = page.read_text()
+    assert ">Router</h2>" not in text
+    assert ">Channels</h2>" in text
+    assert "experts" not in table(page, next(tmp_path.glob("tables/user-*.csv")).stem).columns
+
+
+def test_the_page_stands_in_the_run_by_default_and_is_written_by_the_command(finished, in_process):
+    folder = finished("gated_lightgcn")
+    assert in_process(main, f"run={folder}", "k=3", "accelerator=cpu") is None
+    assert (folder / "explain" / "index.html").is_file()
+
+
+def test_recovery_is_in_the_result_of_planted_data(finished):
+    result = json.loads((routed(finished) / "result.json").read_text())
+    assert {"auc", "auc/visual", "auc/textual", "nmi", "chance/auc", "chance/nmi"} <= set(
+        result["recovery"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, r"^k=0: expected 1 or more"),
+        ({"k": 71}, r"^k=71: the catalogue has 70 items"),
+        ({"users": []}, r"^users=\[\]: name one, or leave the setting out"),
+        ({"users": [80]}, r"^users=80: planted has no such user; did you mean"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(finished, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        explain(run=finished("gated_lightgcn"), output=str(tmp_path / "no"), **options)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_model_without_weights_is_told_apart(finished, tmp_path):
+    with pytest.raises(ConfigError, match=r"LightGCN weighs no channels against each other; expl"):
+        explain(run=finished("lightgcn"), output=str(tmp_path / "no"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("model=lightgcn", "router_schedule=linear"),
+            r"schedule=Ramp: LightGCN has no rou",
+        ),
+        (("model=magnet", "router_schedule.top_k=10"), r"top_k is 10, but there are 9 experts"),
+        (("model=magnet", "router_schedule.threshold=2"), r"threshold is 2; entropies are 0\.\.1"),
+        (("model=magnet", "model.router=pairs"), r"model\.router=pairs: .*'pair', 'user'"),
+        (("model=magnet", "model.roles.dominant=3"), r"roles\.dominant is 3; give a weight"),
+    ],
+)
+def test_a_schedule_or_router_that_cannot_be_is_refused(composed, tmp_path, words, message):
+    with pytest.raises((ValueError, InstantiationException), match=message):
+        run(composed(*words, *TINY, f"run_dir={tmp_path / 'no'}"), [])
+    assert not (tmp_path / "no").exists()

@@ -1,0 +1,93 @@
+"""Role recovery: known answers for weights that tell everything, nothing, or the opposite."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from mmrec.data import PlantedData, planted
+from mmrec.recovery import role_recovery
+
+
+def world(**options):
+    data = PlantedData(world=partial(planted, users=120, items=200, missing=0.1, **options))
+    return data.corpus, data.truth
+
+
+@pytest.fixture(scope="module")
+def two():
+    return world()
+
+
+def oracle(corpus, truth):
+    return dict(zip(corpus.modalities, truth.informative.T, strict=True))
+
+
+def test_weights_that_are_the_truth_recover_it(two):
+    corpus, truth = two
+    found = role_recovery(corpus, truth, oracle(corpus, truth), truth.role)
+    assert found["auc"] == found["auc/visual"] == found["auc/textual"] == 1
+    assert found["nmi"] == pytest.approx(1)
+
+
+def test_weights_that_are_its_opposite_have_no_area(two):
+    corpus, truth = two
+    opposite = {name: 1 - w for name, w in oracle(corpus, truth).items()}
+    assert role_recovery(corpus, truth, opposite)["auc"] == 0
+
+
+def test_equal_weights_tell_nothing(two):
+    corpus, truth = two
+    even = {name: torch.full((corpus.n_items,), 0.25) for name in corpus.modalities}
+    found = role_recovery(corpus, truth, even)
+    assert found["auc"] == 0.5
+    assert found["nmi"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_same_weights_dealt_at_random_are_near_chance(two):
+    corpus, truth = two
+    found = role_recovery(corpus, truth, oracle(corpus, truth), truth.role)
+    assert abs(found["chance/auc"] - 0.5) < 0.15
+    assert found["chance/nmi"] < 0.1
+
+
+def test_an_area_is_the_share_of_pairs_that_are_in_order(two):
+    corpus, truth = two
+    weights = {n: torch.rand(corpus.n_items) for n in corpus.modalities}
+    share = weights["visual"] / (weights["visual"] + weights["textual"])
+    counted = (corpus.item_counts() > 0) & torch.stack(
+        [m.present for m in corpus.modalities.values()]
+    ).all(0)
+    mine = share[counted & (truth.role == truth.role_names.index("dominant/visual"))]
+    other = share[counted & (truth.role == truth.role_names.index("dominant/textual"))]
+    expected = (mine[:, None] > other).double().mean()
+    found = role_recovery(corpus, truth, weights)
+    assert found["auc/visual"] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_three_modalities_have_an_area_each():
+    corpus, truth = world(modalities=("a", "b", "c"))
+    found = role_recovery(corpus, truth, oracle(corpus, truth))
+    assert {"auc", "auc/a", "auc/b", "auc/c"} <= found.keys()
+    assert found["auc"] == 1
+
+
+def test_one_modality_or_no_weights_say_nothing(two):
+    corpus, truth = two
+    assert role_recovery(corpus, truth, {}) == {}
+    assert role_recovery(corpus, truth, {"visual": torch.ones(corpus.n_items)}) == {}
+
+
+def test_behaviour_is_no_modality(two):
+    corpus, truth = two
+    weights = oracle(corpus, truth)
+    with_behaviour = {"behaviour": torch.rand(corpus.n_items), **weights}
+    assert role_recovery(corpus, truth, with_behaviour) == role_recovery(corpus, truth, weights)
+
+
+def test_worlds_without_dominant_roles_have_mutual_information_only():
+    corpus, truth = world(roles={"balanced": 0.5, "complementary": 0.5})
+    found = role_recovery(corpus, truth, oracle(corpus, truth), truth.role)
+    assert set(found) == {"nmi", "chance/nmi"}
