@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,13 +22,14 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
 from mmrec.callbacks import Timing
-from mmrec.data import FolderData, InteractionData, PlantedData, Queries, planted
+from mmrec.data import FolderData, InteractionData, Modality, PlantedData, Queries, planted
 from mmrec.evaluation import RankingMetric
-from mmrec.models import LightGCN
-from mmrec.nn import sparse_matmul
+from mmrec.models import MAGNET, LightGCN
+from mmrec.nn import Propagation, Smoothing, sparse_matmul
 from mmrec.results import peak_rss_mib
 
 THREADS = 2
+WIDTHS = {"visual": 4096, "textual": 384}  # of Baby's features
 Row = dict[str, Any]
 
 
@@ -60,6 +62,107 @@ def training(data: InteractionData, *, epochs: int = 9) -> Row:
     measured = timing.train_epochs[1:]
     bounds = [(before + after) / 2 for before, after in pairwise(bounds[1:])]
     return row("LightGCN epoch", measured, bounds, steps=steps, interactions=len(data.corpus.train))
+
+
+def routed_training(data: InteractionData, *, epochs: int = 4) -> Row:
+    """A MAGNET epoch, beside the sum of its products alone.
+
+    That is the sparse ones of both views and of the neighbours, the projections of features, and
+    the experts' mixtures of a batch's rows: forward and backward.
+    """
+    torch.set_num_threads(THREADS)
+    corpus, steps, dim = data.corpus, len(data.train_dataloader()), 64
+    model = MAGNET(corpus, dim=dim)
+    experts, channels = model.mix.template.shape
+    nodes = torch.randn(corpus.n_users + corpus.n_items, dim)
+    rows = torch.randn(channels, 3 * data.batch_size, dim)
+    features = [modality.features for modality in corpus.modalities.values()]
+    maps = [torch.randn(f.shape[1], dim) for f in features]
+    propagations = [part for part in model.modules() if isinstance(part, Propagation)]
+    products = [(part.adjacency, part.layers) for part in propagations]
+    neighbours = [part.adjacency for part in model.modules() if isinstance(part, Smoothing)]
+
+    def step() -> None:
+        for _ in range(2):
+            for adjacency, layers in products:
+                for _ in range(layers):
+                    sparse_matmul(adjacency, nodes)
+            for adjacency in neighbours:
+                sparse_matmul(adjacency, nodes[corpus.n_users :])
+        for f, weight in zip(features, maps, strict=True):
+            projected = f @ weight
+            f.T @ projected  # the gradient of the map
+        mixed = torch.tensordot(model.mix.template, rows, 1)  # [E, 3B, D]
+        torch.tensordot(model.mix.template.T, mixed, 1)
+        torch.tensordot(mixed, rows, ([1, 2], [1, 2]))  # the gradient of the weights
+
+    def bare() -> None:
+        with torch.no_grad():
+            for _ in range(steps):
+                step()
+
+    timing, bounds = Timing(), [seconds(bare), seconds(bare)][1:]
+    between = LambdaCallback(on_train_epoch_end=lambda *_: bounds.append(seconds(bare)))
+    run = trainer(callbacks=[timing, between], max_epochs=1 + epochs, limit_val_batches=0)
+    run.fit(model, datamodule=data)
+    bounds = [(before + after) / 2 for before, after in pairwise(bounds[1:])]
+    return {
+        **row("MAGNET epoch", timing.train_epochs[1:], bounds, steps=steps),
+        "experts": experts,
+        "peak_mib": peak_rss_mib(),
+    }
+
+
+def routed_evaluation(data: InteractionData, *, users: int = 4096, repeats: int = 3) -> Row:
+    """MAGNET's scores of whole catalogues, beside the products of its experts and channels."""
+    torch.set_num_threads(THREADS)
+    model = MAGNET(data.corpus, dim=64)
+    blocks = torch.split(torch.arange(users), data.eval_batch_size)
+    with torch.inference_mode():
+        encoded = model.encode()
+
+        def ours() -> None:
+            for block in blocks:
+                model.score(encoded, Queries(block))
+
+        def bare() -> None:
+            for block in blocks:
+                left = model.mix("user", encoded.users[:, block])
+                for e in range(len(left)):
+                    left[e] @ encoded.items[e].T
+                for one, other in zip(encoded.user.channels, encoded.item.channels, strict=True):
+                    one[block] @ other.T
+
+        ours()
+        pairs = [(seconds(ours), seconds(bare)) for _ in range(repeats)]
+    measured, bounds = zip(*pairs, strict=True)
+    return row("MAGNET scores", measured, bounds, users=users, items=data.corpus.n_items)
+
+
+def with_features(data: FolderData, widths: Mapping[str, int]) -> FolderData:
+    """The data, with random features for want of their own."""
+    corpus, generator = data.corpus, torch.Generator().manual_seed(0)
+    present = torch.ones(corpus.n_items, dtype=torch.bool)
+    data.corpus = replace(
+        corpus,
+        modalities={
+            name: Modality(
+                torch.randn(corpus.n_items, width, generator=generator), present, f"{name}{width}"
+            )
+            for name, width in widths.items()
+        },
+    )
+    return data
+
+
+def magnet_training() -> Row:
+    """On Baby, with features as wide as its own."""
+    return routed_training(with_features(FolderData(name="baby"), WIDTHS))
+
+
+def magnet_evaluation() -> Row:
+    """On Baby."""
+    return routed_evaluation(with_features(FolderData(name="baby"), WIDTHS))
 
 
 def evaluation(data: InteractionData, *, users: int | None = None, repeats: int = 5) -> Row:
