@@ -203,20 +203,27 @@ class MAGNET(RoutedRecommender):
         )
         self.schedule = EntropyTriggered(top_k=min(3, len(templates)))
 
-    def item_content(self) -> list[Tensor]:
-        """What items bring to each content channel: [I, D] each."""
+    def item_content(self, projected: Tensor | None) -> list[Tensor]:
+        """What items bring to each content channel, with their projected features: [I, D] each."""
         items = self.node.weight[self.corpus.n_users :]
         found = [torch.zeros_like(items)] * len(self.contents)
         if self.neighbours is not None:
             found = [smooth(items) for smooth in self.neighbours]
-        if self.project is not None:
-            found = [a + b for a, b in zip(found, self.project().unbind(1), strict=True)]
+        if projected is not None:
+            found = [a + b for a, b in zip(found, projected.unbind(1), strict=True)]
         return found
 
-    def channel_vectors(self, batch: Triplets | None = None) -> tuple[Tensor, Tensor]:
+    def projected(self) -> Tensor | None:
+        """Features at the scale of embeddings, if they count: [I, M, D]."""
+        return None if self.project is None else self.project()
+
+    def channel_vectors(
+        self, projected: Tensor | None, batch: Triplets | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Each channel's vectors of users and items.
 
         Args:
+            projected: features, from `projected()`: the dearest part of a step, and done once.
             batch: whose rows are wanted; all if None.
 
         Returns:
@@ -235,7 +242,7 @@ class MAGNET(RoutedRecommender):
         found = [(user, item)]
         users = self.node.weight[:n_users]
         own = torch.zeros_like(users) if self.user_content == "history" else users
-        for view, content in zip(self.contents, self.item_content(), strict=True):
+        for view, content in zip(self.contents, self.item_content(projected), strict=True):
             user_m, item_m = sides(view(torch.cat([own, content]), index))
             match self.user_content:
                 case "propagated":
@@ -259,7 +266,8 @@ class MAGNET(RoutedRecommender):
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """BPR on the mixed scores, the router's terms, and what holds templates and embeddings."""
-        users, items = self.channel_vectors(batch)  # [C, B, D] [C, B(1+K), D]
+        projected = self.projected()
+        users, items = self.channel_vectors(projected, batch)  # [C, B, D] [C, B(1+K), D]
         u = self.mix("user", users).unsqueeze(2)  # [E, B, 1, D]
         i = self.mix("item", items).view(*u.shape[:2], -1, u.shape[-1])  # [E, B, 1+K, D]
         scores = (u * i).sum(-1).movedim(0, -1)  # [B, 1+K, E]
@@ -277,14 +285,14 @@ class MAGNET(RoutedRecommender):
             "template": self.template * self.mix.penalty(),
             "l2": self.l2 * norm_penalty("squared", *layer0.unbind(1)),
         }
-        if self.project is not None:
-            rows = self.project()[listed(batch)]
+        if projected is not None:
+            rows = projected[listed(batch)]
             terms["content_l2"] = self.content_l2 * norm_penalty("squared", rows)
         return terms
 
     def encode(self) -> Encoded:
         """Channels of users, experts of items, and what the router makes of both."""
-        users, items = self.channel_vectors()
+        users, items = self.channel_vectors(self.projected())
         return Encoded(
             users,
             self.router.terms("user", users),
@@ -299,14 +307,14 @@ class MAGNET(RoutedRecommender):
         tile = max(1, TILE // users.shape[1])
         for first in range(0, self.corpus.n_items, tile):
             rows = slice(first, first + tile)
-            logits = self.router.cross(user, encoded.item.rows(rows)).div_(now.temperature)
+            logits = self.router.cross(user, encoded.item.rows(rows), now.temperature)
             found.append(mixture(logits, users @ encoded.items[:, rows].mT, now.top_k))
         return torch.cat(found, dim=1)
 
     @torch.no_grad()
     def pair_gates(self, users: Tensor, items: Tensor, *, block: int = 8192) -> Tensor:
         """What each expert weighs in the scores of pairs: [P] and [P] -> [P, E]."""
-        all_users, all_items = self.channel_vectors()
+        all_users, all_items = self.channel_vectors(self.projected())
         user, item = self.router.terms("user", all_users), self.router.terms("item", all_items)
         blocks = zip(torch.split(users, block), torch.split(items, block), strict=True)
         return torch.cat(

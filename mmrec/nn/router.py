@@ -96,17 +96,25 @@ class PairRouter(nn.Module):
         agreement = both.sum(-1).movedim(0, -1) if self.agreement == "cosine" else both[0]
         return torch.matmul(agreement, self.agree.T).add(logits)
 
-    def cross(self, user: Terms, item: Terms) -> Tensor:
-        """Logits of every user with every item: [E, B, I]."""
-        logits = user.bias.T.unsqueeze(2) + item.bias.T.unsqueeze(1)  # [E, B, I]
+    @torch.no_grad()
+    def cross(self, user: Terms, item: Terms, temperature: float = 1.0) -> Tensor:
+        """For rankings, logits of every user with every item, over a temperature: [E, B, I].
+
+        A matrix product with so few rows as channels is slow: cosines are added plane by plane.
+        """
+        left, right = (terms.bias.T.div(temperature) for terms in (user, item))
+        logits = left.unsqueeze(2) + right.unsqueeze(1)  # [E, B, I]
         if self.sees != "pair":
             return logits
+        agree = self.agree / temperature
         if self.agreement == "vector":
-            left = self.agree.unsqueeze(1) * user.channels  # [E, B, R]
-            return torch.baddbmm(logits, left, item.channels.mT.expand(len(left), -1, -1))
+            factors = agree.unsqueeze(1) * user.channels  # [E, B, R]
+            return torch.baddbmm(logits, factors, item.channels.mT.expand(len(factors), -1, -1))
         cosines = user.channels @ item.channels.mT  # [C, B, I]
-        agreement: Tensor = torch.tensordot(self.agree, cosines, 1)
-        return agreement.add_(logits)
+        for plane, weights in zip(logits.unbind(), agree.tolist(), strict=True):
+            for cosine, weight in zip(cosines.unbind(), weights, strict=True):
+                plane.add_(cosine, alpha=weight)
+        return logits
 
 
 def sparse_softmax(logits: Tensor, top_k: int | None, dim: int) -> Tensor:
@@ -132,9 +140,10 @@ def mixture(logits: Tensor, scores: Tensor, top_k: int | None) -> Tensor:
         [...].
     """
     largest, edge = _largest(logits, top_k)
-    if edge is not None:
-        logits.masked_fill_(logits < edge, -torch.inf)
+    kept = None if edge is None else logits >= edge
     weight = logits.sub_(largest).exp_()
+    if kept is not None:
+        weight.mul_(kept)
     total = weight.sum(0)
     return weight.mul_(scores).sum(0).div_(total)
 
@@ -146,11 +155,14 @@ def _largest(planes: Tensor, k: int | None) -> tuple[Tensor, Tensor | None]:
     """
     if k is None or k >= len(planes):
         return planes.amax(0), None
-    lowest = torch.full_like(planes[0], -torch.inf)
-    best = [lowest] * k
+    best: list[Tensor] = []
     for plane in planes.unbind():
-        for rank in range(k):
-            best[rank], plane = torch.maximum(best[rank], plane), torch.minimum(best[rank], plane)
+        for rank, known in enumerate(best):
+            best[rank] = torch.maximum(known, plane)
+            if rank < k - 1:  # what falls out of the last rank is not needed
+                plane = torch.minimum(known, plane)
+        if len(best) < k:
+            best.append(plane)
     return best[0], best[-1]
 
 

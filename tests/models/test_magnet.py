@@ -79,7 +79,7 @@ def schedule_of(options):
 @torch.no_grad()
 def test_a_ranking_is_the_gated_sum_of_expert_scores_pair_by_pair(corpus, options):
     model = made(corpus, schedule_of(options), **options)
-    users, items = model.channel_vectors()
+    users, items = model.channel_vectors(model.projected())
     expert_users, expert_items = model.mix("user", users), model.mix("item", items)
     made_up = model.mix.makes_up(model.present)
     gates = model.pair_gates(*everything(corpus)).view(corpus.n_users, corpus.n_items, -1)
@@ -138,7 +138,7 @@ def test_the_channels_are_two_views_of_embeddings_smoothed_over_neighbours(corpu
         signal = fused(torch.cat([table[:split], content]), 1, model.contents[m].gate)
         users.append(behaviour[:split] + signal[:split])
         items.append(signal[split:] * model.present[:, 1 + m : 2 + m])
-    found_users, found_items = model.channel_vectors()
+    found_users, found_items = model.channel_vectors(model.projected())
     torch.testing.assert_close(found_users.double(), torch.stack(users), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found_items.double(), torch.stack(items), atol=1e-5, rtol=1e-4)
 
