@@ -17,9 +17,9 @@ from typing import Any
 
 import polars as pl
 import torch
-from torchmetrics.functional.classification import binary_auroc
 
 from mmrec.data import PlantedData
+from mmrec.recovery import dominance_areas
 from mmrec.report import COLOURS, learning_curve
 from mmrec.runs import open_run
 
@@ -98,15 +98,10 @@ def gate_agreement(run: Path) -> dict[str, float]:
     """
     opened = open_run(run)
     assert isinstance(opened.data, PlantedData)
-    weights, truth = opened.model.item_weights(), opened.data.truth
-    roles = [truth.role_names.index(f"dominant/{name}") for name in weights]
-    present = torch.stack([m.present for m in opened.corpus.modalities.values()])  # [M, I]
-    chosen = present.all(0) & torch.isin(truth.role, torch.tensor(roles))  # [I]
-    own = truth.role[chosen]
-    return {
-        name: float(binary_auroc(weights[name][chosen], (own == role).long()))
-        for name, role in zip(weights, roles, strict=True)
-    }
+    present = torch.stack([m.present for m in opened.corpus.modalities.values()]).all(0)  # [I]
+    weights = {name: w[present] for name, w in opened.model.item_weights().items()}
+    truth = opened.data.truth
+    return dominance_areas(truth, truth.role[present], weights)
 
 
 def draw_comparison(table: pl.DataFrame, output: Path) -> None:

@@ -14,9 +14,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmrec.config import conf_dir, nearest
+from mmrec.config import TARGET, check_call, conf_dir, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -54,6 +57,27 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         sys.exit(f"error: {message}  ({FULL_ERROR}=1 shows where)")
     finally:
         del os.environ[FULL_ERROR]
+
+
+def answer(config: DictConfig, name: str, command: Callable[..., object]) -> None:
+    """Call what a command does with its settings, once they are checked against its signature.
+
+    Args:
+        config: the settings, and nothing else.
+        name: the function's full one, as the command may be `__main__`.
+        command: the function.
+
+    Raises:
+        SystemExit: it failed; the cause is what `launch` tells of.
+    """
+    from omegaconf import OmegaConf
+
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        check_call({TARGET: name, **plain}, "")
+        command(**plain)
+    except Exception as error:
+        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
 
 
 def quoted(text: str) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from mmrec.app import launch
-from mmrec.config import TARGET, ConfigError, check_call, conf_dir
+from mmrec.app import answer, launch
+from mmrec.config import ConfigError, conf_dir
 from mmrec.paths import replace_file
 from mmrec.results import BEST
 
@@ -28,12 +28,7 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="evaluate")
 def _main(config: DictConfig) -> None:
-    try:
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        check_call({TARGET: "mmrec.evaluate.evaluate", **plain}, "")
-        evaluate(**plain)
-    except Exception as error:
-        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
+    answer(config, "mmrec.evaluate.evaluate", evaluate)
 
 
 def evaluate(

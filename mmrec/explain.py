@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from mmrec.app import launch
-from mmrec.config import TARGET, ConfigError, check_call, conf_dir, nearest
+from mmrec.app import answer, launch
+from mmrec.config import ConfigError, conf_dir, nearest
 from mmrec.results import EPOCHS, ResultError
 
 if TYPE_CHECKING:
@@ -34,12 +34,7 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="explain")
 def _main(config: DictConfig) -> None:
-    try:
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        check_call({TARGET: "mmrec.explain.explain", **plain}, "")
-        explain(**plain)
-    except Exception as error:
-        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
+    answer(config, "mmrec.explain.explain", explain)
 
 
 def explain(
@@ -82,7 +77,9 @@ def explain(
     opened = open_run(Path(run))
     if k > opened.corpus.n_items:
         raise ConfigError(f"k={k}: the catalogue has {opened.corpus.n_items} items")
-    if not opened.model.item_weights():
+    train = opened.corpus.train
+    weights = opened.model.pair_weights(train.user, train.item)
+    if not weights:
         raise ConfigError(
             f"{opened.folder}: {type(opened.model).__name__} weighs no channels against each "
             "other; explain a run of a model with a gate or a router (gated_lightgcn, magnet)"
@@ -93,7 +90,7 @@ def explain(
     with charts.style():
         sections = [
             *_over_epochs(opened),
-            _of_train(opened),
+            _of_train(opened, weights),
             *_known(opened.result),
             _of_users(opened, chosen, k, seen, accelerator),
         ]
@@ -126,15 +123,15 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
         return []
     second = table.filter(pl.col("router/stage") == 2)["epoch"]
     trigger = int(second[0]) if len(second) else None
-    begun = (
-        f"The second stage began at epoch {trigger}." if len(second) else "It stayed in stage 1."
-    )
+    begun = "It stayed in stage 1."
+    if trigger is not None:
+        begun = f"The second stage began at epoch {trigger}."
     best = opened.result["best_epoch"]
     return [
         Section(
             "Router",
             "router",
-            f"Share of the train pairs' gates that each expert has, after experts are left out. "
+            "Share of the train pairs' gates that each expert has, after experts are left out. "
             f"{begun} The best epoch is {best}; it is what everything below is about.",
             figures={
                 "load": charts.loads(table, opened.model.experts, trigger),
@@ -144,7 +141,7 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
     ]
 
 
-def _of_train(opened: OpenRun) -> Section:
+def _of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
     """Mean weights of train pairs, by what is known of their items and users."""
     import torch
 
@@ -154,7 +151,6 @@ def _of_train(opened: OpenRun) -> Section:
 
     corpus, evaluation = opened.corpus, opened.model.evaluation
     user, item = corpus.train.user, corpus.train.item
-    weights = opened.model.pair_weights(user, item)
     values = torch.stack(list(weights.values()), 1)  # [P, C]
     names = list(weights)
     of_items = groups(corpus.item_counts(), evaluation.item_groups)[item]

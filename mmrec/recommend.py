@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from mmrec.app import launch
-from mmrec.config import TARGET, ConfigError, check_call, conf_dir
+from mmrec.app import answer, launch
+from mmrec.config import ConfigError, conf_dir
 from mmrec.paths import replace_file
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="recommend")
 def _main(config: DictConfig) -> None:
-    try:
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        check_call({TARGET: "mmrec.recommend.recommend", **plain}, "")
-        recommend(**plain)
-    except Exception as error:
-        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
+    answer(config, "mmrec.recommend.recommend", recommend)
 
 
 def recommend(

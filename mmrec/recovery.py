@@ -39,37 +39,53 @@ def role_recovery(
     names = [name for name in corpus.modalities if name in weights]
     if len(names) < 2:
         return {}
-    counts = corpus.item_counts() > 0
+    counted = corpus.item_counts() > 0
     for modality in corpus.modalities.values():
-        counts &= modality.present
-    share = torch.stack([weights[name].cpu() for name in names], 1)[counts]  # [I', M]
+        counted &= modality.present
+    share = torch.stack([weights[name].cpu() for name in names], 1)[counted]  # [I', M]
     share = share / share.sum(1, keepdim=True).clamp(min=1e-12)
-    role = truth.role[counts]
-    found = share.argmax(1) if group is None else group.cpu()[counts]
+    role = truth.role[counted]
+    found = share.argmax(1) if group is None else group.cpu()[counted]
     order = torch.randperm(len(role), generator=torch.Generator().manual_seed(0))
-    by_chance = _compare(truth, names, role, share[order], found[order])
-    return {
-        **_compare(truth, names, role, share, found),
-        **{f"chance/{name}": value for name, value in by_chance.items()},
-    }
+
+    def compare(share: Tensor, group: Tensor) -> dict[str, float]:
+        areas = dominance_areas(truth, role, dict(zip(names, share.T, strict=True)))
+        mean = {"auc": sum(areas.values()) / len(areas)} if areas else {}
+        each = {f"auc/{name}": area for name, area in areas.items()}
+        return {**mean, **each, "nmi": _mutual_information(group, role)}
+
+    by_chance = {f"chance/{name}": v for name, v in compare(share[order], found[order]).items()}
+    return {**compare(share, found), **by_chance}
 
 
-def _compare(
-    truth: Truth, names: list[str], role: Tensor, share: Tensor, group: Tensor
-) -> dict[str, float]:
+def dominance_areas(truth: Truth, role: Tensor, weights: Mapping[str, Tensor]) -> dict[str, float]:
+    """How well each modality's weight tells the items that it dominates from the others'.
+
+    Args:
+        truth: whose names of roles count.
+        role: [N], of some items.
+        weights: modality -> [N], of the same.
+
+    Returns:
+        Modality -> area under the ROC curve, among items of which one modality is dominant; without
+        those of which there are none, or no others.
+    """
     from torchmetrics.functional.classification import binary_auroc
-    from torchmetrics.functional.clustering import normalized_mutual_info_score
 
-    known = [n for n, name in enumerate(names) if DOMINANT + name in truth.role_names]
-    own = torch.tensor([truth.role_names.index(DOMINANT + names[n]) for n in known])
-    dominant = torch.isin(role, own)
+    names = truth.role_names
+    own = {name: names.index(DOMINANT + name) for name in weights if DOMINANT + name in names}
+    dominant = torch.isin(role, torch.tensor(list(own.values())))
     found = {}
-    for n, index in zip(known, own, strict=True):
+    for name, index in own.items():
         label = (role == index)[dominant]
         if label.any() and not label.all():
-            found[f"auc/{names[n]}"] = float(binary_auroc(share[dominant, n], label.int()))
-    if found:
-        found = {"auc": sum(found.values()) / len(found), **found}
+            found[name] = float(binary_auroc(weights[name][dominant], label.long()))
+    return found
+
+
+def _mutual_information(one: Tensor, other: Tensor) -> float:
+    from torchmetrics.functional.clustering import normalized_mutual_info_score
+
     # Said, so that torch need not warn that it does not check.
     with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
-        return {**found, "nmi": float(normalized_mutual_info_score(group, role))}
+        return float(normalized_mutual_info_score(one, other))

@@ -53,15 +53,8 @@ if TYPE_CHECKING:
     from mmrec.sweep.pruning import Pruning
 
 log = logging.getLogger(__name__)
-GROUPS = (
-    "model",
-    "data",
-    "optimizer",
-    "trainer",
-    "callbacks",
-    "evaluation",
-    "router_schedule",
-)  # whose settings are arguments
+# Groups whose settings are arguments.
+GROUPS = ("model", "data", "optimizer", "trainer", "callbacks", "evaluation", "router_schedule")
 CHANGEABLE = (*VOLATILE, "trainer.", "data.root")  # when a run continues
 
 

@@ -290,9 +290,10 @@ class EntropyTriggered(RouterSchedule):
 
 
 def _share(passed: int, of: int) -> float:
-    if passed < 0 or (passed == 0 and of > 0):
-        return 0.0
-    return 1.0 if passed >= of else passed / of
+    """0 before the start, 1 at the end and after."""
+    if of == 0:
+        return float(passed >= 0)
+    return min(max(passed / of, 0.0), 1.0)
 
 
 def _at_least(name: str, value: float, least: float) -> None:

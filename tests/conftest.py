@@ -19,6 +19,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer
 from omegaconf import DictConfig
 
 from mmrec.config import conf_dir
@@ -227,3 +228,23 @@ def centred():
         return deviation / deviation.square().sum(1).mean().sqrt()
 
     return standard
+
+
+@pytest.fixture(scope="session")
+def quiet_trainer() -> Callable[..., Trainer]:
+    """`quiet_trainer(max_epochs=2)`: Lightning's trainer as the command has it, without files."""
+
+    def make(**options: Any) -> Trainer:
+        return Trainer(
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            **options,
+        )
+
+    return make

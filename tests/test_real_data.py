@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 from hydra.utils import instantiate
-from lightning import Trainer, seed_everything
+from lightning import seed_everything
 from omegaconf import OmegaConf
 
 from mmrec.data import DataError, files
@@ -147,25 +147,16 @@ def test_each_split_shares_out_what_there_is_or_says_what_it_lacks(name, split, 
         ("gated_lightgcn", "scientific", "random_per_user"),
     ],
 )
-def test_two_short_epochs_lower_the_loss_and_beat_chance(model, name, split, real_data, composed):
+def test_two_short_epochs_lower_the_loss_and_beat_chance(
+    model, name, split, real_data, composed, quiet_trainer
+):
     words = [f"model={model}", f"data={name}", f"data.root={real_data}", f"data.split={split}"]
     data, recommender = build(OmegaConf.to_container(composed(*words), resolve=True))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     seed_everything(0, verbose=False)
     found = []
     for _ in range(2):
-        trainer = Trainer(
-            accelerator="cpu",
-            devices=1,
-            max_epochs=1,
-            limit_train_batches=30,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
+        trainer = quiet_trainer(max_epochs=1, limit_train_batches=30)
         trainer.fit(recommender, datamodule=data)
         found.append({k: float(v) for k, v in trainer.callback_metrics.items()})
     assert found[1]["train/bpr"] < found[0]["train/bpr"]

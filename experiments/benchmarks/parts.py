@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from mmrec.callbacks import Timing
 from mmrec.data import FolderData, InteractionData, Modality, PlantedData, Queries, planted
 from mmrec.evaluation import RankingMetric
-from mmrec.models import MAGNET, LightGCN
+from mmrec.models import MAGNET, LightGCN, Recommender
 from mmrec.nn import Propagation, Smoothing, sparse_matmul
 from mmrec.results import peak_rss_mib
 
@@ -41,10 +41,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def training(data: InteractionData, *, epochs: int = 9) -> Row:
-    """A LightGCN epoch under Lightning, beside its sparse products alone (Baby: 58 steps).
-
-    Each epoch is measured between two bounds, as other users of a machine come and go.
-    """
+    """A LightGCN epoch under Lightning, beside its sparse products alone (Baby: 58 steps)."""
     torch.set_num_threads(THREADS)
     model = LightGCN(data.corpus, dim=64, layers=2)
     adjacency, steps = model.propagate.adjacency, len(data.train_dataloader())
@@ -55,13 +52,31 @@ def training(data: InteractionData, *, epochs: int = 9) -> Row:
             for operand in (nodes, gradient):
                 _ = sparse_matmul(adjacency, sparse_matmul(adjacency, operand))
 
+    measured, bounds = epochs_between(bare, model, data, epochs)
+    return row("LightGCN epoch", measured, bounds, steps=steps, interactions=len(data.corpus.train))
+
+
+def epochs_between(
+    bare: Callable[[], object], model: Recommender, data: InteractionData, epochs: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of each epoch of a training, and of the mean of the bounds before and after it.
+
+    Each epoch is measured between two bounds, as other users of a machine come and go.
+    """
     timing, bounds = Timing(), [seconds(bare), seconds(bare)][1:]  # the first one warms up
     between = LambdaCallback(on_train_epoch_end=lambda *_: bounds.append(seconds(bare)))
     run = trainer(callbacks=[timing, between], max_epochs=1 + epochs, limit_val_batches=0)
     run.fit(model, datamodule=data)
-    measured = timing.train_epochs[1:]
-    bounds = [(before + after) / 2 for before, after in pairwise(bounds[1:])]
-    return row("LightGCN epoch", measured, bounds, steps=steps, interactions=len(data.corpus.train))
+    return timing.train_epochs[1:], [(one + two) / 2 for one, two in pairwise(bounds[1:])]
+
+
+def alternating(
+    ours: Callable[[], object], bare: Callable[[], object], repeats: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of both, in turn; after a first call that warms up."""
+    ours()
+    pairs = [(seconds(ours), seconds(bare)) for _ in range(repeats)]
+    return [one for one, _ in pairs], [two for _, two in pairs]
 
 
 def routed_training(data: InteractionData, *, epochs: int = 4) -> Row:
@@ -101,13 +116,9 @@ def routed_training(data: InteractionData, *, epochs: int = 4) -> Row:
             for _ in range(steps):
                 step()
 
-    timing, bounds = Timing(), [seconds(bare), seconds(bare)][1:]
-    between = LambdaCallback(on_train_epoch_end=lambda *_: bounds.append(seconds(bare)))
-    run = trainer(callbacks=[timing, between], max_epochs=1 + epochs, limit_val_batches=0)
-    run.fit(model, datamodule=data)
-    bounds = [(before + after) / 2 for before, after in pairwise(bounds[1:])]
+    measured, bounds = epochs_between(bare, model, data, epochs)
     return {
-        **row("MAGNET epoch", timing.train_epochs[1:], bounds, steps=steps),
+        **row("MAGNET epoch", measured, bounds, steps=steps),
         "experts": experts,
         "peak_mib": peak_rss_mib(),
     }
@@ -133,9 +144,7 @@ def routed_evaluation(data: InteractionData, *, users: int = 4096, repeats: int 
                 for one, other in zip(encoded.user.channels, encoded.item.channels, strict=True):
                     one[block] @ other.T
 
-        ours()
-        pairs = [(seconds(ours), seconds(bare)) for _ in range(repeats)]
-    measured, bounds = zip(*pairs, strict=True)
+        measured, bounds = alternating(ours, bare, repeats)
     return row("MAGNET scores", measured, bounds, users=users, items=data.corpus.n_items)
 
 
@@ -186,9 +195,7 @@ def evaluation(data: InteractionData, *, users: int | None = None, repeats: int 
             (left[part] @ right.T).topk(50)
 
     with torch.inference_mode():
-        ours()
-        pairs = [(seconds(ours), seconds(bare)) for _ in range(repeats)]
-    measured, bounds = zip(*pairs, strict=True)
+        measured, bounds = alternating(ours, bare, repeats)
     return row("evaluation", measured, bounds, users=len(queried), items=corpus.n_items)
 
 

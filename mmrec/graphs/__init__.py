@@ -4,10 +4,17 @@ from mmrec.graphs.bipartite import degree_weights, normalized_adjacency, sample_
 from mmrec.graphs.cache import cached
 from mmrec.graphs.content import content_similarity
 from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
-from mmrec.graphs.pseudo import PseudoEdges, augmented_adjacency, pseudo_edges, tail_items
+from mmrec.graphs.pseudo import (
+    EdgeChoice,
+    PseudoEdges,
+    augmented_adjacency,
+    pseudo_edges,
+    tail_items,
+)
 from mmrec.graphs.sparse import csr_matrix
 
 __all__ = [
+    "EdgeChoice",
     "Neighbours",
     "PseudoEdges",
     "augmented_adjacency",

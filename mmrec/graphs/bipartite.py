@@ -12,20 +12,29 @@ from mmrec.data.corpus import Interactions
 from mmrec.graphs.sparse import csr_matrix
 
 
-def degree_weights(interactions: Interactions) -> Tensor:
-    """[N] float32: 1 / sqrt(d_u d_i) of each interaction, d counting interactions."""
+def degree_weights(interactions: Interactions, weights: Tensor | None = None) -> Tensor:
+    """[N] float32: w / sqrt(d_u d_i) of each interaction, d summing weights.
+
+    Args:
+        interactions: the edges.
+        weights: [N] float64, w; 1 each if None.
+    """
     user, item = interactions.user, interactions.item
-    degrees = torch.bincount(user)[user] * torch.bincount(item)[item]  # [N]
-    return degrees.double().rsqrt().float()
+    degrees = torch.bincount(user, weights)[user] * torch.bincount(item, weights)[item]  # [N]
+    scale = degrees.double().rsqrt()
+    return (scale if weights is None else weights * scale).float()
 
 
-def normalized_adjacency(interactions: Interactions, n_users: int, n_items: int) -> Tensor:
+def normalized_adjacency(
+    interactions: Interactions, n_users: int, n_items: int, weights: Tensor | None = None
+) -> Tensor:
     """D^-1/2 [[0, R], [R^T, 0]] D^-1/2, the matrix that LightGCN and its kin propagate with.
 
     Args:
         interactions: the edges, each pair once.
         n_users: U.
         n_items: I.
+        weights: [N] float64, of the edges in R; 1 each if None.
 
     Returns:
         [U+I, U+I] sparse CSR float32, symmetric; users come first. A node without edges has an
@@ -36,7 +45,7 @@ def normalized_adjacency(interactions: Interactions, n_users: int, n_items: int)
     return csr_matrix(
         torch.cat([user, item]),
         torch.cat([item, user]),
-        degree_weights(interactions).repeat(2),
+        degree_weights(interactions, weights).repeat(2),
         (size, size),
     )
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mmrec.data import Corpus, content_hash, require_modalities
+from mmrec.data import Corpus, Interactions, content_hash, require_modalities
+from mmrec.graphs.bipartite import normalized_adjacency
 from mmrec.graphs.cache import Key, cached
 from mmrec.graphs.content import content_similarity
 from mmrec.graphs.sparse import csr_matrix
@@ -19,7 +20,7 @@ from mmrec.graphs.sparse import csr_matrix
 # Part of every cache key: raise it when the same arguments give other edges.
 _VERSION = 1
 
-Choice = Literal["content", "random"]
+EdgeChoice = Literal["content", "random"]
 
 
 class PseudoEdges(NamedTuple):
@@ -48,7 +49,7 @@ def pseudo_edges(
     per_user: int,
     neighbours: int,
     tail_only: bool = True,
-    choice: Choice = "content",
+    choice: EdgeChoice = "content",
     seed: int = 0,
     block: int = 1024,
 ) -> PseudoEdges:
@@ -138,12 +139,7 @@ def augmented_adjacency(corpus: Corpus, edges: PseudoEdges, weight: float) -> Te
     Returns:
         [U+I, U+I] sparse CSR float32, symmetric; users come first.
     """
-    user = torch.cat([corpus.train.user, edges.user])
-    item = torch.cat([corpus.train.item, edges.item]) + corpus.n_users
-    value = torch.cat([torch.ones(len(corpus.train)), weight * edges.weight]).double()
-    size = corpus.n_users + corpus.n_items
-    row, column = torch.cat([user, item]), torch.cat([item, user])
-    value = value.repeat(2)
-    degree = torch.zeros(size, dtype=torch.float64).index_add_(0, row, value)
-    scaled = value * (degree[row] * degree[column]).rsqrt()
-    return csr_matrix(row, column, scaled.float(), (size, size))
+    train = corpus.train
+    both = Interactions(torch.cat([train.user, edges.user]), torch.cat([train.item, edges.item]))
+    weights = torch.cat([torch.ones(len(train)), weight * edges.weight]).double()
+    return normalized_adjacency(both, corpus.n_users, corpus.n_items, weights)

@@ -262,8 +262,8 @@ class RoutedRecommender(Recommender):
             load: [N, E], the same after that.
         """
         pair_entropy, load_entropy = entropies(gates)
-        seen = torch.cat([torch.stack([gates.new_tensor(len(gates)), pair_entropy * len(gates)]),
-                          gates.sum(0), load.sum(0)])  # fmt: skip
+        count = gates.new_tensor([len(gates)])
+        seen = torch.cat([count, count * pair_entropy, gates.sum(0), load.sum(0)])
         self._gates.append(seen.detach())
         now = self.routing
         return now.coverage * (1 - load_entropy) + now.confidence * pair_entropy

@@ -7,11 +7,12 @@ the paper: the user-item graph is augmented with content-induced edges, both gra
 parallel and fused lightly; structured experts have explicit modality roles, dominant, balanced and
 complementary, over behavioural and content cues; routing is conditioned on the interaction; routing
 entropy moves training by itself from coverage to specialisation. Ours: every formula and number
-here, above all what a content channel is (ID embeddings smoothed over the modality's neighbours: a
-free projection of content overfits within epochs) and what the router sees (how well user and item
-agree in each channel). What was tried on data whose roles are known, and on real data: networks in
-the experts overfit and hide the roles (`hidden`), content alone or its graph alone is worse than
-both, a strong confidence term leaves few experts alive and costs recall.
+here, above all what a content channel is (ID embeddings smoothed over the modality's neighbours,
+and projected features whose norm is held: free, they overfit within epochs) and what the router
+sees (how well user and item agree in each channel). What was tried on data whose roles are known,
+and on real data: networks in the experts overfit and hide the roles (`hidden`), content alone or
+its graph alone is worse than both, a strong confidence term leaves few experts alive and costs
+recall.
 
 U users, I items, C channels (behaviour and each modality), E experts, D dim, B batch, K negatives,
 N = U + I nodes.
@@ -28,6 +29,7 @@ from torch.nn.functional import embedding
 
 from mmrec.data import Corpus, Modality, Queries, Triplets, require_modalities
 from mmrec.graphs import (
+    EdgeChoice,
     augmented_adjacency,
     content_knn,
     knn_adjacency,
@@ -48,6 +50,7 @@ from mmrec.nn import (
     Smoothing,
     Template,
     Terms,
+    item_index,
     mixture,
     node_index,
     role_templates,
@@ -146,7 +149,7 @@ class MAGNET(RoutedRecommender):
         views: Graphs = "both",
         pseudo_edges: int = 5,
         pseudo_weight: float = 0.3,
-        pseudo_choice: Literal["content", "random"] = "content",
+        pseudo_choice: EdgeChoice = "content",
         tail_only: bool = True,
         roles: Mapping[Role, float | None] = ROLES,
         experts: Literal["templates", "free", "one"] = "templates",
@@ -186,14 +189,14 @@ class MAGNET(RoutedRecommender):
         if views != "augmented":
             graphs.append(normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items))
         if views != "plain":
-            self.pseudo = content_edges(
+            edges = content_edges(
                 corpus,
                 per_user=pseudo_edges,
                 neighbours=neighbours,
                 tail_only=tail_only,
                 choice=pseudo_choice,
             )
-            graphs.append(augmented_adjacency(corpus, self.pseudo, pseudo_weight))
+            graphs.append(augmented_adjacency(corpus, edges, pseudo_weight))
         self.behaviour = Views(graphs, layers)
         self.contents = nn.ModuleList(Views(graphs, content_layers) for _ in modalities)
 
@@ -256,7 +259,7 @@ class MAGNET(RoutedRecommender):
 
     def there(self, batch: Triplets | None) -> Tensor:
         """Which channels items have: [I, C] bool, or [B(1+K), C] of a batch."""
-        return self.present if batch is None else self.present[listed(batch).flatten()]
+        return self.present if batch is None else self.present[item_index(batch).flatten()]
 
     def gates(self, logits: Tensor, *, noise: float = 0.0) -> Tensor:
         """What the experts of pairs weigh, those left out nothing: [..., E] -> [..., E]."""
@@ -286,7 +289,7 @@ class MAGNET(RoutedRecommender):
             "l2": self.l2 * norm_penalty("squared", *layer0.unbind(1)),
         }
         if projected is not None:
-            rows = projected[listed(batch)]
+            rows = projected[item_index(batch)]
             terms["content_l2"] = self.content_l2 * norm_penalty("squared", rows)
         return terms
 
@@ -333,11 +336,6 @@ class MAGNET(RoutedRecommender):
         shares = self.mix.shares(self.present)[items]  # [P, E, C]
         weights = torch.einsum("pe,pec->cp", self.pair_gates(users, items), shares)
         return dict(zip(self.channels, weights, strict=True))
-
-
-def listed(batch: Triplets) -> Tensor:
-    """[B, 1+K]: each pair's positive, and its negatives."""
-    return torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1)
 
 
 def _item_graph(modality: Modality, k: int) -> Tensor:

@@ -3,7 +3,7 @@
 from mmrec.nn.experts import ROLES, Role, RoleExperts, Template, role_templates
 from mmrec.nn.fusion import Fusion, FusionKind, Projection, center_and_scale, masked_softmax
 from mmrec.nn.history import History
-from mmrec.nn.lookup import lookup, node_index
+from mmrec.nn.lookup import item_index, lookup, node_index
 from mmrec.nn.propagation import Propagation, Smoothing, sparse_matmul
 from mmrec.nn.router import Agreement, PairRouter, Sees, Terms, entropies, mixture, sparse_softmax
 
@@ -24,6 +24,7 @@ __all__ = [
     "Terms",
     "center_and_scale",
     "entropies",
+    "item_index",
     "lookup",
     "masked_softmax",
     "mixture",

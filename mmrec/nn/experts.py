@@ -109,7 +109,6 @@ class RoleExperts(nn.Module):
         self, templates: Sequence[Template], dim: int, *, hidden: int, anchored: bool = True
     ) -> None:
         super().__init__()
-        self.names = tuple(t.name for t in templates)
         weights = torch.tensor([t.weights for t in templates])  # [E, C]
         experts, channels = weights.shape
         if not anchored:
@@ -136,12 +135,9 @@ class RoleExperts(nn.Module):
         """Mean square of how far the weights are from their templates; zero if they are free."""
         return self.delta.square().mean() if self.anchored else self.delta.new_zeros(())
 
-    def shares(self, present: Tensor | None = None) -> Tensor:
-        """What each expert takes of each channel: [E, C], or [N, E, C] given presence [N, C]."""
-        weights = self.weights()
-        if present is None:
-            return weights
-        there = weights * present.unsqueeze(1)
+    def shares(self, present: Tensor) -> Tensor:
+        """What each expert takes of the channels that are present: [N, C] bool -> [N, E, C]."""
+        there = self.weights() * present.unsqueeze(1)
         return there / there.sum(-1, keepdim=True).clamp(min=1e-6)
 
     def mix(self, channels: Tensor) -> Tensor:

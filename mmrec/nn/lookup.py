@@ -22,7 +22,7 @@ def lookup(batch: Triplets, users: Tensor, items: Tensor) -> tuple[Tensor, Tenso
     Returns:
         [B, D], [B, D] and [B, K, D].
     """
-    both = embedding(torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1), items)
+    both = embedding(item_index(batch), items)
     return embedding(batch.user, users), both[:, 0], both[:, 1:]
 
 
@@ -36,5 +36,9 @@ def node_index(batch: Triplets, n_users: int) -> Tensor:
     Returns:
         [B, 2+K].
     """
-    items = n_users + torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1)
-    return torch.cat([batch.user.unsqueeze(1), items], dim=1)
+    return torch.cat([batch.user.unsqueeze(1), n_users + item_index(batch)], dim=1)
+
+
+def item_index(batch: Triplets) -> Tensor:
+    """A batch's items, each pair's positive before its negatives: [B, 1+K]."""
+    return torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from mmrec.nn.experts import Side
+
 Sees = Literal["pair", "user", "item", "nothing"]
 Agreement = Literal["cosine", "vector"]
 
@@ -71,7 +73,7 @@ class PairRouter(nn.Module):
             self.factors = nn.ModuleDict({s: nn.Linear(width, rank, bias=False) for s in sides})
             self.agree = nn.Parameter(torch.randn(self.experts, rank) * rank**-0.5)
 
-    def terms(self, side: Literal["user", "item"], channels: Tensor) -> Terms:
+    def terms(self, side: Side, channels: Tensor) -> Terms:
         """What one side brings, computed once for each user or item: [C, N, D]."""
         flat = channels.transpose(0, 1).flatten(1)  # [N, CD]
         bias = flat.new_zeros(len(flat), self.experts)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from mmrec.app import launch
-from mmrec.config import TARGET, ConfigError, check_call, conf_dir, nearest
+from mmrec.app import answer, launch
+from mmrec.config import ConfigError, conf_dir, nearest
 
 if TYPE_CHECKING:
     from mmrec.report.collect import Run
@@ -27,12 +27,7 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="report")
 def _main(config: DictConfig) -> None:
-    try:
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        check_call({TARGET: "mmrec.report.__main__.report", **plain}, "")
-        report(**plain)
-    except Exception as error:
-        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
+    answer(config, "mmrec.report.__main__.report", report)
 
 
 def report(

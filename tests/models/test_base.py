@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning import Trainer
 from torch import nn
 
 from mmrec.data import InteractionData
@@ -36,20 +35,11 @@ class Toy(Recommender):
 
 
 @pytest.fixture
-def fit():
+def fit(quiet_trainer):
     def run(model, epochs=1):
         data = InteractionData(batch_size=10, eval_batch_size=2)
         data.corpus = model.corpus
-        trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
+        trainer = quiet_trainer(max_epochs=epochs)
         trainer.fit(model, data)
         return {name: float(value) for name, value in trainer.callback_metrics.items()}
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from lightning import Trainer, seed_everything
+from lightning import seed_everything
 
 from mmrec.callbacks import EpochSeed
 from mmrec.data import DataError, PlantedData, Queries, Triplets, planted
@@ -220,42 +220,41 @@ def test_one_modality_leaves_five_experts():
     )
 
 
-@pytest.mark.parametrize("features", [torch.ones, torch.zeros])
-def test_features_that_say_nothing_still_train(data, features):
+def featured(corpus, features):
+    """The corpus with all its features `features(shape)`."""
     content = {
         name: replace(m, features=features(m.features.shape), digest=f"{features.__name__}-{name}")
-        for name, m in data.corpus.modalities.items()
+        for name, m in corpus.modalities.items()
     }
-    if features is torch.zeros:
-        with pytest.raises(ValueError, match=r"k is 10, but 0 of 40 items have content"):
-            MAGNET(replace(data.corpus, modalities=content))
-        return
-    model = MAGNET(replace(data.corpus, modalities=content))
-    scores = model.score(model.encode(), Queries(torch.arange(3)))
-    assert scores.isfinite().all()
+    return replace(corpus, modalities=content)
 
 
-def trained(model, data, epochs, ckpt=None):
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=epochs,
-        callbacks=[EpochSeed(0)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
-    trainer.fit(model, data, ckpt_path=ckpt, weights_only=True)
-    return trainer
+def test_features_that_are_all_alike_still_rank(corpus):
+    model = MAGNET(featured(corpus, torch.ones))
+    assert model.score(model.encode(), Queries(torch.arange(3))).isfinite().all()
+
+
+def test_features_that_are_all_zero_are_no_content(corpus):
+    with pytest.raises(ValueError, match=r"k is 10, but 0 of 40 items have content"):
+        MAGNET(featured(corpus, torch.zeros))
+
+
+@pytest.fixture
+def trained(quiet_trainer):
+    """`trained(model, data, epochs)`: its trainer, afterwards."""
+
+    def train(model, data, epochs, ckpt=None):
+        trainer = quiet_trainer(max_epochs=epochs, callbacks=[EpochSeed(0)])
+        trainer.fit(model, data, ckpt_path=ckpt, weights_only=True)
+        return trainer
+
+    return train
 
 
 SCHEDULE = {"threshold": 0.0, "tolerance": 1.0, "window": 1, "earliest": 3, "ramp": 2}
 
 
-def test_a_run_that_is_killed_and_continued_triggers_at_the_same_epoch(data, tmp_path):
+def test_a_run_that_is_killed_and_continued_triggers_at_the_same_epoch(data, trained, tmp_path):
     def fresh():
         return made(data.corpus, EntropyTriggered(**SCHEDULE)).train()
 
@@ -270,7 +269,7 @@ def test_a_run_that_is_killed_and_continued_triggers_at_the_same_epoch(data, tmp
         torch.testing.assert_close(found[name], value, msg=name)
 
 
-def test_each_epoch_tells_what_the_router_did(data):
+def test_each_epoch_tells_what_the_router_did(data, trained):
     model = made(data.corpus, Constant(coverage=1.0, top_k=2)).train()
     metrics = trained(model, data, 2).callback_metrics
     loads = [float(metrics[f"load/{name}"]) for name in model.experts]
@@ -281,7 +280,7 @@ def test_each_epoch_tells_what_the_router_did(data):
     assert 0 < float(metrics["router/pair_entropy"]) <= float(metrics["router/load_entropy"]) <= 1
 
 
-def test_a_collapsed_router_is_warned_of_once_and_with_advice(data, caplog):
+def test_a_collapsed_router_is_warned_of_once_and_with_advice(data, trained, caplog):
     model = made(data.corpus, Constant(top_k=1)).train()
     torch.nn.init.zeros_(model.router.agree)
     for parameter in model.router.parameters():
