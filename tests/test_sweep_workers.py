@@ -104,22 +104,28 @@ def shared(request, tmp_path):
         yield server.get_uri()
 
 
-def test_two_workers_share_a_study_and_run_nothing_twice(start, shared):
+@pytest.fixture
+def shared_storage(shared):
+    """The storage of `shared`, closed with the test."""
+    found = storage.open_storage(shared)
+    yield found
+    if shared.startswith("postgresql"):
+        found.remove_session()
+        found.engine.dispose()
+
+
+def test_two_workers_share_a_study_and_run_nothing_twice(start, shared, shared_storage):
     words = (f"sweep.storage='{shared}'", "sweep.n_trials=7")
     workers = [start(0.3, *words) for _ in range(2)]
     said = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
-    opened = storage.open_storage(shared)
-    found = load(opened)
+    found = load(shared_storage)
     counted = [t for t in found.trials if study.counted(t)]
     assert len(counted) == 7
     assert all(trial.state is TrialState.COMPLETE for trial in counted)
     assert len({t.user_attrs["worker"] for t in counted}) == 2
     settings = [str(t.params) for t in counted if study.COPY_OF not in t.user_attrs]
     assert len(set(settings)) == len(settings)
-    if shared.startswith("postgresql"):
-        opened.remove_session()
-        opened.engine.dispose()
 
 
 def test_the_models_own_settings_are_run_once_though_two_workers_queue_them(start, tmp_path):

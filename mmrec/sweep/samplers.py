@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,9 +12,12 @@ import numpy as np
 import optuna
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
+from optuna import Study
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
 
 from mmrec.config import ConfigError
 from mmrec.sweep.space import Space
@@ -27,16 +30,66 @@ class GridSampler(optuna.samplers.GridSampler):
         """Nothing; the base class would stop `Study.optimize`, which is not used here."""
 
 
-def build(config: Mapping[str, Any] | None, space: Space, number: int) -> BaseSampler:
-    """The sampler of one trial. Its draws depend on its seed and the trial's number alone.
+class ByNumber(BaseSampler):
+    """A sampler whose draws for a trial depend on its seed and the trial's number alone.
 
-    So a study that is continued draws what it would have drawn without the break.
+    So a study that is continued draws what it would have drawn without the break, and workers that
+    ask in the same instant do not draw the same.
+
+    Args:
+        config: of the sampler, see `build`.
+        space: of the search.
+
+    Raises:
+        ConfigError: there is no such sampler, or it cannot be made.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None, space: Space) -> None:
+        self.config, self.space = config, space
+        self.inner = build(config, space, 0)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """The first that Optuna calls with a trial."""
+        self.inner = build(self.config, self.space, trial.number)
+        self.inner.before_trial(study, trial)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """See `optuna.samplers.BaseSampler`."""
+        return self.inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """See `optuna.samplers.BaseSampler`."""
+        return self.inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, distribution: BaseDistribution
+    ) -> Any:
+        """See `optuna.samplers.BaseSampler`."""
+        return self.inner.sample_independent(study, trial, param_name, distribution)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """See `optuna.samplers.BaseSampler`."""
+        self.inner.after_trial(study, trial, state, values)
+
+
+def build(config: Mapping[str, Any] | None, space: Space, number: int) -> BaseSampler:
+    """The sampler of one trial.
 
     Args:
         config: `_target_` and settings; a `search_space` is given to a sampler that wants one.
             None: TPE, with seed 0.
         space: of the search.
-        number: how many trials the study has.
+        number: of the trial.
 
     Raises:
         ConfigError: there is no such sampler, or it cannot be made.

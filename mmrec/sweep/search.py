@@ -63,7 +63,8 @@ class Search:
         plan = check.plan(settings, arguments, config, loader)
         self.plan = plan
         self.total, self.first = settings.n_trials, plan.defaults
-        if isinstance(samplers.build(settings.sampler, plan.space, 0), optuna.samplers.GridSampler):
+        sampler = samplers.ByNumber(settings.sampler, plan.space)
+        if isinstance(sampler.inner, optuna.samplers.GridSampler):
             self.total = min(self.total, math.prod(map(len, plan.space.grid().values())))
             self.first = {}  # the grid has its own order
         samplers.build_pruner(settings.pruner)
@@ -73,6 +74,7 @@ class Search:
         self.study, self.storage = study.open_study(
             self.url, self.name, plan.directions, plan.identity
         )
+        self.study.sampler = sampler
         if not self.study.trials and (self.folder / "0").exists():
             raise SearchError(
                 f"{self.folder} holds runs of which study {self.name} knows nothing; give its "
@@ -133,9 +135,7 @@ class Search:
         trials = self.study.get_trials(deepcopy=False)
         if sum(map(study.counted, trials)) >= self.total:
             return None
-        space = self.plan.space
-        self.study.sampler = samplers.build(self.settings.sampler, space, len(trials))
-        trial = self.study.ask(space.distributions)
+        trial = self.study.ask(self.plan.space.distributions)
         study.claim(trial)
         before = [t for t in self.study.get_trials(deepcopy=False) if t.number < trial.number]
         late = sum(map(study.counted, before)) >= self.total  # another worker began the last one
