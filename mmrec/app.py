@@ -13,6 +13,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +100,38 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_threshold, 2**24)  # larger ones would leave holes in the heap
+
+
+def import_torchmetrics() -> None:
+    """Import torchmetrics, and what is built on it later, without packages for other fields.
+
+    Where SciPy and matplotlib are installed, it imports all of matplotlib.pyplot and scipy.signal:
+    two seconds and 100 MiB of each process, for metrics of sound and for `Metric.plot`. Both stay
+    ready for who imports them afterwards. For commands only: a library does not meddle.
+    """
+    if "torchmetrics" in sys.modules:
+        return
+    import torch  # noqa: F401  (it is to see what there is)
+    from lightning_utilities.core import imports
+
+    hidden = {"scipy", "matplotlib"} - sys.modules.keys()
+
+    def version(name: str) -> str:
+        if name in hidden:
+            raise PackageNotFoundError(name)
+        return installed_version(name)
+
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    imports._version = version  # type: ignore[attr-defined,assignment]
+    try:
+        import torchmetrics  # noqa: F401
+    finally:
+        imports._version = installed_version  # type: ignore[attr-defined]
+        for name in hidden:
+            del sys.modules[name]
+        imports.package_available.cache_clear()
+        imports.module_available.cache_clear()
 
 
 def forget_peak_memory() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import hydra
 from omegaconf import DictConfig
 
-from mmrec.app import answer, launch
+from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir
 from mmrec.paths import replace_file
 from mmrec.results import BEST
@@ -63,6 +63,8 @@ def evaluate(
         ResultError: the folder is no whole run.
         DataError: the data are not those of the run.
     """
+    import_torchmetrics()
+
     from mmrec.data.datamodule import QueryLoader
     from mmrec.evaluation import RankingMetric
     from mmrec.runs import open_run, output_file, scored

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import hydra
 from omegaconf import DictConfig
 
-from mmrec.app import answer, launch
+from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir, nearest
 from mmrec.results import EPOCHS, ResultError
 
@@ -68,6 +68,8 @@ def explain(
         ResultError: the folder is no whole run.
         DataError: the data are not those of the run.
     """
+    import_torchmetrics()
+
     from mmrec.report import charts
     from mmrec.report.page import write_page
     from mmrec.runs import open_run

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import hydra
 from omegaconf import DictConfig
 
-from mmrec.app import answer, launch
+from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir
 from mmrec.paths import replace_file
 
@@ -71,6 +71,8 @@ def recommend(
         NonFiniteScores: a score is NaN or infinite.
     """
     import polars as pl
+
+    import_torchmetrics()
 
     from mmrec.runs import open_run, output_file
 

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mmrec.app import forget_peak_memory, launch
+from mmrec.app import forget_peak_memory, import_torchmetrics, launch
 from mmrec.code import code_digest
 from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
 from mmrec.paths import replace_file
@@ -118,6 +118,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         DataError: the data cannot be what it claims to be.
     """
     start = time.perf_counter()
+    import_torchmetrics()
     folder = Path(config.run_dir)
     try:
         plain = check(config)

@@ -85,6 +85,23 @@ def test_a_command_explains_itself_without_loading_torch(command, said):
     assert done.stdout.endswith("LIGHT\n")
 
 
+def test_a_run_leaves_out_what_torchmetrics_would_have_for_other_fields(surroundings, tmp_path):
+    code = (
+        "import sys, mmrec.run\n"
+        "sys.argv = ['run', 'data.world.users=60', 'data.world.items=60', 'trainer.max_epochs=1',"
+        " 'model=bpr', 'run_dir=mine']\n"
+        "mmrec.run.main()\n"
+        "assert not {'scipy.signal', 'scipy.stats', 'matplotlib.pyplot'} & sys.modules.keys()\n"
+        "import scipy.signal, matplotlib.pyplot, torchmetrics.functional.audio\n"
+        "from lightning_utilities.core.imports import RequirementCache, module_available\n"
+        "assert RequirementCache('scipy') and module_available('matplotlib.pyplot')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=surroundings
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_command_gets_its_words_and_its_exit_status_comes_back(call):
     done = call("evaluate", "run=nowhere", "split=tset")
     assert done.returncode == 1
