@@ -50,9 +50,10 @@ from mmrec.nn import (
     Smoothing,
     Template,
     Terms,
+    fused_ranking,
     item_index,
-    mixture,
     node_index,
+    ranking,
     role_templates,
     sparse_softmax,
 )
@@ -131,6 +132,8 @@ class MAGNET(RoutedRecommender):
         template: weight of how far experts are from their templates.
         l2: weight of the squared norm of a batch's ID embeddings.
         content_l2: weight of the squared norm of a batch's projected content.
+        fused: whether rankings gate experts in one pass over memory, which torch compiles at the
+            first one. It takes half a minute, and a C++ compiler where there is no GPU.
     """
 
     present: Tensor  # [I, C] bool
@@ -161,6 +164,7 @@ class MAGNET(RoutedRecommender):
         template: float = 10.0,
         l2: float = 1e-2,
         content_l2: float = 1e-2,
+        fused: bool = False,
     ) -> None:
         modalities = require_modalities(corpus, "magnet")
         names = (*((BEHAVIOUR,) if behaviour else ()), *modalities)
@@ -170,6 +174,7 @@ class MAGNET(RoutedRecommender):
         super().__init__(corpus, [t.name for t in templates])
         self.channels, self.user_content = names, user_content
         self.route, self.template, self.l2, self.content_l2 = route, template, l2, content_l2
+        self.ranking = fused_ranking() if fused else ranking
 
         self.node = nn.Embedding(corpus.n_users + corpus.n_items, dim)  # users first
         for part in torch.split(self.node.weight.detach(), [corpus.n_users, corpus.n_items]):
@@ -306,12 +311,15 @@ class MAGNET(RoutedRecommender):
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:
         """`sum_e g_e(u, i) <y_u^e, y_i^e>`, in tiles of items: [B, I]."""
         users = self.mix("user", encoded.users[:, queries.user])  # [E, B, D]
-        user, now, found = encoded.user.rows(queries.user), self.routing, []
-        tile = max(1, TILE // users.shape[1])
+        now = self.routing
+        user, item, weights = self.router.scaled(
+            encoded.user.rows(queries.user), encoded.item, now.temperature
+        )
+        found, tile = [], max(1, TILE // users.shape[1])
         for first in range(0, self.corpus.n_items, tile):
             rows = slice(first, first + tile)
-            logits = self.router.cross(user, encoded.item.rows(rows), now.temperature)
-            found.append(mixture(logits, users @ encoded.items[:, rows].mT, now.top_k))
+            items = encoded.items[:, rows]
+            found.append(self.ranking(user, item.rows(rows), weights, users, items, now.top_k))
         return torch.cat(found, dim=1)
 
     @torch.no_grad()

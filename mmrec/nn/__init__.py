@@ -5,7 +5,18 @@ from mmrec.nn.fusion import Fusion, FusionKind, Projection, center_and_scale, ma
 from mmrec.nn.history import History
 from mmrec.nn.lookup import item_index, lookup, node_index
 from mmrec.nn.propagation import Propagation, Smoothing, sparse_matmul
-from mmrec.nn.router import Agreement, PairRouter, Sees, Terms, entropies, mixture, sparse_softmax
+from mmrec.nn.router import (
+    Agreement,
+    PairRouter,
+    Sees,
+    Terms,
+    cross,
+    entropies,
+    fused_ranking,
+    mixture,
+    ranking,
+    sparse_softmax,
+)
 
 __all__ = [
     "ROLES",
@@ -23,12 +34,15 @@ __all__ = [
     "Template",
     "Terms",
     "center_and_scale",
+    "cross",
     "entropies",
+    "fused_ranking",
     "item_index",
     "lookup",
     "masked_softmax",
     "mixture",
     "node_index",
+    "ranking",
     "role_templates",
     "sparse_matmul",
     "sparse_softmax",

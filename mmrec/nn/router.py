@@ -5,7 +5,11 @@ C channels, E experts, D dim, B users, I items, R rank.
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,7 +26,7 @@ class Terms(NamedTuple):
     """What a side brings to the router's logits."""
 
     bias: Tensor  # [N, E]
-    channels: Tensor  # [C, N, D] unit vectors, or [1, N, R] factors
+    channels: Tensor  # what agrees: [C, N, D] unit vectors, [R, N, 1] factors, or [0, N, 1]
 
     def rows(self, index: Tensor | slice) -> Terms:
         """Those of some users or items."""
@@ -84,8 +88,12 @@ class PairRouter(nn.Module):
         if self.sees != "pair":
             return Terms(bias, flat.new_zeros(0, len(flat), 1))
         if self.agreement == "vector":
-            return Terms(bias, self.factors[side](flat).unsqueeze(0))
+            return Terms(bias, self.factors[side](flat).T.unsqueeze(-1))
         return Terms(bias, normalize(channels, dim=-1))
+
+    def weights(self) -> Tensor:
+        """What the agreement in each channel, or factor, adds to each logit: [E, C]."""
+        return self.agree if self.sees == "pair" else torch.zeros(self.experts, 0)
 
     def pairs(self, user: Terms, item: Terms) -> Tensor:
         """Logits of B users, each with L items of its own (BL of them): [B, L, E]."""
@@ -94,29 +102,77 @@ class PairRouter(nn.Module):
         if self.sees != "pair":
             return logits
         several = item.channels.view(len(item.channels), size, -1, item.channels.shape[-1])
-        both = user.channels.unsqueeze(2) * several  # [C, B, L, D]
-        agreement = both.sum(-1).movedim(0, -1) if self.agreement == "cosine" else both[0]
+        agreement = (user.channels.unsqueeze(2) * several).sum(-1).movedim(0, -1)  # [B, L, C]
         return torch.matmul(agreement, self.agree.T).add(logits)
 
     @torch.no_grad()
-    def cross(self, user: Terms, item: Terms, temperature: float = 1.0) -> Tensor:
-        """For rankings, logits of every user with every item, over a temperature: [E, B, I].
+    def scaled(self, user: Terms, item: Terms, temperature: float) -> tuple[Terms, Terms, Tensor]:
+        """What `ranking` takes, with logits over a temperature."""
+        user, item = (t._replace(bias=t.bias / temperature) for t in (user, item))
+        return user, item, self.weights() / temperature
 
-        A matrix product with so few rows as channels is slow: cosines are added plane by plane.
-        """
-        left, right = (terms.bias.T.div(temperature) for terms in (user, item))
-        logits = left.unsqueeze(2) + right.unsqueeze(1)  # [E, B, I]
-        if self.sees != "pair":
-            return logits
-        agree = self.agree / temperature
-        if self.agreement == "vector":
-            factors = agree.unsqueeze(1) * user.channels  # [E, B, R]
-            return torch.baddbmm(logits, factors, item.channels.mT.expand(len(factors), -1, -1))
-        cosines = user.channels @ item.channels.mT  # [C, B, I]
-        for plane, weights in zip(logits.unbind(), agree.tolist(), strict=True):
-            for cosine, weight in zip(cosines.unbind(), weights, strict=True):
-                plane.add_(cosine, alpha=weight)
-        return logits
+
+def cross(user: Terms, item: Terms, weights: Tensor) -> list[Tensor]:
+    """Logits of every user with every item, expert by expert.
+
+    A matrix product with so few rows as channels is slow: agreement is added plane by plane.
+
+    Args:
+        user: of B users.
+        item: of I items.
+        weights: [E, C].
+
+    Returns:
+        E of [B, I].
+    """
+    agreement = (user.channels @ item.channels.mT).unbind()  # C of [B, I]
+    found = []
+    for left, right, row in zip(user.bias.T, item.bias.T, weights, strict=True):
+        logit = left.unsqueeze(1) + right
+        for plane, weight in zip(agreement, row, strict=True):
+            logit = torch.addcmul(logit, plane, weight)
+        found.append(logit)
+    return found
+
+
+def ranking(
+    user: Terms,
+    item: Terms,
+    weights: Tensor,
+    users: Tensor,
+    items: Tensor,
+    top_k: int | None,
+) -> Tensor:
+    """What a router and its experts score every user with every item.
+
+    Args:
+        user: of B users.
+        item: of I items.
+        weights: [E, C], of agreement.
+        users: [E, B, D], of the experts.
+        items: [E, I, D].
+        top_k: experts that count; None for all.
+
+    Returns:
+        [B, I].
+    """
+    return mixture(cross(user, item, weights), (users @ items.mT).unbind(), top_k)
+
+
+@functools.cache
+def fused_ranking() -> Callable[..., Tensor]:
+    """`ranking` in one pass over memory instead of a hundred: torch compiles it at its first use.
+
+    Raises:
+        ValueError: there is nothing to compile it with.
+    """
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if not torch.cuda.is_available() and not any(map(shutil.which, compilers)):
+        raise ValueError(
+            f"fused=true needs a C++ compiler, and there is no {' or '.join(compilers)}; install "
+            "one, or leave it false"
+        )
+    return torch.compile(ranking, dynamic=True)
 
 
 def sparse_softmax(logits: Tensor, top_k: int | None, dim: int) -> Tensor:
@@ -130,42 +186,44 @@ def sparse_softmax(logits: Tensor, top_k: int | None, dim: int) -> Tensor:
     return logits.softmax(dim)
 
 
-def mixture(logits: Tensor, scores: Tensor, top_k: int | None) -> Tensor:
+def mixture(logits: Sequence[Tensor], scores: Sequence[Tensor], top_k: int | None) -> Tensor:
     """`sum_e g_e s_e` with `g = sparse_softmax(logits)`, plane by plane, without making g.
 
     Args:
-        logits: [E, ...]; it is written over.
-        scores: [E, ...], of the experts.
+        logits: E of the same shape.
+        scores: E of that shape, of the experts.
         top_k: experts that count; None for all.
 
     Returns:
-        [...].
+        Of that shape.
     """
     largest, edge = _largest(logits, top_k)
-    kept = None if edge is None else logits >= edge
-    weight = logits.sub_(largest).exp_()
-    if kept is not None:
-        weight.mul_(kept)
-    total = weight.sum(0)
-    return weight.mul_(scores).sum(0).div_(total)
+    total = mixed = scores[0].new_zeros(())
+    for logit, score in zip(logits, scores, strict=True):
+        weight = (logit - largest).exp()
+        if edge is not None:
+            weight = weight * (logit >= edge)
+        total = total + weight
+        mixed = torch.addcmul(mixed, weight, score)
+    return mixed / total
 
 
-def _largest(planes: Tensor, k: int | None) -> tuple[Tensor, Tensor | None]:
-    """The largest, and the k-th largest if k leaves any out; over the first dimension.
+def _largest(planes: Sequence[Tensor], k: int | None) -> tuple[Tensor, Tensor | None]:
+    """The largest, and the k-th largest if k leaves any out.
 
     A sorted insertion of whole planes: topk would sort each place's handful of values by itself.
     """
-    if k is None or k >= len(planes):
-        return planes.amax(0), None
+    everything = k is None or k >= len(planes)
+    ranks = 1 if k is None or everything else k
     best: list[Tensor] = []
-    for plane in planes.unbind():
+    for plane in planes:
         for rank, known in enumerate(best):
             best[rank] = torch.maximum(known, plane)
-            if rank < k - 1:  # what falls out of the last rank is not needed
+            if rank < ranks - 1:  # what falls out of the last rank is not needed
                 plane = torch.minimum(known, plane)
-        if len(best) < k:
+        if len(best) < ranks:
             best.append(plane)
-    return best[0], best[-1]
+    return best[0], None if everything else best[-1]
 
 
 def entropies(gates: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
-from mmrec.nn import ROLES, PairRouter, entropies, mixture, role_templates, sparse_softmax
+from mmrec.nn import (
+    ROLES,
+    PairRouter,
+    cross,
+    entropies,
+    fused_ranking,
+    mixture,
+    ranking,
+    role_templates,
+    sparse_softmax,
+)
 
 WEIGHTS = torch.tensor([t.weights for t in role_templates(("b", "v", "t"), ROLES)])
 SEES = ("pair", "user", "item", "nothing")
@@ -47,9 +57,35 @@ def test_pairs_and_whole_rankings_are_what_the_formula_says(sees, agreement):
         [torch.stack([logit(made, u, i) for i in items.unbind(1)]) for u in users.unbind(1)]
     )  # [B, I, E]
     user, item = made.terms("user", users), made.terms("item", items)
-    torch.testing.assert_close(made.cross(user, item), expected.permute(2, 0, 1))
+    planes = cross(user, item, made.weights())
+    torch.testing.assert_close(torch.stack(planes, -1), expected)
     each = made.terms("item", items.repeat(1, 4, 1))  # all five items for each of four users
     torch.testing.assert_close(made.pairs(user, each), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sees", ["pair", "nothing"])
+def test_one_fused_pass_ranks_as_many_passes_do(sees):
+    made, experts = router(sees), torch.randn(9, 12, 6)
+    users, items = torch.randn(3, 5, 6), torch.randn(3, 7, 6)
+    terms = made.scaled(made.terms("user", users), made.terms("item", items), 0.5)
+    for rows in (slice(0, 7), slice(2, 6)):  # a last tile may be shorter
+        user, item, weights = terms[0], terms[1].rows(rows), terms[2]
+        those = user, item, weights, experts[:, :5], experts[:, 5:].unflatten(1, (7, 1))[:, rows, 0]
+        expected = ranking(*those, 3)
+        torch.testing.assert_close(fused_ranking()(*those, 3), expected)
+        gates = sparse_softmax(torch.stack(cross(user, item, weights), -1), 3, dim=-1)
+        scores = torch.einsum("ebd,eid->bie", those[3], those[4])
+        torch.testing.assert_close(expected, (gates * scores).sum(-1))
+
+
+def test_without_a_compiler_there_is_no_fused_pass(monkeypatch):
+    monkeypatch.setenv("CXX", "nowhere/g++")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    fused_ranking.cache_clear()
+    message = r"fused=true needs a C\+\+ compiler, and there is no nowhere/g\+\+; install one, or"
+    with pytest.raises(ValueError, match=message):
+        fused_ranking()
 
 
 def test_a_router_that_sees_nothing_has_equal_gates_and_nothing_to_learn():
@@ -72,7 +108,7 @@ def test_a_new_router_gives_a_pair_to_the_experts_of_the_channel_in_which_it_agr
 def test_zero_vectors_give_finite_logits():
     made = router()
     terms = made.terms("user", torch.zeros(3, 2, 6)), made.terms("item", torch.zeros(3, 2, 6))
-    assert made.cross(*terms).isfinite().all()
+    assert torch.stack(cross(*terms, made.weights())).isfinite().all()
 
 
 logits = st.lists(
@@ -96,7 +132,7 @@ def test_a_mixture_is_gates_times_scores(rows, top_k):
     values = torch.tensor(rows).T.contiguous()  # [E, N]
     scores = torch.arange(values.numel()).view(values.shape).float().sin()
     expected = (sparse_softmax(values, top_k, dim=0) * scores).sum(0)
-    torch.testing.assert_close(mixture(values.clone(), scores, top_k), expected)
+    torch.testing.assert_close(mixture(values.unbind(), scores.unbind(), top_k), expected)
 
 
 def test_entropies_of_gates_computed_by_hand():
