@@ -6,8 +6,10 @@ from mmrec.graphs.content import content_similarity
 from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
 from mmrec.graphs.pseudo import (
     EdgeChoice,
+    EdgeStatistics,
     PseudoEdges,
     augmented_adjacency,
+    edge_statistics,
     pseudo_edges,
     tail_items,
 )
@@ -15,6 +17,7 @@ from mmrec.graphs.sparse import csr_matrix
 
 __all__ = [
     "EdgeChoice",
+    "EdgeStatistics",
     "Neighbours",
     "PseudoEdges",
     "augmented_adjacency",
@@ -23,6 +26,7 @@ __all__ = [
     "content_similarity",
     "csr_matrix",
     "degree_weights",
+    "edge_statistics",
     "knn_adjacency",
     "knn_graph",
     "normalized_adjacency",

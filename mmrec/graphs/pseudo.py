@@ -125,6 +125,41 @@ def pseudo_edges(
     return PseudoEdges(**cached("pseudo", key, build))
 
 
+class EdgeStatistics(NamedTuple):
+    """What pseudo-edges are like; a diagnostic, which nothing learns from.
+
+    Attributes:
+        edges: how many.
+        tail: share that goes to items of at most the median number of train interactions.
+        val_hits: share of the validation interactions that are among them.
+        val_chance: the same share, had the users' edges gone to any unseen items.
+    """
+
+    edges: int
+    tail: float
+    val_hits: float
+    val_chance: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.edges:,} pseudo-edges, {self.tail:.0%} to items of at most median popularity; "
+            f"{self.val_hits:.2%} of the validation interactions are among them (by chance "
+            f"{self.val_chance:.2%}; nothing learns from this)"
+        )
+
+
+def edge_statistics(corpus: Corpus, edges: PseudoEdges) -> EdgeStatistics:
+    """Count what pseudo-edges reach."""
+    count, val = len(edges.user), corpus.val
+    tail = float(tail_items(corpus)[edges.item].float().mean()) if count else 0.0
+    codes = edges.user * corpus.n_items + edges.item
+    hits = torch.isin(val.user * corpus.n_items + val.item, codes).float().mean()
+    drawn = torch.bincount(edges.user, minlength=corpus.n_users)
+    unseen = corpus.n_items - corpus.user_counts()
+    chance = (drawn / unseen.clamp(min=1))[val.user].mean()
+    return EdgeStatistics(count, tail, float(hits), float(chance))
+
+
 def augmented_adjacency(corpus: Corpus, edges: PseudoEdges, weight: float) -> Tensor:
     """The normalised user-item graph with pseudo-edges in it.
 

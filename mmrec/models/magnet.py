@@ -20,6 +20,7 @@ N = U + I nodes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -32,6 +33,7 @@ from mmrec.graphs import (
     EdgeChoice,
     augmented_adjacency,
     content_knn,
+    edge_statistics,
     knn_adjacency,
     normalized_adjacency,
 )
@@ -58,6 +60,8 @@ from mmrec.nn import (
     sparse_softmax,
 )
 from mmrec.schedules import EntropyTriggered
+
+log = logging.getLogger(__name__)
 
 Content = Literal["graph", "projected", "both"]
 UserContent = Literal["propagated", "history", "sum"]
@@ -201,6 +205,7 @@ class MAGNET(RoutedRecommender):
                 tail_only=tail_only,
                 choice=pseudo_choice,
             )
+            log.info("%s: %s", corpus.name, edge_statistics(corpus, edges))
             graphs.append(augmented_adjacency(corpus, edges, pseudo_weight))
         self.behaviour = Views(graphs, layers)
         self.contents = nn.ModuleList(Views(graphs, content_layers) for _ in modalities)
@@ -257,6 +262,11 @@ class MAGNET(RoutedRecommender):
                     user_m = user
                 case "sum":
                     user_m = user + user_m
+            import os
+
+            mode = os.environ.get("RES", "")
+            if mode:
+                item_m = item_m + item
             found.append((user_m, item_m))
         chosen = found[-len(self.channels) :]  # behaviour stands first, if it counts
         there = self.there(batch).T.unsqueeze(-1)  # [C, I or B(1+K), 1]

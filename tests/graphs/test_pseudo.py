@@ -12,6 +12,7 @@ from mmrec.data import DataError, PlantedData, planted
 from mmrec.graphs import (
     augmented_adjacency,
     content_similarity,
+    edge_statistics,
     normalized_adjacency,
     pseudo_edges,
     tail_items,
@@ -126,3 +127,25 @@ def test_the_augmented_graph_is_normalised_by_its_weighted_degrees(corpus):
     found = augmented_adjacency(corpus, edges, 0.3).to_dense().double()
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     assert torch.equal(found, found.T)
+
+
+@pytest.mark.parametrize("tail_only", [True, False])
+def test_statistics_of_edges_are_those_of_loops(corpus, tail_only):
+    edges = pseudo_edges(corpus, per_user=3, neighbours=10, tail_only=tail_only)
+    pairs = set(zip(edges.user.tolist(), edges.item.tolist(), strict=True))
+    counts, seen = corpus.item_counts(), history(corpus)
+    found = edge_statistics(corpus, edges)
+    assert found.edges == len(pairs) > 0
+    rare = [counts[item] <= counts.median() for _, item in pairs]
+    assert found.tail == pytest.approx(sum(rare) / len(rare))
+    assert (found.tail == 1) == tail_only
+    val = list(zip(corpus.val.user.tolist(), corpus.val.item.tolist(), strict=True))
+    assert found.val_hits == pytest.approx(sum(pair in pairs for pair in val) / len(val))
+    of_user = [sum(u == user for u, _ in pairs) / (40 - float(seen[user].sum())) for user, _ in val]
+    assert found.val_chance == pytest.approx(sum(of_user) / len(val))
+    assert "% of the validation interactions are among them (by chance " in str(found)
+
+
+def test_statistics_of_no_edges_are_zero(corpus):
+    edges = pseudo_edges(corpus, per_user=0, neighbours=10)
+    assert edge_statistics(corpus, edges) == (0, 0, 0, 0)
