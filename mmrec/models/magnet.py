@@ -262,11 +262,6 @@ class MAGNET(RoutedRecommender):
                     user_m = user
                 case "sum":
                     user_m = user + user_m
-            import os
-
-            mode = os.environ.get("RES", "")
-            if mode:
-                item_m = item_m + item
             found.append((user_m, item_m))
         chosen = found[-len(self.channels) :]  # behaviour stands first, if it counts
         there = self.there(batch).T.unsqueeze(-1)  # [C, I or B(1+K), 1]
