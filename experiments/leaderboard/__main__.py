@@ -30,6 +30,7 @@ DATA = {
         "callbacks.early_stopping.patience=4",
     ),
 }
+TRIALS = {"tiktok": 8, "scientific": 8, "beauty": 5}
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--models", nargs="+", choices=models(), default=models())
-    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--trials", type=int, help=f"of a model, in all; by default {TRIALS}")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     options, more = parser.parse_known_args()
@@ -73,7 +74,8 @@ def compete(model: str, data: str, options: argparse.Namespace, more: list[str])
         searched = call(
             f"sweep={model}",
             *chosen,
-            *(f"sweep.n_trials={options.trials}", f"sweep.n_jobs={options.jobs}", "sweep.top=1"),
+            *(f"sweep.n_trials={trials(data, options)}", f"sweep.n_jobs={options.jobs}"),
+            "sweep.top=1",
             *(f"sweep.study_name={name}", f"hydra.sweep.dir={folder}"),
             *more,
         )
@@ -91,6 +93,11 @@ def compete(model: str, data: str, options: argparse.Namespace, more: list[str])
     )
 
 
+def trials(data: str, options: argparse.Namespace) -> int:
+    """Of each model on a data set, its own settings among them."""
+    return options.trials or TRIALS[data]
+
+
 def call(*words: str) -> bool:
     """One multirun, in a process of its own."""
     command = [sys.executable, "-m", "mmrec.run", "-m", "trainer.enable_progress_bar=false", *words]
@@ -105,13 +112,15 @@ def write(options: argparse.Namespace) -> None:
     ran = [f"{OUTPUTS}/{kind}/*-{data}/**" for kind in ("search", "seeds") for data in options.data]
     report(runs=ran, output=str(folder), title="Leaderboard")
     runs = collect([pattern for pattern in ran if "/seeds/" in pattern]).runs
-    parts = [HEAD.format(trials=options.trials)]
+    budgets = ", ".join(f"{trials(data, options)} on {data}" for data in options.data)
+    parts = [HEAD.format(trials=budgets)]
     for protocol in by_protocol(runs):
         tables = [(folder / "tables" / f"{protocol.slug}-{kind}.md").read_text() for kind in KINDS]
         parts += [f"## {protocol.name}", *tables]
+    chosen = f" --trials {options.trials}" if options.trials else ""
     command = (
-        f"python -m experiments.leaderboard --data {' '.join(options.data)} "
-        f"--trials {options.trials} --seeds {options.seeds}"
+        f"python -m experiments.leaderboard --data {' '.join(options.data)}{chosen} "
+        f"--seeds {options.seeds}"
     )
     parts += ["## Where the figures come from", "", provenance([r.result for r in runs], command)]
     (HERE / "README.md").write_text("\n".join([*parts, ""]))
@@ -119,13 +128,13 @@ def write(options: argparse.Namespace) -> None:
 
 HEAD = """# Leaderboard
 
-Every model there is, searched alike: its own settings and {trials} trials in all (Optuna's TPE over
-`conf/sweep/<model>.yaml`, validation recall@20, seed 0), the best of them on three seeds. No trial
-is pruned: a median over early epochs ends what learns slowly, and favours high learning rates. Test
-is computed once a run and chooses nothing. For time, runs on tiktok end after 10 epochs without a
-better one, not 20; on beauty, batches hold 8,192 pairs, every third epoch is validated, and the
-fourth validation without a better one ends a run. `make table` runs what is missing and writes this
-file; a new model joins with its files in conf/model and conf/sweep.
+Every model there is, searched alike: its own settings among as many trials ({trials}; Optuna's TPE
+over `conf/sweep/<model>.yaml`, validation recall@20, seed 0), the best of them on three seeds. No
+trial is pruned: a median over early epochs ends what learns slowly, and favours high learning
+rates. Test is computed once a run and chooses nothing. For time, runs on tiktok end after 10 epochs
+without a better one, not 20; on beauty, batches hold 8,192 pairs, every third epoch is validated,
+and the fourth validation without a better one ends a run. `make table` runs what is missing and
+writes this file; a new model joins with its files in conf/model and conf/sweep.
 """
 
 if __name__ == "__main__":
