@@ -50,14 +50,17 @@ from mmrec.nn import (
     RoleExperts,
     Sees,
     Smoothing,
+    TakenRows,
     Template,
     Terms,
+    blended_rows,
     fused_ranking,
     item_index,
     node_index,
     ranking,
     role_templates,
     sparse_softmax,
+    take_rows,
 )
 from mmrec.schedules import EntropyTriggered
 
@@ -80,6 +83,13 @@ class Encoded(NamedTuple):
     item: Terms
 
 
+class Wanted(NamedTuple):
+    """Rows of a batch."""
+
+    nodes: Tensor
+    graphs: list[TakenRows]  # of each graph
+
+
 class Views(nn.Module):
     """The same signal over each graph in parallel: `z = g z_0 + (1 - g) z_1`.
 
@@ -94,15 +104,19 @@ class Views(nn.Module):
         if len(graphs) == 2:
             self.gate = nn.Parameter(torch.tensor(2.0))  # .88 of it collaborative, at first
 
-    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """[N, D] -> [N, D], or only the rows of an index: -> [..., D]."""
-        found: list[Tensor] = [
-            view(x) if index is None else view.rows(x, index)  # type: ignore[operator]
-            for view in self.views
-        ]
-        if len(found) == 1:
-            return found[0]
-        return torch.lerp(found[1], found[0], torch.sigmoid(self.gate))
+    def take(self, index: Tensor) -> Wanted:
+        """What rows of an index need of the graphs; all over the same graphs can share it."""
+        found = [take_rows(view.adjacency, index) for view in self.views]  # type: ignore[arg-type]
+        return Wanted(index, found)
+
+    def forward(self, x: Tensor, wanted: Wanted | None = None) -> Tensor:
+        """[N, D] -> [N, D], or only the rows that are wanted: -> [..., D]."""
+        share = torch.sigmoid(self.gate) if len(self.views) == 2 else None
+        if wanted is not None:
+            weights = None if share is None else torch.stack([share, 1 - share])
+            return blended_rows([*self.views], weights, x, *wanted)
+        found: list[Tensor] = [view(x) for view in self.views]
+        return found[0] if share is None else torch.lerp(found[1], found[0], share)
 
 
 class MAGNET(RoutedRecommender):
@@ -216,9 +230,8 @@ class MAGNET(RoutedRecommender):
         )
         self.schedule = EntropyTriggered(top_k=min(3, len(templates)))
 
-    def item_content(self, projected: Tensor | None) -> list[Tensor]:
-        """What items bring to each content channel, with their projected features: [I, D] each."""
-        items = self.node.weight[self.corpus.n_users :]
+    def item_content(self, items: Tensor, projected: Tensor | None) -> list[Tensor]:
+        """What items bring to each content channel, from IDs [I, D] and features: [I, D] each."""
         found = [torch.zeros_like(items)] * len(self.contents)
         if self.neighbours is not None:
             found = [smooth(items) for smooth in self.neighbours]
@@ -244,19 +257,19 @@ class MAGNET(RoutedRecommender):
             its negatives.
         """
         n_users = self.corpus.n_users
-        index = None if batch is None else node_index(batch, n_users)  # [B, 2+K]
+        wanted = None if batch is None else self.behaviour.take(node_index(batch, n_users))
 
         def sides(rows: Tensor) -> tuple[Tensor, Tensor]:
             if batch is None:
                 return rows[:n_users], rows[n_users:]
             return rows[:, 0], rows[:, 1:].flatten(0, 1)
 
-        user, item = sides(self.behaviour(self.node.weight, index))
+        user, item = sides(self.behaviour(self.node.weight, wanted))
         found = [(user, item)]
-        users = self.node.weight[:n_users]
+        users, items = torch.split(self.node.weight, [n_users, self.corpus.n_items])
         own = torch.zeros_like(users) if self.user_content == "history" else users
-        for view, content in zip(self.contents, self.item_content(projected), strict=True):
-            user_m, item_m = sides(view(torch.cat([own, content]), index))
+        for view, content in zip(self.contents, self.item_content(items, projected), strict=True):
+            user_m, item_m = sides(view(torch.cat([own, content]), wanted))
             match self.user_content:
                 case "propagated":
                     user_m = user

@@ -4,7 +4,14 @@ from mmrec.nn.experts import ROLES, Role, RoleExperts, Template, role_templates
 from mmrec.nn.fusion import Fusion, FusionKind, Projection, center_and_scale, masked_softmax
 from mmrec.nn.history import History
 from mmrec.nn.lookup import item_index, lookup, node_index
-from mmrec.nn.propagation import Propagation, Smoothing, sparse_matmul
+from mmrec.nn.propagation import (
+    Propagation,
+    Smoothing,
+    TakenRows,
+    blended_rows,
+    sparse_matmul,
+    take_rows,
+)
 from mmrec.nn.router import (
     Agreement,
     PairRouter,
@@ -31,8 +38,10 @@ __all__ = [
     "RoleExperts",
     "Sees",
     "Smoothing",
+    "TakenRows",
     "Template",
     "Terms",
+    "blended_rows",
     "center_and_scale",
     "cross",
     "entropies",
@@ -46,4 +55,5 @@ __all__ = [
     "role_templates",
     "sparse_matmul",
     "sparse_softmax",
+    "take_rows",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,20 @@ def sparse_matmul(matrix: Tensor, x: Tensor) -> Tensor:
     return torch.sparse.mm(matrix, x, "sum") if x.device.type == "cpu" else matrix @ x
 
 
-def take_rows(matrix: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of a sparse matrix that an index names, each once.
+class TakenRows(NamedTuple):
+    """Some rows of a sparse matrix, each once.
 
-    Args:
-        matrix: [N, M] sparse CSR.
-        index: rows, in any shape and order, with repetitions.
-
-    Returns:
-        [R, M] sparse CSR, and where in it each of `index` stands.
+    Attributes:
+        part: [R, M] sparse CSR.
+        place: where in it each row that was asked for stands, in the shape of the asking.
     """
+
+    part: Tensor
+    place: Tensor
+
+
+def take_rows(matrix: Tensor, index: Tensor) -> TakenRows:
+    """The rows of a sparse matrix that an index names, in any shape and order, with repetitions."""
     start, column, value = matrix.crow_indices(), matrix.col_indices(), matrix.values()
     wanted = torch.zeros(len(matrix), dtype=torch.bool, device=index.device)
     wanted[index] = True
@@ -44,7 +48,7 @@ def take_rows(matrix: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         (len(rows), matrix.shape[1]),
         check_invariants=False,
     )
-    return part, (wanted.cumsum(0) - 1)[index]
+    return TakenRows(part, (wanted.cumsum(0) - 1)[index])
 
 
 def _sum_of_powers(adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
@@ -73,26 +77,51 @@ class _MeanOfPowers(torch.autograd.Function):
         return None, _mean_of_powers(ctx.adjacency, grad.contiguous(), ctx.layers), None
 
 
-class _RowsOfMean(torch.autograd.Function):
-    """The same at some rows only: the last product and a gradient are then a few rows long."""
+class _RowsOfMeans(torch.autograd.Function):
+    """The same over several graphs, blended, at some rows only.
+
+    The last products and the gradients of the result are then a few rows long, and the signal
+    itself is looked up once, not once a graph.
+    """
 
     @staticmethod
-    def forward(ctx: Any, adjacency: Tensor, x: Tensor, layers: int, index: Tensor) -> Tensor:
-        ctx.adjacency, ctx.layers, ctx.length = adjacency, layers, len(x)
-        ctx.save_for_backward(index)
-        part, place = take_rows(adjacency, index)
-        last = sparse_matmul(part, _sum_of_powers(adjacency, x, layers - 1))
-        return (embedding(place, last) + embedding(index, x)).div_(layers + 1)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        layers: int,
+        index: Tensor,
+        weights: Tensor | None,
+        *graphs: tuple[Tensor, TakenRows],
+    ) -> Tensor:
+        ctx.graphs, ctx.layers, ctx.length = [graph for graph, _ in graphs], layers, len(x)
+        layer0 = embedding(index, x)
+        found = []
+        for graph, (part, place) in graphs:
+            last = sparse_matmul(part, _sum_of_powers(graph, x, layers - 1))
+            found.append(embedding(place, last).add_(layer0).div_(layers + 1))
+        if weights is None:
+            ctx.save_for_backward(index, weights)
+            return found[0]
+        ctx.save_for_backward(index, weights, *found)
+        return torch.einsum("k,k...d->...d", weights, torch.stack(found))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:
-        (index,) = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        index, weights, *found = ctx.saved_tensors
+        of_weights = torch.stack([(grad * rows).sum() for rows in found]) if found else None
         index, rows = index.flatten(), grad.flatten(0, -2) / (ctx.layers + 1)
-        total = rows.new_zeros(ctx.length, rows.shape[1]).index_add_(0, index, rows)
-        for _ in range(ctx.layers):
-            total = sparse_matmul(ctx.adjacency, total).index_add_(0, index, rows)
-        return None, total, None, None
+        layer0 = rows.new_zeros(ctx.length, rows.shape[1]).index_add_(0, index, rows)
+        result = None
+        for k, graph in enumerate(ctx.graphs):
+            total = layer0
+            for step in range(ctx.layers):
+                total = sparse_matmul(graph, total if step == 0 else total.add_(layer0))
+            if weights is not None:
+                total *= weights[k]
+            result = total if result is None else result.add_(total)
+        assert result is not None
+        return result.add_(layer0), None, None, of_weights, *(None for _ in ctx.graphs)
 
 
 class _SymmetricProduct(torch.autograd.Function):
@@ -157,9 +186,33 @@ class Propagation(nn.Module):
 
     def rows(self, x: Tensor, index: Tensor) -> Tensor:
         """Some rows of the result, at less cost than all: [N, D], [...] -> [..., D]."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.adjacency.dtype)
-            if self.layers == 0:
-                return embedding(index, x)
-            smooth: Callable[..., Tensor] = _RowsOfMean.apply
-            return smooth(self.adjacency, x, self.layers, index)
+        return blended_rows([self], None, x, index, [take_rows(self.adjacency, index)])
+
+
+def blended_rows(
+    propagations: Sequence[Propagation],
+    weights: Tensor | None,
+    x: Tensor,
+    index: Tensor,
+    taken: Sequence[TakenRows],
+) -> Tensor:
+    """Some rows of `sum_k w_k P_k(x)`, at less cost than of each alone.
+
+    Args:
+        propagations: K, each with the same number of layers.
+        weights: [K], which sum to one; None for a single propagation.
+        x: [N, D].
+        index: [...].
+        taken: what `take_rows` finds for that index in the graph of each.
+
+    Returns:
+        [..., D]
+    """
+    layers = propagations[0].layers
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(propagations[0].adjacency.dtype)
+        if layers == 0:
+            return embedding(index, x)
+        rows: Callable[..., Tensor] = _RowsOfMeans.apply
+        graphs = zip((p.adjacency for p in propagations), taken, strict=True)
+        return rows(x, layers, index, weights, *graphs)
