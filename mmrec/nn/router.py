@@ -9,7 +9,9 @@ import functools
 import math
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -167,10 +169,13 @@ def fused_ranking() -> Callable[..., Tensor]:
         ValueError: there is nothing to compile it with.
     """
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
-    if not torch.cuda.is_available() and not any(map(shutil.which, compilers)):
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    missing = [] if any(map(shutil.which, compilers)) else [f"no {' or '.join(compilers)}"]
+    missing += [] if headers.exists() else [f"no {headers}"]
+    if missing and not torch.cuda.is_available():
         raise ValueError(
-            f"fused=true needs a C++ compiler, and there is no {' or '.join(compilers)}; install "
-            "one, or leave it false"
+            "fused=true needs a C++ compiler and Python's headers, and there is "
+            f"{' and '.join(missing)}; install them, or leave it false"
         )
     return torch.compile(ranking, dynamic=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -79,12 +80,16 @@ def test_one_fused_pass_ranks_as_many_passes_do(sees):
         torch.testing.assert_close(expected, (gates * scores).sum(-1))
 
 
-def test_without_a_compiler_there_is_no_fused_pass(monkeypatch):
-    monkeypatch.setenv("CXX", "nowhere/g++")
+def test_without_a_compiler_or_headers_there_is_no_fused_pass(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CXX", "nowhere/g++")
+    message = r"fused=true needs a C\+\+ compiler and Python's headers, and there is no nowhere/g"
     fused_ranking.cache_clear()
-    message = r"fused=true needs a C\+\+ compiler, and there is no nowhere/g\+\+; install one, or"
     with pytest.raises(ValueError, match=message):
+        fused_ranking()
+    monkeypatch.setenv("CXX", sys.executable)  # some program that there is
+    monkeypatch.setattr("sysconfig.get_path", lambda _: "nowhere/include")
+    with pytest.raises(ValueError, match=r"is no nowhere/include/Python\.h; install them"):
         fused_ranking()
 
 
