@@ -12,7 +12,9 @@ and projected features whose norm is held: free, they overfit within epochs) and
 sees (how well user and item agree in each channel). What was tried on data whose roles are known,
 and on real data: networks in the experts overfit and hide the roles (`hidden`), content alone or
 its graph alone is worse than both, a strong confidence term leaves few experts alive and costs
-recall.
+recall; a router that also has free terms of user and item (`router="all"`) overfits on tiktok
+within five epochs (validation recall@20 .080, without them .093), while on planted data sharper
+first gates do what they did (.443 of test recall@20 and an AUC of .96, against .441 and .99).
 
 U users, I items, C channels (behaviour and each modality), E experts, D dim, B batch, K negatives,
 N = U + I nodes.
@@ -143,7 +145,8 @@ class MAGNET(RoutedRecommender):
         experts: `templates` begin at their roles; `free` ones know none; `one` is a single expert
             over the mean of the channels, and no router.
         hidden: width of an expert's networks; 0 for none.
-        router: what it sees: the `pair`, the `user`, the `item`; or `nothing`, for equal gates.
+        router: what it sees: how the `pair` agrees; the `user` or the `item`; `all` three; or
+            `nothing`, for equal gates.
         agreement: of a pair: the `cosine` of each channel, or a low-rank `vector`.
         sharpness: how much the first gates follow agreement.
         route: weight of the router's terms, which the schedule weighs among themselves.
@@ -177,7 +180,7 @@ class MAGNET(RoutedRecommender):
         hidden: int = 0,
         router: Sees = "pair",
         agreement: Agreement = "cosine",
-        sharpness: float = 1.0,
+        sharpness: float = 5.0,
         route: float = 0.2,
         template: float = 10.0,
         l2: float = 1e-2,

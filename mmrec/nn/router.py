@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from mmrec.nn.experts import Side
 
-Sees = Literal["pair", "user", "item", "nothing"]
+Sees = Literal["pair", "user", "item", "all", "nothing"]
 Agreement = Literal["cosine", "vector"]
 
 
@@ -38,16 +38,18 @@ class Terms(NamedTuple):
 class PairRouter(nn.Module):
     """Logits that are linear in how well user and item agree in each channel.
 
-    `l_e(u, i) = sum_c A_ec cos(h_u^c, h_i^c) + p_e . h_u + q_e . h_i + b_e`. With
-    `agreement="vector"` the cosines become an element-wise product through a low rank:
-    `a_e . (P h_u * Q h_i)`. Either way, the logits of all pairs are a few matrix products.
+    `l_e(u, i) = sum_c A_ec cos(h_u^c, h_i^c) + p_e . h_u + q_e . h_i + b_e`; what it `sees` says
+    which terms there are. With `agreement="vector"` the cosines become an element-wise product
+    through a low rank: `a_e . (P h_u * Q h_i)`. Either way, the logits of all pairs are a few
+    matrix products. The terms of user and item are free, a number for each dimension: on sparse
+    data they overfit within a few epochs, and cost more than they bring.
 
     Args:
         weights: [E, C], what each expert takes of each channel: where A begins, so that a pair
             which agrees in a channel is given to the experts that look at it.
         dim: D.
-        sees: the `pair`; only the `user` or the `item`, and no agreement; or `nothing`, and then
-            all gates are equal.
+        sees: the agreement of the `pair`; the `user` or the `item`; `all` three; or `nothing`, and
+            then all gates are equal.
         agreement: `cosine` or `vector`.
         rank: R, of `vector`.
         sharpness: A begins at this times `weights`, less their mean over the experts.
@@ -61,22 +63,23 @@ class PairRouter(nn.Module):
         sees: Sees = "pair",
         agreement: Agreement = "cosine",
         rank: int = 8,
-        sharpness: float = 1.0,
+        sharpness: float = 5.0,
     ) -> None:
         super().__init__()
         self.experts, channels = weights.shape
-        self.sees, self.agreement = sees, agreement
+        self.agreement = agreement if sees in ("pair", "all") else None
         width = channels * dim
-        sides = [side for side in ("user", "item") if sees in (side, "pair")]
+        sides = [side for side in ("user", "item") if sees in (side, "all")]
         self.sides = nn.ModuleDict({s: nn.Linear(width, self.experts, bias=False) for s in sides})
         for parameter in self.sides.parameters():
             nn.init.zeros_(parameter)
-        if sees != "nothing":
-            self.bias = nn.Parameter(torch.zeros(self.experts))
-        if sees == "pair" and agreement == "cosine":
+        self.bias = nn.Parameter(torch.zeros(self.experts)) if sees != "nothing" else None
+        if self.agreement == "cosine":
             self.agree = nn.Parameter(sharpness * (weights - weights.mean(0)))
-        elif sees == "pair":
-            self.factors = nn.ModuleDict({s: nn.Linear(width, rank, bias=False) for s in sides})
+        elif self.agreement == "vector":
+            self.factors = nn.ModuleDict(
+                {side: nn.Linear(width, rank, bias=False) for side in ("user", "item")}
+            )
             self.agree = nn.Parameter(torch.randn(self.experts, rank) * rank**-0.5)
 
     def terms(self, side: Side, channels: Tensor) -> Terms:
@@ -85,23 +88,25 @@ class PairRouter(nn.Module):
         bias = flat.new_zeros(len(flat), self.experts)
         if side in self.sides:
             bias = self.sides[side](flat)
-        if side == "item" and self.sees != "nothing":
+        if side == "item" and self.bias is not None:
             bias = bias + self.bias
-        if self.sees != "pair":
-            return Terms(bias, flat.new_zeros(0, len(flat), 1))
-        if self.agreement == "vector":
-            return Terms(bias, self.factors[side](flat).T.unsqueeze(-1))
-        return Terms(bias, normalize(channels, dim=-1))
+        match self.agreement:
+            case None:
+                return Terms(bias, flat.new_zeros(0, len(flat), 1))
+            case "vector":
+                return Terms(bias, self.factors[side](flat).T.unsqueeze(-1))
+            case "cosine":
+                return Terms(bias, normalize(channels, dim=-1))
 
     def weights(self) -> Tensor:
         """What the agreement in each channel, or factor, adds to each logit: [E, C]."""
-        return self.agree if self.sees == "pair" else torch.zeros(self.experts, 0)
+        return torch.zeros(self.experts, 0) if self.agreement is None else self.agree
 
     def pairs(self, user: Terms, item: Terms) -> Tensor:
         """Logits of B users, each with L items of its own (BL of them): [B, L, E]."""
         size = len(user.bias)
         logits = user.bias.unsqueeze(1) + item.bias.view(size, -1, self.experts)
-        if self.sees != "pair":
+        if self.agreement is None:
             return logits
         several = item.channels.view(len(item.channels), size, -1, item.channels.shape[-1])
         agreement = (user.channels.unsqueeze(2) * several).sum(-1).movedim(0, -1)  # [B, L, C]

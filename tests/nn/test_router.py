@@ -24,7 +24,7 @@ from mmrec.nn import (
 )
 
 WEIGHTS = torch.tensor([t.weights for t in role_templates(("b", "v", "t"), ROLES)])
-SEES = ("pair", "user", "item", "nothing")
+SEES = ("pair", "user", "item", "all", "nothing")
 
 
 def router(sees="pair", agreement="cosine"):
@@ -42,12 +42,12 @@ def logit(made, u, i):
         total = total + made.sides["user"](u.flatten())
     if "item" in made.sides:
         total = total + made.sides["item"](i.flatten())
-    if made.sees == "pair" and made.agreement == "cosine":
+    if made.agreement == "cosine":
         total = total + made.agree @ cosine_similarity(u, i, dim=1)
-    elif made.sees == "pair":
+    elif made.agreement == "vector":
         factors = made.factors["user"](u.flatten()) * made.factors["item"](i.flatten())
         total = total + made.agree @ factors
-    return total + (0 if made.sees == "nothing" else made.bias)
+    return total + (0 if made.bias is None else made.bias)
 
 
 @pytest.mark.parametrize("agreement", ["cosine", "vector"])
