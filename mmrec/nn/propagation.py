@@ -116,12 +116,15 @@ class _RowsOfMeans(torch.autograd.Function):
         for k, graph in enumerate(ctx.graphs):
             total = layer0
             for step in range(ctx.layers):
-                total = sparse_matmul(graph, total if step == 0 else total.add_(layer0))
+                if step > 0:
+                    total.index_add_(0, index, rows)
+                total = sparse_matmul(graph, total)
             if weights is not None:
                 total *= weights[k]
             result = total if result is None else result.add_(total)
         assert result is not None
-        return result.add_(layer0), None, None, of_weights, *(None for _ in ctx.graphs)
+        result.index_add_(0, index, rows)
+        return result, None, None, of_weights, *(None for _ in ctx.graphs)
 
 
 class _SymmetricProduct(torch.autograd.Function):
