@@ -29,8 +29,9 @@ DATA = {
         "trainer.check_val_every_n_epoch=3",
         "callbacks.early_stopping.patience=4",
     ),
+    "planted_tail": ("data=planted_tail",),
 }
-TRIALS = {"tiktok": 8, "scientific": 8, "beauty": 5}
+TRIALS = {"tiktok": 8, "scientific": 8, "beauty": 5, "planted_tail": 8}
 
 
 def main() -> None:
