@@ -8,15 +8,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, embedding_bag
 
 
 def sparse_matmul(matrix: Tensor, x: Tensor) -> Tensor:
     """[N, M] CSR times [M, D], outside autograd, by the fastest kernel of the device.
 
-    On a CPU the reducing kernel is about twice as fast as the plain one.
+    On a CPU that is a sum of embeddings: it fetches rows ahead of their use, and takes a third to a
+    half of the time of `torch.sparse.mm(matrix, x, "sum")`.
     """
-    return torch.sparse.mm(matrix, x, "sum") if x.device.type == "cpu" else matrix @ x
+    if x.device.type != "cpu":
+        return matrix @ x
+    return embedding_bag(
+        matrix.col_indices(),
+        x,
+        matrix.crow_indices(),
+        mode="sum",
+        per_sample_weights=matrix.values(),
+        include_last_offset=True,
+    )
 
 
 class TakenRows(NamedTuple):

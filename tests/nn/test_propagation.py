@@ -19,6 +19,13 @@ def symmetric(seed, n=6):
     return dense, csr_matrix(row, column, dense[row, column], (n, n))
 
 
+def as_csr(dense, index):
+    row, column = dense.nonzero().unbind(1)
+    sparse = csr_matrix(row, column, dense[row, column], dense.shape)
+    parts = sparse.crow_indices().to(index), sparse.col_indices().to(index), sparse.values()
+    return torch.sparse_csr_tensor(*parts, dense.shape, check_invariants=True)
+
+
 def mean_of_powers(dense, x, layers):
     powers = [torch.linalg.matrix_power(dense, n) @ x for n in range(layers + 1)]
     return torch.stack(powers).mean(0)
@@ -93,3 +100,23 @@ def test_the_product_is_the_dense_one():
     dense, sparse = symmetric(2)
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(sparse_matmul(sparse, x), dense @ x)
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_product_is_torchs_own(dtype, index):
+    generator = torch.Generator().manual_seed(3)
+    dense = torch.rand(50, 70, generator=generator, dtype=dtype)
+    dense[dense < 0.8] = 0
+    dense[7] = 0  # a row without anything
+    x = torch.randn(70, 33, generator=generator, dtype=dtype)
+    matrix = as_csr(dense, index)
+    found = sparse_matmul(matrix, x)
+    torch.testing.assert_close(found, torch.sparse.mm(matrix, x, "sum"))
+    torch.testing.assert_close(found, dense @ x)
+    assert not found[7].any()
+
+
+def test_a_product_with_nothing_is_zero():
+    empty = as_csr(torch.zeros(4, 5), torch.int32)
+    torch.testing.assert_close(sparse_matmul(empty, torch.ones(5, 3)), torch.zeros(4, 3))
