@@ -122,7 +122,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         ("report", "seconds", "a report of 1,000 runs, s", "20"),
         ("report", "peak_mib", "its peak memory, MiB", "1,024"),
     ):
-        if name in results:
+        if key in results.get(name, {}):
             lines.append(f"| {text} | {results[name][key]:.2f} | {limit} |")
     lines.append(SCALING)
     base = results.get("1 x Baby")
