@@ -14,7 +14,7 @@ and on real data: networks in the experts overfit and hide the roles (`hidden`),
 its graph alone is worse than both, a strong confidence term leaves few experts alive and costs
 recall; a router that also has free terms of user and item (`router="all"`) overfits on tiktok
 within five epochs (validation recall@20 .080, without them .093), while on planted data sharper
-first gates do what they did (.443 of test recall@20 and an AUC of .96, against .441 and .99).
+first gates do what they did (.442 of test recall@20 and an AUC of .96, against .441 and .99).
 
 U users, I items, C channels (behaviour and each modality), E experts, D dim, B batch, K negatives,
 N = U + I nodes.
