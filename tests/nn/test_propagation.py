@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec.graphs import csr_matrix
-from mmrec.nn import Propagation, sparse_matmul
-from mmrec.nn.propagation import take_rows
+from mmrec.nn import Propagation, blended_rows, sparse_matmul, take_rows
 
 
 def symmetric(seed, n=6):
@@ -120,3 +119,27 @@ def test_the_product_is_torchs_own(dtype, index):
 def test_a_product_with_nothing_is_zero():
     empty = as_csr(torch.zeros(4, 5), torch.int32)
     torch.testing.assert_close(sparse_matmul(empty, torch.ones(5, 3)), torch.zeros(4, 3))
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 99), st.integers(0, 3))
+def test_blended_rows_are_a_weighted_sum_and_so_are_their_gradients(seed, layers):
+    generator = torch.Generator().manual_seed(seed)
+    pairs = [symmetric(seed), symmetric(seed + 1)]
+    index = torch.randint(6, (4, 3), generator=generator)  # with repetitions
+    ours, theirs = (torch.randn(6, 4, generator=generator).requires_grad_() for _ in range(2))
+    theirs.data.copy_(ours.data)
+    share, other = (torch.tensor([0.3, 0.7], requires_grad=True) for _ in range(2))
+    parts = [Propagation(sparse, layers) for _, sparse in pairs]
+    found = blended_rows(parts, share, ours, index, [take_rows(s, index) for _, s in pairs])
+    expected = sum(
+        weight * mean_of_powers(dense, theirs, layers)[index]
+        for weight, (dense, _) in zip(other, pairs, strict=True)
+    )
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(found.shape, generator=generator)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    if layers:  # without a product the weights, which sum to one, have nothing to choose
+        torch.testing.assert_close(share.grad, other.grad)
