@@ -154,7 +154,8 @@ class MAGNET(RoutedRecommender):
         l2: weight of the squared norm of a batch's ID embeddings.
         content_l2: weight of the squared norm of a batch's projected content.
         fused: whether rankings gate experts in one pass over memory, which torch compiles at the
-            first one. It takes half a minute, and a C++ compiler where there is no GPU.
+            first one. It takes half a minute, and where there is no GPU a C++ compiler and Python's
+            headers.
     """
 
     present: Tensor  # [I, C] bool
