@@ -164,7 +164,7 @@ def routed_evaluation(
     return {**found, "first": compiling}
 
 
-def with_features(data: FolderData, widths: Mapping[str, int]) -> FolderData:
+def with_features(data: InteractionData, widths: Mapping[str, int]) -> InteractionData:
     """The data, with random features for want of their own."""
     corpus, generator = data.corpus, torch.Generator().manual_seed(0)
     present = torch.ones(corpus.n_items, dtype=torch.bool)
@@ -183,6 +183,30 @@ def with_features(data: FolderData, widths: Mapping[str, int]) -> FolderData:
 def magnet_training() -> Row:
     """On Baby, with features as wide as its own."""
     return routed_training(with_features(FolderData(name="baby"), WIDTHS))
+
+
+def magnet_at_size(*, steps: int = 12) -> Row:
+    """On planted data of Electronics' size: an epoch of it, from the median of a few steps."""
+    torch.set_num_threads(THREADS)
+    world = partial(planted, users=192_403, items=63_001, interactions_per_user=8.78)
+    data = with_features(PlantedData(world=world), WIDTHS)
+    model = MAGNET(data.corpus, dim=64)
+    moments: list[float] = []
+    clock = LambdaCallback(on_train_batch_end=lambda *_: moments.append(time.perf_counter()))
+    short = trainer(callbacks=[clock], max_steps=steps, limit_val_batches=0)
+    short.fit(model, datamodule=data)
+    step = statistics.median(two - one for one, two in pairwise(moments[2:]))
+    epoch = len(data.train_dataloader())
+    return {
+        "part": "MAGNET at size",
+        "users": data.corpus.n_users,
+        "items": data.corpus.n_items,
+        "train": len(data.corpus.train),
+        "steps": epoch,
+        "step": step,
+        "seconds": step * epoch,
+        "peak_mib": peak_rss_mib(),
+    }
 
 
 def magnet_evaluation(*, fused: bool) -> Row:

@@ -74,6 +74,7 @@ Graphs = Literal["both", "plain", "augmented"]
 
 BEHAVIOUR = "behaviour"
 TILE = 2**18  # user-item pairs whose experts are mixed at a time
+FEW = 0.5  # of the items: fewer are gathered before they are projected
 
 
 class Encoded(NamedTuple):
@@ -88,7 +89,7 @@ class Encoded(NamedTuple):
 class Wanted(NamedTuple):
     """Rows of a batch."""
 
-    nodes: Tensor
+    nodes: Tensor  # [B, 2+K], users first
     graphs: list[TakenRows]  # of each graph
 
 
@@ -195,6 +196,7 @@ class MAGNET(RoutedRecommender):
             templates = [Template("one", (1 / len(names),) * len(names))]
         super().__init__(corpus, [t.name for t in templates])
         self.channels, self.user_content = names, user_content
+        self.content_layers = content_layers
         self.route, self.template, self.l2, self.content_l2 = route, template, l2, content_l2
         self.ranking = fused_ranking() if fused else ranking
 
@@ -243,28 +245,45 @@ class MAGNET(RoutedRecommender):
             found = [a + b for a, b in zip(found, projected.unbind(1), strict=True)]
         return found
 
-    def projected(self) -> Tensor | None:
-        """Features at the scale of embeddings, if they count: [I, M, D]."""
-        return None if self.project is None else self.project()
+    def projected(self, wanted: Wanted | None = None) -> Tensor | None:
+        """Features at the scale of embeddings, if they count: [I, M, D].
+
+        The dearest part of a step: items that no wanted row depends on are left out, and zero,
+        where that is less work.
+        """
+        if self.project is None:
+            return None
+        projected: Tensor = self.project(self.reached(wanted) if wanted is not None else None)
+        return projected
+
+    def reached(self, wanted: Wanted) -> Tensor | None:
+        """Items whose content rows depend on, if they are few: [R]; otherwise None."""
+        if self.content_layers > 1:
+            return None  # two steps reach nearly all
+        nodes = torch.zeros(len(self.node.weight), dtype=torch.bool, device=wanted.nodes.device)
+        nodes[wanted.nodes] = True
+        for found in wanted.graphs[: None if self.content_layers else 0]:
+            nodes[found.part.col_indices()] = True
+        items = nodes[self.corpus.n_users :].nonzero().squeeze(1)
+        return items if len(items) < FEW * self.corpus.n_items else None
 
     def channel_vectors(
-        self, projected: Tensor | None, batch: Triplets | None = None
+        self, projected: Tensor | None, wanted: Wanted | None = None
     ) -> tuple[Tensor, Tensor]:
         """Each channel's vectors of users and items.
 
         Args:
-            projected: features, from `projected()`: the dearest part of a step, and done once.
-            batch: whose rows are wanted; all if None.
+            projected: features, from `projected(wanted)`.
+            wanted: rows of a batch; all if None.
 
         Returns:
             [C, U, D] and [C, I, D], or [C, B, D] and [C, B(1+K), D], each pair's positive before
             its negatives.
         """
         n_users = self.corpus.n_users
-        wanted = None if batch is None else self.behaviour.take(node_index(batch, n_users))
 
         def sides(rows: Tensor) -> tuple[Tensor, Tensor]:
-            if batch is None:
+            if wanted is None:
                 return rows[:n_users], rows[n_users:]
             return rows[:, 0], rows[:, 1:].flatten(0, 1)
 
@@ -281,12 +300,14 @@ class MAGNET(RoutedRecommender):
                     user_m = user + user_m
             found.append((user_m, item_m))
         chosen = found[-len(self.channels) :]  # behaviour stands first, if it counts
-        there = self.there(batch).T.unsqueeze(-1)  # [C, I or B(1+K), 1]
+        there = self.there(wanted).T.unsqueeze(-1)  # [C, I or B(1+K), 1]
         return torch.stack([u for u, _ in chosen]), torch.stack([i for _, i in chosen]) * there
 
-    def there(self, batch: Triplets | None) -> Tensor:
+    def there(self, wanted: Wanted | None) -> Tensor:
         """Which channels items have: [I, C] bool, or [B(1+K), C] of a batch."""
-        return self.present if batch is None else self.present[item_index(batch).flatten()]
+        if wanted is None:
+            return self.present
+        return self.present[wanted.nodes[:, 1:].flatten() - self.corpus.n_users]
 
     def gates(self, logits: Tensor, *, noise: float = 0.0) -> Tensor:
         """What the experts of pairs weigh, those left out nothing: [..., E] -> [..., E]."""
@@ -296,19 +317,20 @@ class MAGNET(RoutedRecommender):
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """BPR on the mixed scores, the router's terms, and what holds templates and embeddings."""
-        projected = self.projected()
-        users, items = self.channel_vectors(projected, batch)  # [C, B, D] [C, B(1+K), D]
+        wanted = self.behaviour.take(node_index(batch, self.corpus.n_users))
+        projected = self.projected(wanted)
+        users, items = self.channel_vectors(projected, wanted)  # [C, B, D] [C, B(1+K), D]
         u = self.mix("user", users).unsqueeze(2)  # [E, B, 1, D]
         i = self.mix("item", items).view(*u.shape[:2], -1, u.shape[-1])  # [E, B, 1+K, D]
         scores = (u * i).sum(-1).movedim(0, -1)  # [B, 1+K, E]
-        scores = scores * self.mix.makes_up(self.there(batch)).view(scores.shape)
+        scores = scores * self.mix.makes_up(self.there(wanted)).view(scores.shape)
         logits = self.router.pairs(
             self.router.terms("user", users), self.router.terms("item", items)
         )  # [B, 1+K, E]
         gates = self.gates(logits, noise=self.routing.noise)
         mixed = (gates * scores).sum(-1)  # [B, 1+K]
         full = (logits[:, 0] / self.routing.temperature).softmax(-1)  # [B, E]
-        layer0 = embedding(node_index(batch, self.corpus.n_users), self.node.weight, sparse=True)
+        layer0 = embedding(wanted.nodes, self.node.weight, sparse=True)
         terms = {
             "bpr": bpr(mixed[:, 0], mixed[:, 1:]),
             "route": self.route * self.route_loss(full, gates[:, 0]),

@@ -36,10 +36,13 @@ class Projection(nn.Module):
         present = torch.stack([m.present for m in modalities.values()], dim=1)  # [I, M]
         self.register_buffer("present", present, persistent=False)
 
-    def forward(self) -> Tensor:
-        """-> [I, M, D]"""
-        projected = torch.stack([project() for project in self.each], dim=1)
-        return projected * self.present.unsqueeze(-1)
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """-> [I, M, D]; of some items only, each once, those of the others zero: [R]."""
+        projected = torch.stack([project(items) for project in self.each], dim=1)
+        if items is None:
+            return projected * self.present.unsqueeze(-1)
+        some = projected * self.present[items].unsqueeze(-1)
+        return some.new_zeros(len(self.present), *some.shape[1:]).index_copy(0, items, some)
 
 
 class _Projection(nn.Module):
@@ -61,10 +64,11 @@ class _Projection(nn.Module):
         nn.init.normal_(self.linear.weight, std=(2 / (n_items + dim)) ** 0.5)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self) -> Tensor:
-        """-> [I, D]"""
+    def forward(self, items: Tensor | None) -> Tensor:
+        """-> [I, D], or [R, D] of some items."""
+        features = self.features if items is None else self.features[items]
         weight = self.scale * self.linear.weight
-        return linear(self.features, weight, self.linear.bias - weight @ self.mean)
+        return linear(features, weight, self.linear.bias - weight @ self.mean)
 
 
 def center_and_scale(modality: Modality) -> tuple[Tensor, float]:

@@ -15,6 +15,7 @@ from mmrec.data import DataError, PlantedData, Queries, Triplets, planted
 from mmrec.evaluation import Evaluation
 from mmrec.losses import bpr
 from mmrec.models import MAGNET
+from mmrec.nn import node_index
 from mmrec.schedules import Constant, EntropyTriggered
 
 WORLD = partial(planted, users=60, items=40, interactions_per_user=6, missing=0.1, widths=8)
@@ -107,11 +108,7 @@ def test_training_and_ranking_score_a_pair_alike(corpus, options):
     )
     whole = model.score(model.encode(), Queries(torch.arange(corpus.n_users)))
     positive = whole[batch.user, batch.positive]
-    negative = (
-        whole.gather(1, torch.zeros(1, 1).long())
-        if False
-        else whole[batch.user].gather(1, batch.negative)
-    )
+    negative = whole[batch.user].gather(1, batch.negative)
     torch.testing.assert_close(
         model.losses(batch)["bpr"], bpr(positive, negative), atol=1e-5, rtol=1e-4
     )
@@ -141,6 +138,30 @@ def test_the_channels_are_two_views_of_embeddings_smoothed_over_neighbours(corpu
     found_users, found_items = model.channel_vectors(model.projected())
     torch.testing.assert_close(found_users.double(), torch.stack(users), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found_items.double(), torch.stack(items), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("content_layers", [0, 1])
+def test_items_that_a_batch_does_not_depend_on_need_no_projection(
+    corpus, content_layers, monkeypatch
+):
+    batch = Triplets(corpus.train.user[:2], corpus.train.item[:2], torch.tensor([[3], [5]]))
+
+    def step(few):
+        monkeypatch.setattr("mmrec.models.magnet.FEW", few)
+        model = made(corpus, content_layers=content_layers)
+        losses = model.losses(batch)
+        sum(losses.values()).backward()
+        found = [(name, p.grad) for name, p in model.named_parameters()]
+        grads = {name: grad.to_dense() for name, grad in found if grad is not None}
+        wanted = model.behaviour.take(node_index(batch, corpus.n_users))
+        return losses, grads, model.reached(wanted)
+
+    (all_losses, all_grads, everything), (losses, grads, few) = step(0), step(1)
+    assert everything is None
+    assert len(few) < corpus.n_items
+    assert content_layers or len(few) == 4
+    torch.testing.assert_close(losses, all_losses)
+    torch.testing.assert_close(grads, all_grads)
 
 
 def test_the_router_is_held_on_positives_by_the_weights_of_the_schedule(corpus):

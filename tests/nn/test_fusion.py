@@ -133,6 +133,14 @@ def test_a_projection_is_linear_and_absent_items_have_none(centred):
         assert torch.equal(project.present[:, place], modality.present)
 
 
+def test_a_projection_of_some_items_leaves_the_others_zero():
+    modalities = {"visual": content(items=20), "textual": content(items=20, width=5)}
+    project, some = Projection(modalities, 8), torch.tensor([1, 4, 17])
+    found = project(some)
+    torch.testing.assert_close(found[some], project()[some])
+    assert not found[[0, 2, 19]].any()
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_a_projection_starts_at_the_scale_of_an_embedding_table(scale):
     torch.manual_seed(0)
