@@ -11,10 +11,12 @@ here, above all what a content channel is (ID embeddings smoothed over the modal
 and projected features whose norm is held: free, they overfit within epochs) and what the router
 sees (how well user and item agree in each channel). What was tried on data whose roles are known,
 and on real data: networks in the experts overfit and hide the roles (`hidden`), content alone or
-its graph alone is worse than both, a strong confidence term leaves few experts alive and costs
-recall; a router that also has free terms of user and item (`router="all"`) overfits on tiktok
-within five epochs (validation recall@20 .080, without them .093), while on planted data sharper
-first gates do what they did (.442 of test recall@20 and an AUC of .96, against .441 and .99).
+its graph alone is worse than both; a strong confidence term leaves few experts alive and costs
+recall, where colder gates in the second stage decide and cost none; complementary experts whose
+vectors are shorter than the others' are soon left out; a router that also has free terms of user
+and item (`router="all"`) overfits on tiktok within five epochs (validation recall@20 .080, without
+them .093), while on planted data sharper first gates do what they did (.442 of test recall@20 and
+an AUC of .96, against .441 and .99).
 
 U users, I items, C channels (behaviour and each modality), E experts, D dim, B batch, K negatives,
 N = U + I nodes.

@@ -89,9 +89,11 @@ class RoleExperts(nn.Module):
     """Experts, each a tower per side over its mixture of the channels.
 
     Expert e mixes `x_e = sum_c w_ec h_c`, with `w_e = softmax(log template_e + delta_e)`; a
-    complementary one first takes from every other channel its component along the anchor. A tower
-    adds to this a small network that starts next to zero: `y_e = x_e + V_e gelu(W_e x_e + b_e)`. So
-    an expert's score of a pair is a dot product of a user and an item vector.
+    complementary one first takes from every other channel its component along the anchor, and then
+    has the length again that it had before: shorter vectors make smaller scores, and a router soon
+    leaves experts out whose scores are small. A tower adds to this a small network that starts next
+    to zero: `y_e = x_e + V_e gelu(W_e x_e + b_e)`. So an expert's score of a pair is a dot product
+    of a user and an item vector.
 
     Args:
         templates: of the experts.
@@ -150,7 +152,11 @@ class RoleExperts(nn.Module):
             others = weights[self.complementary].scatter(1, self.anchor.unsqueeze(1), 0.0)
             rest = torch.tensordot(others, channels, 1)  # [E', N, D]
             along = (rest * direction).sum(-1, keepdim=True) * direction
-            return torch.index_add(mixed, 0, self.complementary, along, alpha=-1)
+            whole = mixed[self.complementary]
+            left = whole - along
+            length = left.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+            left = left * (whole.norm(dim=-1, keepdim=True) / length)
+            return mixed.index_copy(0, self.complementary, left)
         return mixed
 
     def forward(self, side: Side, channels: Tensor) -> Tensor:

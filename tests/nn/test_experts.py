@@ -101,6 +101,8 @@ def naive(experts, side, channels):
                     a = h[template.anchor]
                     part = part - (part @ a) / (a @ a) * a
                 x = x + weights[e, c] * part
+            if template.anchor is not None:
+                x = x * (weights[e] @ h).norm() / x.norm()
             tower = experts.towers[side]
             inner = gelu(x @ tower.inner[e] + tower.bias[e, 0])
             rows.append(x + inner @ tower.outer[e])
@@ -118,9 +120,38 @@ def test_a_complementary_expert_sees_nothing_of_the_others_along_its_anchor():
     mixed, weights = experts("item", channels), experts.weights()
     for e, template in enumerate(role_templates(CHANNELS, ROLES)):
         if template.anchor is not None:
-            anchor = channels[template.anchor]
-            rest = mixed[e] - weights[e, template.anchor] * anchor
-            torch.testing.assert_close((rest * anchor).sum(1), torch.zeros(7), atol=1e-5, rtol=0)
+            anchor, weight = channels[template.anchor], weights[e, template.anchor]
+            share = (mixed[e] * anchor).sum(1) / anchor.square().sum(1) / weight
+            rest = mixed[e] - (share * weight).unsqueeze(1) * anchor
+            others = torch.einsum("c,cnd->nd", weights[e], channels) - weight * anchor
+            others -= (
+                (others * anchor).sum(1, keepdim=True)
+                / anchor.square().sum(1, keepdim=True)
+                * anchor
+            )
+            torch.testing.assert_close(rest, share.unsqueeze(1) * others)
+
+
+def test_a_complementary_vector_is_as_long_as_the_mixture_was():
+    experts, channels = seeded(hidden=0), torch.randn(3, 7, 6)
+    plain = torch.einsum("ec,cnd->end", experts.weights(), channels)
+    torch.testing.assert_close(experts("user", channels).norm(dim=-1), plain.norm(dim=-1))
+
+
+def test_a_mixture_that_lies_along_its_anchor_is_left_as_long_as_it_was():
+    experts, channels = seeded(hidden=0), torch.ones(3, 4, 6, requires_grad=True)
+    found = experts("user", channels)
+    found.sum().backward()
+    torch.testing.assert_close(found, torch.ones(9, 4, 6))
+    assert channels.grad.isfinite().all()
+
+
+def test_rows_of_nothing_stay_nothing_and_have_gradients():
+    experts, channels = seeded(hidden=0), torch.zeros(3, 4, 6, requires_grad=True)
+    found = experts("user", channels)
+    found.sum().backward()
+    assert not found.any()
+    assert channels.grad.isfinite().all()
 
 
 def test_a_zero_anchor_takes_nothing_away():
