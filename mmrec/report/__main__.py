@@ -38,6 +38,7 @@ def report(
     metrics: Sequence[str] = ("recall@10", "recall@20", "ndcg@10", "ndcg@20"),
     baseline: str | None = None,
     resamples: int = 10_000,
+    storages: Sequence[str] = (),
     title: str = "Runs",
 ) -> Path:
     """Write tables, figures and a page about the runs below some folders.
@@ -49,6 +50,7 @@ def report(
         metrics: columns of the results.
         baseline: model that the others are compared with; None: the best on validation.
         resamples: of intervals and tests.
+        storages: of searches that are not in files beside their runs, as `sweep.storage` has them.
         title: of the page.
 
     Returns:
@@ -67,7 +69,7 @@ def report(
     if resamples < 1:
         raise ConfigError(f"resamples={resamples}: expected 1 or more")
     found = collect(runs)
-    _check_metrics(found.runs, [metric, *metrics])
+    _check_metrics(found.runs, metric, metrics)
     known = {run.result["model"] for run in found.runs}
     if baseline is not None and baseline not in known:
         raise ConfigError(f"baseline={baseline}: no run of it{nearest(baseline, known)}")
@@ -81,7 +83,7 @@ def report(
         sections: list[Section] = []
         for protocol, some in tqdm(protocols.items(), "comparing", delay=2, leave=False):
             sections += comparison(protocol, some, options)
-        sections += [search(study) for study in studies(runs)]
+        sections += [search(study) for study in studies(runs, storages, found.left_out)]
         if found.left_out:
             sections.append(left_out(found.left_out))
         summary = (
@@ -96,12 +98,18 @@ def report(
     return written
 
 
-def _check_metrics(runs: Sequence[Run], names: Sequence[str]) -> None:
-    known = {name.removeprefix("test/") for run in runs for name in run.metrics}
-    plain = {name for name in known if name.count("/") == 0}
-    for name in names:
+def _check_metrics(runs: Sequence[Run], metric: str, metrics: Sequence[str]) -> None:
+    tested = {name.removeprefix("test/") for run in runs for name in run.metrics}
+    plain = {name for name in tested if name.count("/") == 0}
+    for key, name in (("metric", metric), *(("metrics", name) for name in metrics)):
         if name not in plain:
-            raise ConfigError(f"metrics={name}: no run has it{nearest(name, plain)}")
+            raise ConfigError(f"{key}={name}: no run has it{nearest(name, plain)}")
+    validated = {name.removeprefix("val/") for run in runs for name in run.metrics} & plain
+    if metric not in validated:
+        raise ConfigError(
+            f"metric={metric}: no run was validated by it, so that it cannot choose settings"
+            + nearest(metric, validated)
+        )
 
 
 def _apart(protocols: Any) -> Iterator[str]:

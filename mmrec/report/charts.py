@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna import Study
     from torch import Tensor
+
+    from mmrec.report.significance import Comparison
 
 TEXT = "#222222"  # becomes the colour of the page's text in a page
 SIZE = (4.8, 3.4)  # inches
@@ -131,22 +133,31 @@ def cost_name(cost: str) -> str:
     return {"fit": "time", "peak_rss_mib": "memory"}[cost]
 
 
-def ablation(base: Method, ablations: Sequence[Method], metric: str) -> Figure:
-    """By how much each ablation differs from the model, in percent of it."""
+def ablation(
+    base: Method, ablations: Sequence[Method], compared: Mapping[str, Comparison], metric: str
+) -> Figure:
+    """By how much each ablation differs from the model, in percent of it, with its interval."""
     from matplotlib.figure import Figure
 
-    name = f"test/{metric}"
-    whole = base.mean(name)
-    rows = sorted(ablations, key=lambda m: m.mean(name))
+    whole = base.mean(f"test/{metric}")
+    percent = 100 / whole if whole else 0.0
+    rows = sorted(ablations, key=lambda m: compared[m.name].difference)
     figure = Figure(figsize=(SIZE[0], 1.2 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    changes = [100 * (m.mean(name) / whole - 1) if whole else 0.0 for m in rows]
-    spread = [100 * m.deviation(name) / whole if whole else 0.0 for m in rows]
+    found = [compared[method.name] for method in rows]
+    changes = [percent * one.difference for one in found]
+    spread = [
+        [percent * (one.difference - one.low) for one in found],
+        [percent * (one.high - one.difference) for one in found],
+    ]
     colours = [COLOURS[0] if change >= 0 else COLOURS[1] for change in changes]
     axes.barh(range(len(rows)), changes, xerr=spread, color=colours, ecolor=TEXT)
     axes.set_yticks(range(len(rows)), [m.ablation or "" for m in rows])
     axes.axvline(0, color=TEXT, linewidth=0.8)
-    axes.set(xlabel=f"change of test {metric}, %", title=f"{base.model}: ablations")
+    axes.set(
+        xlabel=f"change of test {metric}, %; 95 % intervals over users",
+        title=f"{base.model}: ablations",
+    )
     return figure
 
 
@@ -210,19 +221,26 @@ def _mark(axes: Axes, trigger: int | None) -> None:
         axes.axvline(trigger, color=TEXT, linewidth=0.8, linestyle="--", label="second stage")
 
 
-def searches(study: Study, objective: str) -> dict[str, Figure]:
-    """History, parallel coordinates and importance of what a study has tried, by Optuna."""
-    import warnings
+def searches(study: Study, objectives: Sequence[str]) -> dict[str, Figure]:
+    """History, parallel coordinates and importance of what a study has tried, by Optuna.
 
+    Of two or three objectives, the Pareto front.
+    """
     from optuna import visualization
-    from optuna.exceptions import ExperimentalWarning
     from optuna.importance import PedAnovaImportanceEvaluator
     from optuna.trial import TrialState
 
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(study.directions) > 1 or not finished:
+    if not finished or len(study.directions) > 3:
         return {}
-    draw: dict[str, Callable[[], Axes]] = {
+    draw: dict[str, Callable[[], Axes]] = {}
+    objective = objectives[0]
+    if len(study.directions) > 1:
+        draw["front"] = lambda: visualization.matplotlib.plot_pareto_front(
+            study, target_names=list(objectives)
+        )
+        return _drawn(draw)
+    draw = {
         "history": lambda: visualization.matplotlib.plot_optimization_history(
             study, target_name=objective
         )
@@ -241,6 +259,15 @@ def searches(study: Study, objective: str) -> dict[str, Figure]:
             params=sorted(varied),
             target_name=objective,
         )
+    return _drawn(draw)
+
+
+def _drawn(draw: Mapping[str, Callable[[], Axes]]) -> dict[str, Figure]:
+    """Optuna's figures, at our size."""
+    import warnings
+
+    from optuna.exceptions import ExperimentalWarning
+
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

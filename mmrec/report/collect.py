@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from tqdm import tqdm
 
+from mmrec.config import ConfigError
 from mmrec.results import (
     CONFIG,
     FREE,
@@ -22,6 +23,7 @@ from mmrec.results import (
     PER_USER,
     RESULT,
     ResultError,
+    first_line,
     flat,
     is_free,
     read_result,
@@ -188,8 +190,7 @@ def methods(runs: Iterable[Run]) -> list[Method]:
     """Runs that differ by their seed only, together."""
     found: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        key = json.dumps([run.result["model"], run.ablation, run.settings], sort_keys=True)
-        found[key].append(run)
+        found[_method_key(run)].append(run)
     return [
         Method(group[0].result["model"], group[0].ablation, tuple(sorted(group, key=_seed)))
         for group in found.values()
@@ -216,19 +217,37 @@ def chosen(candidates: Iterable[Method], metric: str) -> list[Method]:
     return best
 
 
-def studies(patterns: str | Sequence[str]) -> Iterator[Study]:
-    """The studies of searches, in SQLite files beside the runs.
+def studies(
+    patterns: str | Sequence[str], storages: Sequence[str], left_out: dict[Path, str]
+) -> Iterator[Study]:
+    """The studies of searches.
 
     Args:
-        patterns: as those of `collect`.
+        patterns: as those of `collect`; SQLite files beside the runs are read.
+        storages: URLs of others, as `sweep.storage` has them.
+        left_out: takes the files that cannot be read, and why.
+
+    Raises:
+        ConfigError: one of the other storages cannot be read.
     """
     import optuna
 
+    from mmrec.sweep.storage import JOURNAL, SQLITE, TROUBLE, full_url, open_storage
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for path in _holding(patterns, (STUDY,)):
-        storage = f"sqlite:///{path / STUDY}"
-        for name in optuna.get_all_study_names(storage):
-            yield optuna.load_study(study_name=name, storage=storage)
+    beside = [f"{SQLITE}{path / STUDY}" for path in _holding(patterns, (STUDY,))]
+    for url in dict.fromkeys([*beside, *(full_url(url, Path()) for url in storages)]):
+        path = url.removeprefix(SQLITE).removeprefix(JOURNAL)
+        if path != url and not Path(path).is_file():
+            raise ConfigError(f"storages: there is no {path}")
+        try:
+            storage = open_storage(url)
+            for name in optuna.get_all_study_names(storage):
+                yield optuna.load_study(study_name=name, storage=storage)
+        except (ConfigError, *TROUBLE) as error:
+            if url not in beside:
+                raise ConfigError(f"storages: {first_line(error)}") from error
+            left_out[Path(url.removeprefix(SQLITE))] = first_line(error)
 
 
 def _holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
@@ -288,12 +307,17 @@ def _newest(runs: Iterable[Run], left_out: dict[Path, str]) -> Iterator[Run]:
     """Of runs with the same settings, seed and data, the newest."""
     groups: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        card = run.result["data_card"]
-        groups[run.result["config_hash"], run.result["seed"], card["fingerprint"]].append(run)
+        fingerprint = run.result["data_card"]["fingerprint"]
+        groups[_method_key(run), _seed(run), fingerprint].append(run)
     for group in groups.values():
         *older, newest = sorted(group, key=lambda run: (run.folder / RESULT).stat().st_mtime)
         left_out.update((run.folder, f"the same run as {newest.folder}, older") for run in older)
         yield newest
+
+
+def _method_key(run: Run) -> str:
+    """The same for runs that differ by their seed only, or by what changes no number."""
+    return json.dumps([run.result["model"], run.ablation, run.settings], sort_keys=True)
 
 
 def _seed(run: Run) -> int:

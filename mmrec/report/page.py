@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,8 +18,12 @@ from mmrec.report.tables import FORMATS, Table, Value, html, marked, over_seeds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna import Study
+    from optuna.trial import FrozenTrial
+
+log = logging.getLogger(__name__)
 
 LEVEL = 0.05
+SHOWN = 50  # trials of a search, at most
 SEEN = {
     "train": "their train items are no candidates",
     "train+val": "their train and validation items are no candidates",
@@ -80,7 +85,8 @@ def comparison(protocol: Protocol, runs: Sequence[Run], options: Options) -> lis
     whole.sort(key=lambda m: m.mean(f"val/{options.metric}"), reverse=True)
     sections = []
     slug = protocol.slug
-    if not everything:  # validated at other cutoffs
+    if not everything:
+        log.warning("%s: no run was validated by %s", protocol.name, options.metric)
         return []
     if not whole:  # features that an ablation has spoiled are data of their own
         everything.sort(key=lambda m: m.mean(f"val/{options.metric}"), reverse=True)
@@ -94,26 +100,58 @@ def comparison(protocol: Protocol, runs: Sequence[Run], options: Options) -> lis
 
 def search(study: Study) -> Section:
     """What a search has tried."""
-    from optuna.trial import TrialState
-
     from mmrec.sweep.study import IDENTITY
+    from mmrec.sweep.summary import outcome, ranked
 
-    states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    counts = {state.name.lower(): states.count(state) for state in TrialState if state in states}
+    trials = study.get_trials(deepcopy=False)
+    outcomes = [outcome(trial) for trial in trials]
+    counts = {what: outcomes.count(what) for what in dict.fromkeys(outcomes)}
     objectives = study.user_attrs.get(IDENTITY, {}).get("sweep.objective", ["value"])
+    best = ranked(study)
+    places = {trial.number: place for place, trial in enumerate(best)}
+    ordered = sorted(trials, key=lambda t: (places.get(t.number, len(places)), t.number))
+    names = sorted({name for trial in trials for name in trial.params})
+    rows = [
+        [f"{t.number}", outcome(t), *_values(t, len(objectives)), *_settings_of(t, names)]
+        for t in ordered[:SHOWN]
+    ]
+    order = "Best first." if len(objectives) == 1 else "Those on the Pareto front first."
+    more = f" Of {len(trials)}, the first {SHOWN}." if len(trials) > SHOWN else ""
+    slug = f"search-{study.study_name}"
     return Section(
         f"Search {study.study_name}",
-        f"search-{study.study_name}",
-        ", ".join(f"{count} {state}" for state, count in counts.items()),
-        figures=dict(charts.searches(study, objectives[0])),
+        slug,
+        ", ".join(f"{count} {what}" for what, count in counts.items()),
+        [
+            Table(
+                f"{slug}-trials",
+                "Trials",
+                ["trial", "", *objectives, *names],
+                rows,
+                [f"{order}{more} Validation and costs only."],
+            )
+        ],
+        dict(charts.searches(study, objectives)),
     )
+
+
+def _values(trial: FrozenTrial, count: int) -> list[str]:
+    values = trial.values or []
+    return [f"{value:.4f}" for value in values] or ["–"] * count
+
+
+def _settings_of(trial: FrozenTrial, names: Sequence[str]) -> list[str]:
+    found = [trial.params.get(name, "–") for name in names]
+    return [f"{value:.3g}" if isinstance(value, float) else str(value) for value in found]
 
 
 def left_out(reasons: Mapping[Path, str]) -> Section:
     """What could not be compared, and why."""
     rows = [[str(folder), reason] for folder, reason in reasons.items()]
     return Section(
-        "Left out", "left-out", tables=[Table("left-out", "Why", ["folder", "why"], rows)]
+        "Left out",
+        "left-out",
+        tables=[Table("left-out", "Not in the tables", ["folder", "why"], rows)],
     )
 
 
@@ -233,10 +271,16 @@ def _result_table(
         marked(rows, range(4, 4 + len(columns))),
         [
             "Mean ± standard deviation over seeds. Of the settings that were tried, the ones with "
-            "the most seeds, and among these the best on validation; test values choose nothing. "
-            "The best and the second best are marked.",
-            f"† differs, up or down, from {reference.name} by {options.metric} of users, "
-            f"p < {LEVEL} after Holm's correction.",
+            "the most seeds, and among these the best on validation; test values choose nothing."
+            + (" Bold: the best; the second best in italics or underlined." if compared else ""),
+            *(
+                [
+                    f"† differs, up or down, from {reference.name} by {options.metric} of users, "
+                    f"p < {LEVEL} after Holm's correction."
+                ]
+                if compared
+                else []
+            ),
         ],
     )
 
@@ -277,12 +321,29 @@ def _group_table(slug: str, whole: Sequence[Method], options: Options) -> Table:
         [m.name, *(over_seeds(m.values(f"test/{g}/{options.metric}")) for g in groups)]
         for m in whole
     ]
+    settings = whole[0].settings
+    shares = [settings.get(f"evaluation.{side}_groups") for side in ("item", "user")]
+    notes = [
+        f"{', '.join(names)}: {', '.join(_percents(share))} of the {what}"
+        for names, share, what in zip(
+            (charts.POPULARITY, charts.ACTIVITY),
+            shares,
+            ("items, those with most train interactions first", "users, likewise"),
+            strict=True,
+        )
+        if share
+    ]
     return Table(
         f"{slug}-groups",
         f"Test {options.metric} by popularity of items and activity of users",
         ["model", *groups],
         marked(rows, range(1, 1 + len(groups))),
+        [f"{'; '.join(notes)}. A group of items: only its items count."] if notes else [],
     )
+
+
+def _percents(shares: Sequence[float]) -> list[str]:
+    return [f"{100 * share:.0f} %" for share in (*shares, 1 - sum(shares))]
 
 
 def _cost_table(slug: str, whole: Sequence[Method]) -> Table:
@@ -320,14 +381,16 @@ def _ablations(
     ordered = sorted(ablations, key=lambda m: -m.mean(f"test/{options.metric}"))
     rows: list[list[str | Value]] = []
     for method in (base, *ordered):
-        change, p = "", ""
+        change, between, p = "", "", ""
         if method is not base:
             one = compared[method.name]
-            change = f"{100 * one.difference / whole:+.1f} %" if whole else "–"
+            percent = 100 / whole if whole else 0.0
+            change = f"{percent * one.difference:+.1f} %"
+            between = f"{percent * one.low:+.1f} to {percent * one.high:+.1f}"
             p = _p(one.p_users)
         values = [over_seeds(method.values(f"test/{column}")) for column in columns]
         name = method.ablation or base.model
-        rows.append([name, f"{len(method.runs)}", *values, change, p])
+        rows.append([name, f"{len(method.runs)}", *values, change, between, p])
     return Section(
         f"{base.model} on {protocol.name}: ablations",
         f"{slug}-{base.model}-ablations",
@@ -335,15 +398,16 @@ def _ablations(
             Table(
                 f"{slug}-{base.model}-ablations",
                 f"{base.model} as it is, and with one change each; test",
-                ["ablation", "seeds", *columns, "change", "p, users"],
+                ["ablation", "seeds", *columns, "change", "95 % interval", "p, users"],
                 marked(rows, range(2, 2 + len(columns))),
                 [
-                    f"Change of {options.metric}; permutation test over users with Holm's "
-                    "correction."
+                    f"Change of {options.metric} in percent of the first line, paired by user, "
+                    "each the mean of its seeds: bootstrap interval, as in the figure, and "
+                    "permutation test with Holm's correction."
                 ],
             )
         ],
-        figures={"ablations": charts.ablation(base, ablations, options.metric)},
+        figures={"ablations": charts.ablation(base, ablations, compared, options.metric)},
     )
 
 

@@ -16,7 +16,7 @@ from mmrec.config import conf_dir
 from mmrec.paths import replace_file
 from mmrec.results import VOLATILE
 from mmrec.sweep.check import Plan
-from mmrec.sweep.study import COPY_OF, ERROR, finished
+from mmrec.sweep.study import COPY_OF, ERROR, RETRIED, SURPLUS, finished
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,20 @@ def ranked(study: Study) -> list[FrozenTrial]:
 def feasible(trial: FrozenTrial) -> bool:
     """Whether a trial is within the bounds of `sweep.constraints`."""
     return all(excess <= 0 for excess in trial.constraints.values())
+
+
+def outcome(trial: FrozenTrial) -> str:
+    """What has become of a trial, for people."""
+    match trial.state:
+        case TrialState.COMPLETE if COPY_OF in trial.user_attrs:
+            return "copied"
+        case TrialState.FAIL if RETRIED in trial.user_attrs:
+            return "interrupted, run again"
+        case TrialState.FAIL if SURPLUS in trial.user_attrs:
+            return "not needed"
+        case TrialState.FAIL:
+            return "failed"
+    return trial.state.name.lower()
 
 
 def said(values: Sequence[float], names: Sequence[str]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
+import yaml
 
 from mmrec.report.collect import by_protocol, chosen, collect, methods
-from mmrec.results import ResultError
+from mmrec.results import ResultError, config_hash
 
 
 def test_seeds_of_one_setting_are_one_method(write_run, tmp_path):
@@ -90,6 +92,20 @@ def test_what_is_no_completed_run_is_listed_with_its_reason(write_run, tmp_path)
 
 def test_of_the_same_run_twice_the_newer_counts(write_run, tmp_path):
     old, new = write_run("old"), write_run("new")
+    os.utime(old / "result.json", (1, 1))
+    found = collect(str(tmp_path))
+    assert [run.folder for run in found.runs] == [new]
+    assert found.left_out == {old: f"the same run as {new}, older"}
+
+
+def test_a_seed_counts_once_though_it_also_ran_on_another_device(write_run, tmp_path):
+    old, new = write_run("old"), write_run("new")
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    config["trainer"] = {"accelerator": "gpu", "enable_progress_bar": False}
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    result = json.loads((old / "result.json").read_text())
+    result["config_hash"] = config_hash(config)
+    (old / "result.json").write_text(json.dumps(result))
     os.utime(old / "result.json", (1, 1))
     found = collect(str(tmp_path))
     assert [run.folder for run in found.runs] == [new]

@@ -6,10 +6,14 @@ import logging
 import re
 import xml.etree.ElementTree as ET
 
+import optuna
 import polars as pl
 import pytest
+from optuna.trial import TrialState
 
 from mmrec.report.__main__ import main, report
+from mmrec.sweep.storage import open_storage
+from mmrec.sweep.study import IDENTITY, RETRIED
 
 
 @pytest.fixture
@@ -107,6 +111,73 @@ def test_a_search_is_shown(command, shell, tmp_path):
     }
 
 
+@pytest.fixture
+def study(monkeypatch):
+    """`study(url)` makes one of a trial that was interrupted, its repetition, and a better one."""
+    monkeypatch.setattr("mmrec.sweep.storage.PAUSES", ())
+
+    def make(url, directions=("maximize",)):
+        found = optuna.create_study(
+            storage=open_storage(url), study_name="s", directions=directions
+        )
+        found.set_user_attr(IDENTITY, {"sweep.objective": ["val/recall@20", "seconds"]})
+        space = {"l2": optuna.distributions.FloatDistribution(0, 1)}
+        for number, value in enumerate((None, 0.25, 0.5)):
+            trial = found.ask(space)
+            if value is None:
+                trial.set_user_attr(RETRIED, True)
+                found.tell(trial, state=TrialState.FAIL)
+            else:
+                found.tell(trial, [value, 1.0 + number][: len(directions)])
+
+    return make
+
+
+@pytest.mark.usefixtures("_outputs")
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_search_lists_its_trials_best_first(apart, study, tmp_path):
+    url = f"sqlite:///{tmp_path / ('elsewhere.db' if apart else 'outputs/study.db')}"
+    study(url)
+    page = report(
+        runs=str(tmp_path / "outputs"),
+        output=str(tmp_path / "out"),
+        metrics=["recall@20"],
+        storages=[url] if apart else [],
+    )
+    assert "1 interrupted, run again, 2 complete" in page.read_text()
+    table = pl.read_csv(tmp_path / "out/tables/search-s-trials.csv")
+    assert table["trial"].to_list() == [2, 1, 0]
+    assert table["val/recall@20"].to_list() == ["0.5000", "0.2500", "–"]
+
+
+@pytest.mark.usefixtures("_outputs")
+def test_a_search_for_two_things_shows_its_front(study, tmp_path):
+    study(f"sqlite:///{tmp_path}/outputs/study.db", ("maximize", "minimize"))
+    report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
+    assert [path.name for path in (tmp_path / "out/figures").glob("search-s-*.svg")] == [
+        "search-s-front.svg"
+    ]
+
+
+@pytest.mark.usefixtures("_outputs")
+def test_a_study_that_cannot_be_read_is_left_out(monkeypatch, tmp_path):
+    monkeypatch.setattr("mmrec.sweep.storage.PAUSES", ())
+    (tmp_path / "outputs/study.db").write_text("not a database")
+    report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
+    text = (tmp_path / "out/tables/left-out.csv").read_text()
+    assert "study.db" in text
+    assert "file is not a database" in text
+
+
+@pytest.mark.usefixtures("_outputs")
+def test_an_ablation_has_the_interval_of_its_paired_difference(tmp_path):
+    report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
+    table = pl.read_csv(tmp_path / f"out/tables/{SLUG}-vbpr-ablations.csv")
+    low, high = map(float, table["95 % interval"][1].split(" to "))
+    change = float(table["change"][1].removesuffix(" %"))
+    assert low < change < high < 0
+
+
 @pytest.mark.usefixtures("_outputs")
 def test_the_baseline_can_be_named(tmp_path):
     report(
@@ -123,8 +194,10 @@ def test_the_baseline_can_be_named(tmp_path):
     ("words", "message"),
     [
         (("runs=nowhere",), "runs=nowhere: there is no such folder"),
-        (("metric=recall@21",), "metrics=recall@21: no run has it; did you mean recall@20"),
+        (("metric=recall@21",), "metric=recall@21: no run has it; did you mean recall@20"),
+        (("metric=ndcg@20",), "metric=ndcg@20: no run was validated by it, so that it cannot"),
         (("metrics=[hits@20]",), "metrics=hits@20: no run has it"),
+        (("storages=[journal:///no/s.log]",), "storages: there is no "),
         (("baseline=bqr",), "baseline=bqr: no run of it; did you mean bpr"),
         (("resamples=0",), "resamples=0: expected 1 or more"),
         (("resamples=many",), "resamples=many: Input should be a valid integer"),
