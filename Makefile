@@ -51,9 +51,13 @@ ablations: $(ENV) ## The same for every model that has any
 baselines: $(ENV) ## What a model is compared with, at the settings of conf/model
 	$(GRID) grid=baselines
 
+# What was asked for on the command line; the leaderboard has its own data sets.
+given = $(if $(filter command environment,$(firstword $(origin $(1)))),$(2))
+
 .PHONY: table
 table: $(ENV) ## Every model searched alike, on three seeds: experiments/leaderboard
-	$(BIN)/python -m experiments.leaderboard $(OPTIONS)
+	$(BIN)/python -m experiments.leaderboard --seeds $(SEEDS) \
+		$(call given,DATA,--data $(subst $(comma), ,$(DATA))) $(OPTIONS)
 
 ##@ Studies
 

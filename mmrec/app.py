@@ -11,10 +11,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     mendable = HydraException | OmegaConfBaseException | ValueError | ArithmeticError | OSError
+    sys.argv[1:] = folders_first(sys.argv[1:])
     wants_traceback = bool(os.environ.get(FULL_ERROR))
     keep_freed_memory()
     os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
@@ -59,6 +61,22 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         sys.exit(f"error: {message}  ({FULL_ERROR}=1 shows where)")
     finally:
         del os.environ[FULL_ERROR]
+
+
+def folders_first(words: Sequence[str]) -> list[str]:
+    """Words of a command line with `--config-dir` before the settings.
+
+    Hydra takes no settings behind an option and its value, where people add them.
+    """
+    folders: list[str] = []
+    settings: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word in ("--config-dir", "-cd"):
+            folders += [word, *islice(left, 1)]
+        else:
+            settings.append(word)
+    return [*folders, *settings]
 
 
 def answer(config: DictConfig, name: str, command: Callable[..., object]) -> None:
@@ -153,9 +171,7 @@ def _explain(error: BaseException, config_name: str) -> str:
     text = str(error)
     if found := re.search(r"(?:Could not find|In .*: Could not find) '([^']+)'", text):
         group, _, choice = found[1].rpartition("/")
-        return f"{group}={choice}: there is no conf/{found[1]}.yaml" + nearest(
-            choice, _choices(group)
-        )
+        return f"{group}={choice}: there is no conf/{found[1]}.yaml" + _instead(group, choice)
     if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
         key = found[1].split("@")[0]
         return f"{key}: no such setting" + nearest(key, _keys(config_name))
@@ -169,6 +185,13 @@ def _explain(error: BaseException, config_name: str) -> str:
     return " ".join(f"{text}{cause}".split())
 
 
+def _instead(group: str, choice: str) -> str:
+    there = sorted(_choices(group))
+    if group == "experiment" and choice.endswith("-best"):
+        return f"; those of a search are found with --config-dir multirun/{choice[:-5]}"
+    return f"; there are {', '.join(there)}" if 0 < len(there) < 9 else nearest(choice, there)
+
+
 def _choices(group: str) -> list[str]:
     return [p.stem for p in (conf_dir() / group).glob("*.yaml") if not p.stem.startswith("_")]
 
@@ -177,13 +200,18 @@ def _keys(config_name: str) -> list[str]:
     """Every setting and group of the default composition, plus those of the choices made."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
     groups = {p.name for p in conf_dir().iterdir() if p.is_dir()}
     chosen = [word for word in sys.argv[1:] if word.split("=")[0] in groups and "," not in word]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = OmegaConf.to_container(compose(config_name, overrides=chosen), resolve=False)
+        try:
+            composed = compose(config_name, overrides=chosen)
+        except HydraException:  # a choice lies in another folder
+            composed = compose(config_name)
+    config = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(config, dict)
     return sorted({*_paths(config, ""), *groups})
 

@@ -50,12 +50,31 @@ class Timing(Callback):
     Attributes:
         train_epochs: seconds of each epoch, without its validation.
         validations: seconds of each validation.
+        earlier: seconds of training before this run was continued.
     """
 
     def __init__(self) -> None:
         self.train_epochs: list[float] = []
         self.validations: list[float] = []
+        self.earlier = 0.0
         self._start = self._spent = 0.0
+        self._begun = time.perf_counter()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training begins, or goes on."""
+        self._begun = time.perf_counter()
+
+    def fit(self) -> float:
+        """Seconds of training so far, also before it was continued."""
+        return self.earlier + time.perf_counter() - self._begun
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been spent."""
+        return {"fit": self.fit()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.earlier = state_dict["fit"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

@@ -30,13 +30,12 @@ def of_one_job(folder: Path, watch: str | None) -> Iterator[None]:
     """
     config: Any = HydraConfig.get()
     words, environment = sys.argv, {name: os.environ.get(name) for name in PLACES}
-    sources = [s for s in config.runtime.config_sources if s.provider == "command-line"]
     reports = [f"+hydra.sweeper.trial={quoted(watch)}"] if watch else []
     sys.argv = [
         words[0],
         *config.overrides.task,
         *reports,
-        *(word for s in sources for word in ("--config-dir", s.path)),
+        *config_dirs(),
     ]
     with read_write(config):
         config.run.dir = str(folder)
@@ -50,6 +49,15 @@ def of_one_job(folder: Path, watch: str | None) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def config_dirs() -> list[str]:
+    """The words that gave this command more folders of configuration."""
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    given = [source.path for source in sources if source.provider == "command-line"]
+    return [word for path in given for word in ("--config-dir", path)]
 
 
 def _leave_group() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import re
 import resource
@@ -44,6 +45,16 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     validate_result(result)
     with replace_file(folder / RESULT) as part:
         part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def for_a_search(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a search may know of a run: validation and costs, never test."""
+    return {
+        "status": result["status"],
+        "metrics": {k: v for k, v in result["metrics"].items() if k.startswith("val/")},
+        "seconds": math.fsum(result["seconds"][k] or 0.0 for k in ("setup", "fit", "test")),
+        "peak_rss_mib": result["peak_rss_mib"],
+    }
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shlex
 import shutil
 import signal
@@ -24,7 +23,7 @@ from mmrec.app import forget_peak_memory, import_torchmetrics, launch
 from mmrec.code import code_digest
 from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
 from mmrec.paths import replace_file
-from mmrec.processes import of_one_job
+from mmrec.processes import config_dirs, of_one_job
 from mmrec.results import (
     BEST,
     CONFIG,
@@ -36,6 +35,7 @@ from mmrec.results import (
     config_hash,
     first_line,
     flat,
+    for_a_search,
     git_commit,
     metrics_table,
     peak_rss_mib,
@@ -150,7 +150,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
 
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
-        best = _select(trainer, model, data, checkpoint, checkpoints, result)
+        best = _select(trainer, model, data, checkpoint, checkpoints, timing, result)
         if any(callback.pruned for callback in pruning):
             result["status"] = "pruned"
         else:
@@ -198,16 +198,6 @@ def check(config: DictConfig) -> dict[str, Any]:
     check_monitor(plain["monitor"], plain["evaluation"]["cutoffs"], ACCURACY)
     checked: dict[str, Any] = plain
     return checked
-
-
-def for_a_search(result: dict[str, Any]) -> dict[str, Any]:
-    """What a search may know of a run: validation and costs, never test."""
-    return {
-        "status": result["status"],
-        "metrics": {k: v for k, v in result["metrics"].items() if k.startswith("val/")},
-        "seconds": math.fsum(result["seconds"][k] or 0.0 for k in ("setup", "fit", "test")),
-        "peak_rss_mib": result["peak_rss_mib"],
-    }
 
 
 def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
@@ -371,6 +361,7 @@ def _select(
     data: InteractionData,
     checkpoint: Path | None,
     checkpoints: Checkpoints,
+    timing: Timing,
     result: dict[str, Any],
 ) -> Path | None:
     """Train, if there is anything to train.
@@ -380,11 +371,10 @@ def _select(
     """
     trial = trainer.checkpoint_callback is not checkpoints  # fast_dev_run
     if not model.closed_form:
-        start = time.perf_counter()
         try:
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         finally:
-            result["seconds"]["fit"] = time.perf_counter() - start
+            result["seconds"]["fit"] = timing.fit()
             result["epochs"] = trainer.current_epoch
         if not trial and checkpoints.best_epoch is None:
             raise ConfigError(
@@ -513,9 +503,10 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
     if result["best_epoch"] is not None:
         log.info("best epoch %d of %d", result["best_epoch"], result["epochs"])
     log.info("%s: %s", result["status"], folder)
-    if result["status"] == "interrupted" and (folder / LAST).exists():
+    within = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    if result["status"] == "interrupted" and (folder / LAST).exists() and not within:
         kept = [word for word in result["overrides"] if not word.startswith(("run_dir=", "ckpt="))]
-        words = shlex.join([*kept, f"run_dir={folder}", "ckpt=last"])
+        words = shlex.join([*config_dirs(), *kept, f"run_dir={folder}", "ckpt=last"])
         log.info("continue: python -m mmrec.run %s", words)
 
 

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mmrec.config import ConfigError
 from mmrec.paths import replace_file
-from mmrec.results import BEST, epoch_of
+from mmrec.results import BEST, epoch_of, first_line
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,8 @@ class WandB(Logger):
         run, self._run = self._run, None
         if run is not None:
             run.finish(exit_code=int(failed))
+            if self.mode == "offline":
+                log.info("W&B, offline: wandb sync %s", Path(run.dir).parent)
 
 
 class MLflow(MLFlowLogger):
@@ -309,7 +311,14 @@ def _mode(mode: Mode | None, offline_without_login: bool) -> Mode:
     asked = next((known for known in MODES if known == name), None)
     if asked is None:
         raise ConfigError(f"WANDB_MODE={name}: expected online, offline or disabled")
-    if asked != "online" or wandb.login(prompt=False):
+    if asked != "online":
+        return asked
+    try:
+        known = wandb.login(prompt=False)
+    except Exception as error:  # it asks the server
+        log.warning("W&B: %s; offline, `wandb sync` uploads the run later", first_line(error))
+        return "offline"
+    if known:
         return asked
     if offline_without_login:
         log.warning("no W&B credentials: offline; `wandb sync` uploads the run later")

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from mmrec.app import forget_peak_memory
+from mmrec.app import folders_first, forget_peak_memory
 from mmrec.results import peak_rss_mib
 from mmrec.run import main
 
@@ -60,6 +60,11 @@ def command(in_process, capfd):
             "callbacks.early_stopping.patience=x",
             ("callbacks.early_stopping.patience=x:", "integer"),
         ),
+        (
+            "experiment=bpr-planted-best",
+            ("those of a search are found with --config-dir multirun/bpr-planted",),
+        ),
+        ("logger=wandbb", ("; there are csv, mlflow, none, tensorboard, wandb",)),
         ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: there is no nowhere.ckpt",)),
     ],
 )
@@ -130,7 +135,7 @@ def test_a_run_of_many_in_one_process_has_its_own_peak():
 def test_freed_tensors_are_used_again():
     script = """
 import resource, torch
-from mmrec.app import keep_freed_memory
+from mmrec.app import folders_first, keep_freed_memory
 keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def step():
@@ -147,3 +152,23 @@ print(faults() - before)
     )
     assert found.returncode == 0, found.stderr
     assert int(found.stdout) < 8_000_000 / resource.getpagesize() / 10
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("model=a --config-dir mine seed=1", "--config-dir mine model=a seed=1"),
+        ("-m model=a -cd mine", "-cd mine -m model=a"),
+        ("model=a --config-dir", "--config-dir model=a"),
+        ("-m model=a", "-m model=a"),
+    ],
+)
+def test_settings_may_follow_a_folder_of_configuration(words, expected):
+    assert folders_first(words.split()) == expected.split()
+
+
+def test_a_mistake_beside_a_folder_of_configuration_is_one_line(command, tmp_path):
+    (tmp_path / "mine/model").mkdir(parents=True)
+    (tmp_path / "mine/model/own.yaml").write_text("_target_: mmrec.models.BPR\n_partial_: true\n")
+    message = command("model=own", "--config-dir", "mine", "modle=own")
+    assert "modle: no such setting; did you mean model" in message

@@ -201,3 +201,11 @@ def test_a_checkpoint_that_would_execute_something_is_refused(tmp_path):
     torch.save({"weight": pytest.approx}, path)
     with pytest.raises(ResultError, match=r"last\.ckpt is cut short or no checkpoint"):
         AtomicCheckpointIO().load_checkpoint(path)
+
+
+def test_time_spent_before_a_run_was_continued_counts():
+    first, second = Timing(), Timing()
+    second.load_state_dict({"fit": 100.0})
+    assert 0 <= first.state_dict()["fit"] < 10
+    assert 100 <= second.fit() < 110
+    assert second.state_dict()["fit"] >= 100

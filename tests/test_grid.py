@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from lightning import Trainer
 
 import mmrec.run
@@ -78,6 +81,58 @@ def test_an_ablation_needs_the_modalities_that_it_speaks_of(grid):
     grid(*words, "data.world.modalities=[visual]")
     assert "only_visual-seed" not in grid.out  # that is the whole model
     assert "noisy_visual_20-seed" in grid.out
+
+
+def test_some_ablations_can_be_chosen(grid):
+    made = grid(*RUNS, "grid=ablations", "model=gated_lightgcn", "grid.ablations=[sum,scalar_gate]")
+    assert names(made) == [
+        "gated_lightgcn-seed0",
+        "gated_lightgcn-sum-seed0",
+        "gated_lightgcn-scalar_gate-seed0",
+    ]
+
+
+def test_a_cell_that_another_command_runs_is_left_to_it(grid, tmp_path):
+    words = (*RUNS, "model=bpr")
+    (folder,) = grid(*words)
+    (folder / "result.json").unlink()
+    (lock,) = (tmp_path / "multirun/runs/.locks").iterdir()
+    with FileLock(lock):
+        assert grid(*words) == []
+        assert "another command runs 1 of them" in grid.out
+        grid(*words, "grid.dry_run=true")
+        assert "running  planted/bpr-seed0-" in grid.out
+    assert grid(*words) == [folder]
+
+
+def test_a_cell_that_another_command_takes_first_is_left_to_it(grid, tmp_path, monkeypatch):
+    words = (*RUNS, "model=bpr")
+    (folder,) = grid(*words)
+    (folder / "result.json").unlink()
+    (lock,) = (tmp_path / "multirun/runs/.locks").iterdir()
+    monkeypatch.setattr("mmrec.sweep.grid.Grid._is_held", lambda *_: False)
+    with FileLock(lock):
+        assert grid(*words) == []
+    assert "another command has it" in grid.out
+    assert folder.is_dir()
+
+
+def test_what_a_failed_cell_held_is_free_for_the_next(grid, monkeypatch):
+    class Model:
+        pass
+
+    def run(*_):
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in made))
+        model = Model()
+        made.append(weakref.ref(model))
+        raise RuntimeError("out of memory")
+
+    made, alive = [], []
+    monkeypatch.setattr(mmrec.run, "run", run)
+    grid(*RUNS, "model=bpr", "seed=0,1,2")
+    assert "3 of 3 cells failed" in grid.error
+    assert alive == [0, 0, 0]
 
 
 def test_a_dry_run_leaves_nothing(grid, tmp_path):
@@ -170,7 +225,11 @@ def test_other_code_or_other_data_are_another_cell(grid, monkeypatch):
         (("model=bpr", "model.dims=8"), "model.dims: no such setting; did you mean model.dim"),
         (
             ("grid.ablations=true", "ablation=gated_lightgcn/sum"),
-            "ablation=... and grid.ablations=true: leave out the former",
+            "ablation=... and grid.ablations together: leave out the former",
+        ),
+        (
+            ("model=gated_lightgcn", "grid.ablations=[summ]"),
+            "grid.ablations: gated_lightgcn has no ablation summ; did you mean sum",
         ),
     ],
 )

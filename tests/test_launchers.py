@@ -46,6 +46,15 @@ def test_a_search_runs_two_at_a_time(shell, tmp_path):
     )
     done = shell(*words, cwd=tmp_path)
     assert done.stdout.count(" of 4: val/recall@20") == 4
+    assert at_once(tmp_path / "multirun/bpr-planted")
+
+
+def at_once(folder):
+    """Whether a run began before the one before it had ended."""
+    ends = [path.stat().st_mtime for path in folder.rglob("result.json")]
+    starts = [path.stat().st_mtime for path in folder.rglob("overrides.yaml")]
+    assert len(ends) == len(starts) > 1
+    return any(start < end for start, end in zip(sorted(starts)[1:], sorted(ends), strict=False))
 
 
 @pytest.fixture

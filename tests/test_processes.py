@@ -34,21 +34,16 @@ def test_a_grid_of_runs_of_two_processes_is_what_single_runs_are(shell, tmp_path
 
 @pytest.mark.slow
 def test_a_search_prunes_runs_of_two_processes(shell, tmp_path):
-    words = (
-        "-m",
-        "sweep=bpr",
-        "model=bpr",
-        "sweep.n_trials=3",
-        "sweep/pruner=median",
-        "sweep.top=0",
-    )
-    quick = ("sweep.pruner.n_startup_trials=1", "sweep.pruner.n_warmup_steps=0")
-    out = shell(*words, *quick, *TINY, *TWO, cwd=tmp_path).stdout
+    words = ("-m", "sweep=bpr", "model=bpr", "sweep.n_trials=2", "sweep.top=0")
+    target = "sweep.pruner._target_=optuna.pruners.ThresholdPruner"  # of a metric below 2: all
+    done = shell(*words, target, "+sweep.pruner.lower=2.0", *TINY, *TWO, cwd=tmp_path, status=1)
     study = tmp_path / "multirun/bpr-planted"
-    states = [read_result(study / f"{trial}")["status"] for trial in range(3)]
-    assert states[0] == "completed"
-    assert set(states) <= {"completed", "pruned"}
-    assert out.count(" of 3: ") == 3
+    for trial in range(2):
+        result = read_result(study / f"{trial}")
+        assert result["status"] == "pruned"
+        assert result["epochs"] == 1
+    assert done.stdout.count("pruned after epoch 0") == 2
+    assert "no trial was run to its end" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["multirun"]
 
 

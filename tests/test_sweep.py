@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+import time
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 import mmrec.run
+import mmrec.sweep.study
+from mmrec.results import ResultError
 
 SMALL = ("data.world.users=60", "data.world.items=60", "trainer=cpu")
 SPACE = ("model.l2=tag(log,interval(1e-5,1e-1))", "model.layers=range(1,4)")
@@ -201,6 +207,58 @@ def test_a_mistake_is_one_line_before_anything_runs(words, expected, search, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_space_of_another_model_is_named(search):
+    search("-m", "sweep=gated_lightgcn", "model=lightgcn", *STUDY)
+    assert (
+        "sweep=gated_lightgcn searches model.content_l2, which model=lightgcn has not; give "
+        "sweep=lightgcn"
+    ) in search.error
+
+
+def suggest(config, trial):
+    """More layers need a value of their own."""
+    assert "model" in config
+    if trial.params["model.layers"] == 3:
+        trial.suggest_categorical("model.l2", [1e-3, 1e-2])
+
+
+def test_a_function_suggests_what_depends_on_another_choice(search, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(suggest=suggest))
+    words = (*OPTUNA, SPACE[1], "hydra.sweeper.custom_search_space=mine.suggest")
+    study = search(*words, "hydra.sweeper.n_trials=6")
+    assert search.error is None
+    for trial in study.trials:
+        assert ("model.l2" in trial.params) == (trial.params["model.layers"] == 3)
+    assert {"2", "3"} <= {str(trial.params["model.layers"]) for trial in study.trials}
+    assert any("model.l2=" in word for words in search.runs for word in words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("hydra.sweeper.custom_search_space=no.such.function",), "custom_search_space=no.such"),
+        (
+            (
+                "sweep=bpr",
+                "sweep/sampler=grid",
+                "sweep.custom_search_space=builtins.print",
+            ),
+            "a grid has no sweep.custom_search_space",
+        ),
+    ],
+)
+def test_a_function_that_cannot_be_is_one_line(words, message, search):
+    search(*OPTUNA[:1], *(OPTUNA[1:] if "hydra" in words[0] else STUDY), *words)
+    assert message in search.error
+
+
+def test_a_setting_that_was_taken_away_is_told_of_in_the_file(search, tmp_path):
+    words = ("-m", "hydra/sweeper=optuna", *STUDY, *SPACE, "hydra.sweeper.n_trials=1")
+    search(*words, "~callbacks.early_stopping")
+    text = (tmp_path / "study/experiment/study-best.yaml").read_text()
+    assert "# A file takes nothing away: give ~callbacks.early_stopping beside it" in text
+
+
 def test_a_search_without_m_says_so(in_process):
     said = in_process(mmrec.run.main, "sweep=bpr", "run_dir=never")
     assert "sweep=... searches, and that is many runs: add -m" in said
@@ -211,7 +269,7 @@ def test_a_search_file_that_sets_more_than_a_search_is_refused(search, tmp_path)
     text = "# @package _global_\ndefaults: [/sweep/bpr]\ntrainer:\n  max_epochs: 3\n"
     (tmp_path / "mine/sweep/short.yaml").write_text(text)
     search("-m", "sweep=short", *SMALL, "--config-dir", "mine")
-    assert "the sweep's file sets trainer.max_epochs" in search.error
+    assert "trainer.max_epochs is set by the sweep's file" in search.error
 
 
 def test_groups_are_choices_too_and_an_experiment_says_which(search, tmp_path):
@@ -314,20 +372,130 @@ def test_a_pruned_first_seed_saves_the_others(search):
 
 
 def test_a_search_is_told_nothing_of_the_test():
-    told = mmrec.run.for_a_search(result())
+    told = mmrec.results.for_a_search(result())
     assert told["metrics"] == {"val/recall@20": 0.5}
     assert "test" not in str(told)
 
 
-def test_what_a_launcher_loses_has_failed(search, monkeypatch):
-    class Losing:
-        def launch(self, *_, **__):
-            raise RuntimeError("the job was killed")
+@pytest.fixture
+def launcher(monkeypatch):
+    """`launcher(lose)`: runs are worth .5; `lose(words)` may raise before any is run."""
 
-    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: Losing())
+    def use(lose):
+        batches = []
+
+        class Launcher:
+            def launch(self, words, initial_job_idx):
+                batches.append(len(words))
+                lose(words)
+                told = mmrec.results.for_a_search(result())
+                return [JobReturn(status=JobStatus.COMPLETED, _return_value=told) for _ in words]
+
+        monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: Launcher())
+        return batches
+
+    return use
+
+
+@pytest.fixture
+def on_disk(monkeypatch):
+    """What run folders hold, by name."""
+
+    def read(folder):
+        if folder.name not in found:
+            raise ResultError("none")
+        return found[folder.name]
+
+    found = {}
+    monkeypatch.setattr("mmrec.sweep.search.read_result", read)
+    return found
+
+
+def test_what_a_launcher_loses_is_run_again_and_then_has_failed(search, launcher):
+    def lose(_):
+        raise RuntimeError("the job was killed")
+
+    launcher(lose)
     study = search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=4")
-    assert "trial 0: the job was killed" in search.error
-    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
+    assert "trial 1: the job was killed" in search.error
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 4
+    assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, 0, None, 2]
+
+
+def test_of_a_lost_batch_the_finished_count_and_the_others_run_again_alone(
+    search, launcher, on_disk
+):
+    def lose(words):
+        if len(words) > 1:
+            on_disk["0"] = result(0.7) | {"overrides": [*words[0]]}
+            on_disk["1"] = result(0.9) | {
+                "overrides": ["model.l2=7", "model.layers=1"]
+            }  # another's
+            raise RuntimeError("a worker was killed")
+
+    batches = launcher(lose)
+    study = search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3")
+    assert search.error is None
+    assert batches == [3, 1, 1]
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[0].value == 0.7
+    assert [t.params for t in study.trials[3:]] == [t.params for t in study.trials[1:3]]
+    assert "trial 1 failed: a worker was killed; it will be run again, alone" in search.out
+
+
+@pytest.fixture
+def foreign(search):
+    """`foreign(worker, alive)` leaves a third trial to another worker; words that go on."""
+    words = (*OPTUNA, *SPACE)
+
+    def leave(worker, alive):
+        study = search(*words, "hydra.sweeper.n_trials=2")
+        space = {
+            "model.l2": optuna.distributions.FloatDistribution(1e-5, 1e-1, log=True),
+            "model.layers": optuna.distributions.IntDistribution(1, 3),
+        }
+        trial = study.ask(space)
+        trial.set_user_attr("worker", worker)
+        trial.set_user_attr("alive", alive)
+        return study, (*words, "hydra.sweeper.n_trials=3")
+
+    return leave
+
+
+def test_a_trial_of_a_living_worker_elsewhere_is_left_to_it(search, foreign, monkeypatch):
+    study, words = foreign("another machine:1", time.time())
+
+    def sleep(_):
+        study._storage.set_trial_user_attr(study.trials[2]._trial_id, "alive", time.time())
+
+    monkeypatch.setattr("mmrec.sweep.search.time.sleep", sleep)
+    study = search(*words)
+    assert search.error is None
+    assert "trials [2] run elsewhere: waiting for a sign of life" in search.out
+    assert "trials [2] of study study still run elsewhere" in search.out
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "RUNNING"]
+
+
+def test_a_trial_of_a_silent_worker_elsewhere_is_taken_over(search, foreign, monkeypatch):
+    monkeypatch.setattr("mmrec.sweep.study.GRACE", 1.0)
+    monkeypatch.setattr("mmrec.sweep.search.POLL", 0.1)
+    _, words = foreign("another machine:1", time.time())
+    study = search(*words)
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    assert study.trials[3].params == study.trials[2].params
+
+
+def test_what_a_killed_worker_had_finished_is_not_run_again(search, foreign, on_disk):
+    study, words = foreign(f"{mmrec.sweep.study._place()}:999999999", 0.0)
+    layers, l2 = (study.trials[2].params[k] for k in ("model.layers", "model.l2"))
+    words_of_it = [*SMALL, f"model.l2={l2}", f"model.layers={layers}"]
+    on_disk["2"] = result(0.7) | {"overrides": words_of_it}
+    search.runs.clear()
+    study = search(*words)
+    assert search.runs == []
+    assert study.trials[2].value == 0.7
+    assert len(study.trials) == 3
 
 
 def test_several_objectives_have_a_front(search, tmp_path):

@@ -252,7 +252,8 @@ WORDS = (*TINY, "model=bpr", "trainer.max_epochs=5")
 
 
 def test_a_run_stops_when_the_pruner_says_so(bad_trial, composed, tmp_path):
-    from mmrec.run import for_a_search, run
+    from mmrec.results import for_a_search
+    from mmrec.run import run
 
     found, watch = bad_trial
     result = run(composed(*WORDS, f"run_dir={tmp_path}/run"), [], watch.to_json())

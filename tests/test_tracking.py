@@ -180,6 +180,18 @@ def test_without_credentials_it_goes_offline_only_if_told_so(run_words, tmp_path
     assert "no W&B credentials: offline" in caplog.text
 
 
+def test_a_server_out_of_reach_costs_a_warning(run_words, monkeypatch, tmp_path, caplog):
+    def login(**_):
+        raise OSError("Failed to authenticate")
+
+    caplog.set_level("INFO", "mmrec")
+    monkeypatch.setattr(wandb, "login", login)
+    run_words(tmp_path / "run", *SMALL, "logger=wandb")
+    assert "W&B: Failed to authenticate; offline, `wandb sync` uploads the run later" in caplog.text
+    (kept,) = (tmp_path / "run").glob("wandb/offline-run-*")
+    assert f"wandb sync {kept}" in caplog.text
+
+
 def test_the_environment_sets_the_mode(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert WandB(str(tmp_path)).mode == "offline"

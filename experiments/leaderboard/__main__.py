@@ -83,7 +83,7 @@ def compete(model: str, data: str, options: argparse.Namespace, more: list[str])
         if not searched:
             return False
         chosen = [f"experiment={name}-best"]
-        more = [*more, "--config-dir", str(folder)]  # last: Hydra takes no words behind an option
+        more = [*more, "--config-dir", str(folder)]
     return call(
         "grid=runs",
         *chosen,
@@ -108,19 +108,20 @@ def call(*words: str) -> bool:
 
 
 def write(options: argparse.Namespace) -> None:
-    """The page, and its tables beside this file."""
+    """The page, of all data sets that there are runs on, whichever were asked for."""
     folder = OUTPUTS / "report"
-    ran = [f"{OUTPUTS}/{kind}/*-{data}/**" for kind in ("search", "seeds") for data in options.data]
+    there = [data for data in DATA if any(OUTPUTS.glob(f"seeds/*-{data}"))]
+    ran = [f"{OUTPUTS}/{kind}/*-{data}/**" for kind in ("search", "seeds") for data in there]
     report(runs=ran, output=str(folder), title="Leaderboard")
     runs = collect([pattern for pattern in ran if "/seeds/" in pattern]).runs
-    budgets = ", ".join(f"{trials(data, options)} on {data}" for data in options.data)
+    budgets = ", ".join(f"{trials(data, options)} on {data}" for data in there)
     parts = [HEAD.format(trials=budgets)]
     for protocol in by_protocol(runs):
         tables = [(folder / "tables" / f"{protocol.slug}-{kind}.md").read_text() for kind in KINDS]
         parts += [f"## {protocol.name}", *tables]
     chosen = f" --trials {options.trials}" if options.trials else ""
     command = (
-        f"python -m experiments.leaderboard --data {' '.join(options.data)}{chosen} "
+        f"python -m experiments.leaderboard --data {' '.join(there)}{chosen} "
         f"--seeds {options.seeds}"
     )
     parts += ["## Where the figures come from", "", provenance([r.result for r in runs], command)]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import distribution_to_json
+from optuna.trial import Trial
 
 from mmrec.config import ConfigError
-from mmrec.results import flat, is_free
+from mmrec.results import first_line, flat, is_free
 from mmrec.sweep.objective import directions, objectives
 from mmrec.sweep.settings import Direction, Settings
 from mmrec.sweep.space import Space, as_word, contains, parse
+
+Further = Callable[[DictConfig, Trial], None]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Plan:
         objectives: names.
         directions: of the objectives.
         defaults: the model's own settings, as far as they lie in the space.
+        further: what a function of the user suggests in a trial; None: nothing.
         identity: what all trials share, flat.
         config: of the multirun.
         loader: composes a run's configuration.
@@ -37,6 +42,7 @@ class Plan:
     objectives: list[str]
     directions: list[Direction]
     defaults: dict[str, Any]
+    further: Further | None
     identity: dict[str, Any]
     config: DictConfig
     loader: ConfigLoader
@@ -65,7 +71,8 @@ def plan(
         HydraException: a setting is not there.
     """
     space = parse(settings.params, arguments, loader)
-    if not space.distributions:
+    further = _further(settings)
+    if not space.distributions and further is None:
         raise ConfigError(
             "the space of the search is empty; give sweep=<model>, or a word as "
             "'model.layers=range(1, 5)'"
@@ -76,6 +83,7 @@ def plan(
     base = loader.load_sweep_config(config, space.fixed)
     _refuse_more_than_a_search(config, loader, arguments)
     plain = checked_run(base)
+    _refuse_other_models(settings, space, base, config)
     names = objectives(settings, plain)
     _try_edges(space, config, loader)
     ways = directions(settings, names)
@@ -84,8 +92,10 @@ def plan(
         names,
         ways,
         _defaults(space, base),
+        further,
         {
             **{f"space.{k}": distribution_to_json(d) for k, d in space.distributions.items()},
+            "sweep.custom_search_space": settings.custom_search_space,
             "sweep.objective": names,
             "sweep.direction": ways,
             "sweep.seeds": settings.seeds,
@@ -95,6 +105,19 @@ def plan(
         config,
         loader,
     )
+
+
+def _further(settings: Settings) -> Further | None:
+    name = settings.custom_search_space
+    if name is None:
+        return None
+    if str((settings.sampler or {}).get("_target_")).endswith(".GridSampler"):
+        raise ConfigError("a grid has no sweep.custom_search_space; choose another sweep/sampler")
+    try:
+        found: Further = get_method(name)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"sweep.custom_search_space={name}: {first_line(error)}") from error
+    return found
 
 
 def checked_run(config: DictConfig) -> dict[str, Any]:
@@ -108,6 +131,23 @@ def checked_run(config: DictConfig) -> dict[str, Any]:
     finally:
         with open_dict(config):
             config.hydra = hydra
+
+
+def _refuse_other_models(
+    settings: Settings, space: Space, base: DictConfig, config: DictConfig
+) -> None:
+    """A space of a file may be of another model than the command line names."""
+    chosen = base.hydra.runtime.choices
+    model, whose = chosen.get("model"), config.hydra.runtime.choices.get("sweep")
+    for name in settings.params or {}:
+        parent, _, last = name.rpartition(".")
+        node = OmegaConf.select(base, parent) if parent else base
+        missing = node is None or last not in node
+        if name in space.distributions and name not in chosen and missing:
+            raise ConfigError(
+                f"sweep={whose} searches {name}, which model={model} has not; give sweep={model}, "
+                "or a space of your own"
+            )
 
 
 def _try_edges(space: Space, config: DictConfig, loader: ConfigLoader) -> None:
@@ -139,8 +179,8 @@ def _refuse_more_than_a_search(
         root = key.split(".")[0]
         if root not in ("hydra", "sweep") and with_sweep.get(key) != without.get(key):
             raise ConfigError(
-                f"the sweep's file sets {key}, which is no setting of a search; put it under "
-                "sweep.params, or into an experiment"
+                f"{key} is set by the sweep's file, or twice on the command line; a setting that "
+                "all trials share belongs under sweep.params, or into an experiment"
             )
 
 

@@ -1,7 +1,8 @@
 """Every combination of some settings, each run once: ablations, baselines, seeds.
 
 A cell is known by its settings, its data and the code of its model. One that is finished is not run
-again, one that was stopped goes on, and one that fails stops no other.
+again, one that was stopped goes on, and one that fails stops no other. Several commands may run the
+same grid: a cell is locked while it runs.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
@@ -29,7 +32,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from tqdm import tqdm
 
 from mmrec.code import code_digest
-from mmrec.config import TARGET, ConfigError
+from mmrec.config import TARGET, ConfigError, nearest
 from mmrec.results import LAST, ResultError, config_hash, first_line, read_result
 from mmrec.sweep.check import checked_run
 from mmrec.sweep.settings import validated
@@ -39,7 +42,8 @@ from mmrec.sweep.summary import duration
 log = logging.getLogger(__name__)
 
 SEED = re.compile(r"seed=\d+")
-State = Literal["finished", "stopped", "new"]
+State = Literal["finished", "stopped", "new", "running"]
+LOCKS = ".locks"
 
 
 class GridError(ValueError):
@@ -53,13 +57,14 @@ class GridSettings:
     Attributes:
         params: words by setting, `choice(...)`, `range(...)`, a list `a,b`, or one value; words of
             the command line come after these.
-        ablations: run each model as it is, and with each of its files in conf/ablation/<model>.
+        ablations: run each model as it is, and with each of its files in conf/ablation/<model>, or
+            with some of them, by name.
         n_jobs: cells that the launcher may run at the same time.
         dry_run: say what would be run, and run nothing.
     """
 
     params: dict[str, Any] | None = None
-    ablations: bool = False
+    ablations: bool | list[str] = False
     n_jobs: Annotated[int, Field(ge=1)] = 1
     dry_run: bool = False
 
@@ -76,7 +81,7 @@ class Cell:
     Attributes:
         words: that run it.
         place: of its folder, within the grid's.
-        state: `finished`, `stopped` (and goes on), or `new`.
+        state: `finished`, `stopped` (and goes on), `new`, or `running` by another command.
     """
 
     words: tuple[str, ...]
@@ -123,13 +128,19 @@ class Grid:
         for reason in sorted(self._left_out):
             log.info("left out: %s", reason)
         total = len(cells) + len(self.failed)
-        todo = [cell for cell in cells if cell.state != "finished"]
+        todo = [cell for cell in cells if cell.state not in ("finished", "running")]
         log.info("cells in %s: %d, to run: %d", self.folder, len(cells), len(todo))
+        if running := sum(cell.state == "running" for cell in cells):
+            log.info("another command runs %d of them", running)
         if self.settings.dry_run:
             for cell in cells:
                 log.info("%-8s %s: %s", cell.state, cell.place, " ".join(cell.words))
         else:
-            self._run(todo)
+            try:
+                self._run(todo)
+            except (KeyboardInterrupt, SystemExit):
+                log.info("interrupted; the same command again runs what is missing")
+                raise
             log.info("report: python -m mmrec.report runs=%s", self.folder)
         if self.failed:
             listed = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
@@ -137,19 +148,29 @@ class Grid:
 
     def _cells(self) -> Iterator[Cell]:
         """Each combination, as far as it can be composed and its data be read."""
+        asked = self.settings.ablations
+        if asked and any(word.lstrip("+").startswith("ablation=") for word in self.arguments):
+            raise ConfigError(
+                "ablation=... and grid.ablations together: leave out the former, and name some of "
+                "the model's ablations as grid.ablations=[one,two]"
+            )
         space = parse(self.settings.params, self.arguments, self.loader)
-        names, values = list(space.distributions), list(space.grid().values())
+        settings, values = list(space.distributions), list(space.grid().values())
         for combination in product(*values):
-            params = dict(zip(names, combination, strict=True))
+            params = dict(zip(settings, combination, strict=True))
             words = tuple(space.words(params))
             yield from self._try([], words)
-            if self.settings.ablations:
-                choices = self._compose(words).hydra.runtime.choices
-                if choices.get("ablation"):
-                    raise ConfigError("ablation=... and grid.ablations=true: leave out the former")
-                group = f"ablation/{choices.model}"
-                for name in self.loader.get_group_options(group, ObjectType.CONFIG):
-                    yield from self._try([name], (*words, f"ablation={choices.model}/{name}"))
+            if asked:
+                model = self._compose(words).hydra.runtime.choices.model
+                there = self.loader.get_group_options(f"ablation/{model}", ObjectType.CONFIG)
+                names = there if asked is True else asked
+                if unknown := next((name for name in names if name not in there), None):
+                    raise ConfigError(
+                        f"grid.ablations: {model} has no ablation {unknown}"
+                        + nearest(unknown, there)
+                    )
+                for name in names:
+                    yield from self._try([name], (*words, f"ablation={model}/{name}"))
 
     def _try(self, ablation: Sequence[str], words: tuple[str, ...]) -> Iterator[Cell]:
         """The cell, if there is one; what cannot be composed or read has failed."""
@@ -175,7 +196,8 @@ class Grid:
         digest = _digest(config_hash(plain), fingerprint, code_digest(plain["model"][TARGET]))
         name = "-".join([choices.model, *ablation, f"seed{plain['seed']}", digest])
         place = f"{choices.data}/{name}"
-        return Cell(words, place, _state(self.folder / place))
+        state = "running" if self._is_held(place) else _state(self.folder / place)
+        return Cell(words, place, state)
 
     def _applies(self, data: Mapping[str, Any]) -> bool:
         """Whether a data set has what an ablation takes away or spoils."""
@@ -209,19 +231,57 @@ class Grid:
         start = time.monotonic()
         for first in range(0, len(cells), self.settings.n_jobs):
             batch = cells[first : first + self.settings.n_jobs]
-            for cell in batch:
+            told = self._run_batch(batch, first)
+            for number, (name, what) in enumerate(told.items(), first + 1):
+                left = (time.monotonic() - start) / number * (len(cells) - number)
+                log.info(
+                    "%d of %d, %s: %s; %s left", number, len(cells), name, what, duration(left)
+                )
+
+    def _run_batch(self, batch: Sequence[Cell], first: int) -> dict[str, str]:
+        """Run cells, and say what became of each; what a job returns is not held any longer.
+
+        An error holds the model that it came from.
+        """
+        with ExitStack() as held:
+            mine = [cell for cell in (self._lock(cell, held) for cell in batch) if cell]
+            for cell in mine:
                 if cell.state == "new":  # what is there failed, or was killed in its first epoch
                     shutil.rmtree(self.folder / cell.place, ignore_errors=True)
+            told = {cell.place: "another command has it" for cell in batch}
             try:
-                jobs = self.launcher.launch([self._words(c) for c in batch], initial_job_idx=first)
+                words = [self._words(cell) for cell in mine]
+                jobs = self.launcher.launch(words, initial_job_idx=first) if mine else []
             except Exception as error:  # a launcher's own, as that of a job that was killed
-                self.failed.update((cell.place, first_line(error)) for cell in batch)
-                continue
-            for number, (cell, job) in enumerate(zip(batch, jobs, strict=True), first + 1):
-                told = self._tell(cell, job)
-                left = (time.monotonic() - start) / number * (len(cells) - number)
-                where = f"{number} of {len(cells)}, {cell.place}"
-                log.info("%s: %s; %s left", where, told, duration(left))
+                lost = {cell.place: first_line(error) for cell in mine}
+                self.failed.update(lost)
+                return told | {place: f"failed: {reason}" for place, reason in lost.items()}
+            found = {c.place: self._tell(c, job) for c, job in zip(mine, jobs, strict=True)}
+            return told | found
+
+    def _lock(self, cell: Cell, held: ExitStack) -> Cell | None:
+        """The cell as it is now, ours until `held` ends; None: another command has it or had it."""
+        path = self._lock_path(cell.place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.enter_context(FileLock(path).acquire(timeout=0))
+        except Timeout:
+            return None
+        state = _state(self.folder / cell.place)
+        return None if state == "finished" else replace(cell, state=state)
+
+    def _is_held(self, place: str) -> bool:
+        path = self._lock_path(place)
+        try:
+            if path.is_file():
+                with FileLock(path).acquire(timeout=0):
+                    return False
+        except Timeout:
+            return True
+        return False
+
+    def _lock_path(self, place: str) -> Path:
+        return self.folder / LOCKS / f"{place.replace('/', '-')}.lock"
 
     def _words(self, cell: Cell) -> list[str]:
         goes_on = ["ckpt=last"] if cell.state == "stopped" else []

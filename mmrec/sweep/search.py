@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError
 
 from mmrec.app import quoted
-from mmrec.results import first_line
+from mmrec.results import ResultError, first_line, for_a_search, read_result
 from mmrec.sweep import check, samplers, study, summary
 from mmrec.sweep.objective import COSTS, excesses, mean_values, prunes
 from mmrec.sweep.pruning import Watch
@@ -29,6 +29,7 @@ from mmrec.sweep.space import place
 from mmrec.sweep.storage import TROUBLE, full_url, hidden, patiently
 
 log = logging.getLogger(__name__)
+POLL = 5.0  # seconds between looks at what other workers do
 
 
 class SearchError(ValueError):
@@ -81,8 +82,9 @@ class Search:
                 "sweep.storage, another sweep.study_name, or remove the folder"
             )
         self.mine: dict[int, Trial] = {}
+        self.aside: list[Trial] = []  # of those, asked for and not begun
         self.launched = 0
-        self.start, self.finished_here = time.monotonic(), 0
+        self.start, self.begun = time.monotonic(), 0
 
     def run(self) -> float | None:
         """Go on until the study has its trials, or the time is over.
@@ -99,38 +101,71 @@ class Search:
                 self.first, user_attrs={study.FIRST: True}, skip_if_exists=True
             )
         try:
-            while batch := self._ask():
-                with study.beating(self.storage, batch):
+            while (batch := self._ask()) or self._more_to_come():
+                with study.beating(self.storage, [*self.mine.values()]):
                     self._run(batch)
                 self._count_failures()
+        except (KeyboardInterrupt, SystemExit):
+            log.info("interrupted; the same command again goes on with study %s", self.name)
+            raise
         except (StorageInternalError, DBAPIError) as error:
             raise SearchError(
                 f"{self.where}: {error}; give the same command again, what is finished is kept"
             ) from error
         finally:  # also when the user, or a signal, ends it
-            for trial in self.mine.values():
+            for trial in [*self.mine.values()]:
                 with suppress(*TROUBLE):
-                    study.give_up(self.study, self.storage, trial, "interrupted", again=True)
+                    if not self._rescue(trial):
+                        study.give_up(self.study, self.storage, trial, "interrupted", again=True)
         return self._conclude()
 
     def _ask(self) -> list[Trial]:
         """The next batch; empty if there is nothing more to begin."""
         batch: list[Trial] = []
         while len(batch) < self.settings.n_jobs and not self._late():
-            trial = patiently(self._ask_one, self.where)
+            trial = self.aside.pop() if self.aside else patiently(self._ask_one, self.where)
             if trial is None:
                 break
             self.mine[trial.number] = trial
-            if not self._copied(trial):
-                batch.append(trial)
+            if not self._complete(trial) or self._copied(trial):
+                continue
+            if study.ALONE in trial.user_attrs:
+                if not batch:
+                    return [trial]
+                self.aside.append(trial)
+                break
+            batch.append(trial)
         return batch
+
+    def _more_to_come(self) -> bool:
+        """Whether what other workers run has become ours; waits until that can be told.
+
+        A living one gives signs of it, and is left alone.
+        """
+        seen: dict[int, float] = {}
+        while not self._late():
+            others = study.elsewhere(self.study, self.mine)
+            if any(study.is_stale(trial) for trial in others):
+                return True
+            silent = [
+                trial.number
+                for trial in others
+                if not study.is_seen_alive(trial)
+                and study.alive(trial) == seen.setdefault(trial.number, study.alive(trial))
+            ]
+            if not silent:
+                return False
+            if len(seen) == len(others) == len(silent):
+                log.info("trials %s run elsewhere: waiting for a sign of life", silent)
+            time.sleep(POLL)
+        return False
 
     def _late(self) -> bool:
         limit = self.settings.timeout
         return limit is not None and time.monotonic() - self.start >= limit
 
     def _ask_one(self) -> Trial | None:
-        for number in study.fail_stale(self.study, self.storage, set(self.mine)):
+        for number in study.fail_stale(self.study, self.storage, self.mine, self._rescue):
             log.warning("trial %d failed: its worker was killed", number)
         trials = self.study.get_trials(deepcopy=False)
         if sum(map(study.counted, trials)) >= self.total:
@@ -145,38 +180,90 @@ class Search:
         self.study.tell(trial, state=TrialState.FAIL)
         return None if late else self._ask_one()
 
+    def _complete(self, trial: Trial) -> bool:
+        """Whether the user's own function, if there is one, could suggest what it has to."""
+        try:
+            if self.plan.further is not None:
+                self.plan.further(self.plan.config, trial)
+        except Exception as error:
+            self.begun += 1
+            self._fail(trial, error)
+            return False
+        return True
+
     def _copied(self, trial: Trial) -> bool:
         """Whether the trial's settings have been tried; then its value is known."""
         other = study.twin(self.study, trial)
         if other is None:
             return False
+        self.begun += 1
         study.note(trial, {study.COPY_OF: other.number}, other.constraints)
         self._tell(trial, other.values)
         return True
 
     def _run(self, batch: list[Trial]) -> None:
         """Run a batch's trials, and tell what they gave."""
-        seeds: list[int | None] = [*self.settings.seeds] if self.settings.seeds else [None]
+        self.begun += len(batch)
+        seeds = self._seeds()
         # A trial that its first seed prunes is not run with the others.
         stages = [seeds[:1], seeds[1:]] if prunes(self.settings.pruner) else [seeds]
         outcomes: dict[int, list[dict[str, Any]]] = {trial.number: [] for trial in batch}
         for stage in stages:
             jobs = [(t, seed) for t in batch if t.number in self.mine for seed in stage]
-            if not jobs:
-                continue
-            words = [self._words(trial, seed) for trial, seed in jobs]
-            try:
-                returned = self.launcher.launch(words, initial_job_idx=self.launched)
-            except Exception as error:  # a launcher's own, as that of a job that was killed
-                for trial in {trial.number: trial for trial, _ in jobs}.values():
-                    self._fail(trial, error)
-                continue
-            self.launched += len(jobs)
-            for (trial, _), job in zip(jobs, returned, strict=True):
-                self._take(trial, job, outcomes[trial.number])
+            if jobs:
+                self._launch(jobs, outcomes)
         for trial in batch:
             if trial.number in self.mine:
                 self._value(trial, outcomes[trial.number])
+
+    def _seeds(self) -> list[int | None]:
+        return [*self.settings.seeds] if self.settings.seeds else [None]
+
+    def _launch(
+        self, jobs: list[tuple[Trial, int | None]], outcomes: dict[int, list[dict[str, Any]]]
+    ) -> None:
+        """Some runs; what they return is not held longer than this, as errors hold models."""
+        words = [self._words(trial, seed) for trial, seed in jobs]
+        first, self.launched = self.launched, self.launched + len(jobs)
+        try:
+            returned = self.launcher.launch(words, initial_job_idx=first)
+        except Exception as error:  # a launcher's own, as that of a job that was killed
+            trials = {trial.number: trial for trial, _ in jobs}
+            for trial in trials.values():
+                self._lose(trial, first_line(error), alone=len(trials) > 1)
+            return
+        for (trial, _), job in zip(jobs, returned, strict=True):
+            self._take(trial, job, outcomes[trial.number])
+
+    def _lose(self, trial: Trial, reason: str, *, alone: bool) -> None:
+        """A launcher has not brought it back: what it left counts, else it is run again, once."""
+        if self._rescue(trial):
+            return
+        again = study.RETRY_OF not in trial.user_attrs
+        study.give_up(self.study, self.storage, trial, reason, again=again, alone=alone)
+        del self.mine[trial.number]
+        then = "; it will be run again" + (", alone" if alone else "") if again else ""
+        log.warning("trial %d failed: %s%s", trial.number, reason, then)
+
+    def _rescue(self, trial: Trial | FrozenTrial) -> bool:
+        """Tell what a trial gave whose runs all reached their ends, though nobody was told."""
+        outcomes = []
+        for seed in self._seeds():
+            try:
+                result = read_result(self.folder / self._place(trial.number, seed))
+            except ResultError:
+                return False
+            same = {*self.plan.words(trial.params, seed)} <= {*result["overrides"]}
+            if not same or result["status"] not in ("completed", "pruned"):
+                return False
+            outcomes.append(for_a_search(result))
+        own = Trial(self.study, trial._trial_id)
+        self.mine[own.number] = own
+        if any(outcome["status"] == "pruned" for outcome in outcomes):
+            self._tell(own, None, TrialState.PRUNED)
+        else:
+            self._value(own, outcomes)
+        return True
 
     def _take(self, trial: Trial, job: JobReturn, outcomes: list[dict[str, Any]]) -> None:
         """What one run of a trial returned."""
@@ -211,7 +298,6 @@ class Search:
             lambda: self.study.tell(trial, values, state, skip_if_finished=True), self.where
         )
         del self.mine[trial.number]
-        self.finished_here += 1
         log.info(
             "%s", summary.line(told, self.study, self.plan.objectives, self.total, self._left())
         )
@@ -223,16 +309,20 @@ class Search:
         reports = first and len(self.plan.objectives) == 1 and metric.startswith("val/")
         reported = metric if reports else None
         watch = Watch(self.url, self.name, trial._trial_id, reported, self.settings.pruner)
-        subdir = f"{trial.number}" if seed is None else f"{trial.number}/seed_{seed}"
         return [
             *self.plan.words(trial.params, seed),
-            *place(self.folder, subdir),
+            *place(self.folder, self._place(trial.number, seed)),
             f"hydra.sweeper.trial={quoted(watch.to_json())}",
         ]
 
+    @staticmethod
+    def _place(number: int, seed: int | None) -> str:
+        """Of a run's folder, within the search's."""
+        return f"{number}" if seed is None else f"{number}/seed_{seed}"
+
     def _left(self) -> float:
         """Seconds, as far as can be told."""
-        pace = (time.monotonic() - self.start) / self.finished_here
+        pace = (time.monotonic() - self.start) / max(1, self.begun)
         left = pace * (self.total - study.finished(self.study))
         if self.settings.timeout is None:
             return left
@@ -254,6 +344,15 @@ class Search:
     def _conclude(self) -> float | None:
         """Say and write what is best."""
         best = summary.ranked(self.study)
+        if running := study.elsewhere(self.study, self.mine):
+            log.info(
+                "trials %s of study %s still run elsewhere; the same command, when they have "
+                "ended, takes them in",
+                [trial.number for trial in running],
+                self.name,
+            )
+            if not best:
+                return None
         if not best:
             failed = self._failed()
             errors = f"; failed: {summary.listed(failed)}" if failed else ""

@@ -22,6 +22,8 @@ class Settings:
     Attributes:
         params: the space, a word a setting: `choice(...)`, `range(...)`, `interval(...)`,
             `tag(log, interval(...))`, or one value. Words of the command line come after these.
+        custom_search_space: dotted name of a function of configuration and trial that suggests
+            further settings, as those that only one choice has; None: there are none.
         sampler: `_target_` and settings of an Optuna sampler; None: TPE, seed 0.
         pruner: of an Optuna pruner; None: every run goes to its own end.
         objective: a validation metric, `seconds` or `peak_rss_mib`, or several; None: `monitor`.
@@ -40,6 +42,7 @@ class Settings:
     """
 
     params: dict[str, Any] | None = None
+    custom_search_space: str | None = None
     sampler: dict[str, Any] | None = None
     pruner: dict[str, Any] | None = None
     objective: str | Annotated[list[str], Field(min_length=1)] | None = None

@@ -53,8 +53,9 @@ class Space:
     fixed: list[str]
 
     def words(self, params: Mapping[str, Any]) -> list[str]:
-        """The words that run a trial."""
-        return [*self.fixed, *(f"{name}={params[name]}" for name in self.distributions)]
+        """The words that run a trial, whose settings may be more than the space's."""
+        names = dict.fromkeys([*self.distributions, *params])
+        return [*self.fixed, *(f"{name}={params[name]}" for name in names)]
 
     def edges(self) -> dict[str, list[Any]]:
         """For each setting that varies, the values that would be wrong first."""

@@ -11,7 +11,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ GRACE = 300.0  # seconds without one after which a worker is given up
 WORKER, ALIVE, ERROR = "worker", "alive", "error"
 RETRIED = "retried"  # of a failed trial: another one repeats it
 RETRY_OF = "retry_of"  # of that one
+ALONE = "alone"  # of that one, too: what it repeats was lost beside others, one of which did it
 SURPLUS = "surplus"  # of a failed trial: another worker was faster to begin the last, or the first
 FIRST = "first"  # of a trial of the model's own settings; each worker may have queued one
 COPY_OF = "copy_of"  # of a trial whose settings had been tried
@@ -132,37 +133,71 @@ def beating(storage: BaseStorage, trials: list[Trial]) -> Iterator[None]:
         thread.join()
 
 
-def fail_stale(study: Study, storage: BaseStorage, mine: set[int]) -> list[int]:
+def fail_stale(
+    study: Study,
+    storage: BaseStorage,
+    mine: Collection[int],
+    rescue: Callable[[FrozenTrial], bool] = lambda _: False,
+) -> list[int]:
     """Mark as failed what workers that were killed left running, and queue it again, once.
 
     Args:
         study: of the trials.
         storage: of the study.
         mine: numbers of this worker's own trials.
+        rescue: tells the study what a trial gave, if it was run to its end; and whether it was.
 
     Returns:
-        Numbers of the trials.
+        Numbers of the trials that failed.
     """
     found = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if trial.number not in mine and is_stale(trial):
+    for trial in elsewhere(study, mine):
+        if is_stale(trial) and not rescue(trial):
             reason = "its worker was killed"
             if give_up(study, storage, trial, reason, again=RETRY_OF not in trial.user_attrs):
                 found.append(trial.number)
     return found
 
 
+def elsewhere(study: Study, mine: Collection[int]) -> list[FrozenTrial]:
+    """What other workers run, or have left running."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [trial for trial in running if trial.number not in mine]
+
+
 def is_stale(trial: FrozenTrial) -> bool:
     """Whether the worker of a running trial, none of ours, is dead."""
-    place, _, pid = trial.user_attrs.get(WORKER, "").rpartition(":")
-    if place == _place() and (int(pid) == os.getpid() or not _runs(int(pid))):
+    place, pid = _worker(trial)
+    if place == _place() and (pid == os.getpid() or not _runs(pid)):
         return True
+    return time.time() - alive(trial) > GRACE
+
+
+def is_seen_alive(trial: FrozenTrial) -> bool:
+    """Whether the worker of a running trial is a process here."""
+    place, pid = _worker(trial)
+    return place == _place() and pid != os.getpid() and _runs(pid)
+
+
+def alive(trial: FrozenTrial) -> float:
+    """When a trial's worker gave its last sign of life; seconds since 1970."""
     begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    return time.time() - float(trial.user_attrs.get(ALIVE, begun)) > GRACE
+    return float(trial.user_attrs.get(ALIVE, begun))
+
+
+def _worker(trial: FrozenTrial) -> tuple[str, int]:
+    place, _, pid = trial.user_attrs.get(WORKER, ":0").rpartition(":")
+    return place, int(pid)
 
 
 def give_up(
-    study: Study, storage: BaseStorage, trial: Trial | FrozenTrial, reason: str, *, again: bool
+    study: Study,
+    storage: BaseStorage,
+    trial: Trial | FrozenTrial,
+    reason: str,
+    *,
+    again: bool,
+    alone: bool = False,
 ) -> bool:
     """Mark a running trial as failed.
 
@@ -172,6 +207,7 @@ def give_up(
         trial: to fail.
         reason: one line.
         again: queue its settings once more; then this trial does not count.
+        alone: that is to be run with no other.
 
     Returns:
         Whether it was still running; else another worker has been here.
@@ -185,7 +221,8 @@ def give_up(
     except UpdateFinishedTrialError:
         return False
     if again:
-        study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
+        repeats = {RETRY_OF: trial.number, **({ALONE: True} if alone else {})}
+        study.enqueue_trial(trial.params, user_attrs=repeats)
     return True
 
 

@@ -138,7 +138,7 @@ def write_top(folder: Path, name: str, top: Sequence[FrozenTrial], plan: Plan) -
         )
         log.info("%s: %s; %s", experiment, value, trial.params)
     if top:
-        log.info("run it: python -m mmrec.run experiment=%s-best --config-dir %s", name, folder)
+        log.info("run it: python -m mmrec.run --config-dir %s experiment=%s-best", folder, name)
 
 
 def write_experiment(
@@ -178,9 +178,13 @@ def write_experiment(
     )
     for name in {name.lstrip("+") for name in params} - set(trial.hydra.runtime.choices):
         OmegaConf.update(content, name, OmegaConf.select(trial, name), force_add=True)
+    lines = ["# @package _global_", f"# {comment}"]
+    if gone := " ".join(f"~{key}" for key in _gone(_plain(base), _plain(trial))):
+        lines.append(f"# A file takes nothing away: give {gone} beside it")
+        log.warning("%s cannot hold %s; give that beside it", path.name, gone)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as part:
-        part.write_text(f"# @package _global_\n# {comment}\n{OmegaConf.to_yaml(content)}")
+        part.write_text("\n".join([*lines, OmegaConf.to_yaml(content)]))
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -189,6 +193,17 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return {
         str(k): v for k, v in container.items() if k not in (*VOLATILE, "hydra", "sweep", "grid")
     }
+
+
+def _gone(base: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Names of settings that `other` has not, the outermost of each."""
+    found = []
+    for key, value in base.items():
+        if key not in other:
+            found.append(f"{prefix}{key}")
+        elif isinstance(value, Mapping) and isinstance(other[key], Mapping):
+            found += _gone(value, other[key], f"{prefix}{key}.")
+    return found
 
 
 def _difference(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
