@@ -231,8 +231,8 @@ def _known(result: dict[str, Any]) -> list[Section]:
             "Known roles",
             "recovery",
             "AUC: how well a modality's weight tells the items of which it is the informative one "
-            "(equal weights: 0.5). NMI: how much the largest gate says of an item's role (equal "
-            "weights: 0).",
+            "(equal weights: 0.5; two modalities have the same, as their shares sum to one). NMI: "
+            "how much the largest gate says of an item's role (equal weights: 0).",
             [Table("recovery", "Roles found again", ["", "this run", "dealt at random"], rows)],
         )
     ]
@@ -243,7 +243,7 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: str, accelerator: st
     import polars as pl
 
     from mmrec.recommend import ranked_lists
-    from mmrec.report.page import Section
+    from mmrec.report.page import SEEN, Section
 
     corpus = opened.corpus
     frame = pl.concat(ranked_lists(opened, users, k, seen, 512, accelerator))
@@ -265,8 +265,8 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: str, accelerator: st
     return Section(
         "Recommendations",
         "recommendations",
-        f"The {k} best items of some users; what is {seen} is no candidate. Columns of channels "
-        "are weights in the pair's score.",
+        f"The {k} best items of some users; {SEEN[seen]}. Columns of channels are weights in the "
+        "pair's score.",
         tables,
     )
 

@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 LEVEL = 0.05
 SHOWN = 50  # trials of a search, at most
 SEEN = {
-    "train": "their train items are no candidates",
-    "train+val": "their train and validation items are no candidates",
-    "none": "every item is a candidate",
+    "train": "their items of train are left out",
+    "train+val": "their items of train and validation are left out",
+    "none": "nothing is left out",
 }
 
 
