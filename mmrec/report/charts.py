@@ -274,9 +274,25 @@ def _drawn(draw: Mapping[str, Callable[[], Axes]]) -> dict[str, Figure]:
         for name, make in draw.items():
             figure = make().get_figure(root=True)
             assert figure is not None
-            figure.set_size_inches(SIZE[0] * (1.4 if name == "parallel" else 1), SIZE[1])
+            figure.set_size_inches(SIZE[0] * (1.6 if name == "parallel" else 1), SIZE[1])
+            _tidy(figure, wide=name == "parallel")
             found[name] = figure
     return found
+
+
+def _tidy(figure: Figure, *, wide: bool) -> None:
+    """Optuna draws on grey, and in shades that are lost on a light or a dark page."""
+    for axes in figure.axes:
+        axes.set_facecolor("none")
+        axes.grid(visible=False)
+        if wide:
+            for lines in axes.collections:
+                lines.set(cmap="cool", alpha=0.7, linewidth=1)
+            names = [label.get_text().rpartition(".")[2] for label in axes.get_xticklabels()]
+            if any(names):
+                axes.set_xticks(axes.get_xticks(), names, rotation=0, ha="center")
+            for label in axes.get_yticklabels(which="both"):
+                label.set_fontsize(7)
 
 
 def rendered(figure: Figure) -> dict[str, bytes]:
