@@ -498,6 +498,14 @@ def test_what_a_killed_worker_had_finished_is_not_run_again(search, foreign, on_
     assert len(study.trials) == 3
 
 
+def test_a_pruned_trial_that_nobody_was_told_of_stays_pruned(search, foreign, on_disk):
+    study, words = foreign(f"{mmrec.sweep.study._place()}:999999999", 0.0)
+    settings = [f"{name}={value}" for name, value in study.trials[2].params.items()]
+    on_disk["2"] = result(0.7, "pruned") | {"overrides": [*SMALL, *settings]}
+    study = search(*words)
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "PRUNED"]
+
+
 def test_several_objectives_have_a_front(search, tmp_path):
     def score(config):
         return {"value": config.model.layers / 10, "seconds": config.model.layers * 2.0}

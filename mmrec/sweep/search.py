@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError
 
 from mmrec.app import quoted
+from mmrec.config import ConfigError
 from mmrec.results import ResultError, first_line, for_a_search, read_result
 from mmrec.sweep import check, samplers, study, summary
 from mmrec.sweep.objective import COSTS, excesses, mean_values, prunes
@@ -114,7 +115,7 @@ class Search:
             ) from error
         finally:  # also when the user, or a signal, ends it
             for trial in [*self.mine.values()]:
-                with suppress(*TROUBLE):
+                with suppress(*TROUBLE, ConfigError):
                     if not self._rescue(trial):
                         study.give_up(self.study, self.storage, trial, "interrupted", again=True)
         return self._conclude()
@@ -143,6 +144,7 @@ class Search:
         A living one gives signs of it, and is left alone.
         """
         seen: dict[int, float] = {}
+        told = False
         while not self._late():
             others = study.elsewhere(self.study, self.mine)
             if any(study.is_stale(trial) for trial in others):
@@ -155,8 +157,9 @@ class Search:
             ]
             if not silent:
                 return False
-            if len(seen) == len(others) == len(silent):
+            if not told:
                 log.info("trials %s run elsewhere: waiting for a sign of life", silent)
+                told = True
             time.sleep(POLL)
         return False
 
@@ -257,9 +260,10 @@ class Search:
             if not same or result["status"] not in ("completed", "pruned"):
                 return False
             outcomes.append(for_a_search(result))
-        own = Trial(self.study, trial._trial_id)
-        self.mine[own.number] = own
-        if any(outcome["status"] == "pruned" for outcome in outcomes):
+            if result["status"] == "pruned":  # its other seeds are not run
+                break
+        own = self.mine[trial.number] = Trial(self.study, trial._trial_id)
+        if outcomes[-1]["status"] == "pruned":
             self._tell(own, None, TrialState.PRUNED)
         else:
             self._value(own, outcomes)
