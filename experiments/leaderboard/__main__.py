@@ -1,4 +1,4 @@
-"""Every model, searched with the same number of trials, on three seeds: `make table`."""
+"""Models searched with the same number of trials, on three seeds: `make table`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 from experiments.study import provenance, setup_logging
@@ -115,7 +116,7 @@ def write(options: argparse.Namespace) -> None:
     report(runs=ran, output=str(folder), title="Leaderboard")
     runs = collect([pattern for pattern in ran if "/seeds/" in pattern]).runs
     budgets = ", ".join(f"{trials(data, options)} on {data}" for data in there)
-    parts = [HEAD.format(trials=budgets)]
+    parts = ["# Leaderboard", "", textwrap.fill(HEAD.format(trials=budgets), 100), ""]
     for protocol in by_protocol(runs):
         tables = [(folder / "tables" / f"{protocol.slug}-{kind}.md").read_text() for kind in KINDS]
         parts += [f"## {protocol.name}", *tables]
@@ -128,15 +129,14 @@ def write(options: argparse.Namespace) -> None:
     (HERE / "README.md").write_text("\n".join([*parts, ""]))
 
 
-HEAD = """# Leaderboard
-
-Every model there is, searched alike: its own settings among as many trials ({trials}; Optuna's TPE
-over `conf/sweep/<model>.yaml`, validation recall@20, seed 0), the best of them on three seeds. No
-trial is pruned: a median over early epochs ends what learns slowly, and favours high learning
-rates. Test is computed once a run and chooses nothing. For time, runs on tiktok end after 10 epochs
-without a better one, not 20; on beauty, batches hold 8,192 pairs, every third epoch is validated,
-and the fourth validation without a better one ends a run. `make table` runs what is missing and
-writes this file; a new model joins with its files in conf/model and conf/sweep.
+HEAD = """\
+Each model searched alike: its own settings among as many trials ({trials}; Optuna's TPE over
+`conf/sweep/<model>.yaml`, validation recall@20, seed 0), the best of them on three seeds. No trial
+is pruned: a median over early epochs ends what learns slowly, and favours high learning rates. Test
+is computed once a run and chooses nothing. For time, runs on tiktok end after 10 epochs without a
+better one, not 20; on beauty, batches hold 8,192 pairs, every third epoch is validated, and the
+fourth validation without a better one ends a run. `make table` runs what is missing and writes this
+file; a new model joins with its files in conf/model and conf/sweep.
 """
 
 if __name__ == "__main__":
