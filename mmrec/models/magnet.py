@@ -264,8 +264,9 @@ class MAGNET(RoutedRecommender):
             return None  # two steps reach nearly all
         nodes = torch.zeros(len(self.node.weight), dtype=torch.bool, device=wanted.nodes.device)
         nodes[wanted.nodes] = True
-        for found in wanted.graphs[: None if self.content_layers else 0]:
-            nodes[found.part.col_indices()] = True
+        if self.content_layers:
+            for found in wanted.graphs:
+                nodes[found.part.col_indices()] = True
         items = nodes[self.corpus.n_users :].nonzero().squeeze(1)
         return items if len(items) < FEW * self.corpus.n_items else None
 

@@ -233,14 +233,13 @@ def searches(study: Study, objectives: Sequence[str]) -> dict[str, Figure]:
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not finished or len(study.directions) > 3:
         return {}
-    draw: dict[str, Callable[[], Axes]] = {}
-    objective = objectives[0]
     if len(study.directions) > 1:
-        draw["front"] = lambda: visualization.matplotlib.plot_pareto_front(
-            study, target_names=list(objectives)
+        names = list(objectives)
+        return _drawn(
+            {"front": lambda: visualization.matplotlib.plot_pareto_front(study, target_names=names)}
         )
-        return _drawn(draw)
-    draw = {
+    objective = objectives[0]
+    draw: dict[str, Callable[[], Axes]] = {
         "history": lambda: visualization.matplotlib.plot_optimization_history(
             study, target_name=objective
         )

@@ -264,24 +264,22 @@ def _result_table(
         values = [over_seeds(method.values(f"test/{column}")) for column in columns]
         validation = over_seeds(method.values(f"val/{options.metric}"))
         rows.append([name, f"{len(method.runs)}", f"{method.tried}", validation, *values])
+    notes = [
+        "Mean ± standard deviation over seeds. Of the settings that were tried, the ones with the "
+        "most seeds, and among these the best on validation; test values choose nothing."
+    ]
+    if compared:
+        notes[0] += " Bold: the best; the second best in italics or underlined."
+        notes.append(
+            f"† differs, up or down, from {reference.name} by {options.metric} of users, "
+            f"p < {LEVEL} after Holm's correction."
+        )
     return Table(
         f"{slug}-results",
         "Results on test",
         ["model", "seeds", "tried", f"val {options.metric}", *columns],
         marked(rows, range(4, 4 + len(columns))),
-        [
-            "Mean ± standard deviation over seeds. Of the settings that were tried, the ones with "
-            "the most seeds, and among these the best on validation; test values choose nothing."
-            + (" Bold: the best; the second best in italics or underlined." if compared else ""),
-            *(
-                [
-                    f"† differs, up or down, from {reference.name} by {options.metric} of users, "
-                    f"p < {LEVEL} after Holm's correction."
-                ]
-                if compared
-                else []
-            ),
-        ],
+        notes,
     )
 
 
@@ -384,9 +382,10 @@ def _ablations(
         change, between, p = "", "", ""
         if method is not base:
             one = compared[method.name]
-            percent = 100 / whole if whole else 0.0
-            change = f"{percent * one.difference:+.1f} %"
-            between = f"{percent * one.low:+.1f} to {percent * one.high:+.1f}"
+            change = between = "–"
+            if whole:
+                low, mean, high = (100 * x / whole for x in (one.low, one.difference, one.high))
+                change, between = f"{mean:+.1f} %", f"{low:+.1f} to {high:+.1f}"
             p = _p(one.p_users)
         values = [over_seeds(method.values(f"test/{column}")) for column in columns]
         name = method.ablation or base.model
