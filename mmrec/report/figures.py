@@ -10,6 +10,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -118,8 +119,12 @@ def _draw_item_weights(table: pl.DataFrame, channels: list[str], name: str) -> F
     )
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
+    # The same bins for all, of some width even where every item has the same weight, or none.
+    weights = table.select(channels).to_numpy()
+    low, high = (weights.min(), weights.max()) if weights.size else (0.0, 1.0)
+    bins = np.linspace(low - 0.01, high + 0.01, 42)
     for channel, colour, marker in zip(channels, cycle(COLOURS), cycle(MARKERS), strict=False):
-        left.hist(table[channel], bins=40, histtype="step", color=colour, label=channel)
+        left.hist(table[channel], bins=bins, histtype="step", color=colour, label=channel)
         right.errorbar(
             by_decile["decile"].to_numpy(),
             by_decile[channel].to_numpy(),

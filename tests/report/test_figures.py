@@ -85,6 +85,26 @@ def test_items_that_lack_a_modality_are_in_the_table_and_not_in_the_figure(
     assert "19 items" in found[0].get_suptitle()
 
 
+@pytest.mark.parametrize("share", [0.5, 1 / 3])
+def test_weights_that_are_equal_up_to_rounding_are_drawn(
+    tmp_path, corpus, weights, monkeypatch, share
+):
+    found = drawn(monkeypatch)
+    equal = torch.full((ITEMS,), share)
+    equal[::2] += 1e-7
+    write_item_weights(tmp_path, {"image": equal, "text": equal}, corpus)
+    bars = found[0].axes[0].patches[0].get_xy()
+    assert bars[:, 1].max() == 19
+
+
+def test_no_item_with_every_modality_is_drawn_too(tmp_path, corpus, weights, monkeypatch):
+    found = drawn(monkeypatch)
+    image = corpus.modalities["image"]
+    none = replace(image, present=torch.zeros_like(image.present))
+    write_item_weights(tmp_path, weights, replace(corpus, modalities={"image": none}))
+    assert "0 items" in found[0].get_suptitle()
+
+
 def test_the_means_by_popularity_are_those_of_the_items(tmp_path, corpus, weights, monkeypatch):
     whole = replace(corpus, modalities={})
     found = drawn(monkeypatch)
