@@ -16,7 +16,7 @@ class Routing(NamedTuple):
     """What holds for an epoch.
 
     Attributes:
-        coverage: weight of `1 - H_m`, which spreads the load over the experts.
+        coverage: weight of `KL(uniform || mean gate)`, which spreads the load over the experts.
         confidence: weight of `H_s`, which makes the router decide for each pair.
         temperature: of the gates' softmax.
         noise: standard deviation of what is added to logits in training.

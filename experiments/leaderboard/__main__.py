@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,7 @@ from mmrec.report.collect import by_protocol, collect
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
+CHOSEN = HERE / "conf"  # settings that searches chose
 OUTPUTS = Path("outputs/leaderboard")
 KINDS = ("results", "significance", "groups", "costs")
 DATA = {
@@ -43,6 +45,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=models(), default=models())
     parser.add_argument("--trials", type=int, help=f"of a model, in all; by default {TRIALS}")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument(
+        "--search", action="store_true", help=f"also where {CHOSEN.name}/ has settings on record"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     options, more = parser.parse_known_args()
     parallel = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={options.jobs}"]
@@ -64,7 +69,7 @@ def models() -> list[str]:
 
 
 def compete(model: str, data: str, options: argparse.Namespace, more: list[str]) -> bool:
-    """Search a model's settings, if it has any, and run the best on each seed.
+    """Search a model's settings, unless they are on record, and run the best on each seed.
 
     Returns:
         Whether all went well.
@@ -73,18 +78,22 @@ def compete(model: str, data: str, options: argparse.Namespace, more: list[str])
     chosen = [f"model={model}", *DATA[data]]
     if (conf_dir() / "sweep" / f"{model}.yaml").exists():
         folder = OUTPUTS / "search" / name
-        searched = call(
-            f"sweep={model}",
-            *chosen,
-            *(f"sweep.n_trials={trials(data, options)}", f"sweep.n_jobs={options.jobs}"),
-            "sweep.top=1",
-            *(f"sweep.study_name={name}", f"hydra.sweep.dir={folder}"),
-            *more,
-        )
-        if not searched:
-            return False
+        best = Path("experiment") / f"{name}-best.yaml"
+        if options.search or folder.exists() or not (CHOSEN / best).exists():
+            searched = call(
+                f"sweep={model}",
+                *chosen,
+                *(f"sweep.n_trials={trials(data, options)}", f"sweep.n_jobs={options.jobs}"),
+                "sweep.top=1",
+                *(f"sweep.study_name={name}", f"hydra.sweep.dir={folder}"),
+                *more,
+            )
+            if not searched:
+                return False
+            (CHOSEN / best).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / best, CHOSEN / best)
         chosen = [f"experiment={name}-best"]
-        more = [*more, "--config-dir", str(folder)]
+        more = [*more, "--config-dir", str(CHOSEN)]
     return call(
         "grid=runs",
         *chosen,
@@ -135,8 +144,10 @@ Each model searched alike: its own settings among as many trials ({trials}; Optu
 is pruned: a median over early epochs ends what learns slowly, and favours high learning rates. Test
 is computed once a run and chooses nothing. For time, runs on tiktok end after 10 epochs without a
 better one, not 20; on beauty, batches hold 8,192 pairs, every third epoch is validated, and the
-fourth validation without a better one ends a run. `make table` runs what is missing and writes this
-file; a new model joins with its files in conf/model and conf/sweep.
+fourth validation without a better one ends a run. What the searches chose is in `conf/experiment`
+beside this file; `make table` searches for what is not there, runs the seeds and writes this file,
+and `make table OPTIONS=--search` searches all again. A new model joins with its files in conf/model
+and conf/sweep.
 """
 
 if __name__ == "__main__":

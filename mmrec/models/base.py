@@ -18,7 +18,7 @@ from torch.optim import Adam, Optimizer
 
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
 from mmrec.evaluation import Evaluation, NonFiniteScores, RankingMetric
-from mmrec.nn import entropies
+from mmrec.nn import entropies, imbalance
 from mmrec.schedules import Constant, Observed, RouterSchedule, Routing
 
 log = logging.getLogger(__name__)
@@ -255,18 +255,18 @@ class RoutedRecommender(Recommender):
         return self.schedule.routing()
 
     def route_loss(self, gates: Tensor, load: Tensor) -> Tensor:
-        """`coverage (1 - H_m) + confidence H_s`, as the schedule weighs them.
+        """`coverage KL(uniform || mean gate) + confidence H_s`, as the schedule weighs them.
 
         Args:
             gates: [N, E] of training positives, before experts are left out.
             load: [N, E], the same after that.
         """
-        pair_entropy, load_entropy = entropies(gates)
+        pair_entropy, _ = entropies(gates)
         count = gates.new_tensor([len(gates)])
         seen = torch.cat([count, count * pair_entropy, gates.sum(0), load.sum(0)])
         self._gates.append(seen.detach())
         now = self.routing
-        return now.coverage * (1 - load_entropy) + now.confidence * pair_entropy
+        return now.coverage * imbalance(gates) + now.confidence * pair_entropy
 
     def on_train_epoch_start(self) -> None:
         """Tell the schedule of the epoch before: what it then sets holds from here on."""

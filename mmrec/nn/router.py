@@ -249,6 +249,19 @@ def entropies(gates: Tensor) -> tuple[Tensor, Tensor]:
     return _entropy(gates).mean() / scale, _entropy(gates.mean(0)) / scale
 
 
+def imbalance(gates: Tensor) -> Tensor:
+    """`KL(uniform || mean gate)`: 0 where the experts weigh the same in the mean, without bound.
+
+    Where `1 - H_m` hardly pulls at an expert that is nearly gone, as its share times the log of it
+    vanishes, this pulls hardest.
+
+    Args:
+        gates: [N, E], rows that sum to one.
+    """
+    mean = gates.mean(0)
+    return -(len(mean) * mean).clamp(min=1e-12).log().mean()
+
+
 def _entropy(p: Tensor) -> Tensor:
     entropy: Tensor = -torch.special.xlogy(p, p.clamp(min=1e-12)).sum(-1)
     return entropy

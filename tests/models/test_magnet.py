@@ -64,6 +64,7 @@ OPTIONS = [
     {"pseudo_edges": 0},
     {"pseudo_choice": "random"},
     {"content_layers": 0, "layers": 0},
+    {"late_add": 0.0},
 ]
 each_option = pytest.mark.parametrize(
     "options", OPTIONS, ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()) or "default"
@@ -114,8 +115,9 @@ def test_training_and_ranking_score_a_pair_alike(corpus, options):
     )
 
 
-def test_the_channels_are_two_views_of_embeddings_smoothed_over_neighbours(corpus):
-    model = made(corpus, content="graph")
+@pytest.mark.parametrize("late_add", [0.5, 0.0])
+def test_the_channels_are_two_views_of_embeddings_smoothed_over_neighbours(corpus, late_add):
+    model = made(corpus, content="graph", late_add=late_add)
     table = model.node.weight.double()
     split = corpus.n_users
     views = [view.adjacency.to_dense().double() for view in model.behaviour.views]
@@ -134,7 +136,7 @@ def test_the_channels_are_two_views_of_embeddings_smoothed_over_neighbours(corpu
         content = smooth.adjacency.to_dense().double() @ table[split:]
         signal = fused(torch.cat([table[:split], content]), 1, model.contents[m].gate)
         users.append(behaviour[:split] + signal[:split])
-        items.append(signal[split:] * model.present[:, 1 + m : 2 + m])
+        items.append((signal[split:] + late_add * content) * model.present[:, 1 + m : 2 + m])
     found_users, found_items = model.channel_vectors(model.projected())
     torch.testing.assert_close(found_users.double(), torch.stack(users), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found_items.double(), torch.stack(items), atol=1e-5, rtol=1e-4)
@@ -171,10 +173,9 @@ def test_the_router_is_held_on_positives_by_the_weights_of_the_schedule(corpus):
     gates = model.pair_gates(corpus.train.user, corpus.train.item).double()
     log_e = torch.tensor(9.0).double().log()
     pair = -(gates * gates.log()).sum(1).mean() / log_e
-    mean = gates.mean(0)
-    load = -(mean * mean.log()).sum() / log_e
+    spread = (1 / 9 * (1 / 9 / gates.mean(0)).log()).sum()
     model.route_by(Constant(coverage=0.6, confidence=0.4, temperature=0.7, top_k=2))
-    expected = 0.6 * (1 - load) + 0.4 * pair
+    expected = 0.6 * spread + 0.4 * pair
     torch.testing.assert_close(
         model.losses(batch)["route"].double(), expected, atol=1e-5, rtol=1e-4
     )

@@ -17,6 +17,7 @@ from mmrec.nn import (
     cross,
     entropies,
     fused_ranking,
+    imbalance,
     mixture,
     ranking,
     role_templates,
@@ -150,6 +151,29 @@ def test_entropies_of_gates_computed_by_hand():
     assert float(load) == pytest.approx(math.log(2) / math.log(4))
     pair, load = entropies(torch.ones(3, 1))
     assert float(pair) == float(load) == 0
+
+
+def test_imbalance_of_gates_computed_by_hand():
+    assert imbalance(torch.tensor([[1.0, 0.0], [0.0, 1.0]])) == 0
+    # Shares of .75 and .25: half of log(.5 / .75), half of log(.5 / .25).
+    found = imbalance(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    torch.testing.assert_close(found, torch.tensor((0.4054651 * -0.5) + (0.6931472 * 0.5)))
+
+
+def test_imbalance_pulls_at_an_expert_that_is_nearly_gone_where_the_entropy_does_not():
+    def pull(loss):
+        logits = torch.tensor([[0.0, 0.0, -9.0]], requires_grad=True)
+        loss(logits.softmax(-1)).backward()
+        return -float(logits.grad[0, 2])
+
+    assert pull(imbalance) > 0.3
+    assert 0 < pull(lambda gates: 1 - entropies(gates)[1]) < 0.01
+
+
+def test_imbalance_has_finite_gradients_where_no_pair_wants_an_expert():
+    gates = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    imbalance(gates).backward()
+    assert gates.grad.isfinite().all()
 
 
 def test_entropies_have_finite_gradients_where_gates_vanish():

@@ -86,9 +86,7 @@ def test_items_that_lack_a_modality_are_in_the_table_and_not_in_the_figure(
 
 
 @pytest.mark.parametrize("share", [0.5, 1 / 3])
-def test_weights_that_are_equal_up_to_rounding_are_drawn(
-    tmp_path, corpus, weights, monkeypatch, share
-):
+def test_weights_that_are_equal_up_to_rounding_are_drawn(tmp_path, corpus, monkeypatch, share):
     found = drawn(monkeypatch)
     equal = torch.full((ITEMS,), share)
     equal[::2] += 1e-7
