@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 from experiments.study import provenance, setup_logging
@@ -118,37 +117,38 @@ def call(*words: str) -> bool:
 
 
 def write(options: argparse.Namespace) -> None:
-    """The page, of all data sets that there are runs on, whichever were asked for."""
-    folder = OUTPUTS / "report"
-    there = [data for data in DATA if any(OUTPUTS.glob(f"seeds/*-{data}"))]
-    ran = [f"{OUTPUTS}/{kind}/*-{data}/**" for kind in ("search", "seeds") for data in there]
-    report(runs=ran, output=str(folder), title="Leaderboard")
-    runs = collect([pattern for pattern in ran if "/seeds/" in pattern]).runs
-    budgets = ", ".join(f"{trials(data, options)} on {data}" for data in there)
-    parts = ["# Leaderboard", "", textwrap.fill(HEAD.format(trials=budgets), 100), ""]
-    for protocol in by_protocol(runs):
-        tables = [(folder / "tables" / f"{protocol.slug}-{kind}.md").read_text() for kind in KINDS]
-        parts += [f"## {protocol.name}", *tables]
-    chosen = f" --trials {options.trials}" if options.trials else ""
-    command = (
-        f"python -m experiments.leaderboard --data {' '.join(there)}{chosen} "
-        f"--seeds {options.seeds}"
+    """A page for each data set that there are runs on, whichever were asked for."""
+    for data in DATA:
+        if any(OUTPUTS.glob(f"seeds/*-{data}")):
+            write_page(data, options)
+
+
+def write_page(data: str, options: argparse.Namespace) -> None:
+    """What the report makes of a data set's runs, and where it comes from."""
+    folder = OUTPUTS / "report" / data
+    seeds = f"{OUTPUTS}/seeds/*-{data}/**"
+    report(
+        runs=[f"{OUTPUTS}/search/*-{data}/**", seeds],
+        output=str(folder),
+        title=f"Leaderboard, {data}",
     )
-    parts += ["## Where the figures come from", "", provenance([r.result for r in runs], command)]
-    (HERE / "README.md").write_text("\n".join([*parts, ""]))
+    runs = collect([seeds]).runs
+    (protocol,) = by_protocol(runs)
+    budget = "" if options.trials is None else f" --trials {options.trials}"
+    command = f"python -m experiments.leaderboard --data {data} --seeds {options.seeds}{budget}"
+    parts = [
+        f"# {protocol.name}",
+        "",
+        f"{trials(data, options)} trials a model; how it was done: [README.md](README.md).",
+        "",
+        *((folder / "tables" / f"{protocol.slug}-{kind}.md").read_text() for kind in KINDS),
+        "### Where the figures come from",
+        "",
+        provenance([run.result for run in runs], command),
+        "",
+    ]
+    (HERE / f"{data}.md").write_text("\n".join(parts))
 
-
-HEAD = """\
-Each model searched alike: its own settings among as many trials ({trials}; Optuna's TPE over
-`conf/sweep/<model>.yaml`, validation recall@20, seed 0), the best of them on three seeds. No trial
-is pruned: a median over early epochs ends what learns slowly, and favours high learning rates. Test
-is computed once a run and chooses nothing. For time, runs on tiktok end after 10 epochs without a
-better one, not 20; on beauty, batches hold 8,192 pairs, every third epoch is validated, and the
-fourth validation without a better one ends a run. What the searches chose is in `conf/experiment`
-beside this file; `make table` searches for what is not there, runs the seeds and writes this file,
-and `make table OPTIONS=--search` searches all again. A new model joins with its files in conf/model
-and conf/sweep.
-"""
 
 if __name__ == "__main__":
     main()
