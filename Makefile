@@ -65,6 +65,10 @@ table: $(ENV) ## Every model searched alike, on three seeds: experiments/leaderb
 compare: $(ENV) ## Run the Gated LightGCN study
 	$(BIN)/python -m experiments.gated_lightgcn
 
+.PHONY: roles
+roles: $(ENV) ## Does MAGNET's routing find the roles of planted items?
+	$(BIN)/python -m experiments.magnet
+
 .PHONY: reference
 reference: $(ENV) ## Compare with published numbers
 	$(BIN)/python -m experiments.reference

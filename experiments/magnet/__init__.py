@@ -1,0 +1,1 @@
+"""Whether MAGNET's routing means something."""
