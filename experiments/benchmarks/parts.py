@@ -185,6 +185,54 @@ def magnet_training() -> Row:
     return routed_training(with_features(FolderData(name="baby"), WIDTHS))
 
 
+def projecting(*, items: int = 7_050, width: int = 4_096, rank: int = 512, repeats: int = 5) -> Row:
+    """Ways to project content, forward and back: seconds, and the relative error of each.
+
+    Random features are the hardest for a low rank: they have none.
+    """
+    torch.set_num_threads(THREADS)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(items, width, generator=generator)
+    weight, upstream = (torch.randn(n, 64, generator=generator) for n in (width, items))
+    left, values, right = torch.svd_lowrank(features, rank)
+    short, basis = left * values, right.T.contiguous()
+    some = torch.randperm(items, generator=generator)[: items // 4]
+
+    def full(dtype: torch.dtype) -> Callable[[], Tensor]:
+        held = features.to(dtype)
+
+        def run() -> Tensor:
+            projected = held @ weight.to(dtype)
+            held.T @ upstream.to(dtype)
+            return projected.float()
+
+        return run
+
+    def gathered() -> Tensor:
+        rows = features[some]
+        projected = rows @ weight
+        rows.T @ upstream[some]
+        return projected
+
+    def low_rank() -> Tensor:
+        projected = short @ (basis @ weight)
+        basis.T @ (short.T @ upstream)
+        return projected
+
+    exact = features @ weight
+    ways = {
+        "every item, float32": (full(torch.float32), exact),
+        "a quarter of the items, gathered": (gathered, exact[some]),
+        "every item, bfloat16": (full(torch.bfloat16), exact),
+        f"every item, float32, of rank {rank}": (low_rank, exact),
+    }
+    found = {}
+    for name, (way, expected) in ways.items():
+        error = float((way() - expected).norm() / expected.norm())
+        found[name] = [statistics.median(seconds(way) for _ in range(repeats)), error]
+    return {"part": "projection", "items": items, "width": width, "ways": found}
+
+
 def magnet_at_size(*, steps: int = 12) -> Row:
     """On planted data of Electronics' size: an epoch of it, from the median of a few steps."""
     torch.set_num_threads(THREADS)
