@@ -167,7 +167,7 @@ class Ramp(RouterSchedule):
         shape: Literal["linear", "cosine"] = "linear",
         coverage: Sequence[float] = (1.0, 0.5),
         confidence: Sequence[float] = (0.0, 0.1),
-        temperature: Sequence[float] = (1.0, 1.0),
+        temperature: Sequence[float] = (1.0, 0.4),
         noise: Sequence[float] = (0.0, 0.0),
         top_k: int | None = 3,
     ) -> None:
@@ -224,7 +224,7 @@ class EntropyTriggered(RouterSchedule):
         ramp: int = 10,
         coverage: Sequence[float] = (1.0, 0.5),
         confidence: Sequence[float] = (0.0, 0.1),
-        temperature: Sequence[float] = (1.0, 1.0),
+        temperature: Sequence[float] = (1.0, 0.4),
         noise: Sequence[float] = (0.0, 0.0),
         top_k: int | None = 3,
     ) -> None:

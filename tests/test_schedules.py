@@ -150,3 +150,16 @@ def test_each_file_makes_a_schedule(path, composed):
         assert not config
     else:
         assert instantiate(config, _convert_="all").routing().top_k == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [("entropy_triggered", EntropyTriggered()), ("linear", Ramp())],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_schedule_made_in_python_is_that_of_its_file(name, schedule, composed):
+    config = composed("model=magnet", f"router_schedule={name}").router_schedule
+    assert vars(instantiate(config, _convert_="all")) == {
+        key: {k: list(v) for k, v in value.items()} if key == "_pairs" else value
+        for key, value in vars(schedule).items()
+    }
