@@ -172,7 +172,9 @@ def with_features(data: InteractionData, widths: Mapping[str, int]) -> Interacti
         corpus,
         modalities={
             name: Modality(
-                torch.randn(corpus.n_items, width, generator=generator), present, f"{name}{width}"
+                torch.randn(corpus.n_items, width, generator=generator),
+                present,
+                f"random {name}, {corpus.n_items} x {width}",  # what caches know it by
             )
             for name, width in widths.items()
         },
