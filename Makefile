@@ -56,8 +56,8 @@ given = $(if $(filter command environment,$(firstword $(origin $(1)))),$(2))
 
 .PHONY: table
 table: $(ENV) ## Every model searched alike, on three seeds: experiments/leaderboard
-	$(BIN)/python -m experiments.leaderboard --seeds $(SEEDS) \
-		$(call given,DATA,--data $(subst $(comma), ,$(DATA))) $(OPTIONS)
+	$(BIN)/python -m experiments.leaderboard $(call given,DATA,--data $(subst $(comma), ,$(DATA))) \
+		--seeds $(SEEDS) $(OPTIONS)
 
 ##@ Studies
 

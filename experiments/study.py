@@ -179,9 +179,10 @@ def save(folder: Path, results: Mapping[Cell, Result]) -> None:
         "best_epoch",
         "epochs",
         "seconds",
+        "recovery",
     )
     rows = [
-        {"overrides": list(cell), **{key: result[key] for key in kept}}
+        {"overrides": list(cell), **{key: result[key] for key in kept if key in result}}
         for cell, result in results.items()
     ]
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")

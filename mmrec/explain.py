@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir, nearest
-from mmrec.results import EPOCHS, ResultError
+from mmrec.results import BEST, EPOCHS, ResultError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -93,7 +93,7 @@ def explain(
         sections = [
             *_over_epochs(opened),
             _of_train(opened, weights),
-            *_known(opened.result),
+            *(_known(opened.result) if opened.checkpoint == opened.folder / BEST else []),
             _of_users(opened, chosen, k, seen, accelerator),
         ]
         card = opened.result["data_card"]
@@ -125,16 +125,18 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
         return []
     second = table.filter(pl.col("router/stage") == 2)["epoch"]
     trigger = int(second[0]) if len(second) else None
-    begun = "It stayed in stage 1."
+    begun = "There was no second stage."
     if trigger is not None:
         begun = f"The second stage began at epoch {trigger}."
-    best = opened.result["best_epoch"]
+    shown = ""
+    if opened.checkpoint == opened.folder / BEST:
+        shown = f" Everything below is about the best epoch, {opened.result['best_epoch']}."
     return [
         Section(
             "Router",
             "router",
             "Share of the train pairs' gates that each expert has, after experts are left out. "
-            f"{begun} The best epoch is {best}; it is what everything below is about.",
+            f"{begun}{shown}",
             figures={
                 "load": charts.loads(table, opened.model.experts, trigger),
                 "entropy": charts.entropies(table, trigger),
@@ -232,7 +234,8 @@ def _known(result: dict[str, Any]) -> list[Section]:
             "recovery",
             "AUC: how well a modality's weight tells the items of which it is the informative one "
             "(equal weights: 0.5; two modalities have the same, as their shares sum to one). NMI: "
-            "how much the largest gate says of an item's role (equal weights: 0).",
+            "how much the modality of largest weight, or the expert of the largest gate, says of "
+            "an item's role (equal weights: 0).",
             [Table("recovery", "Roles found again", ["", "this run", "dealt at random"], rows)],
         )
     ]

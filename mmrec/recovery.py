@@ -23,15 +23,16 @@ def role_recovery(
 
     Items count that have every modality and a train interaction. `auc/<modality>`: among those
     with a dominant modality, how well its share of the modalities' weights tells the items where it
-    is this one. `nmi`: mutual information of role and group, normalised (0: none, 1: the same
-    partition). Equal weights give an AUC of one half and an NMI of zero; `chance/...` is what the
-    same weights give when they are dealt to items at random.
+    is this one. `nmi`: mutual information, normalised (0: none, 1: the same partition), of the role
+    and the modality of the largest weight; `nmi/expert` of the role and the group. Equal weights
+    give an AUC of one half and an NMI of zero; `chance/...` is what the same weights give when they
+    are dealt to items at random.
 
     Args:
         corpus: the model's.
         truth: of the planted data.
         weights: channel -> [I], as `Recommender.item_weights` has it.
-        group: [I] int64 of each item; None: the modality of the largest weight.
+        group: [I] int64 of each item, as the expert of its largest gate.
 
     Returns:
         By name; empty unless two modalities have a weight.
@@ -43,19 +44,23 @@ def role_recovery(
     for modality in corpus.modalities.values():
         counted &= modality.present
     share = torch.stack([weights[name].cpu() for name in names], 1)[counted]  # [I', M]
-    share = share / share.sum(1, keepdim=True).clamp(min=1e-12)
+    share = share.double() / share.sum(1, keepdim=True).clamp(min=1e-12)
+    share = share.round(decimals=5)  # or the order of equal weights is that of their last bits
     role = truth.role[counted]
-    found = share.argmax(1) if group is None else group.cpu()[counted]
+    groups = {"nmi": share.argmax(1)}
+    if group is not None:
+        groups["nmi/expert"] = group.cpu()[counted]
     order = torch.randperm(len(role), generator=torch.Generator().manual_seed(0))
 
-    def compare(share: Tensor, group: Tensor) -> dict[str, float]:
+    def compare(share: Tensor, groups: Mapping[str, Tensor]) -> dict[str, float]:
         areas = dominance_areas(truth, role, dict(zip(names, share.T, strict=True)))
         mean = {"auc": sum(areas.values()) / len(areas)} if areas else {}
         each = {f"auc/{name}": area for name, area in areas.items()}
-        return {**mean, **each, "nmi": _mutual_information(group, role)}
+        shared = {name: _mutual_information(group, role) for name, group in groups.items()}
+        return {**mean, **each, **shared}
 
-    by_chance = {f"chance/{name}": v for name, v in compare(share[order], found[order]).items()}
-    return {**compare(share, found), **by_chance}
+    dealt = compare(share[order], {name: group[order] for name, group in groups.items()})
+    return {**compare(share, groups), **{f"chance/{name}": v for name, v in dealt.items()}}
 
 
 def dominance_areas(truth: Truth, role: Tensor, weights: Mapping[str, Tensor]) -> dict[str, float]:

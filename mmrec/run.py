@@ -244,8 +244,7 @@ def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
         model.route_by(schedule)
     elif node:
         raise ConfigError(
-            f"router_schedule={node[TARGET].rpartition('.')[2]}: {type(model).__name__} has no "
-            "router; leave the setting out"
+            f"router_schedule: {type(model).__name__} has no router; leave the setting out"
         )
 
 
@@ -445,7 +444,11 @@ def _write_tables(
     write_item_weights(folder, weights, model.corpus)
     if not isinstance(data, PlantedData):
         return {}
-    group = model.item_gates().argmax(1) if isinstance(model, RoutedRecommender) else None
+    group = (
+        model.item_gates().round(decimals=5).argmax(1)
+        if isinstance(model, RoutedRecommender)
+        else None
+    )
     recovery = role_recovery(model.corpus, data.truth, weights, group)
     return {"recovery": recovery} if recovery else {}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from math import cos, pi
+from math import cos, isfinite, pi
 from typing import Any, Literal, NamedTuple
 
 
@@ -74,9 +74,13 @@ class RouterSchedule(ABC):
         for name, pair in pairs.items():
             if len(pair) != 2:
                 raise ValueError(f"router_schedule.{name} is {pair}; give its first and last value")
-            if min(pair) < 0 or (name == "temperature" and min(pair) == 0):
+            if not all(isfinite(x) and x >= 0 for x in pair) or (
+                name == "temperature" and min(pair) == 0
+            ):
                 least = "above 0" if name == "temperature" else "of at least 0"
-                raise ValueError(f"router_schedule.{name} is {pair}; give values {least}")
+                raise ValueError(
+                    f"router_schedule.{name} is {pair}; give values {least}, and finite"
+                )
         if top_k is not None and top_k < 1:
             raise ValueError(f"router_schedule.top_k is {top_k}; give 1 or more, or null for all")
         self._pairs, self._top_k = pairs, top_k
@@ -267,7 +271,7 @@ class EntropyTriggered(RouterSchedule):
         self._loads = [*self._loads, observed.load_entropy][-2 * self.window :]
         if self.trigger is not None or self.epoch < self.earliest:
             return
-        if self._rests() or self.epoch == self.latest:
+        if self._rests() or (self.latest is not None and self.epoch >= self.latest):
             self.trigger = self.epoch
 
     def _rests(self) -> bool:

@@ -159,9 +159,9 @@ def test_a_model_without_weights_is_told_apart(finished, tmp_path):
     [
         (
             ("model=lightgcn", "router_schedule=linear"),
-            r"schedule=Ramp: LightGCN has no rou",
+            r"schedule: LightGCN has no rou",
         ),
-        (("model=magnet", "router_schedule.top_k=10"), r"top_k is 10, but there are 9 experts"),
+        (("model=magnet", "router_schedule.top_k=10"), r"top_k is 10, of 9 experts in all"),
         (("model=magnet", "router_schedule.threshold=2"), r"threshold is 2; entropies are 0\.\.1"),
         (("model=magnet", "model.router=pairs"), r"model\.router=pairs: .*'pair', 'user'"),
         (("model=magnet", "model.roles.dominant=3"), r"roles\.dominant is 3; give a weight"),

@@ -29,7 +29,7 @@ def test_weights_that_are_the_truth_recover_it(two):
     corpus, truth = two
     found = role_recovery(corpus, truth, oracle(corpus, truth), truth.role)
     assert found["auc"] == found["auc/visual"] == found["auc/textual"] == 1
-    assert found["nmi"] == pytest.approx(1)
+    assert found["nmi/expert"] == pytest.approx(1)
 
 
 def test_weights_that_are_its_opposite_have_no_area(two):
@@ -44,6 +44,23 @@ def test_equal_weights_tell_nothing(two):
     found = role_recovery(corpus, truth, even)
     assert found["auc"] == 0.5
     assert found["nmi"] == pytest.approx(0, abs=1e-6)
+
+
+def test_rounding_is_no_knowledge(two):
+    corpus, truth = two
+    jitter = 1e-7 * torch.rand(corpus.n_items, generator=torch.Generator().manual_seed(0))
+    near = {"visual": 0.25 + jitter, "textual": 0.25 - jitter}
+    found = role_recovery(corpus, truth, near)
+    assert found["auc"] == found["chance/auc"] == 0.5
+    assert found["nmi"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_group_is_compared_beside_the_largest_weight(two):
+    corpus, truth = two
+    found = role_recovery(corpus, truth, oracle(corpus, truth), torch.zeros(corpus.n_items).long())
+    assert found["nmi/expert"] == pytest.approx(0, abs=1e-6)
+    assert found["nmi"] > 0.3
+    assert "chance/nmi/expert" in found
 
 
 def test_the_same_weights_dealt_at_random_are_near_chance(two):
@@ -90,4 +107,4 @@ def test_behaviour_is_no_modality(two):
 def test_worlds_without_dominant_roles_have_mutual_information_only():
     corpus, truth = world(roles={"balanced": 0.5, "complementary": 0.5})
     found = role_recovery(corpus, truth, oracle(corpus, truth), truth.role)
-    assert set(found) == {"nmi", "chance/nmi"}
+    assert set(found) == {f"{k}{n}" for k in ("", "chance/") for n in ("nmi", "nmi/expert")}

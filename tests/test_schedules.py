@@ -128,6 +128,14 @@ def test_a_constant_one_never_moves():
         (lambda: Ramp(coverage=(1.0,)), r"coverage is \(1\.0,\); give its first and last value"),
         (lambda: Ramp(noise=(0.0, -1.0)), r"noise is .*; give values of at least 0"),
         (lambda: Constant(temperature=0), r"temperature is .*; give values above 0"),
+        (
+            lambda: Constant(coverage=float("inf")),
+            r"coverage is \(inf, inf\); give values of at least",
+        ),
+        (
+            lambda: Constant(temperature=float("nan")),
+            r"temperature is \(nan, nan\); give values above",
+        ),
         (lambda: Constant(top_k=0), r"top_k is 0; give 1 or more, or null for all"),
         (lambda: Ramp(start=-1), r"start is -1; give 0 or more"),
         (lambda: Ramp(epochs=-1), r"epochs is -1; give 0 or more"),

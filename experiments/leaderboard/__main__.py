@@ -59,7 +59,8 @@ def main() -> None:
     ]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the same command runs only what is missing")
-    write(options)
+    for data in options.data:
+        write(data)
 
 
 def models() -> list[str]:
@@ -78,7 +79,7 @@ def compete(model: str, data: str, options: argparse.Namespace, more: list[str])
     if (conf_dir() / "sweep" / f"{model}.yaml").exists():
         folder = OUTPUTS / "search" / name
         best = Path("experiment") / f"{name}-best.yaml"
-        if options.search or folder.exists() or not (CHOSEN / best).exists():
+        if options.search or not (CHOSEN / best).exists():
             searched = call(
                 f"sweep={model}",
                 *chosen,
@@ -116,14 +117,7 @@ def call(*words: str) -> bool:
     return subprocess.run(command, env=environment, check=False).returncode == 0
 
 
-def write(options: argparse.Namespace) -> None:
-    """A page for each data set that there are runs on, whichever were asked for."""
-    for data in DATA:
-        if any(OUTPUTS.glob(f"seeds/*-{data}")):
-            write_page(data, options)
-
-
-def write_page(data: str, options: argparse.Namespace) -> None:
+def write(data: str) -> None:
     """What the report makes of a data set's runs, and where it comes from."""
     folder = OUTPUTS / "report" / data
     seeds = f"{OUTPUTS}/seeds/*-{data}/**"
@@ -132,21 +126,23 @@ def write_page(data: str, options: argparse.Namespace) -> None:
         output=str(folder),
         title=f"Leaderboard, {data}",
     )
-    runs = collect([seeds]).runs
-    (protocol,) = by_protocol(runs)
-    budget = "" if options.trials is None else f" --trials {options.trials}"
-    command = f"python -m experiments.leaderboard --data {data} --seeds {options.seeds}{budget}"
-    parts = [
-        f"# {protocol.name}",
-        "",
-        f"{trials(data, options)} trials a model; how it was done: [README.md](README.md).",
-        "",
-        *((folder / "tables" / f"{protocol.slug}-{kind}.md").read_text() for kind in KINDS),
-        "### Where the figures come from",
-        "",
-        provenance([run.result for run in runs], command),
-        "",
-    ]
+    parts = []
+    for protocol, runs in by_protocol(collect([seeds]).runs).items():
+        tables = [folder / "tables" / f"{protocol.slug}-{kind}.md" for kind in KINDS]
+        results = [run.result for run in runs]
+        ran = ",".join(str(seed) for seed in sorted({result["seed"] for result in results}))
+        command = f"python -m experiments.leaderboard --data {data} --seeds {ran}"
+        parts += [
+            f"# {protocol.name}",
+            "",
+            "How it was done: [README.md](README.md).",
+            "",
+            *(table.read_text() for table in tables if table.exists()),
+            "### Where the figures come from",
+            "",
+            provenance(results, command),
+            "",
+        ]
     (HERE / f"{data}.md").write_text("\n".join(parts))
 
 

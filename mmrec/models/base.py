@@ -229,7 +229,7 @@ class RoutedRecommender(Recommender):
         top_k = schedule.routing().top_k
         if top_k is not None and top_k > len(self.experts):
             raise ValueError(
-                f"router_schedule.top_k is {top_k}, but there are {len(self.experts)} experts "
+                f"router_schedule.top_k is {top_k}, of {len(self.experts)} experts in all "
                 f"({', '.join(self.experts)}); give at most as many, or null for all"
             )
         self.schedule = schedule

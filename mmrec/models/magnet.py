@@ -9,8 +9,8 @@ complementary, over behavioural and content cues; routing is conditioned on the 
 entropy moves training by itself from coverage to specialisation. Ours: every formula and number
 here, above all what a content channel is (ID embeddings smoothed over the modality's neighbours,
 and projected features whose norm is held: free, they overfit within epochs) and what the router
-sees (how well user and item agree in each channel). What was tried on data whose roles are known,
-and on real data: networks in the experts overfit and hide the roles (`hidden`); content alone or
+sees (how well user and item agree in each channel). What was tried in single runs, on data whose
+roles are known and on real data: networks in the experts overfit and hide the roles (`hidden`); content alone or
 its graph alone is worse than both; content that only enters before propagation, which halves it
 beside what users bring, costs recall above all on the tail (`late_add`); an even load that is asked
 for by its entropy alone leaves half of the experts dead, or, held harder, costs recall, where
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Literal, NamedTuple
 
 import torch
@@ -196,10 +197,39 @@ class MAGNET(RoutedRecommender):
         fused: bool = False,
     ) -> None:
         modalities = require_modalities(corpus, "magnet")
+        _check({"dim": dim, "neighbours": neighbours}, 1)
+        _check(
+            {
+                "layers": layers,
+                "content_layers": content_layers,
+                "hidden": hidden,
+                "pseudo_edges": pseudo_edges,
+                "pseudo_weight": pseudo_weight,
+                "late_add": late_add,
+                "route": route,
+                "template": template,
+                "l2": l2,
+                "content_l2": content_l2,
+            },
+            0,
+        )
+        for name, modality in modalities.items():
+            if neighbours >= (there := int(modality.present.sum())):
+                raise ValueError(
+                    f"model.neighbours is {neighbours}, but {there} items have {name}; give fewer, "
+                    "or leave it out with data.modalities=[...]"
+                )
+        if user_content == "history" and not content_layers:
+            raise ValueError(
+                "model.user_content=history needs a step from items to users; give "
+                "model.content_layers=1 or more"
+            )
         names = (*((BEHAVIOUR,) if behaviour else ()), *modalities)
         templates = role_templates(names, roles)
         if experts == "one":
             templates = [Template("one", (1 / len(names),) * len(names))]
+        elif experts == "free":
+            templates = [t._replace(name=f"free/{n}") for n, t in enumerate(templates, 1)]
         super().__init__(corpus, [t.name for t in templates])
         self.channels, self.user_content = names, user_content
         self.content_layers, self.late_add = content_layers, late_add
@@ -236,7 +266,7 @@ class MAGNET(RoutedRecommender):
         self.behaviour = Views(graphs, layers)
         self.contents = nn.ModuleList(Views(graphs, content_layers) for _ in modalities)
 
-        self.mix = RoleExperts(templates, dim, hidden=hidden, anchored=experts == "templates")
+        self.mix = RoleExperts(templates, dim, hidden=hidden, anchored=experts != "free")
         self.router = PairRouter(
             self.mix.template, dim, sees=router, agreement=agreement, sharpness=sharpness
         )
@@ -398,6 +428,12 @@ class MAGNET(RoutedRecommender):
         shares = self.mix.shares(self.present)[items]  # [P, E, C]
         weights = torch.einsum("pe,pec->cp", self.pair_gates(users, items), shares)
         return dict(zip(self.channels, weights, strict=True))
+
+
+def _check(settings: Mapping[str, float], least: int) -> None:
+    for name, value in settings.items():
+        if not (isfinite(value) and value >= least):
+            raise ValueError(f"model.{name} is {value}; give a finite number of at least {least}")
 
 
 def _item_graph(modality: Modality, k: int) -> Tensor:

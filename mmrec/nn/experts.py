@@ -174,10 +174,10 @@ class RoleExperts(nn.Module):
             present: [N, C] bool.
 
         Returns:
-            [N, E], 1 where nothing is absent.
+            [N, E], 1 where nothing is absent, 0 where everything is.
         """
-        there: Tensor = present.to(self.delta.dtype) @ self.weights().T
-        return 1 / there.clamp(min=1e-6)
+        there = present.to(self.delta.dtype) @ self.weights().T
+        return torch.where(there > 0, 1 / there.clamp(min=1e-6), 0.0)
 
 
 class _Towers(nn.Module):

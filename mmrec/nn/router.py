@@ -250,16 +250,16 @@ def entropies(gates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def imbalance(gates: Tensor) -> Tensor:
-    """`KL(uniform || mean gate)`: 0 where the experts weigh the same in the mean, without bound.
+    """`KL(uniform || mean gate)`: 0 where the experts weigh the same in the mean.
 
-    Where `1 - H_m` hardly pulls at an expert that is nearly gone, as its share times the log of it
-    vanishes, this pulls hardest.
+    The gradient of `1 - H_m` for the logit of an expert that is nearly gone vanishes with its
+    share; that of this is largest there.
 
     Args:
         gates: [N, E], rows that sum to one.
     """
     mean = gates.mean(0)
-    return -(len(mean) * mean).clamp(min=1e-12).log().mean()
+    return -(len(mean) * mean).clamp(min=torch.finfo(mean.dtype).tiny).log().mean()
 
 
 def _entropy(p: Tensor) -> Tensor:

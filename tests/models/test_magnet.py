@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -211,8 +212,17 @@ def test_noise_reaches_gates_in_training_only(corpus):
     ("options", "message"),
     [
         ({"roles": {"dominant": 2.0}}, r"roles\.dominant is 2\.0; give a weight above 0"),
-        ({"pseudo_edges": -1}, r"pseudo_edges is -1; give 0 or more"),
-        ({"layers": -1}, r"layers is -1"),
+        ({"pseudo_edges": -1}, r"model\.pseudo_edges is -1; give a finite number of at least 0"),
+        ({"layers": -1}, r"model\.layers is -1"),
+        ({"content_layers": -1}, r"model\.content_layers is -1"),
+        ({"dim": 0}, r"model\.dim is 0; give a finite number of at least 1"),
+        ({"neighbours": 0}, r"model\.neighbours is 0"),
+        ({"neighbours": 40}, r"model\.neighbours is 40, but \d+ items have visual; give fewer"),
+        ({"hidden": -1}, r"model\.hidden is -1"),
+        ({"late_add": math.nan}, r"model\.late_add is nan; give a finite number"),
+        ({"route": -1.0}, r"model\.route is -1"),
+        ({"pseudo_weight": math.inf}, r"model\.pseudo_weight is inf"),
+        ({"user_content": "history", "content_layers": 0}, r"history needs a step from items"),
     ],
 )
 def test_what_cannot_be_is_refused(corpus, options, message):
@@ -227,8 +237,40 @@ def test_content_is_needed(corpus):
 
 def test_more_experts_than_there_are_cannot_be_kept(corpus):
     model = MAGNET(corpus, experts="one")
-    with pytest.raises(ValueError, match=r"top_k is 3, but there are 1 experts \(one\); give at"):
+    with pytest.raises(ValueError, match=r"top_k is 3, of 1 experts in all \(one\); give at"):
         model.route_by(Constant(top_k=3))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_expert_takes_the_mean_of_the_channels_and_is_held_to_it(corpus, seed):
+    seed_everything(seed, verbose=False)
+    model = MAGNET(corpus, experts="one")
+    torch.testing.assert_close(model.mix.weights(), torch.full((1, 3), 1 / 3))
+    torch.nn.init.ones_(model.mix.delta)
+    assert model.mix.penalty() == 1
+
+
+def test_free_experts_claim_no_roles(corpus):
+    assert MAGNET(corpus, experts="free").experts == tuple(f"free/{n}" for n in range(1, 10))
+
+
+def test_an_item_with_nothing_to_show_scores_nothing(corpus):
+    bare = torch.arange(corpus.n_items) < 3
+    without = {
+        name: replace(
+            m, features=m.features * ~bare[:, None], present=m.present & ~bare, digest=name
+        )
+        for name, m in corpus.modalities.items()
+    }
+    model = made(replace(corpus, modalities=without), behaviour=False, hidden=4)
+    scores = model.score(model.encode(), Queries(torch.arange(5)))
+    assert scores[:, bare].eq(0).all()
+
+
+def test_pseudo_edges_without_weight_are_none(corpus):
+    weightless = made(corpus, pseudo_weight=0.0)
+    plain, augmented = (view.adjacency.to_dense() for view in weightless.behaviour.views)
+    assert torch.equal(plain, augmented)
 
 
 def test_one_modality_leaves_five_experts():

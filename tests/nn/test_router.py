@@ -161,12 +161,13 @@ def test_imbalance_of_gates_computed_by_hand():
 
 
 def test_imbalance_pulls_at_an_expert_that_is_nearly_gone_where_the_entropy_does_not():
-    def pull(loss):
-        logits = torch.tensor([[0.0, 0.0, -9.0]], requires_grad=True)
+    def pull(loss, far=9.0):
+        logits = torch.tensor([[0.0, 0.0, -far]], requires_grad=True)
         loss(logits.softmax(-1)).backward()
         return -float(logits.grad[0, 2])
 
     assert pull(imbalance) > 0.3
+    assert pull(imbalance, far=40.0) == pytest.approx(1 / 3)
     assert 0 < pull(lambda gates: 1 - entropies(gates)[1]) < 0.01
 
 
