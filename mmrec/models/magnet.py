@@ -10,14 +10,14 @@ entropy moves training by itself from coverage to specialisation. Ours: every fo
 here, above all what a content channel is (ID embeddings smoothed over the modality's neighbours,
 and projected features whose norm is held: free, they overfit within epochs) and what the router
 sees (how well user and item agree in each channel). What was tried in single runs, on data whose
-roles are known and on real data: networks in the experts overfit and hide the roles (`hidden`); content alone or
-its graph alone is worse than both; content that only enters before propagation, which halves it
-beside what users bring, costs recall above all on the tail (`late_add`); an even load that is asked
-for by its entropy alone leaves half of the experts dead, or, held harder, costs recall, where
-`KL(uniform || mean gate)` leaves none dead and costs none; a strong confidence term leaves few
-alive and costs recall, where colder gates in the second stage decide and cost none; complementary
-experts whose vectors are shorter than the others' are soon left out; a router that also has free
-terms of user and item (`router="all"`) overfits on tiktok within five epochs.
+roles are known and on real data: networks in the experts overfit and hide the roles (`hidden`);
+content alone or its graph alone is worse than both; content that only enters before propagation,
+which halves it beside what users bring, costs recall above all on the tail (`late_add`); an even
+load that is asked for by its entropy alone leaves half of the experts dead, or, held harder, costs
+recall, where `KL(uniform || mean gate)` leaves none dead and costs none; a strong confidence term
+leaves few alive and costs recall, where colder gates in the second stage decide and cost none;
+complementary experts whose vectors are shorter than the others' are soon left out; a router that
+also has free terms of user and item (`router="all"`) overfits on tiktok within five epochs.
 
 U users, I items, C channels (behaviour and each modality), E experts, D dim, B batch, K negatives,
 N = U + I nodes.
