@@ -199,8 +199,8 @@ PROJECTION = """
 {items:,} items with random features of width {width:,}, to 64 dimensions and back, as in a step of
 MAGNET. It gathers the items that a batch depends on where they are under half of all, which is
 exact: a quarter at Electronics' size with batches of 2,048. On Baby a batch depends on 79 %, and
-all are projected. bfloat16 pays where the hardware has it (`trainer.precision=bf16-mixed`); a low
-rank is as good as the features' spectrum, and random ones have none.
+all are projected. `model.precision=bfloat16` is for hardware that has it; a low rank is as good as
+the features' spectrum, and random ones have none.
 
 | way | s | relative error |
 |---|---|---|"""

@@ -1,7 +1,14 @@
 """Layers with one meaning each."""
 
 from mmrec.nn.experts import ROLES, Role, RoleExperts, Template, role_templates
-from mmrec.nn.fusion import Fusion, FusionKind, Projection, center_and_scale, masked_softmax
+from mmrec.nn.fusion import (
+    Fusion,
+    FusionKind,
+    Precision,
+    Projection,
+    center_and_scale,
+    masked_softmax,
+)
 from mmrec.nn.history import History
 from mmrec.nn.lookup import item_index, lookup, node_index
 from mmrec.nn.propagation import (
@@ -33,6 +40,7 @@ __all__ = [
     "FusionKind",
     "History",
     "PairRouter",
+    "Precision",
     "Projection",
     "Propagation",
     "Role",

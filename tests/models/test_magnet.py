@@ -66,6 +66,7 @@ OPTIONS = [
     {"pseudo_choice": "random"},
     {"content_layers": 0, "layers": 0},
     {"late_add": 0.0},
+    {"precision": "bfloat16"},
 ]
 each_option = pytest.mark.parametrize(
     "options", OPTIONS, ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()) or "default"

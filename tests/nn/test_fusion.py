@@ -155,3 +155,19 @@ def test_content_is_no_part_of_a_checkpoint():
         "each.0.linear.weight": (8, 16),
         "each.0.linear.bias": (8,),
     }
+
+
+def test_bfloat16_is_off_by_less_than_a_hundredth_even_under_a_large_common_part():
+    modalities = {"visual": content(offset=100.0)}
+
+    def projected(precision):
+        torch.manual_seed(0)
+        project = Projection(modalities, 8, precision=precision)
+        found = project()
+        found.square().sum().backward()
+        return found.detach(), project.each[0].linear.weight.grad
+
+    for near, exact in zip(projected("bfloat16"), projected("float32"), strict=True):
+        assert near.dtype == torch.float32
+        assert not torch.equal(near, exact)
+        assert (near - exact).norm() < 0.01 * exact.norm()
