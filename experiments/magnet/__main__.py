@@ -24,9 +24,7 @@ SHARED = ("data=planted", "optimizer.lr=5e-3", "callbacks.early_stopping.patienc
 ROWS: dict[str, Cell] = {
     "MAGNET": ("model=magnet",),
     "stage 1 for ever": ("ablation=magnet/stage_1",),
-    "router not held (route=0)": ("ablation=magnet/unregularised",),
     "equal gates": ("ablation=magnet/equal_gates",),
-    "no experts": ("ablation=magnet/one_expert",),
     "content not added late": ("ablation=magnet/no_late_add",),
     "Gated LightGCN": ("model=gated_lightgcn",),
 }
