@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir
 from mmrec.paths import replace_file
-from mmrec.results import BEST
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def evaluate(
         ranking.to(users.device).update(users, scores)
     metrics = {f"{split}/{name}": float(value) for name, value in ranking.compute().items()}
 
-    same = evaluation == opened.model.evaluation and opened.checkpoint == opened.folder / BEST
+    same = evaluation == opened.model.evaluation and opened.at_best
     noted = {k: v for k, v in opened.result["metrics"].items() if k.startswith(f"{split}/")}
     with opened.checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

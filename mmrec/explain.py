@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir, nearest
-from mmrec.results import BEST, EPOCHS, ResultError
+from mmrec.results import EPOCHS, ResultError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -93,7 +93,7 @@ def explain(
         sections = [
             *_over_epochs(opened),
             _of_train(opened, weights),
-            *(_known(opened.result) if opened.checkpoint == opened.folder / BEST else []),
+            *(_known(opened.result) if opened.at_best else []),
             _of_users(opened, chosen, k, seen, accelerator),
         ]
         card = opened.result["data_card"]
@@ -129,7 +129,7 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
     if trigger is not None:
         begun = f"The second stage began at epoch {trigger}."
     shown = ""
-    if opened.checkpoint == opened.folder / BEST:
+    if opened.at_best:
         shown = f" Everything below is about the best epoch, {opened.result['best_epoch']}."
     return [
         Section(

@@ -44,8 +44,7 @@ def role_recovery(
     for modality in corpus.modalities.values():
         counted &= modality.present
     share = torch.stack([weights[name].cpu() for name in names], 1)[counted]  # [I', M]
-    share = share.double() / share.sum(1, keepdim=True).clamp(min=1e-12)
-    share = share.round(decimals=5)  # or the order of equal weights is that of their last bits
+    share = rounded(share.double() / share.sum(1, keepdim=True).clamp(min=1e-12))
     role = truth.role[counted]
     groups = {"nmi": share.argmax(1)}
     if group is not None:
@@ -61,6 +60,11 @@ def role_recovery(
 
     dealt = compare(share[order], {name: group[order] for name, group in groups.items()})
     return {**compare(share, groups), **{f"chance/{name}": v for name, v in dealt.items()}}
+
+
+def rounded(weights: Tensor) -> Tensor:
+    """To what they say: the order of equal ones would be that of their last bits."""
+    return weights.double().round(decimals=5)
 
 
 def dominance_areas(truth: Truth, role: Tensor, weights: Mapping[str, Tensor]) -> dict[str, float]:

@@ -429,7 +429,7 @@ def _write_tables(
     """
     from mmrec.data import PlantedData
     from mmrec.models import RoutedRecommender
-    from mmrec.recovery import role_recovery
+    from mmrec.recovery import role_recovery, rounded
 
     per_user = _of_all_processes(model.test_ranking.per_user())
     if not writes:
@@ -444,11 +444,9 @@ def _write_tables(
     write_item_weights(folder, weights, model.corpus)
     if not isinstance(data, PlantedData):
         return {}
-    group = (
-        model.item_gates().round(decimals=5).argmax(1)
-        if isinstance(model, RoutedRecommender)
-        else None
-    )
+    group = None
+    if isinstance(model, RoutedRecommender):
+        group = rounded(model.item_gates()).argmax(1)
     recovery = role_recovery(model.corpus, data.truth, weights, group)
     return {"recovery": recovery} if recovery else {}
 

@@ -66,6 +66,11 @@ class OpenRun:
         """What it was trained on."""
         return self.data.corpus
 
+    @property
+    def at_best(self) -> bool:
+        """Whether these are the weights that `result` is about."""
+        return self.checkpoint == self.folder / BEST
+
 
 def open_run(path: Path) -> OpenRun:
     """Rebuild a run's data and model, and load its weights.

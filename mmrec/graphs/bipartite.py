@@ -21,7 +21,7 @@ def degree_weights(interactions: Interactions, weights: Tensor | None = None) ->
     """
     user, item = interactions.user, interactions.item
     degrees = torch.bincount(user, weights)[user] * torch.bincount(item, weights)[item]  # [N]
-    scale = degrees.double().rsqrt()
+    scale = degrees.double().rsqrt().masked_fill(degrees == 0, 0.0)  # where all weights are zero
     return (scale if weights is None else weights * scale).float()
 
 

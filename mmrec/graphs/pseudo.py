@@ -175,8 +175,6 @@ def augmented_adjacency(corpus: Corpus, edges: PseudoEdges, weight: float) -> Te
         [U+I, U+I] sparse CSR float32, symmetric; users come first.
     """
     train = corpus.train
-    if not weight:  # zero rows could not be normalised
-        return normalized_adjacency(train, corpus.n_users, corpus.n_items)
     both = Interactions(torch.cat([train.user, edges.user]), torch.cat([train.item, edges.item]))
     weights = torch.cat([torch.ones(len(train)), weight * edges.weight]).double()
     return normalized_adjacency(both, corpus.n_users, corpus.n_items, weights)

@@ -217,7 +217,8 @@ class MAGNET(RoutedRecommender):
             },
             0,
         )
-        for name, modality in modalities.items():
+        similar_edges = views != "plain" and pseudo_edges > 0 and pseudo_choice == "content"
+        for name, modality in modalities.items() if content != "projected" or similar_edges else ():
             if neighbours >= (there := int(modality.present.sum())):
                 raise ValueError(
                     f"model.neighbours is {neighbours}, but {there} items have {name}; give fewer, "
@@ -328,6 +329,7 @@ class MAGNET(RoutedRecommender):
                 return rows[:n_users], rows[n_users:]
             return rows[:, 0], rows[:, 1:].flatten(0, 1)
 
+        shown = self.items_of(wanted)
         user, item = sides(self.behaviour(self.node.weight, wanted))
         found = [(user, item)]
         users, items = torch.split(self.node.weight, [n_users, self.corpus.n_items])
@@ -335,8 +337,7 @@ class MAGNET(RoutedRecommender):
         for view, content in zip(self.contents, self.item_content(items, projected), strict=True):
             user_m, item_m = sides(view(torch.cat([own, content]), wanted))
             if self.late_add:
-                rows = slice(None) if wanted is None else wanted.nodes[:, 1:].flatten() - n_users
-                item_m = torch.add(item_m, content[rows], alpha=self.late_add)
+                item_m = torch.add(item_m, content[shown], alpha=self.late_add)
             match self.user_content:
                 case "propagated":
                     user_m = user
@@ -349,9 +350,13 @@ class MAGNET(RoutedRecommender):
 
     def there(self, wanted: Wanted | None) -> Tensor:
         """Which channels items have: [I, C] bool, or [B(1+K), C] of a batch."""
+        return self.present[self.items_of(wanted)]
+
+    def items_of(self, wanted: Wanted | None) -> Tensor | slice:
+        """All items, or those of a batch: [B(1+K)]."""
         if wanted is None:
-            return self.present
-        return self.present[wanted.nodes[:, 1:].flatten() - self.corpus.n_users]
+            return slice(None)
+        return wanted.nodes[:, 1:].flatten() - self.corpus.n_users
 
     def gates(self, logits: Tensor, *, noise: float = 0.0) -> Tensor:
         """What the experts of pairs weigh, those left out nothing: [..., E] -> [..., E]."""

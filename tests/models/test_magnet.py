@@ -231,6 +231,14 @@ def test_what_cannot_be_is_refused(corpus, options, message):
         MAGNET(corpus, **options)
 
 
+@pytest.mark.parametrize(
+    "edges", [{"views": "plain"}, {"pseudo_edges": 0}, {"pseudo_choice": "random"}]
+)
+def test_too_many_neighbours_are_fine_where_nothing_reads_them(corpus, edges):
+    model = MAGNET(corpus, neighbours=corpus.n_items, content="projected", **edges)
+    assert model.score(model.encode(), Queries(torch.arange(3))).isfinite().all()
+
+
 def test_content_is_needed(corpus):
     with pytest.raises(DataError, match=r"model magnet needs item features and planted has none"):
         MAGNET(replace(corpus, modalities={}))
