@@ -137,7 +137,7 @@ def cross(user: Terms, item: Terms, weights: Tensor) -> list[Tensor]:
     for left, right, row in zip(user.bias.T, item.bias.T, weights, strict=True):
         logit = left.unsqueeze(1) + right
         for plane, weight in zip(agreement, row, strict=True):
-            logit = torch.addcmul(logit, plane, weight)
+            logit.addcmul_(plane, weight)
         found.append(logit)
     return found
 
@@ -199,8 +199,10 @@ def sparse_softmax(logits: Tensor, top_k: int | None, dim: int) -> Tensor:
 def mixture(logits: Sequence[Tensor], scores: Sequence[Tensor], top_k: int | None) -> Tensor:
     """`sum_e g_e s_e` with `g = sparse_softmax(logits)`, plane by plane, without making g.
 
+    In place, since fresh planes cost a quarter of the time: for rankings, not for training.
+
     Args:
-        logits: E of the same shape.
+        logits: E of the same shape; what they hold is lost.
         scores: E of that shape, of the experts.
         top_k: experts that count; None for all.
 
@@ -208,14 +210,14 @@ def mixture(logits: Sequence[Tensor], scores: Sequence[Tensor], top_k: int | Non
         Of that shape.
     """
     largest, edge = _largest(logits, top_k)
-    total = mixed = scores[0].new_zeros(())
+    total, mixed = torch.zeros_like(largest), torch.zeros_like(largest)
     for logit, score in zip(logits, scores, strict=True):
-        weight = (logit - largest).exp()
+        weight = (logit - largest).exp_()
         if edge is not None:
-            weight = weight * (logit >= edge)
-        total = total + weight
-        mixed = torch.addcmul(mixed, weight, score)
-    return mixed / total
+            weight.mul_(logit.ge_(edge))
+        total.add_(weight)
+        mixed.addcmul_(weight, score)
+    return mixed.div_(total)
 
 
 def _largest(planes: Sequence[Tensor], k: int | None) -> tuple[Tensor, Tensor | None]:
