@@ -28,12 +28,13 @@ DATA = {
         "data=beauty",
         "data.split=random_per_user",
         "data.batch_size=8192",
-        "trainer.check_val_every_n_epoch=3",
-        "callbacks.early_stopping.patience=4",
+        "trainer.max_epochs=100",
+        "trainer.check_val_every_n_epoch=5",
+        "callbacks.early_stopping.patience=3",
     ),
     "planted_tail": ("data=planted_tail",),
 }
-TRIALS = {"tiktok": 8, "scientific": 8, "beauty": 5, "planted_tail": 8}
+TRIALS = {"tiktok": 8, "scientific": 8, "beauty": 3, "planted_tail": 8}
 
 
 def main() -> None:
