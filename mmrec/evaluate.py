@@ -36,6 +36,7 @@ def evaluate(
     split: Literal["val", "test"] = "test",
     cutoffs: Sequence[int] | None = None,
     seen: str | None = None,
+    candidates: str | None = None,
     eval_batch_size: int | None = None,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     output: str | None = None,
@@ -48,6 +49,7 @@ def evaluate(
         split: whose held-out items are looked for.
         cutoffs: lengths of the lists; None: the run's.
         seen: what is no candidate, `train`, `train+val` or `none`; None: the run's.
+        candidates: `all` items, the `cold` ones, or those of the `split`; None: the run's.
         eval_batch_size: users ranked at a time; None: the run's.
         accelerator: what to compute on.
         output: a `.json` file for what is returned.
@@ -65,7 +67,7 @@ def evaluate(
     import_torchmetrics()
 
     from mmrec.data.datamodule import QueryLoader
-    from mmrec.evaluation import RankingMetric
+    from mmrec.evaluation import Rankings
     from mmrec.runs import open_run, output_file, scored
 
     json_file = output_file("output", output, [".json"]) if output else None
@@ -76,17 +78,17 @@ def evaluate(
         raise ConfigError(f"eval_batch_size={eval_batch_size}: expected 1 or more")
 
     opened = open_run(Path(run))
-    asked: dict[str, Any] = {"cutoffs": cutoffs, "seen": seen}
+    asked: dict[str, Any] = {"cutoffs": cutoffs, "seen": seen, "candidates": candidates}
     asked = {name: value for name, value in asked.items() if value is not None}
     evaluation = replace(opened.model.evaluation, **asked)
-    ranking = RankingMetric(opened.corpus, split, evaluation, detailed=split == "test")
+    ranking = Rankings(opened.corpus, split, evaluation)
     queries = QueryLoader(ranking.users, eval_batch_size or opened.data.eval_batch_size)
     for users, scores in scored(opened, queries, accelerator=accelerator):
         ranking.to(users.device).update(users, scores)
-    metrics = {f"{split}/{name}": float(value) for name, value in ranking.compute().items()}
+    metrics = {name: float(value) for name, value in ranking.compute().items()}
 
     same = evaluation == opened.model.evaluation and opened.at_best
-    noted = {k: v for k, v in opened.result["metrics"].items() if k.startswith(f"{split}/")}
+    noted = {k: v for k, v in opened.result["metrics"].items() if k.startswith(split)}
     with opened.checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     report = {
@@ -94,7 +96,7 @@ def evaluate(
         "checkpoint": opened.checkpoint.name,
         "checkpoint_sha256": digest,
         "model": opened.result["model"],
-        "data_card": {**opened.corpus.card(), "seen": evaluation.seen},
+        "data_card": {**opened.corpus.card(), **evaluation.card(opened.corpus)},
         "split": split,
         "cutoffs": list(evaluation.cutoffs),
         "metrics": metrics,

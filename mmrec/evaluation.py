@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from mmrec import metrics
-from mmrec.data.corpus import Corpus, Interactions
+from mmrec.data.corpus import TEST, TRAIN, VAL, Corpus, Interactions
 
 Seen = Literal["train", "train+val", "none"]
+Candidates = Literal["all", "cold", "split"]
+Part = Literal["val", "test", "test_warm", "test_all"]
 
 ACCURACY = ("recall", "hit_rate", "precision", "ndcg", "mrr", "map")
 GROUPED = ("recall", "ndcg")
@@ -45,6 +47,8 @@ class Evaluation:
         item_groups: share of the items that are head (most popular), and mid; the rest is tail.
         user_groups: share of the users that are active (the most train interactions), and regular;
             the rest is occasional.
+        candidates: `all` items; the `cold` ones, of validation and test together; or those of the
+            `split` that is judged. None: the cold ones where there are any, else all.
 
     Raises:
         ValueError: a setting that cannot be.
@@ -54,6 +58,7 @@ class Evaluation:
     seen: Seen = "train"
     item_groups: tuple[float, float] = (0.2, 0.3)
     user_groups: tuple[float, float] = (0.2, 0.3)
+    candidates: Candidates | None = None
 
     def __post_init__(self) -> None:
         # YAML has lists only.
@@ -66,6 +71,10 @@ class Evaluation:
             )
         if self.seen not in get_args(Seen):
             raise ValueError(f"seen={self.seen}: choose one of {', '.join(get_args(Seen))}")
+        if self.candidates not in (None, *get_args(Candidates)):
+            raise ValueError(
+                f"candidates={self.candidates}: choose one of {', '.join(get_args(Candidates))}"
+            )
         for name, shares in (("item_groups", self.item_groups), ("user_groups", self.user_groups)):
             object.__setattr__(self, name, tuple(shares))
             if len(shares) != 2 or min(shares) <= 0 or sum(shares) >= 1:
@@ -73,6 +82,25 @@ class Evaluation:
                     f"{name}={list(shares)}: expected two shares above 0 that leave something for "
                     "a third, as [0.2, 0.3]"
                 )
+
+    def candidates_in(self, corpus: Corpus) -> Candidates:
+        """What is ranked.
+
+        Raises:
+            ValueError: cold items, where there are none.
+        """
+        if self.candidates is None:
+            return "all" if corpus.cold is None else "cold"
+        if self.candidates != "all" and corpus.cold is None:
+            raise ValueError(
+                f"evaluation.candidates={self.candidates} ranks cold items, and {corpus.name} has "
+                "none; choose data.split=item_cold, or leave the setting out"
+            )
+        return self.candidates
+
+    def card(self, corpus: Corpus) -> dict[str, str]:
+        """What a result must say about its evaluation, beside cutoffs."""
+        return {"seen": self.seen, "candidates": self.candidates_in(corpus)}
 
 
 class RankingMetric(Metric):
@@ -83,7 +111,8 @@ class RankingMetric(Metric):
 
     Args:
         corpus: what is evaluated on.
-        split: the held-out part, `val` or `test`.
+        part: what is held out: `val`, `test`, or under `item_cold` `test_warm` and `test_all`, warm
+            items among warm ones, and all among all.
         evaluation: cutoffs, masks and groups.
         detailed: also metrics beyond accuracy, metrics by group, and values by user.
 
@@ -101,6 +130,7 @@ class RankingMetric(Metric):
     users: Tensor
     seen_start: Tensor
     seen_item: Tensor
+    excluded: Tensor
     pairs: Tensor
     held_out: Tensor
     item_counts: Tensor
@@ -121,23 +151,26 @@ class RankingMetric(Metric):
     def __init__(
         self,
         corpus: Corpus,
-        split: Literal["val", "test"],
+        part: Part,
         evaluation: Evaluation,
         *,
         detailed: bool,
     ) -> None:
         super().__init__()
         cutoffs = evaluation.cutoffs
-        if cutoffs[-1] > corpus.n_items:
+        ranked = _candidates(corpus, part, evaluation)  # [I] bool
+        if cutoffs[-1] > (count := int(ranked.sum())):
+            what = "catalogue" if count == corpus.n_items else "candidates"
             raise ValueError(
-                f"cutoff {cutoffs[-1]} is larger than the catalogue of {corpus.name}, "
-                f"{corpus.n_items} items; leave it out of cutoffs"
+                f"cutoff {cutoffs[-1]} is larger than the {what} of {corpus.name}, {count} items; "
+                "leave it out of cutoffs"
             )
         self.cutoffs = cutoffs
         self.detailed = detailed
         self.n_users, self.n_items = corpus.n_users, corpus.n_items
-        relevant = corpus.val if split == "val" else corpus.test
-        start, item = _by_user(_seen(corpus, split, evaluation.seen), corpus.n_users)
+        relevant = _held_out(corpus, part)
+        start, item = _by_user(_seen(corpus, part, evaluation.seen), corpus.n_users)
+        self._constant("excluded", (~ranked).nonzero().squeeze(1))
         held_out = torch.bincount(relevant.user, minlength=corpus.n_users)
         self._constant("users", held_out.nonzero().squeeze(1))  # [Q]
         self._constant("held_out", held_out)  # [U]
@@ -200,6 +233,8 @@ class RankingMetric(Metric):
         scores = scores.detach().float().contiguous()
         _check_finite(users, scores)
         scores[self._seen_of(users)] = -torch.inf
+        if len(self.excluded):
+            scores.index_fill_(1, self.excluded, -torch.inf)
         ranked = metrics.rank_items(scores, users, self.cutoffs[-1])  # [B, K]
         hits = self._hits(users, ranked)  # [B, K]
         values = self._at_cutoffs(metrics.accuracy(hits, self.held_out[users]), ACCURACY)
@@ -308,6 +343,65 @@ class RankingMetric(Metric):
             self._of_users = []
 
 
+class Rankings(nn.Module):
+    """All that is judged in one pass over users: a split, and beside it what it costs warm items.
+
+    Under `item_cold` the test split is of cold items. `test_cold/` repeats its accuracy, and
+    `test_warm/` and `test_all/` stand beside it where warm items are held out too.
+
+    Args:
+        corpus: what is evaluated on.
+        split: `val` or `test`, the latter in detail.
+        evaluation: cutoffs, masks and groups.
+
+    Attributes:
+        main: of the split.
+        users: [Q] int64, sorted: those to be queried.
+    """
+
+    def __init__(
+        self, corpus: Corpus, split: Literal["val", "test"], evaluation: Evaluation
+    ) -> None:
+        super().__init__()
+        self.split, self.cold = split, split == "test" and corpus.cold is not None
+        self.main = RankingMetric(corpus, split, evaluation, detailed=split == "test")
+        beside: list[Part] = []
+        if self.cold and corpus.warm is not None and len(corpus.warm):
+            beside = ["test_warm", "test_all"]
+        self.beside = nn.ModuleDict(
+            {part: RankingMetric(corpus, part, evaluation, detailed=False) for part in beside}
+        )
+        users = [metric.users for metric in (self.main, *self._beside().values())]
+        self.users = torch.unique(torch.cat(users))
+
+    def _beside(self) -> dict[str, RankingMetric]:
+        return dict(self.beside.items())  # type: ignore[arg-type]
+
+    def reset(self) -> None:
+        """Forget everything that was evaluated."""
+        for metric in (self.main, *self._beside().values()):
+            metric.reset()
+
+    def update(self, users: Tensor, scores: Tensor) -> None:
+        """Judge some users' scores, as `RankingMetric.update` does; they are overwritten."""
+        for metric in self._beside().values():
+            metric.update(users, scores.clone())
+        self.main.update(users, scores)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over users, named as `test/recall@20` or `test_all/ndcg@10`."""
+        found: dict[str, dict[str, Tensor]] = {self.split: self.main.compute()}
+        if self.cold:
+            names = [f"{name}@{k}" for name in ACCURACY for k in self.main.cutoffs]
+            found["test_cold"] = {name: found["test"][name] for name in names}
+        found |= {part: metric.compute() for part, metric in self._beside().items()}
+        return {f"{part}/{name}": v for part, values in found.items() for name, v in values.items()}
+
+    def per_user(self) -> pl.DataFrame:
+        """Of the split, as `RankingMetric.per_user`."""
+        return self.main.per_user()
+
+
 class _Content(nn.Module):
     """One modality, for the diversity of lists."""
 
@@ -343,13 +437,41 @@ def groups(counts: Tensor, shares: tuple[float, float]) -> Tensor:
     return (position >= first).long() + (position >= second).long()
 
 
-def _seen(corpus: Corpus, split: str, seen: Seen) -> Interactions:
-    """What is no candidate."""
+def _held_out(corpus: Corpus, part: Part) -> Interactions:
+    """What a part looks for."""
+    if part == "val":
+        return corpus.val
+    if part == "test" or corpus.warm is None:
+        return corpus.test
+    return corpus.warm if part == "test_warm" else _together(corpus.test, corpus.warm)
+
+
+def _candidates(corpus: Corpus, part: Part, evaluation: Evaluation) -> Tensor:
+    """What a part ranks: [I] bool."""
+    kind = evaluation.candidates_in(corpus)
+    if corpus.cold is None or part == "test_all":
+        return torch.ones(corpus.n_items, dtype=torch.bool)
+    if part == "test_warm":
+        return corpus.cold == TRAIN
+    match kind:
+        case "all":
+            return torch.ones(corpus.n_items, dtype=torch.bool)
+        case "cold":
+            return corpus.cold != TRAIN
+        case "split":
+            return corpus.cold == (VAL if part == "val" else TEST)
+
+
+def _seen(corpus: Corpus, part: Part, seen: Seen) -> Interactions:
+    """What is no candidate because its user has it."""
     if seen == "none":
         return corpus.train.select(torch.empty(0, dtype=torch.int64))
-    if seen == "train" or split == "val":
+    if seen == "train" or part == "val":
         return corpus.train
-    parts = corpus.train, corpus.val
+    return _together(corpus.train, corpus.val)
+
+
+def _together(*parts: Interactions) -> Interactions:
     return Interactions(torch.cat([p.user for p in parts]), torch.cat([p.item for p in parts]))
 
 

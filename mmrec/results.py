@@ -183,11 +183,11 @@ def peak_rss_mib() -> float:
 def metrics_table(metrics: Mapping[str, float], names: Sequence[str] = ("recall", "ndcg")) -> str:
     """A small table for people: a row a split and metric, a column a cutoff."""
     cutoffs = sorted({int(name.rpartition("@")[2]) for name in metrics})
-    head = " " * 14 + "".join(f"{f'@{k}':>9}" for k in cutoffs)
+    head = " " * 18 + "".join(f"{f'@{k}':>9}" for k in cutoffs)
     rows = [
-        f"{split + '/' + name:<14}"
+        f"{split + '/' + name:<18}"
         + "".join(f"{metrics[f'{split}/{name}@{k}']:>9.4f}" for k in cutoffs)
-        for split in ("val", "test")
+        for split in ("val", "test", "test_warm", "test_all")
         for name in names
         if f"{split}/{name}@{cutoffs[0]}" in metrics
     ]

@@ -308,7 +308,7 @@ def _begin(
         "code": code_digest(plain["model"][TARGET]),
         "git_commit": git_commit(),
         "versions": versions(),
-        "data_card": {**data.corpus.card(), "seen": plain["evaluation"]["seen"]},
+        "data_card": {**data.corpus.card(), **model.evaluation.card(data.corpus)},
         "metrics": {},
         "monitor": plain["monitor"],
         "best_epoch": None,
@@ -400,7 +400,7 @@ def _rank(
     return {
         name: float(value)
         for name, value in trainer.callback_metrics.items()
-        if name.startswith(("val/", "test/"))
+        if name.startswith(("val/", "test"))
     }
 
 

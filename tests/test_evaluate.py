@@ -69,6 +69,28 @@ def test_the_size_of_a_batch_changes_no_number(finished):
     assert one["differences"] == {}
 
 
+def test_cold_warm_and_all_items_are_those_of_the_run(composed, tmp_path):
+    words = (
+        "model=most_pop",
+        *WORLD,
+        *TINY,
+        "data.split=item_cold",
+        "evaluation.cutoffs=[5,10]",
+        "monitor=val/recall@10",
+    )
+    result = run(composed(*words, f"run_dir={tmp_path / 'run'}"), [])
+    parts = {"val", "test", "test_cold", "test_warm", "test_all"}
+    assert {name.partition("/")[0] for name in result["metrics"]} == parts
+    assert result["data_card"]["candidates"] == "cold"
+    report = evaluate(run=tmp_path / "run", accelerator="cpu")
+    assert report["differences"] == {}
+    assert {name.partition("/")[0] for name in report["metrics"]} == parts - {"val"}
+    other = evaluate(run=tmp_path / "run", candidates="all", accelerator="cpu")
+    assert other["data_card"]["candidates"] == "all"
+    assert other["differences"] is None
+    assert other["metrics"]["test/recall@5"] < report["metrics"]["test/recall@5"]
+
+
 def test_other_cutoffs_agree_where_they_meet_those_of_the_run(finished):
     report = evaluate(run=finished("lightgcn"), cutoffs=[1, 10, 70], accelerator="cpu")
     expected = noted(finished("lightgcn"))["metrics"]

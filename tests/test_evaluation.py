@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec.data.corpus import Corpus, Interactions, Modality
-from mmrec.evaluation import Evaluation, NonFiniteScores, RankingMetric, groups
+from mmrec.evaluation import Evaluation, NonFiniteScores, RankingMetric, Rankings, groups
 
 CUTOFFS = (1, 3, 8)
 ACCURACY = ("recall", "hit_rate", "precision", "ndcg", "mrr", "map")
@@ -327,6 +327,7 @@ def test_a_result_without_users_is_refused():
     ("settings_", "message"),
     [
         ({"cutoffs": ()}, r"cutoffs=\[\].*rising order"),
+        ({"candidates": "warm"}, r"candidates=warm: choose one of all, cold, split"),
         ({"cutoffs": (0, 5)}, r"cutoffs=\[0, 5\].*above 0"),
         ({"cutoffs": (10, 5)}, r"cutoffs=\[10, 5\].*rising order"),
         ({"cutoffs": (5, 5)}, r"cutoffs=\[5, 5\].*rising order"),
@@ -346,6 +347,79 @@ def test_lists_as_yaml_gives_them_are_settings_too():
     given_lists = Evaluation([5, 10, 20, 50], "train", [0.2, 0.3], [0.2, 0.3])
     assert given_lists == Evaluation()
     assert hash(given_lists) == hash(Evaluation())
+
+
+def cold_corpus(seed, *, warm_held=True):
+    """Items 0 to 11 are warm, 12 to 15 cold for validation, 16 to 19 for test."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(25 * 20, generator=generator)[:300].sort().values
+    user, item = drawn // 20, drawn % 20
+    cold = torch.tensor([0] * 12 + [1] * 4 + [2] * 4, dtype=torch.int8)
+    kept = (cold[item] == 0) & (torch.rand(300, generator=generator) < 0.8)
+    train, val, test, warm = (
+        Interactions(user[rows], item[rows])
+        for rows in (kept, cold[item] == 1, cold[item] == 2, (cold[item] == 0) & ~kept)
+    )
+    if not warm_held:
+        warm = warm.select(torch.empty(0, dtype=torch.int64))
+    return Corpus(
+        "toy", 25, 20, train, val, test, "item_cold(given)", "0" * 8, cold=cold, warm=warm
+    )
+
+
+@pytest.mark.parametrize("candidates", [None, "cold", "split", "all"])
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("seed", range(3))
+def test_cold_warm_and_all_items_agree_with_a_loop_over_users(candidates, split, seed):
+    corpus, scores, cutoffs = cold_corpus(seed), random_scores(cold_corpus(seed), seed), (1, 3)
+    evaluation = Evaluation(cutoffs, candidates=candidates)
+    rankings = Rankings(corpus, split, evaluation)
+    values = as_floats(feed(rankings, scores).compute())
+
+    warm, of_val, of_test = set(range(12)), set(range(12, 16)), set(range(16, 20))
+    own = of_val if split == "val" else of_test
+    ranked = {"split": own, "all": warm | of_val | of_test}.get(candidates, of_val | of_test)
+    held = corpus.val if split == "val" else corpus.test
+    parts = {split: (ranked, [held])}
+    if split == "test":
+        parts["test_cold"] = parts["test"]
+        parts["test_warm"] = warm, [corpus.warm]
+        parts["test_all"] = warm | of_val | of_test, [corpus.test, corpus.warm]
+    mine = by_user(corpus.train)
+    for part, (items, looked_for) in parts.items():
+        relevant = by_user(*looked_for)
+        others = set(range(20)) - items
+        seen = {user: mine[user] | others for user in relevant}
+        lists = lists_of(corpus, scores, relevant, seen, 3)
+        for k in cutoffs:
+            expected = [naive_accuracy(lists[user], relevant[user], k) for user in relevant]
+            for name in ACCURACY:
+                found = values.pop(f"{part}/{name}@{k}")
+                assert found == pytest.approx(mean([e[name] for e in expected])), (part, name)
+    assert {name.partition("/")[0] for name in values} <= {split}
+    assert split == "test" or not values
+
+
+def test_no_warm_item_held_out_is_none_ranked():
+    corpus = cold_corpus(0, warm_held=False)
+    rankings = Rankings(corpus, "test", Evaluation((1, 3)))
+    values = feed(rankings, random_scores(corpus)).compute()
+    assert {name.partition("/")[0] for name in values} == {"test", "test_cold"}
+
+
+def test_cold_candidates_need_cold_items():
+    with pytest.raises(ValueError, match=r"candidates=cold ranks cold items, and toy has none"):
+        Rankings(make_corpus(), "val", Evaluation(CUTOFFS, candidates="cold"))
+
+
+def test_a_cutoff_beyond_the_candidates_is_refused():
+    with pytest.raises(ValueError, match=r"cutoff 8 is larger than the candidates of toy, 4 items"):
+        Rankings(cold_corpus(0), "val", Evaluation((1, 8), candidates="split"))
+
+
+def test_a_result_names_its_candidates():
+    assert Evaluation().card(make_corpus()) == {"seen": "train", "candidates": "all"}
+    assert Evaluation().card(cold_corpus(0)) == {"seen": "train", "candidates": "cold"}
 
 
 def test_groups_are_cut_by_rank():

@@ -187,7 +187,16 @@ def test_the_table_shows_splits_metrics_and_cutoffs_in_order():
     metrics = {"test/recall@10": 0.5, "val/recall@10": 0.25, "val/recall@5": 0.125}
     metrics |= {"test/recall@5": 0.0625, "val/map@5": 1.0, "val/map@10": 1.0}
     assert metrics_table(metrics).splitlines() == [
-        "                     @5      @10",
-        "val/recall       0.1250   0.2500",
-        "test/recall      0.0625   0.5000",
+        "                         @5      @10",
+        "val/recall           0.1250   0.2500",
+        "test/recall          0.0625   0.5000",
+    ]
+
+
+def test_the_table_shows_cold_warm_and_all_items():
+    metrics = {"test/ndcg@5": 0.5, "test_cold/ndcg@5": 0.5, "test_warm/ndcg@5": 0.2}
+    assert metrics_table(metrics | {"test_all/ndcg@5": 0.1}).splitlines()[1:] == [
+        "test/ndcg            0.5000",
+        "test_warm/ndcg       0.2000",
+        "test_all/ndcg        0.1000",
     ]

@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch_geometric.data.hetero_data import HeteroData
 
-TRAIN, VAL, TEST, DROPPED = 0, 1, 2, -1
+TRAIN, VAL, TEST, WARM, DROPPED = 0, 1, 2, 3, -1
 SPLITS = ("train", "val", "test")
 
 
@@ -148,6 +148,7 @@ class Corpus:
         modalities: by name.
         categories: if known.
         cold: [I] int8 (0 warm, 1 cold for validation, 2 for test) under `item_cold`, else None.
+        warm: under `item_cold`, what is held out of warm items, for test; there may be none.
         user_ids: [U] original ids, if they differ from 0..U-1.
         item_ids: [I] original ids, if they differ from 0..I-1.
 
@@ -166,17 +167,22 @@ class Corpus:
     modalities: Mapping[str, Modality] = field(default_factory=dict)
     categories: Categories | None = None
     cold: Tensor | None = None
+    warm: Interactions | None = None
     user_ids: pl.Series | None = None
     item_ids: pl.Series | None = None
 
     def __post_init__(self) -> None:
-        for split, part in zip(SPLITS, (self.train, self.val, self.test), strict=True):
+        parts = self.train, self.val, self.test
+        for split, part in zip(SPLITS, parts, strict=True):
             if not len(part):
                 raise DataError(
                     f"{self.name}: no {split} interaction is left under split={self.split}; "
                     "choose another data.split, or check the split column of the file"
                 )
-            for column, count in ((part.user, self.n_users), (part.item, self.n_items)):
+        for split, rows in zip((*SPLITS, "warm"), (*parts, self.warm), strict=True):
+            if rows is None or not len(rows):
+                continue
+            for column, count in ((rows.user, self.n_users), (rows.item, self.n_items)):
                 if column.min() < 0 or column.max() >= count:
                     raise DataError(f"{self.name}: an index of {split} lies outside 0..{count - 1}")
         for name, modality in self.modalities.items():

@@ -23,7 +23,7 @@ from mmrec.data.corpus import (
 )
 from mmrec.data.folder import Columns, read_folder
 from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler, TripletDataset
-from mmrec.data.splits import Split, split_corpus
+from mmrec.data.splits import ColdItems, Split, split_corpus
 from mmrec.data.synthetic import Truth, planted
 from mmrec.paths import data_root
 
@@ -79,6 +79,9 @@ class InteractionData(LightningDataModule):
         split_seed: of the random splits; apart from `seed`, so that runs of many seeds share one.
         temporal_cutoffs: of `temporal`, as fractions of the time span.
         cold_share: of `item_cold`, the share of items that leave train.
+        cold_items: of `item_cold`: `given` with the data, `random`, or the `newest`; None: given
+            where there are any, else random.
+        warm_test: whether `item_cold` holds out a tenth of each user's warm items too, for test.
         modalities: which models see, and in which order; None: all there are.
         corrupt: per modality, the share of items whose features are replaced by noise.
         batch_size: observed pairs in a training batch, in each process.
@@ -92,6 +95,8 @@ class InteractionData(LightningDataModule):
     split_seed: int = 0
     temporal_cutoffs: Sequence[float] = (0.8, 0.9)
     cold_share: float = 0.2
+    cold_items: ColdItems | None = None
+    warm_test: bool = True
     modalities: Sequence[str] | None = None
     corrupt: Mapping[str, float] = field(default_factory=dict)
     batch_size: int = 2048
@@ -123,6 +128,8 @@ class InteractionData(LightningDataModule):
             seed=self.split_seed,
             temporal_cutoffs=self.temporal_cutoffs,
             cold_share=self.cold_share,
+            cold_items=self.cold_items,
+            warm_test=self.warm_test,
         )
         if self.modalities is not None:
             corpus = select_modalities(corpus, self.modalities)
@@ -156,12 +163,14 @@ class InteractionData(LightningDataModule):
         return self._queries(self.corpus.val)
 
     def test_dataloader(self) -> QueryLoader:
-        """The users with test items, each once, shared among the processes."""
-        return self._queries(self.corpus.test)
+        """The users with test items, warm ones among them, each once, shared like that too."""
+        corpus = self.corpus
+        return self._queries(corpus.test, *([] if corpus.warm is None else [corpus.warm]))
 
-    def _queries(self, held_out: Interactions) -> QueryLoader:
+    def _queries(self, *held_out: Interactions) -> QueryLoader:
         rank, world = self._process()
-        return QueryLoader(torch.unique(held_out.user)[rank::world], self.eval_batch_size)
+        users = torch.unique(torch.cat([part.user for part in held_out]))
+        return QueryLoader(users[rank::world], self.eval_batch_size)
 
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

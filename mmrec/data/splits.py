@@ -14,11 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrec.data.corpus import DROPPED, TEST, TRAIN, VAL, Corpus, DataError, Interactions, Source
+from mmrec.data.corpus import (
+    DROPPED,
+    TEST,
+    TRAIN,
+    VAL,
+    WARM,
+    Corpus,
+    DataError,
+    Interactions,
+    Source,
+)
 
 logger = logging.getLogger(__name__)
 
 Split = Literal["official", "random_per_user", "leave_one_out", "temporal", "item_cold"]
+ColdItems = Literal["given", "random", "newest"]
 
 CUTOFFS = (0.8, 0.9)
 COLD_SHARE = 0.2
@@ -77,7 +88,7 @@ def leave_one_out(interactions: Interactions) -> Tensor:
     Raises:
         DataError: the interactions have no time.
     """
-    time = _require_time(interactions, "leave_one_out")
+    time = _require_time(interactions, "data.split=leave_one_out")
     place, count = _place_and_count(interactions.user, _lexsort(interactions.user, time))
     label = torch.full_like(place, TRAIN, dtype=torch.int8)
     label[(place == count - 2) & (count >= 3)] = VAL
@@ -105,7 +116,7 @@ def temporal(interactions: Interactions, *, cutoffs: Sequence[float] = CUTOFFS) 
             f"data.temporal_cutoffs={list(cutoffs)}: expected two rising fractions of the time "
             f"span, both between 0 and 1, as {list(CUTOFFS)}"
         )
-    time = _require_time(interactions, "temporal")
+    time = _require_time(interactions, "data.split=temporal")
     elapsed = (time - time.min()).double()  # [N]
     moments = elapsed.max() * torch.tensor(cutoffs, dtype=torch.float64)  # [2]
     return torch.searchsorted(moments, elapsed).to(torch.int8)
@@ -117,25 +128,28 @@ def item_cold(
     n_items: int,
     seed: int,
     share: float = COLD_SHARE,
+    newest: bool = False,
     cold: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A share of the items leaves train whole: half for validation, half for test.
 
-    The choice depends on the seed and the number of items alone, so not on the order of rows. Of an
-    odd number of cold items test gets one more.
+    The random choice depends on the seed and the number of items alone, so not on the order of
+    rows. Of an odd number of cold items test gets one more.
 
     Args:
         interactions: N of them.
         n_items: I.
         seed: of the choice.
         share: of all items that are cold.
-        cold: [I] int8, an assignment that stands instead of a random one.
+        newest: choose those whose first interaction is the latest, the very last for test.
+        cold: [I] int8, an assignment that stands instead of a choice.
 
     Returns:
         The label [N] int8 of each interaction, and of each item [I] int8: 0 warm, 1 cold for
         validation, 2 cold for test.
 
     Raises:
+        DataError: the newest are asked for, and the interactions have no time.
         ValueError: the share is not between 0 and 1.
     """
     if cold is None:
@@ -145,11 +159,33 @@ def item_cold(
                 f"as {COLD_SHARE}"
             )
         n_cold = round(share * n_items)
-        order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed))
+        if newest:
+            time = _require_time(interactions, "data.cold_items=newest", "data.cold_items=random")
+            first = torch.full((n_items,), torch.iinfo(torch.int64).min)
+            first = first.scatter_reduce(0, interactions.item, time, "amin", include_self=False)
+            order = first.argsort(stable=True)[n_items - n_cold :]
+        else:
+            order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed))[:n_cold]
         cold = torch.full((n_items,), TRAIN, dtype=torch.int8)
-        cold[order[:n_cold]] = TEST
+        cold[order] = TEST
         cold[order[: n_cold // 2]] = VAL
     return cold[interactions.item], cold
+
+
+def hold_out_warm(interactions: Interactions, label: Tensor, *, seed: int) -> Tensor:
+    """A tenth of each user's train interactions, as `random_per_user` holds it out for test.
+
+    Args:
+        interactions: N of them.
+        label: [N] int8, of `item_cold`.
+        seed: of the choice.
+
+    Returns:
+        [N] int8, the label with `WARM` for what leaves train.
+    """
+    rows = (label == TRAIN).nonzero().squeeze(1)
+    held = random_per_user(interactions.select(rows), seed=seed) == TEST
+    return label.index_fill(0, rows[held], WARM)
 
 
 def split_corpus(
@@ -159,6 +195,8 @@ def split_corpus(
     seed: int = 0,
     temporal_cutoffs: Sequence[float] = CUTOFFS,
     cold_share: float = COLD_SHARE,
+    cold_items: ColdItems | None = None,
+    warm_test: bool = True,
 ) -> Corpus:
     """A source, split by a rule, as the corpus that everything else reads.
 
@@ -171,7 +209,10 @@ def split_corpus(
         split: name of the rule.
         seed: of `random_per_user` and `item_cold`.
         temporal_cutoffs: of `temporal`.
-        cold_share: of `item_cold` where the source brings no cold items of its own.
+        cold_share: of `item_cold` where cold items are not given.
+        cold_items: of `item_cold`: `given` with the source, `random`, or the `newest`; None: given
+            where there are any, else random.
+        warm_test: whether `item_cold` holds out warm interactions too, for test.
 
     Raises:
         DataError: the source lacks what the rule needs, or a part comes out empty.
@@ -187,20 +228,38 @@ def split_corpus(
         case "leave_one_out":
             label = leave_one_out(data)
         case "temporal":
-            if data.time is not None and not source.clock:
-                raise DataError(
-                    f"data.split=temporal needs one clock for all users, and {source.name} has "
-                    "positions within each user: add a timestamp column to the file, or choose "
-                    "data.split=leave_one_out"
-                )
+            _require_clock(source, "data.split=temporal", "data.split=leave_one_out")
             label = temporal(data, cutoffs=temporal_cutoffs)
             rule = f"temporal({', '.join(map(str, temporal_cutoffs))})"
         case "item_cold":
+            chosen = cold_items or ("random" if source.cold is None else "given")
+            if chosen not in get_args(ColdItems):
+                raise ValueError(
+                    f"data.cold_items={chosen}: choose one of {', '.join(get_args(ColdItems))}"
+                )
+            if chosen == "given" and source.cold is None:
+                raise DataError(
+                    f"data.cold_items=given: {source.name} has no cold items of its own; add "
+                    "cold_items.csv (itemID, cold_label), or choose data.cold_items=random"
+                )
+            if chosen == "newest":
+                _require_clock(source, "data.cold_items=newest", "data.cold_items=random")
             label, cold = item_cold(
-                data, n_items=source.n_items, seed=seed, share=cold_share, cold=source.cold
+                data,
+                n_items=source.n_items,
+                seed=seed,
+                share=cold_share,
+                newest=chosen == "newest",
+                cold=source.cold if chosen == "given" else None,
             )
-            given = source.cold is not None
-            rule = f"item_cold({'given' if given else f'seed={seed}, share={cold_share}'})"
+            if warm_test:
+                label = hold_out_warm(data, label, seed=seed)
+            told = {
+                "given": ["given"],
+                "random": [f"seed={seed}", f"share={cold_share}"],
+                "newest": ["newest", f"share={cold_share}"],
+            }[chosen]
+            rule = f"item_cold({', '.join(told + ['warm test'] * warm_test)})"
         case _:
             nearest = get_close_matches(split, get_args(Split), n=1, cutoff=0)[0]
             raise ValueError(f"data.split={split}: no such split; did you mean {nearest}?")
@@ -219,7 +278,9 @@ def split_corpus(
             logger.info("%s: dropped %d %s", source.name, dropped.sum(), what)
 
     by_user = data.user.argsort(stable=True)
-    train, val, test = (data.select(by_user[label[by_user] == part]) for part in (TRAIN, VAL, TEST))
+    train, val, test, warm = (
+        data.select(by_user[label[by_user] == part]) for part in (TRAIN, VAL, TEST, WARM)
+    )
     return Corpus(
         name=source.name,
         n_users=source.n_users,
@@ -232,18 +293,29 @@ def split_corpus(
         modalities=source.modalities,
         categories=source.categories,
         cold=cold,
+        warm=None if cold is None else warm,
         user_ids=source.user_ids,
         item_ids=source.item_ids,
     )
 
 
-def _require_time(interactions: Interactions, split: Split) -> Tensor:
+def _require_time(
+    interactions: Interactions, setting: str, instead: str = "data.split=random_per_user"
+) -> Tensor:
     if interactions.time is None:
         raise DataError(
-            f"data.split={split} needs time, found none: add a timestamp or a position column to "
-            "the file, name yours under data.columns, or choose data.split=random_per_user"
+            f"{setting} needs time, found none: add a timestamp or a position column to the file, "
+            f"name yours under data.columns, or choose {instead}"
         )
     return interactions.time
+
+
+def _require_clock(source: Source, setting: str, instead: str) -> None:
+    if source.interactions.time is not None and not source.clock:
+        raise DataError(
+            f"{setting} needs one clock for all users, and {source.name} has positions within each "
+            f"user: add a timestamp column to the file, or choose {instead}"
+        )
 
 
 def _lexsort(*keys: Tensor) -> Tensor:

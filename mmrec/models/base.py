@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
-from mmrec.evaluation import Evaluation, NonFiniteScores, RankingMetric
+from mmrec.evaluation import Evaluation, NonFiniteScores, Rankings
 from mmrec.nn import entropies, imbalance
 from mmrec.schedules import Constant, Observed, RouterSchedule, Routing
 
@@ -122,9 +122,9 @@ class Recommender(LightningModule):
     def setup(self, stage: str) -> None:
         """Build the metrics of the coming stage."""
         if stage in ("fit", "validate"):
-            self.val_ranking = RankingMetric(self.corpus, "val", self.evaluation, detailed=False)
+            self.val_ranking = Rankings(self.corpus, "val", self.evaluation)
         if stage == "test":
-            self.test_ranking = RankingMetric(self.corpus, "test", self.evaluation, detailed=True)
+            self.test_ranking = Rankings(self.corpus, "test", self.evaluation)
         # Buffers are constants that every process has, and sparse ones cannot be sent.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
@@ -139,7 +139,7 @@ class Recommender(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics."""
-        self._log_ranking("val", self.val_ranking)
+        self._log_ranking(self.val_ranking)
 
     def on_test_epoch_start(self) -> None:
         """Encode once per evaluation."""
@@ -152,9 +152,9 @@ class Recommender(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics."""
-        self._log_ranking("test", self.test_ranking)
+        self._log_ranking(self.test_ranking)
 
-    def _rank(self, ranking: RankingMetric, queries: Queries) -> None:
+    def _rank(self, ranking: Rankings, queries: Queries) -> None:
         try:
             ranking.update(queries.user, self.score(self._encoded, queries))
         except NonFiniteScores as error:
@@ -162,9 +162,9 @@ class Recommender(LightningModule):
                 f"{type(self).__name__}, epoch {self.current_epoch}: {error}"
             ) from error
 
-    def _log_ranking(self, split: str, ranking: RankingMetric) -> None:
+    def _log_ranking(self, ranking: Rankings) -> None:
         self._encoded = None
-        self.log_dict({f"{split}/{name}": value for name, value in ranking.compute().items()})
+        self.log_dict(ranking.compute())
 
     # Checkpoints: plain types only, so that opening one executes nothing
 

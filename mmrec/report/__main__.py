@@ -119,7 +119,7 @@ def _apart(protocols: Any) -> Iterator[str]:
         same = [protocol for protocol in protocols if protocol.data == data]
         differ = [
             what
-            for what in ("fingerprint", "split", "seen")
+            for what in ("fingerprint", "split", "seen", "candidates")
             if len({getattr(protocol, what) for protocol in same}) > 1
         ]
         listed = "; ".join(

@@ -113,18 +113,21 @@ class Protocol:
         data: name.
         split: how it was split.
         seen: what was no candidate.
+        candidates: what was ranked.
         fingerprint: of the data.
     """
 
     data: str
     split: str
     seen: str
+    candidates: str
     fingerprint: str
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.data} ({self.split}, seen {self.seen}, {self.fingerprint[:8]})"
+        ranked = "" if self.candidates == "all" else f"{self.candidates} candidates, "
+        return f"{self.data} ({self.split}, seen {self.seen}, {ranked}{self.fingerprint[:8]})"
 
     @property
     def slug(self) -> str:
@@ -181,8 +184,9 @@ def by_protocol(runs: Iterable[Run]) -> dict[Protocol, list[Run]]:
     """Runs that can be compared with each other, by what they share."""
     found: defaultdict[Protocol, list[Run]] = defaultdict(list)
     for run in runs:
-        card = run.result["data_card"]
-        found[Protocol(*(card[k] for k in ("name", "split", "seen", "fingerprint")))].append(run)
+        card = {"candidates": "all", **run.result["data_card"]}  # older results do not say
+        key = ("name", "split", "seen", "candidates", "fingerprint")
+        found[Protocol(*(card[k] for k in key))].append(run)
     return dict(sorted(found.items(), key=lambda pair: pair[0].name))
 
 

@@ -30,6 +30,12 @@ SEEN = {
     "none": "nothing is left out",
 }
 
+RANKED = {
+    "all": "the whole catalogue",
+    "cold": "cold items only",
+    "split": "the cold items of the split only",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Section:
@@ -230,11 +236,13 @@ def _results(
     return Section(
         protocol.name,
         slug,
-        f"{sizes}. Split {protocol.split}. Users rank the whole catalogue; {SEEN[protocol.seen]}. "
+        f"{sizes}. Split {protocol.split}. Users rank {RANKED[protocol.candidates]}; "
+        f"{SEEN[protocol.seen]}. "
         f"Commits {', '.join(sorted({str(r.result['git_commit'])[:12] for r in runs}))}.",
         [
             _result_table(slug, whole, compared, reference, options),
             *([_significance_table(slug, reference, compared, options)] if compared else []),
+            *_warm_table(slug, whole, options),
             _group_table(slug, whole, options),
             _cost_table(slug, whole),
         ],
@@ -281,6 +289,30 @@ def _result_table(
         marked(rows, range(4, 4 + len(columns))),
         notes,
     )
+
+
+def _warm_table(slug: str, whole: Sequence[Method], options: Options) -> list[Table]:
+    """What ranking cold items costs warm ones, where both are held out."""
+    parts = {"test": "cold", "test_warm": "warm", "test_all": "all"}
+    shown = [m for m in whole if m.values(f"test_all/{options.metric}")]
+    if not shown:
+        return []
+    rows: list[list[str | Value]] = [
+        [m.name, *(over_seeds(m.values(f"{part}/{options.metric}")) for part in parts)]
+        for m in shown
+    ]
+    return [
+        Table(
+            f"{slug}-warm",
+            f"Test {options.metric} among cold, warm and all items",
+            ["model", *parts.values()],
+            marked(rows, range(1, 1 + len(parts))),
+            [
+                "cold: as above; warm: a tenth of each user's warm items, among warm items; all: "
+                "both, among all items."
+            ],
+        )
+    ]
 
 
 def _significance_table(

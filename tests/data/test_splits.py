@@ -1,5 +1,7 @@
 import logging
+import math
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 import polars as pl
 import pytest
@@ -7,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrec.data.corpus import TEST, TRAIN, VAL, DataError, Interactions, Source
+from mmrec.data.corpus import TEST, TRAIN, VAL, WARM, DataError, Interactions, Source
 from mmrec.data.splits import (
+    hold_out_warm,
     item_cold,
     leave_one_out,
     official,
@@ -192,6 +195,83 @@ def test_another_seed_chooses_other_cold_items():
     assert not torch.equal(first, second)
 
 
+@few
+@given(interactions(), st.floats(0.1, 0.9))
+def test_the_newest_items_are_cold_and_the_very_last_are_for_test(data, share):
+    _, cold = item_cold(data, n_items=ITEMS, seed=0, share=share, newest=True)
+    n_cold = round(share * ITEMS)
+    assert int((cold > 0).sum()) == n_cold
+    assert int((cold == VAL).sum()) == n_cold // 2
+    first = [min(data.time[data.item == item].tolist(), default=-math.inf) for item in range(ITEMS)]
+    by_part = [[first[i] for i in range(ITEMS) if cold[i] == part] for part in (0, 1, 2)]
+    for earlier, later in pairwise(by_part):
+        if earlier and later:
+            assert max(earlier) <= min(later)
+
+
+def test_the_newest_need_a_clock():
+    with pytest.raises(DataError, match=r"data\.cold_items=newest needs time, .*cold_items=random"):
+        split_corpus(
+            source(Interactions(DENSE.user, DENSE.item)), split="item_cold", cold_items="newest"
+        )
+    with pytest.raises(
+        DataError, match=r"cold_items=newest needs one clock.* data\.cold_items=random"
+    ):
+        split_corpus(source(DENSE, clock=False), split="item_cold", cold_items="newest")
+
+
+def test_cold_items_can_be_drawn_though_some_are_given():
+    given_with_data = source(DENSE, cold=COLD)
+    drawn = split_corpus(given_with_data, split="item_cold", cold_items="random", cold_share=0.4)
+    assert drawn.split == "item_cold(seed=0, share=0.4, warm test)"
+    assert not torch.equal(drawn.cold, COLD)
+    newest = split_corpus(given_with_data, split="item_cold", cold_items="newest", cold_share=0.4)
+    assert newest.split == "item_cold(newest, share=0.4, warm test)"
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("given", r"cold_items=given: toy has no cold items of its own; add cold_items\.csv"),
+        ("oldest", r"data\.cold_items=oldest: choose one of given, random, newest"),
+    ],
+)
+def test_a_choice_of_cold_items_that_cannot_be_is_refused(choice, message):
+    with pytest.raises(ValueError, match=message):
+        split_corpus(source(DENSE), split="item_cold", cold_items=choice)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_no_cold_item_or_none_but_cold_ones_leave_a_part_empty(share):
+    with pytest.raises(DataError, match=r"no (val|train) interaction is left under split=item_c"):
+        split_corpus(source(DENSE), split="item_cold", cold_share=share)
+
+
+@few
+@given(interactions(unique=True), st.integers(0, 3))
+def test_a_tenth_of_each_users_warm_items_is_held_out_beside_the_cold_ones(data, seed):
+    label, _ = item_cold(data, n_items=ITEMS, seed=seed, share=0.4)
+    held = hold_out_warm(data, label, seed=seed)
+    assert torch.equal(held[label != TRAIN], label[label != TRAIN])
+    for user in data.user.unique():
+        mine = (data.user == user) & (label == TRAIN)
+        alone = Counter(random_per_user(one_user(int(mine.sum())), seed=0).tolist())
+        assert Counter(held[mine].tolist()) == {
+            k: v for k, v in {TRAIN: alone[TRAIN] + alone[VAL], WARM: alone[TEST]}.items() if v
+        }
+
+
+def test_warm_items_are_held_out_on_request_only():
+    whole = split_corpus(source(DENSE), split="item_cold", warm_test=False)
+    assert len(whole.warm) == 0
+    assert whole.split == "item_cold(seed=0, share=0.2)"
+    held = split_corpus(source(DENSE), split="item_cold")
+    assert len(held.warm) > 0
+    assert len(held.train) + len(held.warm) == len(whole.train)
+    assert pairs(held.test) == pairs(whole.test)
+    assert not held.cold[held.warm.item].any()
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, 20.0])
 def test_a_cold_share_is_a_fraction(share):
     with pytest.raises(ValueError, match=r"cold_share.*between 0 and 1"):
@@ -289,8 +369,8 @@ def test_the_same_seed_gives_the_same_corpus_whatever_the_order_of_rows(split):
         ("random_per_user", {}, "random_per_user(seed=7)"),
         ("leave_one_out", {}, "leave_one_out"),
         ("temporal", {}, "temporal(0.5, 0.75)"),
-        ("item_cold", {}, "item_cold(seed=7, share=0.4)"),
-        ("item_cold", {"cold": COLD}, "item_cold(given)"),
+        ("item_cold", {}, "item_cold(seed=7, share=0.4, warm test)"),
+        ("item_cold", {"cold": COLD}, "item_cold(given, warm test)"),
     ],
 )
 def test_a_corpus_names_its_rule_with_the_parameters_that_matter(split, given_with_data, rule):
@@ -302,7 +382,8 @@ def test_a_corpus_names_its_rule_with_the_parameters_that_matter(split, given_wi
         cold_share=0.4,
     )
     assert corpus.split == rule
-    assert len(corpus.train) + len(corpus.val) + len(corpus.test) == USERS * ITEMS
+    parts = [corpus.train, corpus.val, corpus.test, *([corpus.warm] if corpus.warm else [])]
+    assert sum(len(part) for part in parts) == USERS * ITEMS
 
 
 def test_only_item_cold_makes_a_corpus_with_cold_items():

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from mmrec.config import ConfigError, check_call, conf_dir
 from mmrec.data import DataError, InteractionData, Interactions, Queries, Triplets
-from mmrec.evaluation import Evaluation
+from mmrec.evaluation import Evaluation, Rankings
 from mmrec.models import Random, RoutedRecommender
 
 CLASSES = {
@@ -144,6 +144,30 @@ def test_withheld_items_are_found_where_content_is_missing_and_negatives_are_man
     model, *_ = fit(make(name, checkerboard(missing=8)), negatives=3)
     assert scores(model).isfinite().all()
     judge(model)
+
+
+@every_model
+def test_what_is_held_out_reaches_no_score(name, make, board):
+    """Cold items have no train interaction, and those of validation and test leave no trace."""
+    cold = torch.zeros(board.n_items, dtype=torch.int8)
+    cold[torch.randperm(board.n_items, generator=torch.Generator().manual_seed(0))[:9]] = 1
+    cold[cold.nonzero().squeeze(1)[:5]] = 2
+    pairs = [board.train, board.val, board.test]
+    user, item = torch.cat([p.user for p in pairs]), torch.cat([p.item for p in pairs])
+
+    def split(user):
+        parts = [Interactions(user[cold[item] == n], item[cold[item] == n]) for n in range(3)]
+        held_out = dict(zip(("train", "val", "test"), parts, strict=True))
+        return replace(board, **held_out, cold=cold, split="item_cold(given)")
+
+    corpus = split(user)
+    other = split(torch.where(cold[item] > 0, (user + 7) % board.n_users, user))
+    found, others = (scores(fit(make(name, c), epochs=2)[0]) for c in (corpus, other))
+    assert found.isfinite().all()
+    assert torch.equal(found, others)
+    ranking = Rankings(corpus, "test", Evaluation(cutoffs=(3,)))
+    ranking.update(ranking.users, found[ranking.users])
+    assert {n.partition("/")[0] for n in ranking.compute()} == {"test", "test_cold"}
 
 
 @every_model

@@ -31,6 +31,7 @@ def write_run(tmp_path):
         status="completed",
         split="official",
         seen="train",
+        candidates=None,
         fingerprint="a" * 64,
         epochs=3,
         seconds=10.0,
@@ -62,6 +63,8 @@ def write_run(tmp_path):
             "test/ndcg@20": float(recall.mean()) / 2,
             **{f"test/{group}/recall@20": float(recall.mean()) for group in groups},
         }
+        if candidates == "cold":
+            metrics |= {"test_warm/recall@20": 0.25, "test_all/recall@20": 0.125}
         tested = status == "completed"
         result = {
             "status": status,
@@ -83,6 +86,7 @@ def write_run(tmp_path):
                 "modalities": {},
                 "split": split,
                 "seen": seen,
+                **({"candidates": candidates} if candidates else {}),
             },
             "metrics": metrics if tested else {},
             "monitor": "val/recall@20",

@@ -90,6 +90,19 @@ def test_protocols_are_told_apart_and_said(write_run, tmp_path, caplog):
         assert len(pl.read_csv(table)) == 1
 
 
+def test_cold_items_are_a_protocol_with_warm_and_all_items_beside(write_run, tmp_path):
+    write_run("all")
+    write_run("cold", candidates="cold", l2=0.2)
+    report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
+    slug = "tiny-official-seen-train-cold-candidates-aaaaaaaa"
+    table = pl.read_csv(tmp_path / f"out/tables/{slug}-warm.csv")
+    assert table.select("warm", "all").row(0) == (0.25, 0.125)
+    assert not (tmp_path / f"out/tables/{SLUG}-warm.csv").exists()
+    page = (tmp_path / "out/index.html").read_text()
+    assert "Users rank cold items only" in page
+    assert "Runs on tiny differ in candidates, and are not compared" in page
+
+
 def test_spoiled_features_are_data_of_their_own(write_run, tmp_path):
     write_run("a")
     write_run("noise", ablation="noisy_visual_20", fingerprint="b" * 64)
