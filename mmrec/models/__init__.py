@@ -7,6 +7,7 @@ from mmrec.models.gated_lightgcn import GatedLightGCN
 from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lightgcn import LightGCN
 from mmrec.models.magnet import MAGNET
+from mmrec.models.mamex import MAMEX
 from mmrec.models.most_pop import MostPop
 from mmrec.models.random import Random
 from mmrec.models.vbpr import VBPR
@@ -15,6 +16,7 @@ __all__ = [
     "BPR",
     "EASE",
     "MAGNET",
+    "MAMEX",
     "VBPR",
     "GatedLightGCN",
     "ItemKNN",

@@ -7,7 +7,7 @@ users like items (`score`). It knows nothing of devices, files, metrics or confi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -67,6 +67,17 @@ class Recommender(LightningModule):
     def score(self, encoded: Any, queries: Queries) -> Tensor:
         """How much each user likes each item: [B, I], finite, larger is better."""
         raise TypeError(f"{type(self).__name__} must define score()")
+
+    def encode_items(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Vectors of items that were not there in training, from their content: [N, D].
+
+        Args:
+            features: [N, F] of each modality; a row of NaN says that the item lacks it.
+        """
+        raise TypeError(
+            f"{type(self).__name__} knows the items of its training only; models that score new "
+            "ones from their content are mamex"
+        )
 
     def item_weights(self) -> dict[str, Tensor]:
         """What the model found to matter for each item, per channel: [I] each; empty if nothing."""
@@ -200,8 +211,9 @@ class Recommender(LightningModule):
 class RoutedRecommender(Recommender):
     """A model whose router shares pairs out among experts, under a schedule.
 
-    It calls `route_loss` on the gates of its training positives; the rest is done here: what the
-    schedule observes, what is logged, what a checkpoint must hold.
+    It calls `route_loss` on the gates of its training positives, or `observe` if it has terms of
+    its own; the rest is done here: what the schedule observes, what is logged, what a checkpoint
+    must hold.
 
     Attributes:
         experts: their names.
@@ -227,12 +239,18 @@ class RoutedRecommender(Recommender):
             ValueError: it keeps more experts than there are.
         """
         top_k = schedule.routing().top_k
-        if top_k is not None and top_k > len(self.experts):
+        if top_k is not None and top_k > self.eligible:
             raise ValueError(
-                f"router_schedule.top_k is {top_k}, of {len(self.experts)} experts in all "
-                f"({', '.join(self.experts)}); give at most as many, or null for all"
+                f"router_schedule.top_k is {top_k}, of {self.eligible} experts in all "
+                f"({', '.join(self.experts[: self.eligible])}); give at most as many, or null for "
+                "all"
             )
         self.schedule = schedule
+
+    @property
+    def eligible(self) -> int:
+        """Experts that compete with each other, of which `top_k` stay."""
+        return len(self.experts)
 
     def pair_gates(self, users: Tensor, items: Tensor) -> Tensor:
         """What each expert weighs in the scores of pairs: [P] and [P] -> [P, E]."""
@@ -261,12 +279,20 @@ class RoutedRecommender(Recommender):
             gates: [N, E] of training positives, before experts are left out.
             load: [N, E], the same after that.
         """
+        now = self.routing
+        return now.coverage * imbalance(gates) + now.confidence * self.observe(gates, load)
+
+    def observe(self, gates: Tensor, load: Tensor) -> Tensor:
+        """Note what the router does, for its schedule and the log; arguments as for `route_loss`.
+
+        Returns:
+            H_s, a scalar.
+        """
         pair_entropy, _ = entropies(gates)
         count = gates.new_tensor([len(gates)])
         seen = torch.cat([count, count * pair_entropy, gates.sum(0), load.sum(0)])
         self._gates.append(seen.detach())
-        now = self.routing
-        return now.coverage * imbalance(gates) + now.confidence * pair_entropy
+        return pair_entropy
 
     def on_train_epoch_start(self) -> None:
         """Tell the schedule of the epoch before: what it then sets holds from here on."""

@@ -11,6 +11,7 @@ from mmrec.nn.fusion import (
 )
 from mmrec.nn.history import History
 from mmrec.nn.lookup import item_index, lookup, node_index
+from mmrec.nn.mixture import Mixed, SparseMixture
 from mmrec.nn.propagation import (
     Propagation,
     Smoothing,
@@ -39,6 +40,7 @@ __all__ = [
     "Fusion",
     "FusionKind",
     "History",
+    "Mixed",
     "PairRouter",
     "Precision",
     "Projection",
@@ -47,6 +49,7 @@ __all__ = [
     "RoleExperts",
     "Sees",
     "Smoothing",
+    "SparseMixture",
     "TakenRows",
     "Template",
     "Terms",

@@ -251,7 +251,7 @@ def entropies(gates: Tensor) -> tuple[Tensor, Tensor]:
     return _entropy(gates).mean() / scale, _entropy(gates.mean(0)) / scale
 
 
-def imbalance(gates: Tensor) -> Tensor:
+def imbalance(gates: Tensor, counted: Tensor | None = None) -> Tensor:
     """`KL(uniform || mean gate)`: 0 where the experts weigh the same in the mean.
 
     The gradient of `1 - H_m` for the logit of an expert that is nearly gone vanishes with its
@@ -259,8 +259,9 @@ def imbalance(gates: Tensor) -> Tensor:
 
     Args:
         gates: [N, E], rows that sum to one.
+        counted: [N] bool, the rows of the mean, at least one; None: all.
     """
-    mean = gates.mean(0)
+    mean = gates.mean(0) if counted is None else counted.to(gates.dtype) @ gates / counted.sum()
     return -(len(mean) * mean).clamp(min=torch.finfo(mean.dtype).tiny).log().mean()
 
 

@@ -1,0 +1,314 @@
+"""MAMEX: modality-aware mixture of experts for items that nobody has had yet.
+
+arXiv 2508.08042, CIKM 2025. https://arxiv.org/abs/2508.08042
+
+From the paper and its authors' code: an item is nothing but its content, so that one without
+interactions is scored like any other. A sparse mixture of linear experts adapts each modality, a
+gate over modalities fuses them, an alignment term draws the fused vector to each modality's, and
+balance terms keep experts and modalities in use; users are free embeddings. Ours: presence masks
+and `modality_dropout`, of which the paper speaks and the code has nothing; the balance of experts
+looks at gates before the smaller ones are cut, so that an expert that nobody keeps can come back;
+an item without any content is scored as the mean item.
+
+U users, I items, M modalities, E experts of each, F_m width of modality m, D dim, B batch,
+K negatives a pair.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mmrec.data import Corpus, DataError, Queries, Triplets, require_modalities
+from mmrec.losses import bpr, norm_penalty, pair_scores
+from mmrec.models.base import RoutedRecommender
+from mmrec.nn import Fusion, Mixed, SparseMixture, imbalance, lookup, masked_softmax
+from mmrec.schedules import Constant
+
+log = logging.getLogger(__name__)
+
+FusionOfViews = Literal["gate", "mean", "sum", "concat"]
+
+
+class Encoded(NamedTuple):
+    """Final vectors."""
+
+    users: Tensor  # [U, D]
+    items: Tensor  # [I, D]
+
+
+class Views(NamedTuple):
+    """What content says of N items."""
+
+    items: Tensor  # [N, D]
+    each: Tensor  # [N, M, D], zero where a modality is absent
+    present: Tensor  # [N, M] bool
+    full: Tensor  # [N, M, E] gates of experts
+    kept: Tensor  # [N, M, E] the same, after the cut
+    share: Tensor | None  # [N, M] gate of modalities
+
+
+class MAMEX(RoutedRecommender):
+    """Two levels of gates between content and an item's vector.
+
+    `x_m = sum_e w_e (W_e f_m + b_e)` over the `top_k` experts of modality m, `f_m` of length one;
+    `e = sum_m g_m x_m`, `g = softmax(MLP([x_1, ..., x_M]))`; score `<u, e>`.
+
+    Args:
+        corpus: what the model learns from; it needs at least one modality.
+        dim: D.
+        experts: E, of each modality.
+        fusion: of modalities: a `gate`, or `mean`, `sum` or `concat` without one.
+        dropout: in the gate.
+        align: weight of the mean squared distance of items to each of their modalities.
+        balance: weight of the terms that even out experts and modalities, which the schedule
+            weighs further.
+        l2: weight of the squared norm of a batch's users and items.
+        modality_dropout: chance that training hides a modality of an item; one always stays.
+    """
+
+    present: Tensor  # [I, M] bool
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        dim: int = 128,
+        experts: int = 4,
+        fusion: FusionOfViews = "gate",
+        dropout: float = 0.1,
+        align: float = 1.0,
+        balance: float = 1.0,
+        l2: float = 1e-6,
+        modality_dropout: float = 0.0,
+    ) -> None:
+        modalities = require_modalities(corpus, "mamex")
+        if experts < 1:
+            raise ValueError(f"model.experts is {experts}; give 1 or more")
+        if not 0 <= modality_dropout < 1:
+            raise ValueError(f"model.modality_dropout is {modality_dropout}; give 0 to below 1")
+        super().__init__(corpus, [f"{m}/{e}" for m in modalities for e in range(1, experts + 1)])
+        self.names = tuple(modalities)
+        self.align, self.balance, self.l2 = align, balance, l2
+        self.modality_dropout = modality_dropout
+        self.widths = {name: m.width for name, m in modalities.items()}
+        for name, modality in modalities.items():
+            if not modality.present.any():
+                raise DataError(
+                    f"model mamex: no item has {name}; leave it out with data.modalities=[...]"
+                )
+            self.register_buffer(f"features_{name}", normalize(modality.features), persistent=False)
+        present = torch.stack([m.present for m in modalities.values()], 1)  # [I, M]
+        self.register_buffer("present", present, persistent=False)
+        bare = int((~present.any(1)).sum())
+        if bare:
+            log.warning(
+                "%s: %d of %d items have no content; they are ranked as the mean item",
+                corpus.name,
+                bare,
+                corpus.n_items,
+            )
+
+        self.user = nn.Embedding(corpus.n_users, dim)
+        nn.init.normal_(self.user.weight, std=0.1)
+        self.mixtures = nn.ModuleList(
+            SparseMixture(width, dim, experts) for width in self.widths.values()
+        )
+        count = len(self.names)
+        self.gated = fusion == "gate"
+        self.fuse: nn.Module
+        if fusion == "gate":
+            self.fuse = nn.Sequential(
+                nn.Linear(count * dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, count)
+            )
+        else:
+            self.fuse = Fusion(count, dim, kind=fusion)
+        self.schedule = Constant(coverage=1.0, top_k=min(2, experts))
+
+    @property
+    def eligible(self) -> int:
+        """The experts of one modality."""
+        return len(self.experts) // len(self.names)
+
+    def views(self, features: list[Tensor], present: Tensor) -> Views:
+        """Content as the model sees it.
+
+        Args:
+            features: [N, F_m] of each modality, rows of length one.
+            present: [N, M] bool.
+        """
+        now = self.routing
+        each, full, kept = [], [], []
+        for mixture, x, there in zip(self.mixtures, features, present.unbind(1), strict=True):
+            mixed: Mixed = mixture(
+                x,
+                top_k=now.top_k,
+                temperature=now.temperature,
+                noise=now.noise if self.training else 0.0,
+            )
+            each.append(mixed.rows * there.unsqueeze(1))
+            full.append(mixed.full)
+            kept.append(mixed.kept)
+        stacked = torch.stack(each, 1)  # [N, M, D]
+        share = None
+        if self.gated:
+            share = masked_softmax(self.fuse(stacked.flatten(1)), present, dim=1)
+            items = torch.einsum("nm,nmd->nd", share, stacked)
+        else:
+            items, _ = self.fuse(stacked, present)
+        return Views(items, stacked, present, torch.stack(full, 1), torch.stack(kept, 1), share)
+
+    def catalogue(self) -> Views:
+        """Of all items, some modalities hidden in training; those without content are the mean."""
+        features = [getattr(self, f"features_{name}") for name in self.names]
+        present = self.present
+        if self.training and self.modality_dropout:
+            present = thinned(present, self.modality_dropout)
+        views = self.views(features, present)
+        return views._replace(items=self.filled(views.items, present, self.mean_item(views)))
+
+    def mean_item(self, views: Views) -> Tensor:
+        """Over what has content: [D]."""
+        there = views.present.any(1, keepdim=True)
+        return (views.items * there).sum(0) / there.sum().clamp(min=1)
+
+    @staticmethod
+    def filled(items: Tensor, present: Tensor, mean: Tensor) -> Tensor:
+        """Items [N, D] with the mean [D] for those that have no content."""
+        return torch.where(present.any(1, keepdim=True), items, mean)
+
+    @torch.no_grad()
+    def encode_items(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Items that need not have been there in training, for `users @ items.T`: [N, D].
+
+        Args:
+            features: [N, F_m] of each modality, at the scale that they please; a row of NaN says
+                that the item lacks it, and a modality that is not given, all items do.
+
+        Raises:
+            DataError: a modality that the model does not know, another width, or infinity.
+        """
+        assert not self.training, "hidden modalities and dropout are for training: call eval()"
+        rows = [x.to(self.device) for x in checked(features, self.widths)]
+        present = torch.stack([x.isfinite().all(1) for x in rows], 1)
+        views = self.views([normalize(x.nan_to_num()) for x in rows], present)
+        return self.filled(views.items, present, self.mean_item(self.catalogue()))
+
+    def encode(self) -> Encoded:
+        """Users as they are, items from their content."""
+        return Encoded(self.user.weight, self.catalogue().items)
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """BPR, alignment over all items, balance of experts and of modalities."""
+        views = self.catalogue()
+        rows = lookup(batch, self.user.weight, views.items)  # [B, D] [B, D] [B, K, D]
+        now = self.routing
+        share = shares(views)[batch.positive]
+        gates, load = (joint(share, x[batch.positive]) for x in (views.full, views.kept))
+        decided = self.observe(gates, load)
+        return {
+            "bpr": bpr(*pair_scores(*rows)),
+            "align": self.align * alignment(views),
+            "balance": self.balance * now.coverage * balance(views),
+            "confidence": now.confidence * decided,
+            "l2": self.l2 * norm_penalty("squared", *rows),
+        }
+
+    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
+        """Dot products."""
+        return encoded.users[queries.user] @ encoded.items.T  # [B, I]
+
+    @torch.no_grad()
+    def item_gates(self) -> Tensor:
+        """What each expert weighs in an item: [I, ME]; who asks does not matter."""
+        views = self.catalogue()
+        return joint(shares(views), views.kept)
+
+    @torch.no_grad()
+    def pair_gates(self, users: Tensor, items: Tensor) -> Tensor:
+        """The same for pairs, which their items decide: [P] and [P] -> [P, ME]."""
+        return self.item_gates()[items]
+
+    @torch.no_grad()
+    def item_weights(self) -> dict[str, Tensor]:
+        """What each modality weighs in an item: [I] each."""
+        return dict(zip(self.names, shares(self.catalogue()).unbind(1), strict=True))
+
+
+def shares(views: Views) -> Tensor:
+    """Of modalities: the gate's, or equal ones: [N, M]."""
+    if views.share is not None:
+        return views.share
+    return views.present / views.present.sum(1, keepdim=True).clamp(min=1)
+
+
+def joint(share: Tensor, gates: Tensor) -> Tensor:
+    """What each expert of each modality weighs in an item: [N, M] and [N, M, E] -> [N, ME]."""
+    return (share.unsqueeze(-1) * gates).flatten(1)
+
+
+def alignment(views: Views) -> Tensor:
+    """`sum_m MSE(e, x_m)`, over the items that have m."""
+    apart = (views.items.unsqueeze(1) - views.each).square().mean(-1)  # [N, M]
+    there = views.present
+    return ((apart * there).sum(0) / there.sum(0).clamp(min=1)).sum()
+
+
+def balance(views: Views) -> Tensor:
+    """`sum_m KL(uniform || mean gate of m's experts) + KL(uniform || mean gate of modalities)`.
+
+    Means are over the items that have the modality, and over those that have any.
+    """
+    terms = [
+        imbalance(g, p) for g, p in zip(views.full.unbind(1), views.present.unbind(1), strict=True)
+    ]
+    if views.share is not None:
+        terms.append(imbalance(views.share, views.present.any(1)))
+    return torch.stack(terms).sum()
+
+
+def thinned(present: Tensor, chance: float) -> Tensor:
+    """Some of what is there hidden at random, never an item's last: [N, M] bool."""
+    luck = torch.rand(present.shape, device=present.device)
+    best = luck.masked_fill(~present, -1).argmax(1, keepdim=True)  # [N, 1]
+    stays = (luck >= chance).scatter(1, best, value=True)
+    return present & stays
+
+
+def checked(features: Mapping[str, Tensor], widths: Mapping[str, int]) -> list[Tensor]:
+    """New items' features in the model's order, NaN rows where a modality is not given.
+
+    Raises:
+        DataError: a name or width that the model does not have, different numbers of rows, or
+            infinity.
+    """
+    for name in features:
+        if name not in widths:
+            raise DataError(
+                f"the model knows no modality {name}; it has {', '.join(widths)}: rename it or "
+                "leave it out"
+            )
+    counts = {len(x) for x in features.values()}
+    if len(counts) != 1:
+        raise DataError(
+            "new items need features, the same number of rows in each modality; found "
+            + (", ".join(f"{n}: {len(x)}" for n, x in features.items()) or "none")
+        )
+    found = []
+    for name, width in widths.items():
+        x = features.get(name, torch.full((next(iter(counts)), width), torch.nan)).float()
+        if x.shape[1] != width:
+            raise DataError(
+                f"modality {name} of the new items is {x.shape[1]} wide, the model has learned "
+                f"from {width}; use the same encoder"
+            )
+        if x.isinf().any():
+            row = int(x.isinf().any(1).nonzero()[0])
+            raise DataError(f"modality {name} of new item {row} is infinite; NaN says it is absent")
+        found.append(x)
+    return found

@@ -1,0 +1,251 @@
+"""MAMEX against a plain re-computation, item by item."""
+
+import logging
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from lightning import seed_everything
+from torch.nn.functional import normalize
+
+from mmrec.data import DataError, Queries, Triplets
+from mmrec.models import BPR, MAMEX
+from mmrec.models.mamex import Views, alignment, balance, checked, thinned
+from mmrec.schedules import Constant
+
+
+@pytest.fixture(scope="module")
+def corpus(checkerboard):
+    """Eight items lack each of three modalities, the first of them all."""
+    return checkerboard(modalities=("visual", "textual", "audio"), missing=8)
+
+
+def made(corpus, **options):
+    seed_everything(0, verbose=False)
+    return MAMEX(corpus, dim=6, **options).eval()
+
+
+def naive_item(model, corpus, item):
+    """One item's vector, its modalities' vectors and their gate."""
+    vectors, there = [], []
+    for mixture, modality in zip(model.mixtures, corpus.modalities.values(), strict=True):
+        row = modality.features[item]
+        row = row / max(row.norm().item(), 1e-12)
+        logits = mixture.gate(row)
+        kept = logits.topk(2).indices
+        gates = logits[kept].softmax(0)
+        weight = mixture.expert.weight.view(4, 6, -1)
+        bias = mixture.expert.bias.view(4, 6)
+        mixed = sum(g * (weight[e] @ row + bias[e]) for g, e in zip(gates, kept, strict=True))
+        present = bool(modality.present[item])
+        vectors.append(mixed if present else torch.zeros(6))
+        there.append(present)
+    hidden = model.fuse[0](torch.cat(vectors)).relu()
+    logits = model.fuse[3](hidden)
+    powers = [math.exp(x) if p else 0.0 for x, p in zip(logits.tolist(), there, strict=True)]
+    share = [p / sum(powers) if sum(powers) else 0.0 for p in powers]
+    return sum(s * v for s, v in zip(share, vectors, strict=True)), vectors, share, there
+
+
+@torch.no_grad()
+def test_items_are_what_a_loop_over_items_and_experts_makes_of_them(corpus):
+    model = made(corpus)
+    found = [naive_item(model, corpus, item) for item in range(corpus.n_items)]
+    with_content = [any(there) for *_, there in found]
+    assert 0 < with_content.count(False) < 8
+    mean = torch.stack([v for (v, *_), there in zip(found, with_content, strict=True) if there])
+    expected = torch.stack(
+        [v if there else mean.mean(0) for (v, *_), there in zip(found, with_content, strict=True)]
+    )
+    encoded = model.encode()
+    torch.testing.assert_close(encoded.items, expected)
+    scores = model.score(encoded, Queries(torch.arange(4)))
+    torch.testing.assert_close(scores, model.user.weight[:4] @ expected.T)
+    weights = model.item_weights()
+    for m, name in enumerate(("visual", "textual", "audio")):
+        torch.testing.assert_close(weights[name], torch.tensor([s[m] for *_, s, _ in found]))
+
+
+def test_losses_by_hand(corpus):
+    model = made(corpus, align=0.5, balance=0.25, l2=0.1)
+    model.route_by(Constant(coverage=2.0, confidence=0.3, top_k=2))
+    batch = Triplets(torch.tensor([0, 1]), torch.tensor([10, 11]), torch.tensor([[20], [21]]))
+    found = model.losses(batch)
+    views = model.catalogue()
+    u, i, j = model.user.weight[:2], views.items[[10, 11]], views.items[[20, 21]]
+    comparisons = ((u * i).sum(1) - (u * j).sum(1)).tolist()
+    bpr = sum(math.log(1 + math.exp(-x)) for x in comparisons) / 2
+    assert found["bpr"].item() == pytest.approx(bpr, rel=1e-5)
+    norm = (u.square().sum() + i.square().sum() + j.square().sum()).item() / 4
+    assert found["l2"].item() == pytest.approx(0.1 * norm, rel=1e-5)
+
+    each = [naive_item(model, corpus, item) for item in range(corpus.n_items)]
+    apart = 0.0
+    for m in range(3):
+        rows = [(e, v[m]) for e, v, _, there in each if there[m]]
+        apart += sum((e - x).square().mean().item() for e, x in rows) / len(rows)
+    assert found["align"].item() == pytest.approx(0.5 * apart, rel=1e-4)
+
+    total = 0.0
+    for mixture, modality in zip(model.mixtures, corpus.modalities.values(), strict=True):
+        rows = normalize(modality.features)[modality.present]
+        mean = mixture.gate(rows).softmax(1).mean(0)
+        total += sum(0.25 * math.log(0.25 / p) for p in mean.tolist())
+    shares = torch.tensor([s for _, _, s, there in each if any(there)])
+    total += sum(math.log(1 / 3 / p) / 3 for p in shares.mean(0).tolist())
+    assert found["balance"].item() == pytest.approx(0.25 * 2.0 * total, rel=1e-4)
+
+    joint = (views.share.unsqueeze(-1) * views.full).flatten(1)[[10, 11]]
+    entropy = -(joint * joint.clamp(min=1e-12).log()).sum(1).mean() / math.log(12)
+    assert found["confidence"].item() == pytest.approx(0.3 * entropy.item(), rel=1e-4)
+
+
+def test_alignment_and_balance_of_two_items():
+    items = torch.tensor([[1.0, 3.0], [0.0, 0.0]])
+    each = torch.tensor([[[1.0, 1.0], [0.0, 0.0]], [[2.0, 0.0], [0.0, 4.0]]])
+    present = torch.tensor([[True, False], [True, True]])
+    full = torch.tensor([[[0.5, 0.5], [0.9, 0.1]], [[0.7, 0.3], [0.2, 0.8]]])
+    share = torch.tensor([[1.0, 0.0], [0.6, 0.4]])
+    views = Views(items, each, present, full, full, share)
+    assert alignment(views).item() == pytest.approx((2 + 2) / 2 + 8)
+    expected = 0.0
+    for mean in ([0.6, 0.4], [0.2, 0.8], [0.8, 0.2]):  # the second has one item
+        expected += sum(0.5 * math.log(0.5 / p) for p in mean)
+    assert balance(views).item() == pytest.approx(expected, rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_order_of_modalities_changes_nothing(corpus):
+    names = ["audio", "visual", "textual"]
+    other = replace(corpus, modalities={name: corpus.modalities[name] for name in names})
+    model, turned = made(corpus), made(other)
+    place = [model.names.index(name) for name in names]
+    turned.user.weight.copy_(model.user.weight)
+    for mixture, p in zip(turned.mixtures, place, strict=True):
+        mixture.load_state_dict(model.mixtures[p].state_dict())
+    first, last = model.fuse[0], model.fuse[3]
+    columns = first.weight.view(6, 3, 6)[:, place].flatten(1)
+    turned.fuse[0].load_state_dict({"weight": columns, "bias": first.bias})
+    turned.fuse[3].load_state_dict({"weight": last.weight[place], "bias": last.bias[place]})
+    torch.testing.assert_close(turned.encode(), model.encode())
+    for name, weight in model.item_weights().items():
+        torch.testing.assert_close(turned.item_weights()[name], weight)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", ["gate", "mean", "sum", "concat"])
+def test_new_items_are_encoded_as_known_ones_are(corpus, fusion):
+    model = made(corpus, fusion=fusion)
+    nan = {
+        name: m.features.masked_fill(~m.present.unsqueeze(1), math.nan)
+        for name, m in corpus.modalities.items()
+    }
+    everything = model.encode_items(nan)
+    torch.testing.assert_close(everything, model.encode().items)
+    torch.testing.assert_close(
+        model.encode_items({name: 7 * x[5:9] for name, x in nan.items()}), everything[5:9]
+    )
+    alone = model.encode_items({"textual": nan["textual"][20:25]})
+    assert alone.isfinite().all()
+    hidden = {
+        name: x if name == "textual" else torch.full_like(x, math.nan) for name, x in nan.items()
+    }
+    torch.testing.assert_close(model.encode_items(hidden)[20:25], alone)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"smell": torch.ones(2, 8)}, r"knows no modality smell; it has visual, textual, audio"),
+        ({"visual": torch.ones(2, 9)}, r"visual of the new items is 9 wide, .* learned from 8"),
+        ({"visual": torch.ones(2, 8), "textual": torch.ones(3, 9)}, r"visual: 2, textual: 3"),
+        ({}, r"new items need features, .* found none"),
+        ({"visual": torch.tensor([[1.0] * 8, [math.inf] * 8])}, r"visual of new item 1 is infin"),
+    ],
+)
+def test_features_of_new_items_that_cannot_be_are_refused(corpus, features, message):
+    with pytest.raises(DataError, match=message):
+        made(corpus).encode_items(features)
+
+
+def test_a_model_of_ids_cannot_encode_new_items(corpus):
+    with pytest.raises(TypeError, match=r"BPR knows the items of its training only.* mamex"):
+        BPR(corpus).encode_items({})
+
+
+def test_features_not_given_are_absent():
+    found = checked({"b": torch.ones(2, 3)}, {"a": 4, "b": 3})
+    assert found[0].isnan().all()
+    assert found[0].shape == (2, 4)
+
+
+@pytest.mark.parametrize("chance", [0.1, 0.5, 0.9])
+def test_hidden_modalities_are_random_and_never_the_last(chance):
+    torch.manual_seed(0)
+    present = torch.rand(20_000, 3) < 0.7
+    left = thinned(present, chance)
+    assert (left <= present).all()
+    assert torch.equal(left.any(1), present.any(1))
+    alone = present.sum(1) == 1
+    assert torch.equal(left[alone], present[alone])
+    several = present.all(1)
+    expected = 1 - chance + chance**3 / 3  # one of three comes back where all would go
+    assert left[several].float().mean() == pytest.approx(expected, abs=0.02)
+
+
+def test_modalities_are_hidden_in_training_only(corpus):
+    model = made(corpus, modality_dropout=0.5, dropout=0.0)
+    one, two = model.catalogue(), model.catalogue()
+    assert torch.equal(one.items, two.items)
+    model.train()
+    assert not torch.equal(model.catalogue().present, model.catalogue().present)
+
+
+def test_items_without_content_are_told_and_ranked_as_the_mean(corpus, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = made(corpus)
+    bare = torch.stack([~m.present for m in corpus.modalities.values()]).all(0)
+    assert f"{int(bare.sum())} of {corpus.n_items} items have no content" in caplog.text
+    items = model.encode().items
+    mean = items[~bare].mean(0).expand(int(bare.sum()), -1)
+    torch.testing.assert_close(items[bare], mean)
+    assert (torch.stack(list(model.item_weights().values()), 1)[bare] == 0).all()
+
+
+def test_gates_of_experts_and_modalities_multiply(corpus):
+    model = made(corpus)
+    gates = model.item_gates()
+    assert model.experts[:5] == ("visual/1", "visual/2", "visual/3", "visual/4", "textual/1")
+    weights = torch.stack(list(model.item_weights().values()), 1)
+    torch.testing.assert_close(gates.unflatten(1, (3, 4)).sum(2), weights)
+    assert ((gates > 0).unflatten(1, (3, 4)).sum(2) <= 2).all()
+    users, items = torch.tensor([0, 5]), torch.tensor([30, 31])
+    assert torch.equal(model.pair_gates(users, items), gates[items])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"experts": 0}, r"model\.experts is 0; give 1 or more"),
+        ({"modality_dropout": 1.0}, r"model\.modality_dropout is 1\.0; give 0 to below 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(corpus, options, message):
+    with pytest.raises(ValueError, match=message):
+        made(corpus, **options)
+
+
+def test_more_experts_than_a_modality_has_cannot_be_kept(corpus):
+    with pytest.raises(ValueError, match=r"top_k is 5, of 4 experts in all \(visual/1, .*/4\)"):
+        made(corpus).route_by(Constant(top_k=5))
+
+
+def test_a_modality_that_no_item_has_is_refused(corpus):
+    nobody = replace(
+        corpus.modalities["audio"],
+        present=torch.zeros(corpus.n_items, dtype=torch.bool),
+        features=torch.zeros_like(corpus.modalities["audio"].features),
+    )
+    with pytest.raises(DataError, match=r"no item has audio; leave it out with data\.modalities"):
+        made(replace(corpus, modalities={**corpus.modalities, "audio": nobody}))
