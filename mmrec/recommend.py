@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import hydra
 from omegaconf import DictConfig
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
 
-    from mmrec.data import Corpus, Interactions
+    from mmrec.data import Corpus, Interactions, Modality
     from mmrec.runs import OpenRun
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def recommend(
     output: str,
     k: int = 20,
     users: str | None = None,
+    items: str | None = None,
     seen: Literal["train", "train+val", "none"] = "train+val",
     block: int = 512,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
@@ -57,7 +58,9 @@ def recommend(
         k: length of the lists.
         users: a table of the users who are asked for, as text or Parquet, with a column `user_id`
             (ids of the data's own) or `user` (0..U-1); None: everybody.
-        seen: what is no candidate.
+        items: a folder with `<modality>_feat.npy` of items that came after training, a row an item,
+            and perhaps `i_id_mapping.csv`; they alone are ranked. None: the catalogue.
+        seen: what is no candidate; nobody has seen new items.
         block: users that are scored at a time; bounds the memory.
         accelerator: what to compute on.
 
@@ -67,7 +70,8 @@ def recommend(
     Raises:
         ConfigError: a setting cannot be.
         ResultError: the folder is no whole run.
-        DataError: the data are not those of the run, or a user is unknown.
+        DataError: the data are not those of the run, a user is unknown, or new items do not look
+            as those that the model has learned from.
         NonFiniteScores: a score is NaN or infinite.
     """
     import polars as pl
@@ -86,8 +90,10 @@ def recommend(
         if value < 1:
             raise ConfigError(f"{name}={value}: expected 1 or more")
     opened = open_run(Path(run))
-    if k > opened.corpus.n_items:
-        raise ConfigError(f"k={k}: the catalogue has {opened.corpus.n_items} items")
+    shelf = _shelf(opened.corpus, Path(items) if items else None)
+    if k > shelf.n_items:
+        what = f"there are {shelf.n_items} new" if items else f"the catalogue has {shelf.n_items}"
+        raise ConfigError(f"k={k}: {what} items")
     chosen = _users(Path(users) if users else None, opened.corpus)
     cold = int((opened.corpus.user_counts()[chosen] == 0).sum())
     if cold:
@@ -101,7 +107,8 @@ def recommend(
         replace_file(path) as part,
     ):
         parts = []
-        for number, frame in enumerate(ranked_lists(opened, chosen, k, seen, block, accelerator)):
+        lists = ranked_lists(opened, chosen, k, seen, block, accelerator, shelf)
+        for number, frame in enumerate(lists):
             parts.append(Path(folder, f"{number}.parquet"))
             frame.write_parquet(parts[-1])
         sinks[path.suffix](pl.scan_parquet(parts, glob=False), part)
@@ -109,8 +116,38 @@ def recommend(
     return path
 
 
+class Shelf(NamedTuple):
+    """What is ranked.
+
+    Attributes:
+        n_items: N.
+        ids: [N] original ones, if they differ from 0..N-1.
+        new: content of items that came after training; None: the catalogue.
+    """
+
+    n_items: int
+    ids: pl.Series | None
+    new: Mapping[str, Modality] | None
+
+
+def _shelf(corpus: Corpus, folder: Path | None) -> Shelf:
+    """The catalogue, or the new items of a folder."""
+    from mmrec.data import read_items
+
+    if folder is None:
+        return Shelf(corpus.n_items, corpus.item_ids, None)
+    new, ids = read_items(folder)
+    return Shelf(len(next(iter(new.values())).features), ids, new)
+
+
 def ranked_lists(
-    opened: OpenRun, users: Tensor, k: int, seen: str, block: int, accelerator: str
+    opened: OpenRun,
+    users: Tensor,
+    k: int,
+    seen: str,
+    block: int,
+    accelerator: str,
+    shelf: Shelf | None = None,
 ) -> Iterator[pl.DataFrame]:
     """What `recommend` writes, a block of users at a time."""
     import polars as pl
@@ -123,8 +160,10 @@ def ranked_lists(
     from mmrec.runs import scored
 
     corpus = opened.corpus
+    shelf = shelf or _shelf(corpus, None)
     history = History(_seen(corpus, seen), corpus.n_users, corpus.n_items)
-    for batch, scores in scored(opened, QueryLoader(users, block), accelerator=accelerator):
+    queries = QueryLoader(users, block)
+    for batch, scores in scored(opened, queries, accelerator=accelerator, items=shelf.new):
         scores = scores.float()
         bad = (~scores.isfinite()).nonzero()
         if len(bad):
@@ -133,14 +172,16 @@ def ranked_lists(
                 f"the score of user {batch[row].item()} for item {item} is "
                 f"{scores[row, item].item()}; the model has diverged: recommend from another run"
             )
-        mask = history.to(batch.device)(batch).to_sparse_coo().indices()  # [2, N]
-        candidates = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))  # [B, I]
+        candidates = scores  # [B, I]
+        if shelf.new is None:
+            mask = history.to(batch.device)(batch).to_sparse_coo().indices()  # [2, N]
+            candidates = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))
         ranked = rank_items(candidates, batch, k)  # [B, k]
         row, place = (ranked >= 0).nonzero(as_tuple=True)
         item = ranked[row, place]
         columns = {"user": batch[row], "item": item, "rank": place + 1, "score": scores[row, item]}
         frame = pl.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-        for name, ids in (("user", corpus.user_ids), ("item", corpus.item_ids)):
+        for name, ids in (("user", corpus.user_ids), ("item", shelf.ids)):
             if ids is not None:
                 frame = frame.with_columns(ids.gather(frame[name]).alias(f"{name}_id"))
         yield frame

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from mmrec.config import TARGET, ConfigError, check_call
-from mmrec.data import Corpus, DataError, InteractionData, Queries
+from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
 from mmrec.evaluation import Evaluation
 from mmrec.models import Recommender
 from mmrec.results import BEST, CONFIG, RESULT, ResultError, read_result
@@ -98,7 +98,11 @@ def open_run(path: Path) -> OpenRun:
 
 @torch.no_grad()
 def scored(
-    run: OpenRun, queries: Iterable[Queries], *, accelerator: str
+    run: OpenRun,
+    queries: Iterable[Queries],
+    *,
+    accelerator: str,
+    items: Mapping[str, Modality] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Score the catalogue for blocks of users, as a run does when it ranks.
 
@@ -106,12 +110,14 @@ def scored(
         run: what scores.
         queries: blocks of users.
         accelerator: `auto`, `cpu` or `gpu`.
+        items: new ones, which stand in the catalogue's place.
 
     Yields:
         Users [B] and their scores [B, I], on the accelerator.
 
     Raises:
-        ConfigError: there is no such accelerator here.
+        ConfigError: there is no such accelerator here, or the model knows its own items only.
+        DataError: the new items' content is not what the model has learned from.
     """
     precision = run.config["trainer"]["precision"]
     try:
@@ -120,11 +126,28 @@ def scored(
         raise ConfigError(f"accelerator={accelerator}: {error}") from None
     model = run.model.to(fabric.device)
     encoded = model.encode()  # outside autocast, where Lightning has it
+    if items is not None:
+        new = _new_items(model, items)
+        encoded = encoded._replace(items=new)
     for block in tqdm(queries, delay=2, unit="block", leave=False):
         users = block.user.to(fabric.device)
         with fabric.autocast():
             scores = model.score(encoded, Queries(users))
         yield users, scores
+
+
+def _new_items(model: Recommender, items: Mapping[str, Modality], block: int = 8192) -> Tensor:
+    """What content says of items: [N, D]."""
+    found, count = [], len(next(iter(items.values())).features)
+    for first in range(0, count, block):
+        rows = slice(first, first + block)
+        features = {name: m.features[rows] for name, m in items.items()}
+        try:
+            present = {name: m.present[rows] for name, m in items.items()}
+            found.append(model.encode_items(features, present))
+        except TypeError as error:
+            raise ConfigError(f"items: {error}") from None
+    return torch.cat(found)
 
 
 def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:

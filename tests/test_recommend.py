@@ -18,6 +18,7 @@ from polars.testing import assert_frame_equal
 
 import mmrec.runs
 from mmrec import recommend as module
+from mmrec.config import ConfigError
 from mmrec.data import DataError
 from mmrec.evaluation import NonFiniteScores
 from mmrec.recommend import recommend
@@ -111,6 +112,97 @@ def test_the_lists_hold_what_evaluation_has_found(finished, corpus, tmp_path):
     recalls = [len(held_out[u] & lists[u]) / len(held_out[u]) for u in held_out]
     noted = json.loads((finished / "result.json").read_text())["metrics"]["test/recall@20"]
     assert math.fsum(recalls) / len(recalls) == pytest.approx(noted, abs=1e-11)
+
+
+@pytest.fixture(scope="module")
+def content(composed, tmp_path_factory):
+    """A model of content, and a folder of seven new items of which one has nothing to show."""
+    root = tmp_path_factory.mktemp("content")
+    words = ("model=mamex", "model.dim=8", *WORLD, *TINY, f"run_dir={root / 'run'}")
+    run(
+        composed(*words, "data.split=item_cold", "evaluation.cutoffs=[5]", "monitor=val/ndcg@5"), []
+    )
+    arrivals = root / "arrivals"
+    arrivals.mkdir()
+    generator = np.random.default_rng(0)
+    for name in ("visual", "textual"):
+        features = generator.normal(size=(7, 4)).astype(np.float32)
+        features[6] = np.nan
+        np.save(arrivals / f"{name}_feat.npy", features)
+    return root / "run", arrivals
+
+
+def test_items_that_came_after_training_are_ranked_by_their_content(content, tmp_path):
+    folder, arrivals = content
+    recommend(run=folder, items=str(arrivals), output=str(tmp_path / "new.parquet"), k=7)
+    frame = pl.read_parquet(tmp_path / "new.parquet")
+    model = open_run(folder).model
+    features = {n: torch.from_numpy(np.load(arrivals / f"{n}_feat.npy")) for n in model.names}
+    items = model.encode_items(features)
+    torch.testing.assert_close(items[6], model.mean_item(model.catalogue()))
+    scores = (model.user.weight @ items.T).detach()
+    assert frame["user"].to_list() == np.repeat(np.arange(USERS), 7).tolist()
+    best = scores.argsort(1, descending=True)
+    assert frame["item"].to_list() == best.flatten().tolist()
+    found = torch.from_numpy(frame["score"].to_numpy().copy())
+    torch.testing.assert_close(found, scores.gather(1, best).flatten())
+
+
+def test_new_items_have_the_names_of_their_folder(content, tmp_path):
+    folder, arrivals = content
+    named = tmp_path / "named"
+    shutil.copytree(arrivals, named)
+    lines = ["itemID\toriginal", *(f"{n}\tB00{n}" for n in range(7))]
+    (named / "i_id_mapping.csv").write_text("\n".join(lines) + "\n")
+    recommend(run=folder, items=str(named), output=str(tmp_path / "new.csv"), k=2)
+    frame = pl.read_csv(tmp_path / "new.csv")
+    assert frame["item_id"].to_list() == [f"B00{n}" for n in frame["item"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ("none", DataError, r"there is no such folder; give one with <modality>_feat\.npy"),
+        ("empty", DataError, r"no features; put a <modality>_feat\.npy there"),
+        ("renamed", DataError, r"knows no modality smell; it has visual, textual"),
+        ("wider", DataError, r"visual of the new items is 5 wide, the model has learned from 4"),
+        ("longer", DataError, r"as many rows .* textual_feat\.npy 7, visual_feat\.npy 8"),
+        ("infinite", DataError, r"visual_feat\.npy, row 3: infinite value"),
+        ("few", ConfigError, r"k=8: there are 7 new items"),
+    ],
+)
+def test_new_items_that_cannot_be_ranked_are_refused(content, tmp_path, change, error, message):
+    folder, arrivals = content
+    new = tmp_path / "new"
+    if change != "none":
+        shutil.copytree(arrivals, new)
+    visual = np.load(arrivals / "visual_feat.npy")
+    match change:
+        case "empty":
+            for path in new.iterdir():
+                path.unlink()
+        case "renamed":
+            (new / "visual_feat.npy").rename(new / "smell_feat.npy")
+        case "wider":
+            np.save(new / "visual_feat.npy", np.ones((7, 5)))
+        case "longer":
+            np.save(new / "visual_feat.npy", np.ones((8, 4)))
+        case "infinite":
+            visual[3] = np.inf
+            np.save(new / "visual_feat.npy", visual)
+    with pytest.raises(error, match=message):
+        recommend(
+            run=folder,
+            items=str(new),
+            output=str(tmp_path / "new.csv"),
+            k=8 if change == "few" else 5,
+        )
+    assert not (tmp_path / "new.csv").exists()
+
+
+def test_a_model_of_ids_says_that_it_cannot_rank_new_items(finished, content, tmp_path):
+    with pytest.raises(ConfigError, match=r"items: LightGCN knows the items of its training only"):
+        recommend(run=finished, items=str(content[1]), output=str(tmp_path / "new.csv"), k=5)
 
 
 def test_the_size_of_a_block_changes_nothing(shop, tmp_path):

@@ -13,7 +13,7 @@ from mmrec.data.corpus import (
     require_modalities,
 )
 from mmrec.data.datamodule import FolderData, InteractionData, PlantedData
-from mmrec.data.folder import Columns, read_folder
+from mmrec.data.folder import Columns, read_folder, read_items
 from mmrec.data.splits import split_corpus
 from mmrec.data.synthetic import Truth, planted
 
@@ -34,6 +34,7 @@ __all__ = [
     "content_hash",
     "planted",
     "read_folder",
+    "read_items",
     "require_modalities",
     "split_corpus",
 ]

@@ -136,6 +136,37 @@ def read_folder(
     return _restrict(source, k_core) if k_core else source
 
 
+def read_items(folder: Path) -> tuple[dict[str, Modality], pl.Series | None]:
+    """Content of items that no data set has yet.
+
+    Args:
+        folder: with a `<modality>_feat.npy` or more, a row an item, and perhaps with an
+            `i_id_mapping.csv` of row numbers (`itemID`) and original ids.
+
+    Returns:
+        Modalities by name, and original ids [N], if they are given.
+
+    Raises:
+        DataError: there is no such folder, no features in it, or not one row an item in each.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; give one with <modality>_feat.npy")
+    files = _feature_files(folder, None)
+    if not files:
+        raise DataError(f"{folder}: no features; put a <modality>_feat.npy there, a row an item")
+    digest = digests([*files.values()])
+    content = {kind: read_modality(path, digest[path]) for kind, path in files.items()}
+    ids = _originals(folder / "i_id_mapping.csv", "itemID")
+    rows = {f"{kind}{FEATURES}": len(each.features) for kind, each in content.items()}
+    rows |= {} if ids is None else {"i_id_mapping.csv": len(ids)}
+    if len(set(rows.values())) > 1:
+        listed = ", ".join(f"{file} {count}" for file, count in rows.items())
+        raise DataError(
+            f"{folder}: expected as many rows in each file, one an item; found {listed}"
+        )
+    return content, ids
+
+
 def k_core(interactions: Interactions, k: int, n_users: int, n_items: int) -> Tensor:
     """Which interactions stay when users and items with fewer than k leave, until none has fewer.
 

@@ -68,15 +68,18 @@ class Recommender(LightningModule):
         """How much each user likes each item: [B, I], finite, larger is better."""
         raise TypeError(f"{type(self).__name__} must define score()")
 
-    def encode_items(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Vectors of items that were not there in training, from their content: [N, D].
+    def encode_items(
+        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Items that were not there in training, as `encode` has its items: [N, D].
 
         Args:
-            features: [N, F] of each modality; a row of NaN says that the item lacks it.
+            features: [N, F] of each modality.
+            present: [N] bool of each; None: where a row is not NaN.
         """
         raise TypeError(
-            f"{type(self).__name__} knows the items of its training only; models that score new "
-            "ones from their content are mamex"
+            f"{type(self).__name__} knows the items of its training only; mamex scores new ones "
+            "from their content"
         )
 
     def item_weights(self) -> dict[str, Tensor]:

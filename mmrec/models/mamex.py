@@ -183,21 +183,28 @@ class MAMEX(RoutedRecommender):
         return torch.where(present.any(1, keepdim=True), items, mean)
 
     @torch.no_grad()
-    def encode_items(self, features: Mapping[str, Tensor]) -> Tensor:
+    def encode_items(
+        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """Items that need not have been there in training, for `users @ items.T`: [N, D].
 
         Args:
-            features: [N, F_m] of each modality, at the scale that they please; a row of NaN says
-                that the item lacks it, and a modality that is not given, all items do.
+            features: [N, F_m] of each modality, at whatever scale; all items lack a modality that
+                is not given.
+            present: [N] bool of each modality; None: where a row is not NaN.
 
         Raises:
             DataError: a modality that the model does not know, another width, or infinity.
         """
         assert not self.training, "hidden modalities and dropout are for training: call eval()"
         rows = [x.to(self.device) for x in checked(features, self.widths)]
-        present = torch.stack([x.isfinite().all(1) for x in rows], 1)
-        views = self.views([normalize(x.nan_to_num()) for x in rows], present)
-        return self.filled(views.items, present, self.mean_item(self.catalogue()))
+        there = torch.stack([x.isfinite().all(1) for x in rows], 1)
+        for name, mask in (present or {}).items():
+            there[:, self.names.index(name)] &= mask.to(self.device)
+        views = self.views([normalize(x.nan_to_num()) for x in rows], there)
+        if there.any(1).all():
+            return views.items
+        return self.filled(views.items, there, self.mean_item(self.catalogue()))
 
     def encode(self) -> Encoded:
         """Users as they are, items from their content."""
