@@ -90,9 +90,9 @@ def recommend(
         if value < 1:
             raise ConfigError(f"{name}={value}: expected 1 or more")
     opened = open_run(Path(run))
-    shelf = _shelf(opened.corpus, Path(items) if items else None)
-    if k > shelf.n_items:
-        what = f"there are {shelf.n_items} new" if items else f"the catalogue has {shelf.n_items}"
+    offer = _offer(opened.corpus, Path(items) if items else None)
+    if k > offer.n_items:
+        what = f"there are {offer.n_items} new" if items else f"the catalogue has {offer.n_items}"
         raise ConfigError(f"k={k}: {what} items")
     chosen = _users(Path(users) if users else None, opened.corpus)
     cold = int((opened.corpus.user_counts()[chosen] == 0).sum())
@@ -107,7 +107,7 @@ def recommend(
         replace_file(path) as part,
     ):
         parts = []
-        lists = ranked_lists(opened, chosen, k, seen, block, accelerator, shelf)
+        lists = ranked_lists(opened, chosen, k, seen, block, accelerator, offer)
         for number, frame in enumerate(lists):
             parts.append(Path(folder, f"{number}.parquet"))
             frame.write_parquet(parts[-1])
@@ -116,7 +116,7 @@ def recommend(
     return path
 
 
-class Shelf(NamedTuple):
+class Ranked(NamedTuple):
     """What is ranked.
 
     Attributes:
@@ -130,14 +130,14 @@ class Shelf(NamedTuple):
     new: Mapping[str, Modality] | None
 
 
-def _shelf(corpus: Corpus, folder: Path | None) -> Shelf:
+def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
     """The catalogue, or the new items of a folder."""
     from mmrec.data import read_items
 
     if folder is None:
-        return Shelf(corpus.n_items, corpus.item_ids, None)
+        return Ranked(corpus.n_items, corpus.item_ids, None)
     new, ids = read_items(folder)
-    return Shelf(len(next(iter(new.values())).features), ids, new)
+    return Ranked(len(next(iter(new.values())).features), ids, new)
 
 
 def ranked_lists(
@@ -147,7 +147,7 @@ def ranked_lists(
     seen: str,
     block: int,
     accelerator: str,
-    shelf: Shelf | None = None,
+    offer: Ranked | None = None,
 ) -> Iterator[pl.DataFrame]:
     """What `recommend` writes, a block of users at a time."""
     import polars as pl
@@ -160,10 +160,10 @@ def ranked_lists(
     from mmrec.runs import scored
 
     corpus = opened.corpus
-    shelf = shelf or _shelf(corpus, None)
+    offer = offer or _offer(corpus, None)
     history = History(_seen(corpus, seen), corpus.n_users, corpus.n_items)
     queries = QueryLoader(users, block)
-    for batch, scores in scored(opened, queries, accelerator=accelerator, items=shelf.new):
+    for batch, scores in scored(opened, queries, accelerator=accelerator, items=offer.new):
         scores = scores.float()
         bad = (~scores.isfinite()).nonzero()
         if len(bad):
@@ -173,7 +173,7 @@ def ranked_lists(
                 f"{scores[row, item].item()}; the model has diverged: recommend from another run"
             )
         candidates = scores  # [B, I]
-        if shelf.new is None:
+        if offer.new is None:
             mask = history.to(batch.device)(batch).to_sparse_coo().indices()  # [2, N]
             candidates = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))
         ranked = rank_items(candidates, batch, k)  # [B, k]
@@ -181,7 +181,7 @@ def ranked_lists(
         item = ranked[row, place]
         columns = {"user": batch[row], "item": item, "rank": place + 1, "score": scores[row, item]}
         frame = pl.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-        for name, ids in (("user", corpus.user_ids), ("item", shelf.ids)):
+        for name, ids in (("user", corpus.user_ids), ("item", offer.ids)):
             if ids is not None:
                 frame = frame.with_columns(ids.gather(frame[name]).alias(f"{name}_id"))
         yield frame

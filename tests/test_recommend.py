@@ -21,6 +21,7 @@ from mmrec import recommend as module
 from mmrec.config import ConfigError
 from mmrec.data import DataError
 from mmrec.evaluation import NonFiniteScores
+from mmrec.nn import mean_item
 from mmrec.recommend import recommend
 from mmrec.run import run
 from mmrec.runs import open_run
@@ -137,9 +138,11 @@ def test_items_that_came_after_training_are_ranked_by_their_content(content, tmp
     recommend(run=folder, items=str(arrivals), output=str(tmp_path / "new.parquet"), k=7)
     frame = pl.read_parquet(tmp_path / "new.parquet")
     model = open_run(folder).model
-    features = {n: torch.from_numpy(np.load(arrivals / f"{n}_feat.npy")) for n in model.names}
+    features = {
+        n: torch.from_numpy(np.load(arrivals / f"{n}_feat.npy")) for n in ("visual", "textual")
+    }
     items = model.encode_items(features)
-    torch.testing.assert_close(items[6], model.mean_item(model.catalogue()))
+    torch.testing.assert_close(items[6], mean_item(model.encode().items, model.shelf.present))
     scores = (model.user.weight @ items.T).detach()
     assert frame["user"].to_list() == np.repeat(np.arange(USERS), 7).tolist()
     best = scores.argsort(1, descending=True)

@@ -2,6 +2,9 @@
 
 from mmrec.models.base import Recommender, RoutedRecommender
 from mmrec.models.bpr import BPR
+from mmrec.models.clcrec import CLCRec
+from mmrec.models.content_bpr import ContentBPR
+from mmrec.models.dropoutnet import DropoutNet
 from mmrec.models.ease import EASE
 from mmrec.models.gated_lightgcn import GatedLightGCN
 from mmrec.models.item_knn import ItemKNN
@@ -18,6 +21,9 @@ __all__ = [
     "MAGNET",
     "MAMEX",
     "VBPR",
+    "CLCRec",
+    "ContentBPR",
+    "DropoutNet",
     "GatedLightGCN",
     "ItemKNN",
     "LightGCN",

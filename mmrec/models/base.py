@@ -78,8 +78,8 @@ class Recommender(LightningModule):
             present: [N] bool of each; None: where a row is not NaN.
         """
         raise TypeError(
-            f"{type(self).__name__} knows the items of its training only; mamex scores new ones "
-            "from their content"
+            f"{type(self).__name__} knows the items of its training only; choose a model of "
+            "content, as mamex, content_bpr, dropoutnet or clcrec"
         )
 
     def item_weights(self) -> dict[str, Tensor]:

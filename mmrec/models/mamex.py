@@ -16,21 +16,28 @@ K negatives a pair.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from mmrec.data import Corpus, DataError, Queries, Triplets, require_modalities
+from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import bpr, norm_penalty, pair_scores
 from mmrec.models.base import RoutedRecommender
-from mmrec.nn import Fusion, Mixed, SparseMixture, imbalance, lookup, masked_softmax
+from mmrec.nn import (
+    Content,
+    Fusion,
+    Mixed,
+    Shelf,
+    SparseMixture,
+    filled,
+    imbalance,
+    lookup,
+    masked_softmax,
+    mean_item,
+)
 from mmrec.schedules import Constant
-
-log = logging.getLogger(__name__)
 
 FusionOfViews = Literal["gate", "mean", "sum", "concat"]
 
@@ -72,8 +79,6 @@ class MAMEX(RoutedRecommender):
         modality_dropout: chance that training hides a modality of an item; one always stays.
     """
 
-    present: Tensor  # [I, M] bool
-
     def __init__(
         self,
         corpus: Corpus,
@@ -96,28 +101,11 @@ class MAMEX(RoutedRecommender):
         self.names = tuple(modalities)
         self.align, self.balance, self.l2 = align, balance, l2
         self.modality_dropout = modality_dropout
-        self.widths = {name: m.width for name, m in modalities.items()}
-        for name, modality in modalities.items():
-            if not modality.present.any():
-                raise DataError(
-                    f"model mamex: no item has {name}; leave it out with data.modalities=[...]"
-                )
-            self.register_buffer(f"features_{name}", normalize(modality.features), persistent=False)
-        present = torch.stack([m.present for m in modalities.values()], 1)  # [I, M]
-        self.register_buffer("present", present, persistent=False)
-        bare = int((~present.any(1)).sum())
-        if bare:
-            log.warning(
-                "%s: %d of %d items have no content; they are ranked as the mean item",
-                corpus.name,
-                bare,
-                corpus.n_items,
-            )
-
+        self.shelf = Shelf(modalities)
         self.user = nn.Embedding(corpus.n_users, dim)
         nn.init.normal_(self.user.weight, std=0.1)
         self.mixtures = nn.ModuleList(
-            SparseMixture(width, dim, experts) for width in self.widths.values()
+            SparseMixture(width, dim, experts) for width in self.shelf.widths
         )
         count = len(self.names)
         self.gated = fusion == "gate"
@@ -135,16 +123,12 @@ class MAMEX(RoutedRecommender):
         """The experts of one modality."""
         return len(self.experts) // len(self.names)
 
-    def views(self, features: list[Tensor], present: Tensor) -> Views:
-        """Content as the model sees it.
-
-        Args:
-            features: [N, F_m] of each modality, rows of length one.
-            present: [N, M] bool.
-        """
+    def views(self, content: Content) -> Views:
+        """Content as the model sees it."""
+        rows, present = content
         now = self.routing
         each, full, kept = [], [], []
-        for mixture, x, there in zip(self.mixtures, features, present.unbind(1), strict=True):
+        for mixture, x, there in zip(self.mixtures, rows, present.unbind(1), strict=True):
             mixed: Mixed = mixture(
                 x,
                 top_k=now.top_k,
@@ -165,46 +149,24 @@ class MAMEX(RoutedRecommender):
 
     def catalogue(self) -> Views:
         """Of all items, some modalities hidden in training; those without content are the mean."""
-        features = [getattr(self, f"features_{name}") for name in self.names]
-        present = self.present
+        content = self.shelf()
         if self.training and self.modality_dropout:
-            present = thinned(present, self.modality_dropout)
-        views = self.views(features, present)
-        return views._replace(items=self.filled(views.items, present, self.mean_item(views)))
-
-    def mean_item(self, views: Views) -> Tensor:
-        """Over what has content: [D]."""
-        there = views.present.any(1, keepdim=True)
-        return (views.items * there).sum(0) / there.sum().clamp(min=1)
-
-    @staticmethod
-    def filled(items: Tensor, present: Tensor, mean: Tensor) -> Tensor:
-        """Items [N, D] with the mean [D] for those that have no content."""
-        return torch.where(present.any(1, keepdim=True), items, mean)
+            content = content._replace(present=thinned(content.present, self.modality_dropout))
+        views = self.views(content)
+        items, present = views.items, views.present
+        return views._replace(items=filled(items, present, mean_item(items, present)))
 
     @torch.no_grad()
     def encode_items(
         self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Items that need not have been there in training, for `users @ items.T`: [N, D].
-
-        Args:
-            features: [N, F_m] of each modality, at whatever scale; all items lack a modality that
-                is not given.
-            present: [N] bool of each modality; None: where a row is not NaN.
-
-        Raises:
-            DataError: a modality that the model does not know, another width, or infinity.
-        """
+        """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
         assert not self.training, "hidden modalities and dropout are for training: call eval()"
-        rows = [x.to(self.device) for x in checked(features, self.widths)]
-        there = torch.stack([x.isfinite().all(1) for x in rows], 1)
-        for name, mask in (present or {}).items():
-            there[:, self.names.index(name)] &= mask.to(self.device)
-        views = self.views([normalize(x.nan_to_num()) for x in rows], there)
-        if there.any(1).all():
+        views = self.views(self.shelf.new(features, present))
+        if views.present.any(1).all():
             return views.items
-        return self.filled(views.items, there, self.mean_item(self.catalogue()))
+        known = self.catalogue()
+        return filled(views.items, views.present, mean_item(known.items, known.present))
 
     def encode(self) -> Encoded:
         """Users as they are, items from their content."""
@@ -285,37 +247,3 @@ def thinned(present: Tensor, chance: float) -> Tensor:
     best = luck.masked_fill(~present, -1).argmax(1, keepdim=True)  # [N, 1]
     stays = (luck >= chance).scatter(1, best, value=True)
     return present & stays
-
-
-def checked(features: Mapping[str, Tensor], widths: Mapping[str, int]) -> list[Tensor]:
-    """New items' features in the model's order, NaN rows where a modality is not given.
-
-    Raises:
-        DataError: a name or width that the model does not have, different numbers of rows, or
-            infinity.
-    """
-    for name in features:
-        if name not in widths:
-            raise DataError(
-                f"the model knows no modality {name}; it has {', '.join(widths)}: rename it or "
-                "leave it out"
-            )
-    counts = {len(x) for x in features.values()}
-    if len(counts) != 1:
-        raise DataError(
-            "new items need features, the same number of rows in each modality; found "
-            + (", ".join(f"{n}: {len(x)}" for n, x in features.items()) or "none")
-        )
-    found = []
-    for name, width in widths.items():
-        x = features.get(name, torch.full((next(iter(counts)), width), torch.nan)).float()
-        if x.shape[1] != width:
-            raise DataError(
-                f"modality {name} of the new items is {x.shape[1]} wide, the model has learned "
-                f"from {width}; use the same encoder"
-            )
-        if x.isinf().any():
-            row = int(x.isinf().any(1).nonzero()[0])
-            raise DataError(f"modality {name} of new item {row} is infinite; NaN says it is absent")
-        found.append(x)
-    return found

@@ -1,6 +1,8 @@
 """Layers with one meaning each."""
 
+from mmrec.nn.content import Content, Shelf, filled, mean_item
 from mmrec.nn.experts import ROLES, Role, RoleExperts, Template, role_templates
+from mmrec.nn.factors import weighted_factors
 from mmrec.nn.fusion import (
     Fusion,
     FusionKind,
@@ -37,6 +39,7 @@ from mmrec.nn.router import (
 __all__ = [
     "ROLES",
     "Agreement",
+    "Content",
     "Fusion",
     "FusionKind",
     "History",
@@ -48,6 +51,7 @@ __all__ = [
     "Role",
     "RoleExperts",
     "Sees",
+    "Shelf",
     "Smoothing",
     "SparseMixture",
     "TakenRows",
@@ -57,11 +61,13 @@ __all__ = [
     "center_and_scale",
     "cross",
     "entropies",
+    "filled",
     "fused_ranking",
     "imbalance",
     "item_index",
     "lookup",
     "masked_softmax",
+    "mean_item",
     "mixture",
     "node_index",
     "ranking",
@@ -69,4 +75,5 @@ __all__ = [
     "sparse_matmul",
     "sparse_softmax",
     "take_rows",
+    "weighted_factors",
 ]

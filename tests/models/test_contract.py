@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from mmrec.config import ConfigError, check_call, conf_dir
 from mmrec.data import DataError, InteractionData, Interactions, Queries, Triplets
 from mmrec.evaluation import Evaluation, Rankings
-from mmrec.models import Random, RoutedRecommender
+from mmrec.models import Random, Recommender, RoutedRecommender
 
 CLASSES = {
     path.stem: get_object(OmegaConf.load(path)["_target_"])
@@ -32,6 +32,10 @@ CUTOFF = 5
 every_model = pytest.mark.parametrize("name", CLASSES)
 trained_models = pytest.mark.parametrize(
     "name", [name for name, kind in CLASSES.items() if not kind.closed_form]
+)
+content_models = pytest.mark.parametrize(
+    "name",
+    [n for n, kind in CLASSES.items() if kind.encode_items is not Recommender.encode_items],
 )
 closed_forms = pytest.mark.parametrize(
     "name", [name for name, kind in CLASSES.items() if kind.closed_form]
@@ -146,22 +150,41 @@ def test_withheld_items_are_found_where_content_is_missing_and_negatives_are_man
     judge(model)
 
 
+def with_cold_items(corpus, *, shift=0):
+    """Nine items are cold; `shift` gives them to other users."""
+    cold = torch.zeros(corpus.n_items, dtype=torch.int8)
+    cold[torch.randperm(corpus.n_items, generator=torch.Generator().manual_seed(0))[:9]] = 1
+    cold[cold.nonzero().squeeze(1)[:5]] = 2
+    pairs = [corpus.train, corpus.val, corpus.test]
+    user, item = torch.cat([p.user for p in pairs]), torch.cat([p.item for p in pairs])
+    user = torch.where(cold[item] > 0, (user + shift) % corpus.n_users, user)
+    parts = [Interactions(user[cold[item] == n], item[cold[item] == n]) for n in range(3)]
+    held_out = dict(zip(("train", "val", "test"), parts, strict=True))
+    return replace(corpus, **held_out, cold=cold, split="item_cold(given)")
+
+
+@content_models
+def test_a_new_item_is_encoded_as_a_cold_one(name, make, checkerboard):
+    corpus = with_cold_items(checkerboard(missing=8))
+    model, *_ = fit(make(name, corpus), epochs=2)
+    nan = {
+        n: m.features.masked_fill(~m.present.unsqueeze(1), torch.nan)
+        for n, m in corpus.modalities.items()
+    }
+    cold = corpus.cold > 0
+    zeros = {n: m.features for n, m in corpus.modalities.items()}
+    there = {n: m.present for n, m in corpus.modalities.items()}
+    expected = model.encode().items[cold].detach()
+    for features, present in ((nan, None), (zeros, there)):
+        torch.testing.assert_close(model.encode_items(features, present)[cold], expected)
+    bare = {n: torch.full_like(x[:1], torch.nan) for n, x in nan.items()}
+    assert model.encode_items(bare).isfinite().all()
+
+
 @every_model
 def test_what_is_held_out_reaches_no_score(name, make, board):
     """Cold items have no train interaction, and those of validation and test leave no trace."""
-    cold = torch.zeros(board.n_items, dtype=torch.int8)
-    cold[torch.randperm(board.n_items, generator=torch.Generator().manual_seed(0))[:9]] = 1
-    cold[cold.nonzero().squeeze(1)[:5]] = 2
-    pairs = [board.train, board.val, board.test]
-    user, item = torch.cat([p.user for p in pairs]), torch.cat([p.item for p in pairs])
-
-    def split(user):
-        parts = [Interactions(user[cold[item] == n], item[cold[item] == n]) for n in range(3)]
-        held_out = dict(zip(("train", "val", "test"), parts, strict=True))
-        return replace(board, **held_out, cold=cold, split="item_cold(given)")
-
-    corpus = split(user)
-    other = split(torch.where(cold[item] > 0, (user + 7) % board.n_users, user))
+    corpus, other = (with_cold_items(board, shift=n) for n in (0, 7))
     found, others = (scores(fit(make(name, c), epochs=2)[0]) for c in (corpus, other))
     assert found.isfinite().all()
     assert torch.equal(found, others)

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from mmrec.data import DataError, Queries, Triplets
 from mmrec.models import BPR, MAMEX
-from mmrec.models.mamex import Views, alignment, balance, checked, thinned
+from mmrec.models.mamex import Views, alignment, balance, thinned
 from mmrec.schedules import Constant
 
 
@@ -170,14 +170,17 @@ def test_features_of_new_items_that_cannot_be_are_refused(corpus, features, mess
 
 
 def test_a_model_of_ids_cannot_encode_new_items(corpus):
-    with pytest.raises(TypeError, match=r"BPR knows the items of its training only.* mamex"):
+    with pytest.raises(TypeError, match=r"BPR knows the items of its training only.* as mamex"):
         BPR(corpus).encode_items({})
 
 
-def test_features_not_given_are_absent():
-    found = checked({"b": torch.ones(2, 3)}, {"a": 4, "b": 3})
-    assert found[0].isnan().all()
-    assert found[0].shape == (2, 4)
+def test_features_not_given_are_absent(corpus):
+    content = made(corpus).shelf.new({"textual": torch.ones(2, 9)})
+    assert content.present.tolist() == [[False, True, False]] * 2
+    assert not content.rows[0].any()
+    assert content.rows[1].norm(dim=1).tolist() == pytest.approx([1, 1])
+    hidden = {"textual": torch.tensor([True, False])}
+    assert made(corpus).shelf.new({"textual": torch.ones(2, 9)}, hidden).present.sum() == 1
 
 
 @pytest.mark.parametrize("chance", [0.1, 0.5, 0.9])

@@ -1,0 +1,126 @@
+"""CLCRec: contrastive learning for cold-start recommendation.
+
+Wei et al., MM 2021. https://arxiv.org/abs/2107.05315
+
+From the paper: items have an embedding that interactions teach, and a representation of their
+content; contrast holds the two together (Eq. 9), and users to either of them at random (Eq. 11 and
+12); a cold item is scored by its content. Ours: the other items of the batch are what an item is
+contrasted with; cosines throughout, in ranking for items; rows of content have length one, a
+modality that is absent is zero.
+
+U users, I items, N items, M modalities, F_m width of modality m, D dim, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from mmrec.data import Corpus, Queries, Triplets, require_modalities
+from mmrec.losses import norm_penalty
+from mmrec.models.base import Recommender
+from mmrec.nn import Content, Shelf, filled, mean_item
+
+
+class Encoded(NamedTuple):
+    """Final vectors."""
+
+    users: Tensor  # [U, D]
+    items: Tensor  # [I, D], of length one
+
+
+class CLCRec(Recommender):
+    """`s = cos(u, z_i)` for an item with interactions, `cos(u, f(content_i))` for one without.
+
+    Args:
+        corpus: what the model learns from; it needs at least one modality.
+        dim: D.
+        hidden: width of the content network.
+        temperature: of both contrasts.
+        replaced: share of a batch's items that meet their users as content.
+        content: weight of the contrast of embeddings with content; that of users has the rest.
+        l2: weight of the squared norm of a batch's embeddings.
+    """
+
+    warm: Tensor  # [I] bool
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        dim: int = 128,
+        hidden: int = 256,
+        temperature: float = 0.2,
+        replaced: float = 0.5,
+        content: float = 0.5,
+        l2: float = 1e-4,
+    ) -> None:
+        for name, share in (("replaced", replaced), ("content", content)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"model.{name} is {share}; give a share from 0 to 1")
+        if temperature <= 0:
+            raise ValueError(f"model.temperature is {temperature}; give a number above 0")
+        super().__init__(corpus)
+        self.temperature, self.replaced, self.content, self.l2 = temperature, replaced, content, l2
+        self.shelf = Shelf(require_modalities(corpus, "clcrec"))
+        self.user = nn.Embedding(corpus.n_users, dim)
+        self.item = nn.Embedding(corpus.n_items, dim)
+        for table in (self.user, self.item):
+            nn.init.xavier_normal_(table.weight)
+        self.of_content = nn.Sequential(
+            nn.Linear(sum(self.shelf.widths), hidden), nn.LeakyReLU(), nn.Linear(hidden, dim)
+        )
+        self.register_buffer("warm", corpus.item_counts() > 0, persistent=False)
+
+    def looks(self, content: Content) -> Tensor:
+        """f, of length one: [N, D]."""
+        return normalize(self.of_content(torch.cat(content.rows, dim=1)), dim=-1)
+
+    def encode(self) -> Encoded:
+        """Users, and items by what is known of them; by nothing: as the mean item."""
+        content = self.shelf()
+        looks = self.looks(content)
+        looks = filled(looks, content.present, mean_item(looks, content.present))
+        items = torch.where(self.warm.unsqueeze(1), normalize(self.item.weight, dim=-1), looks)
+        return Encoded(normalize(self.user.weight, dim=-1), items)
+
+    @torch.no_grad()
+    def encode_items(
+        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
+        content, old = self.shelf.new(features, present), self.shelf()
+        known = mean_item(self.looks(old), old.present)
+        return filled(self.looks(content), content.present, known)
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """Eq. 13: both contrasts, over the distinct items of a batch."""
+        item, place = torch.unique(batch.positive, return_inverse=True)  # [N] [B]
+        content = self.shelf()
+        looks = self.looks(Content([x[item] for x in content.rows], content.present[item]))
+        ids = self.item(item)
+        known = normalize(ids, dim=-1)
+        there = content.present[item].any(1)
+        swapped = (torch.rand(len(item), device=item.device) < self.replaced) & there
+        met = torch.where(swapped.unsqueeze(1), looks, known)
+        user = self.user(batch.user)
+        return {
+            "content": self.content * self.contrast(known[there], looks[there]),
+            "users": (1 - self.content) * self.contrast(normalize(user, dim=-1), met, place),
+            "l2": self.l2 * (norm_penalty("squared", user) + norm_penalty("squared", ids)),
+        }
+
+    def contrast(self, one: Tensor, others: Tensor, place: Tensor | None = None) -> Tensor:
+        """InfoNCE: each row of [B, D] is to find its own among [N, D]; `place` says which."""
+        if not len(one):
+            return one.sum()
+        own = torch.arange(len(one), device=one.device) if place is None else place
+        return cross_entropy(one @ others.T / self.temperature, own)
+
+    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
+        """Dot products."""
+        return encoded.users[queries.user] @ encoded.items.T  # [B, I]

@@ -1,0 +1,82 @@
+"""Content BPR: free users, items that are the mean of their projected modalities.
+
+Bayesian personalised ranking (Rendle et al., UAI 2009, https://arxiv.org/abs/1205.2618) over items
+that have no embedding of their own, so that one without interactions is scored like any other: the
+first thing to try for cold items, and the yardstick of what cleverer fusion is worth. Ours: rows of
+length one, and the mean over the modalities that an item has.
+
+N items, M modalities, F_m width of modality m, D dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmrec.data import Corpus, Queries, Triplets, require_modalities
+from mmrec.losses import bpr, norm_penalty, pair_scores
+from mmrec.models.base import Recommender
+from mmrec.nn import Content, Shelf, filled, lookup, mean_item
+
+
+class Encoded(NamedTuple):
+    """Final vectors."""
+
+    users: Tensor  # [U, D]
+    items: Tensor  # [I, D]
+
+
+class ContentBPR(Recommender):
+    """`s = <u, mean_m (W_m f_m + b_m)>`, the mean over what the item has.
+
+    Args:
+        corpus: what the model learns from; it needs at least one modality.
+        dim: D.
+        l2: weight of the squared norm of a batch's users and items.
+    """
+
+    def __init__(self, corpus: Corpus, *, dim: int = 128, l2: float = 1e-4) -> None:
+        super().__init__(corpus)
+        self.l2 = l2
+        self.shelf = Shelf(require_modalities(corpus, "content_bpr"))
+        self.user = nn.Embedding(corpus.n_users, dim)
+        nn.init.normal_(self.user.weight, std=0.1)
+        self.project = nn.ModuleList(nn.Linear(width, dim) for width in self.shelf.widths)
+
+    def mean(self, content: Content) -> Tensor:
+        """Over the modalities that an item has; zero without any: [N, D]."""
+        made = [project(x) for project, x in zip(self.project, content.rows, strict=True)]
+        there = content.present.to(made[0].dtype)  # [N, M]
+        total = torch.einsum("mnd,nm->nd", torch.stack(made), there)
+        return total / there.sum(1, keepdim=True).clamp(min=1)
+
+    def encode(self) -> Encoded:
+        """Users as they are, items from their content; those without any are the mean item."""
+        content = self.shelf()
+        items = self.mean(content)
+        known = mean_item(items, content.present)
+        return Encoded(self.user.weight, filled(items, content.present, known))
+
+    @torch.no_grad()
+    def encode_items(
+        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
+        content, old = self.shelf.new(features, present), self.shelf()
+        known = mean_item(self.mean(old), old.present)
+        return filled(self.mean(content), content.present, known)
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """BPR, and the norms of what is looked up."""
+        rows = lookup(batch, *self.encode())  # [B, D] [B, D] [B, K, D]
+        return {
+            "bpr": bpr(*pair_scores(*rows)),
+            "l2": self.l2 * norm_penalty("squared", *rows),
+        }
+
+    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
+        """Dot products."""
+        return encoded.users[queries.user] @ encoded.items.T  # [B, I]

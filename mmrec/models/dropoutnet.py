@@ -1,0 +1,127 @@
+"""DropoutNet: addressing cold start in recommender systems.
+
+Volkovs, Yu and Poutanen, NeurIPS 2017.
+https://papers.nips.cc/paper/2017/hash/dbd22ba3bd0df8f385bdac3e9f8be207-Abstract.html
+
+From the paper: factors of the interactions come first (weighted matrix factorisation). A network
+for each side takes factors and content, and learns to give the factors' scores back (Eq. 2) while
+the item's factors are missing now and then; so it learns to do with content alone. Ours: users have
+no content and are never cold; an item lacks its factors in training by chance, in ranking where it
+has no interaction; scores are matched on the pairs of a batch and on their negatives; rows of
+content have length one, a modality that is absent is zero; one hidden layer.
+
+U users, I items, N of them, M modalities, D dim, B batch, K negatives a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmrec.data import Corpus, Queries, Triplets, require_modalities
+from mmrec.losses import norm_penalty, pair_scores
+from mmrec.models.base import Recommender
+from mmrec.nn import Content, Shelf, filled, lookup, mean_item, weighted_factors
+
+
+class Encoded(NamedTuple):
+    """Final vectors."""
+
+    users: Tensor  # [U, D]
+    items: Tensor  # [I, D]
+
+
+class DropoutNet(Recommender):
+    """`s = <f(U_u), g(V_i, content_i)>`, with `V_i = 0` where the item is cold.
+
+    Args:
+        corpus: what the model learns from; it needs at least one modality.
+        dim: D, of factors and of the networks' outputs.
+        hidden: width of the networks' hidden layer.
+        dropout: share of a batch's items whose factors are hidden.
+        alpha: of the factors, as in `weighted_factors`.
+        factor_l2: of the factors, likewise.
+        rounds: of solving for the factors.
+        l2: weight of the squared norm of a batch's outputs.
+    """
+
+    user_factors: Tensor
+    item_factors: Tensor
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        dim: int = 128,
+        hidden: int = 256,
+        dropout: float = 0.5,
+        alpha: float = 20.0,
+        factor_l2: float = 1.0,
+        rounds: int = 10,
+        l2: float = 0.0,
+    ) -> None:
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"model.dropout is {dropout}; give a share from 0 to 1")
+        super().__init__(corpus)
+        self.dropout, self.l2 = dropout, l2
+        self.shelf = Shelf(require_modalities(corpus, "dropoutnet"))
+        users, items = weighted_factors(
+            corpus.train,
+            corpus.n_users,
+            corpus.n_items,
+            dim,
+            alpha=alpha,
+            l2=factor_l2,
+            rounds=rounds,
+        )
+        self.register_buffer("user_factors", users)
+        self.register_buffer("item_factors", items)
+        self.of_user = _network(dim, hidden, dim)
+        self.of_item = _network(dim + sum(self.shelf.widths), hidden, dim)
+
+    def items(self, factors: Tensor, content: Content) -> Tensor:
+        """g: [N, D] and content -> [N, D]."""
+        found: Tensor = self.of_item(torch.cat([factors, *content.rows], dim=1))
+        return found
+
+    def encode(self) -> Encoded:
+        """Both networks over everything; a cold item without content is the mean item."""
+        content = self.shelf()
+        items = self.items(self.item_factors, content)
+        known = self.item_factors.any(1, keepdim=True) | content.present
+        return Encoded(
+            self.of_user(self.user_factors), filled(items, known, mean_item(items, known))
+        )
+
+    @torch.no_grad()
+    def encode_items(
+        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
+        content = self.shelf.new(features, present)
+        cold = self.user_factors.new_zeros(len(content.present), self.user_factors.shape[1])
+        known = self.encode().items.mean(0)
+        return filled(self.items(cold, content), content.present, known)
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """Eq. 2, over the pairs of a batch and their negatives."""
+        keeps = torch.rand(self.corpus.n_items, 1, device=self.device) >= self.dropout
+        items = self.items(self.item_factors * keeps, self.shelf())
+        found = lookup(batch, self.of_user(self.user_factors), items)
+        wanted = lookup(batch, self.user_factors, self.item_factors)
+        apart = [a - b for a, b in zip(pair_scores(*found), pair_scores(*wanted), strict=True)]
+        return {
+            "scores": torch.cat([x.flatten() for x in apart]).square().mean(),
+            "l2": self.l2 * norm_penalty("squared", *found),
+        }
+
+    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
+        """Dot products."""
+        return encoded.users[queries.user] @ encoded.items.T  # [B, I]
+
+
+def _network(width: int, hidden: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, dim))

@@ -1,0 +1,120 @@
+"""Content of items, known and new, as models of content take it.
+
+N items, M modalities, F_m width of modality m, D dim.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mmrec.data import DataError, Modality
+
+log = logging.getLogger(__name__)
+
+
+class Content(NamedTuple):
+    """What items look like."""
+
+    rows: list[Tensor]  # [N, F_m] each, of length one; zero where the item lacks the modality
+    present: Tensor  # [N, M] bool
+
+
+class Shelf(nn.Module):
+    """The content of a catalogue; not trained, and not in checkpoints. Items without any are told.
+
+    Rows have length one, whatever their encoder's scale: no statistic of the catalogue is needed
+    for an item that comes later.
+
+    Args:
+        modalities: by name.
+
+    Raises:
+        DataError: a modality that no item has.
+    """
+
+    present: Tensor
+
+    def __init__(self, modalities: Mapping[str, Modality]) -> None:
+        super().__init__()
+        self.names = tuple(modalities)
+        self.widths = tuple(m.width for m in modalities.values())
+        for name, modality in modalities.items():
+            if not modality.present.any():
+                raise DataError(f"no item has {name}; leave it out with data.modalities=[...]")
+            self.register_buffer(f"rows_{name}", normalize(modality.features), persistent=False)
+        present = torch.stack([m.present for m in modalities.values()], 1)  # [I, M]
+        if bare := int((~present.any(1)).sum()):
+            log.warning(
+                "%d of %d items have no content; they are ranked as the mean item",
+                bare,
+                len(present),
+            )
+        self.register_buffer("present", present, persistent=False)
+
+    def forward(self) -> Content:
+        """The catalogue's."""
+        return Content([getattr(self, f"rows_{name}") for name in self.names], self.present)
+
+    def new(
+        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> Content:
+        """That of items which need not be in the catalogue.
+
+        Args:
+            features: [N, F_m] of each modality, at whatever scale; all items lack a modality that
+                is not given.
+            present: [N] bool of each modality; None: where a row is not NaN.
+
+        Raises:
+            DataError: a name or width that the catalogue does not have, different numbers of rows,
+                or infinity.
+        """
+        for name in features:
+            if name not in self.names:
+                raise DataError(
+                    f"the model knows no modality {name}; it has {', '.join(self.names)}: rename "
+                    "it or leave it out"
+                )
+        counts = {name: len(x) for name, x in features.items()}
+        if len(set(counts.values())) != 1:
+            raise DataError(
+                "new items need features, the same number of rows in each modality; found "
+                + (", ".join(f"{name}: {n}" for name, n in counts.items()) or "none")
+            )
+        count, device = next(iter(counts.values())), self.present.device
+        rows, there = [], []
+        for name, width in zip(self.names, self.widths, strict=True):
+            x = features.get(name, torch.full((count, width), torch.nan)).to(device).float()
+            if x.shape[1] != width:
+                raise DataError(
+                    f"modality {name} of the new items is {x.shape[1]} wide, the model has learned "
+                    f"from {width}; use the same encoder"
+                )
+            if x.isinf().any():
+                row = int(x.isinf().any(1).nonzero()[0])
+                raise DataError(
+                    f"modality {name} of new item {row} is infinite; NaN says it is absent"
+                )
+            mask = x.isfinite().all(1)
+            if present is not None and name in present:
+                mask = mask & present[name].to(device)
+            rows.append(normalize(torch.where(mask.unsqueeze(1), x, 0.0)))
+            there.append(mask)
+        return Content(rows, torch.stack(there, 1))
+
+
+def mean_item(items: Tensor, present: Tensor) -> Tensor:
+    """Over what has content: [N, D] and [N, M] -> [D]."""
+    there = present.any(1, keepdim=True)
+    return (items * there).sum(0) / there.sum().clamp(min=1)
+
+
+def filled(items: Tensor, present: Tensor, mean: Tensor) -> Tensor:
+    """Items [N, D], and the mean [D] for those without content."""
+    return torch.where(present.any(1, keepdim=True), items, mean)
