@@ -59,6 +59,10 @@ table: $(ENV) ## Every model searched alike, on three seeds: experiments/leaderb
 	$(BIN)/python -m experiments.leaderboard $(call given,DATA,--data $(subst $(comma), ,$(DATA))) \
 		--seeds $(SEEDS) $(OPTIONS)
 
+.PHONY: cold
+cold: $(ENV) ## Every model of cold items searched alike, on five draws of them: experiments/mamex
+	$(BIN)/python -m experiments.mamex $(call given,DATA,--data $(subst $(comma), ,$(DATA))) $(OPTIONS)
+
 ##@ Studies
 
 .PHONY: compare

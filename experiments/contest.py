@@ -1,0 +1,122 @@
+"""Models searched alike, and the best settings of each run several times."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmrec.config import conf_dir
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A contest on some data sets.
+
+    Attributes:
+        chosen: folder in which the settings that searches chose are kept.
+        outputs: folder of the runs.
+        data: the words that choose each data set and what else all its models share.
+        trials: of each model's search, its own settings among them.
+        over: the setting that the runs of a model differ in.
+        values: of that setting, as on a command line.
+        models: by default.
+    """
+
+    chosen: Path
+    outputs: Path
+    data: Mapping[str, tuple[str, ...]]
+    trials: Mapping[str, int]
+    over: str
+    values: str
+    models: Sequence[str]
+
+    def main(self, description: str | None) -> list[str]:
+        """Run what the command line asks for and is missing.
+
+        Returns:
+            The data sets that were asked for.
+        """
+        parser = argparse.ArgumentParser(description=description)
+        parser.add_argument("--data", nargs="+", choices=self.data, default=list(self.data))
+        parser.add_argument("--models", nargs="+", choices=models(), default=list(self.models))
+        parser.add_argument(
+            "--trials", type=int, help=f"of a model, in all; by default {dict(self.trials)}"
+        )
+        parser.add_argument("--seeds", default=self.values, help=f"values of {self.over}")
+        parser.add_argument(
+            "--search", action="store_true", help="also where settings are on record"
+        )
+        parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+        options, more = parser.parse_known_args()
+        parallel = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={options.jobs}"]
+        launcher = parallel if options.jobs > 1 else []
+        failed = [
+            f"{model} on {data}"
+            for data in options.data
+            for model in options.models
+            if not self.compete(model, data, options, [*launcher, *more])
+        ]
+        if failed:
+            sys.exit(f"failed: {', '.join(failed)}; the same command runs only what is missing")
+        asked: list[str] = options.data
+        return asked
+
+    def compete(
+        self, model: str, data: str, options: argparse.Namespace, more: Sequence[str]
+    ) -> bool:
+        """Search a model's settings, unless they are on record, and repeat the best.
+
+        Returns:
+            Whether all went well.
+        """
+        name = f"{model}-{data}"
+        words = [f"model={model}", *self.data[data]]
+        if (conf_dir() / "sweep" / f"{model}.yaml").exists():
+            folder = self.outputs / "search" / name
+            best = Path("experiment") / f"{name}-best.yaml"
+            if options.search or not (self.chosen / best).exists():
+                searched = call(
+                    f"sweep={model}",
+                    *words,
+                    f"sweep.n_trials={options.trials or self.trials[data]}",
+                    f"sweep.n_jobs={options.jobs}",
+                    "sweep.top=1",
+                    *(f"sweep.study_name={name}", f"hydra.sweep.dir={folder}"),
+                    *more,
+                )
+                if not searched:
+                    return False
+                (self.chosen / best).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(folder / best, self.chosen / best)
+            words = [f"experiment={name}-best"]
+            more = [*more, "--config-dir", str(self.chosen)]
+        return call(
+            "grid=runs",
+            *words,
+            f"{self.over}={options.seeds}",
+            f"grid.n_jobs={options.jobs}",
+            f"hydra.sweep.dir={self.outputs / 'seeds' / name}",
+            *more,
+        )
+
+
+def models() -> list[str]:
+    """All there are."""
+    return sorted(path.stem for path in (conf_dir() / "model").glob("[!_]*.yaml"))
+
+
+def call(*words: str) -> bool:
+    """One multirun, in a process of its own."""
+    command = [sys.executable, "-m", "mmrec.run", "-m", "trainer.enable_progress_bar=false", *words]
+    log.info("%s", " ".join(command[1:]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, check=False).returncode == 0

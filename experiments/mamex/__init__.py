@@ -1,0 +1,1 @@
+"""Cold items: MAMEX and what it is compared with."""
