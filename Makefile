@@ -73,6 +73,10 @@ compare: $(ENV) ## Run the Gated LightGCN study
 roles: $(ENV) ## Does MAGNET's routing find the roles of planted items?
 	$(BIN)/python -m experiments.magnet
 
+.PHONY: study-missing
+study-missing: $(ENV) ## What ranking cold items loses as they lack a modality
+	$(BIN)/python -m experiments.missing $(call given,DATA,--data $(subst $(comma), ,$(DATA))) $(OPTIONS)
+
 .PHONY: reference
 reference: $(ENV) ## Compare with published numbers
 	$(BIN)/python -m experiments.reference

@@ -69,7 +69,7 @@ def _run(study: str, cell: Cell) -> Result | None:
         result = read_result(folder)
         dirty = str(result["git_commit"]).endswith("-dirty")  # nobody could run it again
         if result["status"] == "completed" and not dirty:
-            return result
+            return {**result, "run_dir": str(folder)}
     except ResultError:
         pass
     if folder.exists():
@@ -87,7 +87,7 @@ def _run(study: str, cell: Cell) -> Result | None:
     if done.returncode:
         log.error("%s\n%s", shlex.join(command), done.stderr[-2000:])
         return None
-    return read_result(folder)
+    return {**read_result(folder), "run_dir": str(folder)}
 
 
 @dataclass(frozen=True)

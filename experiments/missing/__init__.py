@@ -1,0 +1,1 @@
+"""What cold items lose with a modality."""

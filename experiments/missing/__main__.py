@@ -1,0 +1,189 @@
+"""What ranking cold items loses as they lack more of a modality: `make study-missing`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor
+
+from experiments.study import (
+    Cell,
+    Result,
+    plus_minus,
+    provenance,
+    run_cells,
+    setup_logging,
+)
+from mmrec.data.datamodule import QueryLoader
+from mmrec.evaluation import Rankings
+from mmrec.nn import Shelf
+from mmrec.runs import OpenRun, open_run, scored
+
+log = logging.getLogger(__name__)
+
+HERE = Path(__file__).parent
+STUDY = "missing"
+RATES = (0.0, 0.1, 0.3, 0.5, 1.0)
+DATA: dict[str, tuple[Cell, tuple[str, ...]]] = {
+    "planted": (("data=planted_cold",), ("visual", "textual")),
+    "scientific": (("data=scientific_cold",), ("image", "text")),
+    "tiktok": (("data=tiktok_cold",), ("image", "audio")),
+}
+MODELS: dict[str, Cell] = {
+    "MAMEX": ("model=mamex", "model.l2=1e-2"),
+    "MAMEX, modality dropout .3": ("model=mamex", "model.l2=1e-2", "model.modality_dropout=0.3"),
+    "Content BPR": ("model=content_bpr", "model.l2=1e-2"),
+    "DropoutNet": ("model=dropoutnet",),
+    "CLCRec": ("model=clcrec",),
+}
+METRIC = "test/recall@20"
+Curve = dict[float, list[float]]  # of each draw, by the share of items that lack the modality
+
+
+def main() -> None:
+    """Train what is missing, hide modalities, write a page and a figure for each data set."""
+    setup_logging()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--draws", type=int, default=3, help="of cold items")
+    options = parser.parse_args()
+    for data in options.data:
+        study(data, options.draws)
+
+
+def study(data: str, draws: int) -> None:
+    """One data set."""
+    words, modalities = DATA[data]
+    shared = (*words, "data.cold_items=random", "optimizer.lr=2e-3", "trainer=cpu")
+    shared = (*shared, "callbacks.early_stopping.patience=10")
+    cells = {
+        (model, without): [
+            (*MODELS[model], *shared, *kept(modalities, without), f"data.split_seed={draw}")
+            for draw in range(draws)
+        ]
+        for model in MODELS
+        for without in (None, *modalities)
+    }
+    results = run_cells(STUDY, [cell for of_model in cells.values() for cell in of_model])
+    curves: dict[str, dict[str, Curve]] = {name: {} for name in modalities}
+    alone: dict[str, dict[str, list[float]]] = {name: {} for name in modalities}
+    for model in MODELS:
+        runs = [open_run(Path(results[cell]["run_dir"])) for cell in cells[model, None]]
+        for name in modalities:
+            curves[name][model] = curve(runs, name)
+            alone[name][model] = [results[cell]["metrics"][METRIC] for cell in cells[model, name]]
+            log.info("%s, %s without %s", data, model, name)
+    write(data, curves, alone, list(results.values()), draws)
+
+
+def kept(modalities: Sequence[str], without: str | None) -> Cell:
+    """The words that leave a modality out of training."""
+    if without is None:
+        return ()
+    return (f"data.modalities=[{','.join(name for name in modalities if name != without)}]",)
+
+
+def curve(runs: Sequence[OpenRun], name: str) -> Curve:
+    """The test metric of runs as more of the cold items lack a modality."""
+    return {rate: [ranked_without(run, name, rate) for run in runs] for rate in RATES}
+
+
+def ranked_without(run: OpenRun, name: str, rate: float) -> float:
+    """The test metric where a share of the cold items, drawn once, lacks a modality."""
+    assert run.corpus.cold is not None
+    cold = run.corpus.cold.nonzero().squeeze(1)
+    order = torch.randperm(len(cold), generator=torch.Generator().manual_seed(0))
+    rankings = Rankings(run.corpus, "test", run.model.evaluation)
+    queries = QueryLoader(rankings.main.users, run.data.eval_batch_size)
+    with hidden(run.model.shelf, name, cold[order[: round(rate * len(cold))]]):  # type: ignore[arg-type]
+        for users, scores in scored(run, queries, accelerator="cpu"):
+            rankings.main.update(users, scores)
+    return float(rankings.main.compute()[METRIC.removeprefix("test/")])
+
+
+@contextmanager
+def hidden(shelf: Shelf, name: str, items: Tensor) -> Iterator[None]:
+    """Some items without a modality."""
+    rows: Tensor = getattr(shelf, f"rows_{name}")
+    column = shelf.present[:, shelf.names.index(name)]
+    before = rows[items].clone(), column[items].clone()
+    rows[items], column[items] = 0.0, False
+    try:
+        yield
+    finally:
+        rows[items], column[items] = before
+
+
+def write(
+    data: str,
+    curves: dict[str, dict[str, Curve]],
+    alone: dict[str, dict[str, list[float]]],
+    results: list[Result],
+    draws: int,
+) -> None:
+    """The page, the figure and the numbers."""
+    parts = [
+        f"# Cold items of {data} that lack a modality",
+        "",
+        f"Test recall@20, mean and deviation over {draws} draws of cold items. Training has all "
+        "content; the last column is the model trained without the modality.",
+        "",
+    ]
+    for name, of_models in curves.items():
+        shown = [f"{rate:.0%}" for rate in RATES]
+        parts += [
+            f"## Without {name}",
+            "",
+            f"| model | {' | '.join(shown)} | trained without |",
+            "|---" + "|--:" * (len(RATES) + 1) + "|",
+        ]
+        for model, values in of_models.items():
+            cells = [spread(values[rate]) for rate in RATES]
+            parts.append(f"| {model} | {' | '.join(cells)} | {spread(alone[name][model])} |")
+        parts.append("")
+    parts += [
+        f"![curves]({data}.png)",
+        "",
+        "## Where the figures come from",
+        "",
+        provenance(results, f"python -m experiments.missing --data {data} --draws {draws}"),
+        "",
+    ]
+    (HERE / f"{data}.md").write_text("\n".join(parts))
+    (HERE / f"{data}.json").write_text(json.dumps({"curves": curves, "alone": alone}, indent=1))
+    draw(data, curves)
+
+
+def draw(data: str, curves: dict[str, dict[str, Curve]]) -> None:
+    """A panel for each modality."""
+    figure, panels = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4), sharey=True)
+    for axes, (name, of_models) in zip(panels, curves.items(), strict=True):
+        for model, values in of_models.items():
+            means = [statistics.fmean(values[rate]) for rate in RATES]
+            axes.plot([100 * rate for rate in RATES], means, marker="o", label=model)
+        axes.set(title=f"without {name}", xlabel="cold items that lack it, %")
+    panels[0].set_ylabel("test recall@20")
+    panels[0].set_ylim(bottom=0)
+    panels[-1].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(HERE / f"{data}.png", dpi=100)
+    plt.close(figure)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and deviation."""
+    return plus_minus(
+        statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    )
+
+
+if __name__ == "__main__":
+    main()
