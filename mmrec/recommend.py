@@ -151,11 +151,8 @@ def ranked_lists(
 ) -> Iterator[pl.DataFrame]:
     """What `recommend` writes, a block of users at a time."""
     import polars as pl
-    import torch
 
     from mmrec.data.datamodule import QueryLoader
-    from mmrec.evaluation import NonFiniteScores
-    from mmrec.metrics import rank_items
     from mmrec.nn import History
     from mmrec.runs import scored
 
@@ -165,18 +162,10 @@ def ranked_lists(
     queries = QueryLoader(users, block)
     for batch, scores in scored(opened, queries, accelerator=accelerator, items=offer.new):
         scores = scores.float()
-        bad = (~scores.isfinite()).nonzero()
-        if len(bad):
-            row, item = bad[0].tolist()
-            raise NonFiniteScores(
-                f"the score of user {batch[row].item()} for item {item} is "
-                f"{scores[row, item].item()}; the model has diverged: recommend from another run"
-            )
-        candidates = scores  # [B, I]
+        mask = None
         if offer.new is None:
             mask = history.to(batch.device)(batch).to_sparse_coo().indices()  # [2, N]
-            candidates = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))
-        ranked = rank_items(candidates, batch, k)  # [B, k]
+        ranked = best_items(scores, batch, k, mask)
         row, place = (ranked >= 0).nonzero(as_tuple=True)
         item = ranked[row, place]
         columns = {"user": batch[row], "item": item, "rank": place + 1, "score": scores[row, item]}
@@ -185,6 +174,35 @@ def ranked_lists(
             if ids is not None:
                 frame = frame.with_columns(ids.gather(frame[name]).alias(f"{name}_id"))
         yield frame
+
+
+def best_items(scores: Tensor, users: Tensor, k: int, mask: Tensor | None = None) -> Tensor:
+    """The k best of each row: [B, k]; -1 where there are fewer.
+
+    Args:
+        scores: [B, I].
+        users: [B], for ties and for what an error says.
+        k: length of a list.
+        mask: [2, N] rows and items that are no candidates.
+
+    Raises:
+        NonFiniteScores: a score is NaN or infinite.
+    """
+    import torch
+
+    from mmrec.evaluation import NonFiniteScores
+    from mmrec.metrics import rank_items
+
+    low, high = scores.aminmax()
+    if not (low.isfinite() and high.isfinite()):
+        row, item = (~scores.isfinite()).nonzero()[0].tolist()
+        raise NonFiniteScores(
+            f"the score of user {users[row].item()} for item {item} is "
+            f"{scores[row, item].item()}; the model has diverged: recommend from another run"
+        )
+    if mask is not None:
+        scores = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))
+    return rank_items(scores, users, k)
 
 
 def _seen(corpus: Corpus, seen: str) -> Interactions:

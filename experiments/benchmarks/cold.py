@@ -1,0 +1,102 @@
+"""What models of content cost: a step of MAMEX, and ranking items that came after training."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from experiments.benchmarks.parts import (
+    THREADS,
+    WIDTHS,
+    Row,
+    alternating,
+    epochs_between,
+    row,
+    with_features,
+)
+from mmrec.data import FolderData, InteractionData, PlantedData, planted
+from mmrec.models import MAMEX
+from mmrec.models.mamex import Views, alignment
+from mmrec.recommend import best_items
+from mmrec.results import peak_rss_mib
+from mmrec.schedules import Constant
+
+
+def training(data: InteractionData, *, epochs: int = 2) -> Row:
+    """A MAMEX epoch, beside its products with features alone, forward and backward."""
+    torch.set_num_threads(THREADS)
+    model, steps = MAMEX(data.corpus), len(data.train_dataloader())
+    model.route_by(Constant(coverage=1.0, top_k=2))
+    items, width = data.corpus.n_items, model.user.weight.shape[1]
+    rows = model.shelf().rows
+    of_gates = [torch.randn(x.shape[1], model.eligible) for x in rows]
+    of_experts = [torch.randn(x.shape[1], width) for x in rows]
+    joined = torch.randn(items, len(rows) * width)
+    of_fusion = torch.randn(len(rows) * width, width)
+
+    def step() -> None:
+        for x, gate, expert in zip(rows, of_gates, of_experts, strict=True):
+            x.T @ (x @ gate)
+            for half in torch.split(x, items // 2)[:2]:  # two of four experts see a row
+                for _ in range(2):
+                    half.T @ (half @ expert)
+        hidden = joined @ of_fusion
+        joined.T @ hidden
+        hidden @ of_fusion.T
+
+    def bare() -> None:
+        with torch.no_grad():
+            for _ in range(steps):
+                step()
+
+    measured, bounds = epochs_between(bare, model, data, epochs)
+    found = row("MAMEX epoch", measured, bounds, steps=steps)
+    return {**found, "align": aligning(model, steps) / found["seconds"], "peak_mib": peak_rss_mib()}
+
+
+def aligning(model: MAMEX, steps: int) -> float:
+    """Seconds that the alignment term takes in an epoch, forward and backward."""
+    views = model.catalogue()
+    leaves = [x.detach().requires_grad_() for x in (views.items, views.each)]
+
+    def once() -> None:
+        torch.autograd.backward(alignment(Views(leaves[0], leaves[1], *views[2:])))
+
+    measured, _ = alternating(once, lambda: None, 9)
+    return steps * sorted(measured)[len(measured) // 2]
+
+
+def baby() -> Row:
+    """On Baby, with features as wide as its own."""
+    return training(with_features(FolderData(name="baby"), WIDTHS))
+
+
+def scientific() -> Row:
+    """On Scientific."""
+    return training(FolderData(name="scientific"), epochs=5)
+
+
+def arrivals(*, items: int = 100_000, users: int = 10_000, k: int = 20, block: int = 512) -> Row:
+    """The best of many new items for many users, beside products and their top k alone."""
+    torch.set_num_threads(THREADS)
+    world = partial(planted, users=users, items=2_000, interactions_per_user=5.0)
+    model = MAMEX(PlantedData(world=world).corpus).eval()
+    generator = torch.Generator().manual_seed(0)
+    features = {n: torch.randn(items, 64, generator=generator) for n in model.names}
+    with torch.inference_mode():
+        vectors = model.encode_items(features)
+        known = model.user.weight
+        blocks = torch.split(torch.arange(users), block)
+
+        def ours() -> None:
+            for some in blocks:
+                best_items(known[some] @ vectors.T, some, k)
+
+        def bare() -> None:
+            for some in blocks:
+                (known[some] @ vectors.T).topk(k)
+
+        measured, bounds = alternating(ours, bare, 3)
+    found = row("new items", measured, bounds, users=users, items=items)
+    return {**found, "peak_mib": peak_rss_mib()}
