@@ -134,8 +134,17 @@ def best_on_validation(results: Mapping[Cell, Result], cells: Iterable[Cell]) ->
 
 def summarize(results: Sequence[Result], metric: str) -> tuple[float, float]:
     """Mean and standard deviation over seeds; the deviation of one run is 0."""
-    values = [result["metrics"][metric] for result in results]
+    return mean_and_deviation([result["metrics"][metric] for result in results])
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Of a sample; the deviation of one value is 0."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and deviation of a sample, for a table."""
+    return plus_minus(*mean_and_deviation(values))
 
 
 def plus_minus(mean: float, deviation: float) -> str:

@@ -231,7 +231,12 @@ class RankingMetric(Metric):
         if not len(users):
             return
         scores = scores.detach().float().contiguous()
-        _check_finite(users, scores)
+        check_finite(
+            users,
+            scores,
+            "scores must be finite: the model has diverged, lower the learning rate or clip "
+            "gradients",
+        )
         scores[self._seen_of(users)] = -torch.inf
         if len(self.excluded):
             scores.index_fill_(1, self.excluded, -torch.inf)
@@ -449,17 +454,13 @@ def _held_out(corpus: Corpus, part: Part) -> Interactions:
 def _candidates(corpus: Corpus, part: Part, evaluation: Evaluation) -> Tensor:
     """What a part ranks: [I] bool."""
     kind = evaluation.candidates_in(corpus)
-    if corpus.cold is None or part == "test_all":
-        return torch.ones(corpus.n_items, dtype=torch.bool)
-    if part == "test_warm":
+    if corpus.cold is not None and part == "test_warm":
         return corpus.cold == TRAIN
-    match kind:
-        case "all":
-            return torch.ones(corpus.n_items, dtype=torch.bool)
-        case "cold":
-            return corpus.cold != TRAIN
-        case "split":
-            return corpus.cold == (VAL if part == "val" else TEST)
+    if corpus.cold is None or part == "test_all" or kind == "all":
+        return torch.ones(corpus.n_items, dtype=torch.bool)
+    if kind == "cold":
+        return corpus.cold != TRAIN
+    return corpus.cold == (VAL if part == "val" else TEST)
 
 
 def _seen(corpus: Corpus, part: Part, seen: Seen) -> Interactions:
@@ -490,12 +491,17 @@ def _mean(units: Tensor, count: Tensor) -> Tensor:
     return units.double() * UNIT / count
 
 
-def _check_finite(users: Tensor, scores: Tensor) -> None:
+def check_finite(users: Tensor, scores: Tensor, remedy: str) -> None:
+    """Refuse scores [B, I] of users [B] that cannot be ranked.
+
+    Raises:
+        NonFiniteScores: names the first that is NaN or infinite, and the remedy.
+    """
     low, high = scores.aminmax()
     if low.isfinite() and high.isfinite():
         return
     row, item = (~scores.isfinite()).nonzero()[0].tolist()
     raise NonFiniteScores(
         f"the score of user {users[row].item()} for item {item} is {scores[row, item].item()}; "
-        "scores must be finite: the model has diverged, lower the learning rate or clip gradients"
+        f"{remedy}"
     )

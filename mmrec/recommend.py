@@ -190,16 +190,10 @@ def best_items(scores: Tensor, users: Tensor, k: int, mask: Tensor | None = None
     """
     import torch
 
-    from mmrec.evaluation import NonFiniteScores
+    from mmrec.evaluation import check_finite
     from mmrec.metrics import rank_items
 
-    low, high = scores.aminmax()
-    if not (low.isfinite() and high.isfinite()):
-        row, item = (~scores.isfinite()).nonzero()[0].tolist()
-        raise NonFiniteScores(
-            f"the score of user {users[row].item()} for item {item} is "
-            f"{scores[row, item].item()}; the model has diverged: recommend from another run"
-        )
+    check_finite(users, scores, "the model has diverged: recommend from another run")
     if mask is not None:
         scores = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))
     return rank_items(scores, users, k)

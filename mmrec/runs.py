@@ -26,7 +26,7 @@ from tqdm import tqdm
 from mmrec.config import TARGET, ConfigError, check_call
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
 from mmrec.evaluation import Evaluation
-from mmrec.models import Recommender
+from mmrec.models import NoNewItems, Recommender
 from mmrec.results import BEST, CONFIG, RESULT, ResultError, read_result
 from mmrec.run import build
 from mmrec.schedules import RouterSchedule
@@ -145,7 +145,7 @@ def _new_items(model: Recommender, items: Mapping[str, Modality], block: int = 8
         try:
             present = {name: m.present[rows] for name, m in items.items()}
             found.append(model.encode_items(features, present))
-        except TypeError as error:
+        except NoNewItems as error:
             raise ConfigError(f"items: {error}") from None
     return torch.cat(found)
 

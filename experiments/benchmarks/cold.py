@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from functools import partial
 
 import torch
@@ -64,7 +65,7 @@ def aligning(model: MAMEX, steps: int) -> float:
         torch.autograd.backward(alignment(Views(leaves[0], leaves[1], *views[2:])))
 
     measured, _ = alternating(once, lambda: None, 9)
-    return steps * sorted(measured)[len(measured) // 2]
+    return steps * statistics.median(measured)
 
 
 def baby() -> Row:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from experiments.contest import Contest
-from experiments.study import plus_minus, provenance, setup_logging
+from experiments.study import provenance, setup_logging, spread
 from mmrec.report.collect import Run, collect
 from mmrec.report.significance import Values, holm, interval, sign_flip
 from mmrec.results import PER_USER
@@ -113,9 +113,10 @@ def ranking(known: Sequence[Entry]) -> str:
 def differences(known: Sequence[Entry], metric: str) -> str:
     """MAMEX less each other: over users of all draws, and over draws."""
     ours = next((entry for entry in known if entry.model == FIRST), None)
-    others = [e for e in known if ours is not None and e.runs.keys() == ours.runs.keys() != set()]
-    others = [e for e in others if e.model != FIRST]
-    if ours is None or not others:
+    if ours is None:
+        return ""
+    others = [e for e in known if e.model != FIRST and e.runs.keys() == ours.runs.keys()]
+    if not others:
         return ""
     by_user = [ours.by_user(metric) - other.by_user(metric) for other in others]
     corrected = holm([sign_flip(x, resamples=RESAMPLES) or 1.0 for x in by_user])
@@ -139,13 +140,6 @@ def differences(known: Sequence[Entry], metric: str) -> str:
         "draws, where five can give no p below 0.0625."
     )
     return "\n".join([*lines, "", note, ""])
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and deviation."""
-    return plus_minus(
-        statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    )
 
 
 if __name__ == "__main__":

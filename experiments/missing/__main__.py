@@ -17,13 +17,14 @@ from torch import Tensor
 from experiments.study import (
     Cell,
     Result,
-    plus_minus,
     provenance,
     run_cells,
     setup_logging,
+    spread,
 )
 from mmrec.data.datamodule import QueryLoader
 from mmrec.evaluation import Rankings
+from mmrec.models import ContentRecommender
 from mmrec.nn import Shelf
 from mmrec.runs import OpenRun, open_run, scored
 
@@ -99,11 +100,12 @@ def curve(runs: Sequence[OpenRun], name: str) -> Curve:
 def ranked_without(run: OpenRun, name: str, rate: float) -> float:
     """The test metric where a share of the cold items, drawn once, lacks a modality."""
     assert run.corpus.cold is not None
+    assert isinstance(run.model, ContentRecommender)
     cold = run.corpus.cold.nonzero().squeeze(1)
     order = torch.randperm(len(cold), generator=torch.Generator().manual_seed(0))
     rankings = Rankings(run.corpus, "test", run.model.evaluation)
     queries = QueryLoader(rankings.main.users, run.data.eval_batch_size)
-    with hidden(run.model.shelf, name, cold[order[: round(rate * len(cold))]]):  # type: ignore[arg-type]
+    with hidden(run.model.shelf, name, cold[order[: round(rate * len(cold))]]):
         for users, scores in scored(run, queries, accelerator="cpu"):
             rankings.main.update(users, scores)
     return float(rankings.main.compute()[METRIC.removeprefix("test/")])
@@ -176,13 +178,6 @@ def draw(data: str, curves: dict[str, dict[str, Curve]]) -> None:
     figure.tight_layout()
     figure.savefig(HERE / f"{data}.png", dpi=100)
     plt.close(figure)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and deviation."""
-    return plus_minus(
-        statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    )
 
 
 if __name__ == "__main__":

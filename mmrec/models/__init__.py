@@ -1,6 +1,6 @@
 """One paper each."""
 
-from mmrec.models.base import Recommender, RoutedRecommender
+from mmrec.models.base import ContentRecommender, NoNewItems, Recommender, RoutedRecommender
 from mmrec.models.bpr import BPR
 from mmrec.models.clcrec import CLCRec
 from mmrec.models.content_bpr import ContentBPR
@@ -23,11 +23,13 @@ __all__ = [
     "VBPR",
     "CLCRec",
     "ContentBPR",
+    "ContentRecommender",
     "DropoutNet",
     "GatedLightGCN",
     "ItemKNN",
     "LightGCN",
     "MostPop",
+    "NoNewItems",
     "Random",
     "Recommender",
     "RoutedRecommender",

@@ -18,7 +18,7 @@ from torch.optim import Adam, Optimizer
 
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
 from mmrec.evaluation import Evaluation, NonFiniteScores, Rankings
-from mmrec.nn import entropies, imbalance
+from mmrec.nn import Content, Shelf, entropies, filled, imbalance
 from mmrec.schedules import Constant, Observed, RouterSchedule, Routing
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,10 @@ OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
 class NonFiniteLoss(ArithmeticError):
     """A loss term is NaN or infinite; the message names the term and the step."""
+
+
+class NoNewItems(TypeError):
+    """The model cannot score an item that was not there in training."""
 
 
 class Recommender(LightningModule):
@@ -77,7 +81,7 @@ class Recommender(LightningModule):
             features: [N, F] of each modality.
             present: [N] bool of each; None: where a row is not NaN.
         """
-        raise TypeError(
+        raise NoNewItems(
             f"{type(self).__name__} knows the items of its training only; choose a model of "
             "content, as mamex, content_bpr, dropoutnet or clcrec"
         )
@@ -209,6 +213,35 @@ class Recommender(LightningModule):
             "fingerprint": corpus.fingerprint,
             "split": corpus.split,
         }
+
+
+class ContentRecommender(Recommender):
+    """A model that knows items by their content, those that came after training too.
+
+    Attributes:
+        shelf: the catalogue's content.
+    """
+
+    shelf: Shelf
+
+    def from_content(self, content: Content) -> Tensor:
+        """What content alone makes of items: [N, D]."""
+        raise TypeError(f"{type(self).__name__} must define from_content()")
+
+    def typical_item(self) -> Tensor:
+        """What stands for an item without any content: [D]."""
+        raise TypeError(f"{type(self).__name__} must define typical_item()")
+
+    @torch.no_grad()
+    def encode_items(
+        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
+        content = self.shelf.new(features, present)
+        items = self.from_content(content)
+        if content.present.any(1).all():  # or the whole catalogue would be encoded for nothing
+            return items
+        return filled(items, content.present, self.typical_item())
 
 
 class RoutedRecommender(Recommender):

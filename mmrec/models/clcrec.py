@@ -13,7 +13,6 @@ U users, I items, N items, M modalities, F_m width of modality m, D dim, B batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import norm_penalty
-from mmrec.models.base import Recommender
+from mmrec.models.base import ContentRecommender
 from mmrec.nn import Content, Shelf, filled, mean_item
 
 
@@ -33,7 +32,7 @@ class Encoded(NamedTuple):
     items: Tensor  # [I, D], of length one
 
 
-class CLCRec(Recommender):
+class CLCRec(ContentRecommender):
     """`s = cos(u, z_i)` for an item with interactions, `cos(u, f(content_i))` for one without.
 
     Args:
@@ -76,32 +75,28 @@ class CLCRec(Recommender):
         )
         self.register_buffer("warm", corpus.item_counts() > 0, persistent=False)
 
-    def looks(self, content: Content) -> Tensor:
+    def from_content(self, content: Content) -> Tensor:
         """f, of length one: [N, D]."""
         return normalize(self.of_content(torch.cat(content.rows, dim=1)), dim=-1)
 
     def encode(self) -> Encoded:
         """Users, and items by what is known of them; by nothing: as the mean item."""
         content = self.shelf()
-        looks = self.looks(content)
+        looks = self.from_content(content)
         looks = filled(looks, content.present, mean_item(looks, content.present))
         items = torch.where(self.warm.unsqueeze(1), normalize(self.item.weight, dim=-1), looks)
         return Encoded(normalize(self.user.weight, dim=-1), items)
 
-    @torch.no_grad()
-    def encode_items(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
-        content, old = self.shelf.new(features, present), self.shelf()
-        known = mean_item(self.looks(old), old.present)
-        return filled(self.looks(content), content.present, known)
+    def typical_item(self) -> Tensor:
+        """The mean of what the catalogue looks like."""
+        content = self.shelf()
+        return mean_item(self.from_content(content), content.present)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 13: both contrasts, over the distinct items of a batch."""
         item, place = torch.unique(batch.positive, return_inverse=True)  # [N] [B]
         content = self.shelf()
-        looks = self.looks(Content([x[item] for x in content.rows], content.present[item]))
+        looks = self.from_content(Content([x[item] for x in content.rows], content.present[item]))
         ids = self.item(item)
         known = normalize(ids, dim=-1)
         there = content.present[item].any(1)

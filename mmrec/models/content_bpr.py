@@ -10,7 +10,6 @@ N items, M modalities, F_m width of modality m, D dim.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import bpr, norm_penalty, pair_scores
-from mmrec.models.base import Recommender
+from mmrec.models.base import ContentRecommender
 from mmrec.nn import Content, Shelf, filled, lookup, mean_item
 
 
@@ -29,7 +28,7 @@ class Encoded(NamedTuple):
     items: Tensor  # [I, D]
 
 
-class ContentBPR(Recommender):
+class ContentBPR(ContentRecommender):
     """`s = <u, mean_m (W_m f_m + b_m)>`, the mean over what the item has.
 
     Args:
@@ -46,7 +45,7 @@ class ContentBPR(Recommender):
         nn.init.normal_(self.user.weight, std=0.1)
         self.project = nn.ModuleList(nn.Linear(width, dim) for width in self.shelf.widths)
 
-    def mean(self, content: Content) -> Tensor:
+    def from_content(self, content: Content) -> Tensor:
         """Over the modalities that an item has; zero without any: [N, D]."""
         made = [project(x) for project, x in zip(self.project, content.rows, strict=True)]
         there = content.present.to(made[0].dtype)  # [N, M]
@@ -56,18 +55,14 @@ class ContentBPR(Recommender):
     def encode(self) -> Encoded:
         """Users as they are, items from their content; those without any are the mean item."""
         content = self.shelf()
-        items = self.mean(content)
+        items = self.from_content(content)
         known = mean_item(items, content.present)
         return Encoded(self.user.weight, filled(items, content.present, known))
 
-    @torch.no_grad()
-    def encode_items(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
-        content, old = self.shelf.new(features, present), self.shelf()
-        known = mean_item(self.mean(old), old.present)
-        return filled(self.mean(content), content.present, known)
+    def typical_item(self) -> Tensor:
+        """The mean item of the catalogue."""
+        content = self.shelf()
+        return mean_item(self.from_content(content), content.present)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """BPR, and the norms of what is looked up."""

@@ -15,7 +15,6 @@ U users, I items, N of them, M modalities, D dim, B batch, K negatives a pair.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import norm_penalty, pair_scores
-from mmrec.models.base import Recommender
+from mmrec.models.base import ContentRecommender
 from mmrec.nn import Content, Shelf, filled, lookup, mean_item, weighted_factors
 
 
@@ -34,7 +33,7 @@ class Encoded(NamedTuple):
     items: Tensor  # [I, D]
 
 
-class DropoutNet(Recommender):
+class DropoutNet(ContentRecommender):
     """`s = <f(U_u), g(V_i, content_i)>`, with `V_i = 0` where the item is cold.
 
     Args:
@@ -66,7 +65,7 @@ class DropoutNet(Recommender):
         if not 0 <= dropout <= 1:
             raise ValueError(f"model.dropout is {dropout}; give a share from 0 to 1")
         super().__init__(corpus)
-        self.dropout, self.l2 = dropout, l2
+        self.dim, self.dropout, self.l2 = dim, dropout, l2
         self.shelf = Shelf(require_modalities(corpus, "dropoutnet"))
         users, items = weighted_factors(
             corpus.train,
@@ -96,21 +95,20 @@ class DropoutNet(Recommender):
             self.of_user(self.user_factors), filled(items, known, mean_item(items, known))
         )
 
-    @torch.no_grad()
-    def encode_items(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
-        content = self.shelf.new(features, present)
-        cold = self.user_factors.new_zeros(len(content.present), self.user_factors.shape[1])
-        known = self.encode().items.mean(0)
-        return filled(self.items(cold, content), content.present, known)
+    def from_content(self, content: Content) -> Tensor:
+        """Items without factors."""
+        return self.items(self.user_factors.new_zeros(len(content.present), self.dim), content)
+
+    def typical_item(self) -> Tensor:
+        """The mean item of the catalogue."""
+        return self.encode().items.mean(0)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 2, over the pairs of a batch and their negatives."""
         keeps = torch.rand(self.corpus.n_items, 1, device=self.device) >= self.dropout
         items = self.items(self.item_factors * keeps, self.shelf())
-        found = lookup(batch, self.of_user(self.user_factors), items)
+        user, *shown = lookup(batch, self.user_factors, items)
+        found = self.of_user(user), *shown  # of the batch, not of everybody
         wanted = lookup(batch, self.user_factors, self.item_factors)
         apart = [a - b for a, b in zip(pair_scores(*found), pair_scores(*wanted), strict=True)]
         return {

@@ -218,7 +218,8 @@ class MAGNET(RoutedRecommender):
             0,
         )
         similar_edges = views != "plain" and pseudo_edges > 0 and pseudo_choice == "content"
-        for name, modality in modalities.items() if content != "projected" or similar_edges else ():
+        alike = modalities if content != "projected" or similar_edges else {}
+        for name, modality in alike.items():
             if neighbours >= (there := int(modality.present.sum())):
                 raise ValueError(
                     f"model.neighbours is {neighbours}, but {there} items have {name}; give fewer, "

@@ -16,7 +16,6 @@ K negatives a pair.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import bpr, norm_penalty, pair_scores
-from mmrec.models.base import RoutedRecommender
+from mmrec.models.base import ContentRecommender, RoutedRecommender
 from mmrec.nn import (
     Content,
     Fusion,
@@ -60,7 +59,7 @@ class Views(NamedTuple):
     share: Tensor | None  # [N, M] gate of modalities
 
 
-class MAMEX(RoutedRecommender):
+class MAMEX(RoutedRecommender, ContentRecommender):
     """Two levels of gates between content and an item's vector.
 
     `x_m = sum_e w_e (W_e f_m + b_e)` over the `top_k` experts of modality m, `f_m` of length one;
@@ -156,17 +155,15 @@ class MAMEX(RoutedRecommender):
         items, present = views.items, views.present
         return views._replace(items=filled(items, present, mean_item(items, present)))
 
-    @torch.no_grad()
-    def encode_items(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
+    def from_content(self, content: Content) -> Tensor:
+        """New items."""
         assert not self.training, "hidden modalities and dropout are for training: call eval()"
-        views = self.views(self.shelf.new(features, present))
-        if views.present.any(1).all():
-            return views.items
+        return self.views(content).items
+
+    def typical_item(self) -> Tensor:
+        """The mean item of the catalogue."""
         known = self.catalogue()
-        return filled(views.items, views.present, mean_item(known.items, known.present))
+        return mean_item(known.items, known.present)
 
     def encode(self) -> Encoded:
         """Users as they are, items from their content."""

@@ -68,9 +68,8 @@ def _solve(
     found, first = known.new_zeros(count, dim), 0
     while first < count:  # whole rows, as many as a block holds
         begin = int(ends[first - 1]) if first else 0
-        limit = torch.tensor(begin + BLOCK)
-        last = min(max(first + 1, int(torch.searchsorted(ends, limit, right=True))), first + BLOCK)
-        last = min(last, count)
+        last = int(torch.searchsorted(ends, begin + BLOCK, right=True))
+        last = min(max(last, first + 1), first + BLOCK, count)
         rows = slice(begin, int(ends[last - 1]))
         y, place = known[column[rows]], row[rows] - first  # [n, D] [n]
         left = base.repeat(last - first, 1, 1)
