@@ -18,17 +18,24 @@ from mmrec.results import PER_USER
 
 HERE = Path(__file__).parent
 OUTPUTS = Path("outputs/cold")
-SHARED = ("data.cold_items=random", "callbacks.early_stopping.patience=10")
+RANDOM = "data.cold_items=random"
+SMALL = (RANDOM, "callbacks.early_stopping.patience=10")
+LARGE = (
+    RANDOM,
+    "data.batch_size=8192",
+    "trainer.check_val_every_n_epoch=2",
+    "callbacks.early_stopping.patience=5",
+)
 CONTEST = Contest(
     chosen=HERE / "conf",
     outputs=OUTPUTS,
     data={
-        "scientific": ("data=scientific_cold", *SHARED),
-        "beauty": ("data=beauty_cold", *SHARED),
-        "tiktok": ("data=tiktok_cold", *SHARED),
-        "planted": ("data=planted_cold", *SHARED),
+        "scientific": ("data=scientific_cold", *SMALL),
+        "beauty": ("data=beauty_cold", *LARGE),
+        "tiktok": ("data=tiktok_cold", *SMALL),
+        "planted": ("data=planted_cold", *SMALL),
     },
-    trials={"scientific": 12, "beauty": 8, "tiktok": 8, "planted": 12},
+    trials={"scientific": 12, "beauty": 5, "tiktok": 8, "planted": 12},
     over="data.split_seed",
     values="0,1,2,3,4",
     models=("mamex", "content_bpr", "dropoutnet", "clcrec", "vbpr", "item_knn", "random"),
