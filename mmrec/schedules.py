@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from math import cos, isfinite, pi
 from typing import Any, Literal, NamedTuple
 
+from mmrec.checks import check_at_least
+
 
 class Routing(NamedTuple):
     """What holds for an epoch.
@@ -182,8 +184,7 @@ class Ramp(RouterSchedule):
             noise=noise,
             top_k=top_k,
         )
-        _at_least("start", start, 0)
-        _at_least("epochs", epochs, 0)
+        check_at_least(0, "router_schedule", start=start, epochs=epochs)
         self.start, self.epochs, self.shape = start, epochs, shape
 
     @property
@@ -241,10 +242,8 @@ class EntropyTriggered(RouterSchedule):
         )
         if not 0 <= threshold <= 1:
             raise ValueError(f"router_schedule.threshold is {threshold}; entropies are 0..1")
-        _at_least("tolerance", tolerance, 0)
-        _at_least("window", window, 1)
-        _at_least("earliest", earliest, 0)
-        _at_least("ramp", ramp, 0)
+        check_at_least(1, "router_schedule", window=window)
+        check_at_least(0, "router_schedule", tolerance=tolerance, earliest=earliest, ramp=ramp)
         if latest is not None and latest < earliest:
             raise ValueError(
                 f"router_schedule.latest is {latest}, before earliest={earliest}; give a later "
@@ -298,8 +297,3 @@ def _share(passed: int, of: int) -> float:
     if of == 0:
         return float(passed >= 0)
     return min(max(passed / of, 0.0), 1.0)
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if value < least:
-        raise ValueError(f"router_schedule.{name} is {value}; give {least} or more")

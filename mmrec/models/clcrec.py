@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from mmrec.checks import check_at_least, check_share
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import norm_penalty
 from mmrec.models.base import ContentRecommender
@@ -58,11 +59,10 @@ class CLCRec(ContentRecommender):
         content: float = 0.5,
         l2: float = 1e-4,
     ) -> None:
-        for name, share in (("replaced", replaced), ("content", content)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"model.{name} is {share}; give a share from 0 to 1")
-        if temperature <= 0:
-            raise ValueError(f"model.temperature is {temperature}; give a number above 0")
+        check_at_least(1, dim=dim, hidden=hidden)
+        check_at_least(0.01, temperature=temperature)  # below, float32 has no room for the logits
+        check_at_least(0, l2=l2)
+        check_share(replaced=replaced, content=content)
         super().__init__(corpus)
         self.temperature, self.replaced, self.content, self.l2 = temperature, replaced, content, l2
         self.shelf = Shelf(require_modalities(corpus, "clcrec"))

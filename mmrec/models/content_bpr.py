@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmrec.checks import check_at_least
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import bpr, norm_penalty, pair_scores
 from mmrec.models.base import ContentRecommender
@@ -38,6 +39,8 @@ class ContentBPR(ContentRecommender):
     """
 
     def __init__(self, corpus: Corpus, *, dim: int = 128, l2: float = 1e-4) -> None:
+        check_at_least(1, dim=dim)
+        check_at_least(0, l2=l2)
         super().__init__(corpus)
         self.l2 = l2
         self.shelf = Shelf(require_modalities(corpus, "content_bpr"))

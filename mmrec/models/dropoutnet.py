@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmrec.checks import check_at_least, check_share
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import norm_penalty, pair_scores
 from mmrec.models.base import ContentRecommender
@@ -62,8 +63,9 @@ class DropoutNet(ContentRecommender):
         rounds: int = 10,
         l2: float = 0.0,
     ) -> None:
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"model.dropout is {dropout}; give a share from 0 to 1")
+        check_at_least(1, dim=dim, hidden=hidden)
+        check_at_least(0, alpha=alpha, factor_l2=factor_l2, rounds=rounds, l2=l2)
+        check_share(dropout=dropout)
         super().__init__(corpus)
         self.dim, self.dropout, self.l2 = dim, dropout, l2
         self.shelf = Shelf(require_modalities(corpus, "dropoutnet"))

@@ -15,6 +15,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from mmrec.checks import check_at_least
 from mmrec.data import Corpus, Queries, require_modalities
 from mmrec.graphs import content_similarity
 from mmrec.models.base import Recommender
@@ -44,6 +45,8 @@ class EASE(Recommender):
     def __init__(
         self, corpus: Corpus, *, l2: float = 250.0, content_weight: float = 0.0, k: int = 10
     ) -> None:
+        check_at_least(0, l2=l2, content_weight=content_weight)
+        check_at_least(1, k=k)
         super().__init__(corpus)
         if corpus.n_items > LARGEST:
             raise ValueError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmrec.checks import check_at_least
 from mmrec.data import Corpus, Queries, require_modalities
 from mmrec.graphs import content_similarity
 from mmrec.models.base import Recommender
@@ -28,6 +29,7 @@ class ItemKNN(Recommender):
     similarity: Tensor
 
     def __init__(self, corpus: Corpus, *, k: int = 10) -> None:
+        check_at_least(1, k=k)
         super().__init__(corpus)
         similarity = content_similarity(require_modalities(corpus, "item_knn"), k)  # [I, I]
         self.register_buffer("similarity", similarity, persistent=False)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from mmrec.checks import check_at_least, check_share
 from mmrec.data import Corpus, Queries, Triplets
 from mmrec.graphs import normalized_adjacency, sample_edges
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
@@ -52,11 +53,10 @@ class LightGCN(Recommender):
         norm: Norm = "squared",
         edge_dropout: float = 0.0,
     ) -> None:
+        check_at_least(1, dim=dim)
+        check_at_least(0, layers=layers, l2=l2)
+        check_share(edge_dropout=edge_dropout, whole=False)
         super().__init__(corpus)
-        if not 0 <= edge_dropout < 1:
-            raise ValueError(
-                f"edge_dropout is {edge_dropout}; give a share of at least 0 and below 1"
-            )
         self.l2, self.norm, self.edge_dropout = l2, norm, edge_dropout
         self.node = nn.Embedding(corpus.n_users + corpus.n_items, dim)  # users first
         for part in torch.split(self.node.weight.detach(), [corpus.n_users, corpus.n_items]):

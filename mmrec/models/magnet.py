@@ -27,13 +27,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from mmrec.checks import check_at_least
 from mmrec.data import Corpus, Modality, Queries, Triplets, require_modalities
 from mmrec.graphs import (
     EdgeChoice,
@@ -201,22 +201,11 @@ class MAGNET(RoutedRecommender):
         fused: bool = False,
     ) -> None:
         modalities = require_modalities(corpus, "magnet")
-        _check({"dim": dim, "neighbours": neighbours}, 1)
-        _check(
-            {
-                "layers": layers,
-                "content_layers": content_layers,
-                "hidden": hidden,
-                "pseudo_edges": pseudo_edges,
-                "pseudo_weight": pseudo_weight,
-                "late_add": late_add,
-                "route": route,
-                "template": template,
-                "l2": l2,
-                "content_l2": content_l2,
-            },
-            0,
-        )
+        check_at_least(1, dim=dim, neighbours=neighbours)
+        check_at_least(0, layers=layers, content_layers=content_layers, hidden=hidden)
+        check_at_least(0, pseudo_edges=pseudo_edges, pseudo_weight=pseudo_weight, late_add=late_add)
+        check_at_least(0, sharpness=sharpness, route=route, template=template)
+        check_at_least(0, l2=l2, content_l2=content_l2)
         similar_edges = views != "plain" and pseudo_edges > 0 and pseudo_choice == "content"
         alike = modalities if content != "projected" or similar_edges else {}
         for name, modality in alike.items():
@@ -438,12 +427,6 @@ class MAGNET(RoutedRecommender):
         shares = self.mix.shares(self.present)[items]  # [P, E, C]
         weights = torch.einsum("pe,pec->cp", self.pair_gates(users, items), shares)
         return dict(zip(self.channels, weights, strict=True))
-
-
-def _check(settings: Mapping[str, float], least: int) -> None:
-    for name, value in settings.items():
-        if not (isfinite(value) and value >= least):
-            raise ValueError(f"model.{name} is {value}; give a finite number of at least {least}")
 
 
 def _item_graph(modality: Modality, k: int) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmrec.checks import check_at_least, check_share
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import bpr, norm_penalty, pair_scores
 from mmrec.models.base import ContentRecommender, RoutedRecommender
@@ -92,10 +93,10 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         modality_dropout: float = 0.0,
     ) -> None:
         modalities = require_modalities(corpus, "mamex")
-        if experts < 1:
-            raise ValueError(f"model.experts is {experts}; give 1 or more")
-        if not 0 <= modality_dropout < 1:
-            raise ValueError(f"model.modality_dropout is {modality_dropout}; give 0 to below 1")
+        check_at_least(1, dim=dim, experts=experts)
+        check_at_least(0, align=align, balance=balance, l2=l2)
+        check_share(dropout=dropout)
+        check_share(modality_dropout=modality_dropout, whole=False)
         super().__init__(corpus, [f"{m}/{e}" for m in modalities for e in range(1, experts + 1)])
         self.names = tuple(modalities)
         self.align, self.balance, self.l2 = align, balance, l2

@@ -328,6 +328,15 @@ def test_a_misspelt_setting_is_refused(name, setting, board):
 
 
 @every_model
+def test_no_number_may_be_negative_but_a_seed(name, setting, board):
+    config = setting(name)
+    for key, value in config.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and key != "seed":
+            with pytest.raises(ValueError, match=rf"^model\.{key} is -1; give a "):
+                instantiate({**config, key: -1}, _convert_="all")(board)
+
+
+@every_model
 def test_a_misspelt_setting_is_answered_with_the_nearest(name, setting):
     config = setting(name)
     for key in [key for key in config if not key.startswith("_")]:

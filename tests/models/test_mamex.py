@@ -230,8 +230,11 @@ def test_gates_of_experts_and_modalities_multiply(corpus):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"experts": 0}, r"model\.experts is 0; give 1 or more"),
-        ({"modality_dropout": 1.0}, r"model\.modality_dropout is 1\.0; give 0 to below 1"),
+        ({"experts": 0}, r"model\.experts is 0; give a finite number of at least 1"),
+        (
+            {"modality_dropout": 1.0},
+            r"model\.modality_dropout is 1\.0; give a share from 0 to below",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(corpus, options, message):
