@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import os
 import shutil
@@ -82,8 +83,10 @@ class Contest:
         words = [f"model={model}", *self.data[data]]
         if (conf_dir() / "sweep" / f"{model}.yaml").exists():
             folder = self.outputs / "search" / name
-            best = Path("experiment") / f"{name}-best.yaml"
-            if options.search or not (self.chosen / best).exists():
+            best = self.best(model, data)
+            if options.search:
+                shutil.rmtree(folder, ignore_errors=True)  # what is there would count as done
+            if options.search or not best.exists():
                 searched = call(
                     f"sweep={model}",
                     *words,
@@ -95,8 +98,8 @@ class Contest:
                 )
                 if not searched:
                     return False
-                (self.chosen / best).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(folder / best, self.chosen / best)
+                best.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(folder / "experiment" / best.name, best)
             words = [f"experiment={name}-best"]
             more = [*more, "--config-dir", str(self.chosen)]
         return call(
@@ -104,9 +107,20 @@ class Contest:
             *words,
             f"{self.over}={options.seeds}",
             f"grid.n_jobs={options.jobs}",
-            f"hydra.sweep.dir={self.outputs / 'seeds' / name}",
+            f"hydra.sweep.dir={self.repeats(model, data)}",
             *more,
         )
+
+    def best(self, model: str, data: str) -> Path:
+        """Where the settings that a search chose are kept."""
+        return self.chosen / "experiment" / f"{model}-{data}-best.yaml"
+
+    def repeats(self, model: str, data: str) -> Path:
+        """Folder of the runs of a model at its best settings; other settings have another."""
+        best = self.best(model, data)
+        settings = [*self.data[data], best.read_text() if best.exists() else ""]
+        digest = hashlib.sha256("\n".join(settings).encode()).hexdigest()[:8]
+        return self.outputs / "seeds" / f"{model}-{data}-{digest}"
 
 
 def models() -> list[str]:

@@ -299,8 +299,8 @@ class RankingMetric(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Means over users as float64 scalars, named as `recall@20` or `tail/ndcg@10`.
 
-        A group that no evaluated user has anything in is left out, and so is the diversity of lists
-        without two items to compare.
+        Left out are groups that no evaluated user has anything in, the diversity of lists without
+        two items to compare, and popularity, novelty and groups of items where all are cold.
 
         Raises:
             ValueError: no user was evaluated.
@@ -310,11 +310,14 @@ class RankingMetric(Metric):
         result = self._named(ACCURACY, _mean(self.accuracy, self.n_evaluated))
         if not self.detailed:
             return result
+        candidates = torch.ones_like(self.item_counts, dtype=torch.bool)
+        candidates[self.excluded] = False
+        recommended, popular = self.recommended[:, candidates], self.item_counts[candidates]
         beyond = {
-            "coverage": metrics.coverage(self.recommended),
-            "gini": metrics.gini(self.recommended),
-            "popularity": metrics.popularity(self.recommended, self.item_counts),
-            "novelty": metrics.novelty(self.recommended, self.item_counts, self.n_users),
+            "coverage": metrics.coverage(recommended),
+            "gini": metrics.gini(recommended),
+            "popularity": metrics.popularity(recommended, popular),
+            "novelty": metrics.novelty(recommended, popular, self.n_users),
             "diversity": _mean(self.diversity, self.n_diversity).nanmean(0),
         }
         result |= self._named(tuple(beyond), torch.stack(list(beyond.values())))
@@ -325,7 +328,8 @@ class RankingMetric(Metric):
             for group, total, count in zip(groups_of, sums, counts, strict=True):
                 named = self._named(GROUPED, _mean(total, count))
                 result |= {f"{group}/{key}": value for key, value in named.items()}
-        return {key: value for key, value in result.items() if not value.isnan()}
+        idle = () if popular.any() else ("popularity", "novelty", *ITEM_GROUPS)
+        return {k: v for k, v in result.items() if not (v.isnan() or k.startswith(idle))}
 
     def _named(self, names: Sequence[str], values: Tensor) -> dict[str, Tensor]:
         """[A, C] -> scalars by name and cutoff."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SHOWN = 5  # users whose lists are shown where none are asked for
 CATEGORIES = 20  # the largest
+LEAST = 0.05  # gate of an expert that is named
 
 
 def main() -> None:
@@ -101,7 +102,7 @@ def explain(
             f"{type(opened.model).__name__} on {card['name']}, {card['split']}, seed "
             f"{opened.result['seed']}; weights of {opened.checkpoint}."
         )
-        page = write_page(folder, "What carries the scores", summary, [], sections)
+        page = write_page(folder, "What gates decide", summary, [], sections)
     log.info("explained: %s", page)
     return page
 
@@ -124,10 +125,8 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
     if "router/stage" not in table.columns:
         return []
     second = table.filter(pl.col("router/stage") == 2)["epoch"]
-    trigger = int(second[0]) if len(second) else None
-    begun = "There was no second stage."
-    if trigger is not None:
-        begun = f"The second stage began at epoch {trigger}."
+    trigger = int(second[0]) if 0 < len(second) < len(table) else None
+    begun = "" if trigger is None else f" The second stage began at epoch {trigger}."
     shown = ""
     if opened.at_best:
         shown = f" Everything below is about the best epoch, {opened.result['best_epoch']}."
@@ -135,7 +134,7 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
         Section(
             "Router",
             "router",
-            "Share of the train pairs' gates that each expert has, after experts are left out. "
+            "Share of the train pairs' gates that each expert has, after experts are left out."
             f"{begun}{shown}",
             figures={
                 "load": charts.loads(table, opened.model.experts, trigger),
@@ -190,8 +189,9 @@ def _of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
     return Section(
         "Channels",
         "channels",
-        "Mean weight of each channel in the scores of train pairs. Where an item lacks a modality, "
-        "the others have its share.",
+        "What gates give to each channel, the mean over train pairs; a channel of longer vectors "
+        "adds more to a score than its weight says. Where an item lacks a modality, the others "
+        "have its share.",
         tables,
         figures,
     )
@@ -206,6 +206,7 @@ def _means(
     from mmrec.report.tables import Table, Value
 
     count = torch.bincount(index, minlength=len(labels))
+    values = values.double()  # float32 loses its third digit over ten million pairs
     total = values.new_zeros(len(labels), values.shape[1]).index_add_(0, index, values)
     means = total / count.unsqueeze(1)
     rows = [
@@ -245,6 +246,7 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: str, accelerator: st
     """Their best items, and what carried each."""
     import polars as pl
 
+    from mmrec.models import RoutedRecommender
     from mmrec.recommend import ranked_lists
     from mmrec.report.page import SEEN, Section
 
@@ -258,6 +260,9 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: str, accelerator: st
         *(pl.Series(n, w.cpu().numpy()) for n, w in opened.model.pair_weights(user, item).items()),
         *_experts(opened, user, item),
     )
+    experts = f"; of experts, gates of at least {LEAST:.2f} are shown"
+    if not isinstance(opened.model, RoutedRecommender):
+        experts = ""
     tables = []
     for one in users.tolist():
         shown = frame.filter(pl.col("user") == one).drop("user")
@@ -268,8 +273,8 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: str, accelerator: st
     return Section(
         "Recommendations",
         "recommendations",
-        f"The {k} best items of some users; {SEEN[seen]}. Columns of channels are weights in the "
-        "pair's score.",
+        f"The {k} best items of some users; {SEEN[seen]}. Columns of channels say what gates give "
+        f"them{experts}.",
         tables,
     )
 
@@ -288,7 +293,7 @@ def _experts(opened: OpenRun, user: Tensor, item: Tensor) -> list[pl.Series]:
         pl.Series(
             "experts",
             [
-                ", ".join(f"{names[e]} {g:.2f}" for g, e in zip(*row, strict=True) if g >= 0.05)
+                ", ".join(f"{names[e]} {g:.2f}" for g, e in zip(*row, strict=True) if g >= LEAST)
                 for row in zip(gates.tolist(), order.tolist(), strict=True)
             ],
         )

@@ -436,7 +436,7 @@ def _write_tables(
         return {}
     with replace_file(folder / PER_USER) as part:
         per_user.write_parquet(part)
-    weights = model.item_weights()
+    weights = model.eval().item_weights()  # a trainer leaves it as it was in training
     if not weights:
         return {}
     from mmrec.report import write_item_weights

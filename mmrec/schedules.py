@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from math import cos, isfinite, pi
 from typing import Any, Literal, NamedTuple
 
-from mmrec.checks import check_at_least
+from mmrec.checks import check_at_least, check_choice
+
+Watch = Literal["gates", "load"]
+Shape = Literal["linear", "cosine"]
 
 
 class Routing(NamedTuple):
@@ -37,10 +40,12 @@ class Observed(NamedTuple):
 
     Attributes:
         pair_entropy: H_s, mean entropy of a pair's gates over log E; 0..1, 0 is decided.
-        load_entropy: H_m, entropy of the mean gates over log E; 0..1, 1 is evenly used.
+        gate_entropy: H_m, entropy of the mean gates over log E, before experts are left out; 0..1.
+        load_entropy: the same after that: 1 is evenly used.
     """
 
     pair_entropy: float
+    gate_entropy: float
     load_entropy: float
 
 
@@ -95,8 +100,8 @@ class RouterSchedule(ABC):
 
     @property
     def stage(self) -> int:
-        """1 until the setting begins to move, 2 from then on."""
-        return 1 if self.progress == 0 else 2
+        """1, and 2 once the setting begins to move."""
+        return 1
 
     def routing(self) -> Routing:
         """What holds now."""
@@ -170,7 +175,7 @@ class Ramp(RouterSchedule):
         *,
         start: int = 0,
         epochs: int = 50,
-        shape: Literal["linear", "cosine"] = "linear",
+        shape: Shape = "linear",
         coverage: Sequence[float] = (1.0, 0.5),
         confidence: Sequence[float] = (0.0, 0.1),
         temperature: Sequence[float] = (1.0, 0.4),
@@ -184,6 +189,7 @@ class Ramp(RouterSchedule):
             noise=noise,
             top_k=top_k,
         )
+        check_choice(Shape, "router_schedule", shape=shape)
         check_at_least(0, "router_schedule", start=start, epochs=epochs)
         self.start, self.epochs, self.shape = start, epochs, shape
 
@@ -193,16 +199,25 @@ class Ramp(RouterSchedule):
         share = _share(self.epoch - self.start, self.epochs)
         return share if self.shape == "linear" else (1 - cos(pi * share)) / 2
 
+    @property
+    def stage(self) -> int:
+        """1 before it begins to move, 2 after."""
+        return 1 if self.epoch < self.start else 2
+
 
 class EntropyTriggered(RouterSchedule):
-    """Coverage first; once the load is spread and rests, confidence.
+    """Coverage first; once gates are spread and rest, confidence.
 
     MAGNET's two stages (https://arxiv.org/abs/2602.20723); the numbers are ours. The trigger is
-    pulled at the end of an epoch when the mean of H_m over the last `window` epochs is at least
-    `threshold` and less than `tolerance` away from the mean over the window before.
+    pulled at the end of an epoch when the mean of what it watches over the last `window` epochs is
+    at least `threshold` and at most `tolerance` away from the mean over the window before. Gates
+    begin nearly equal and the coverage term holds them there, so H_m has been above .95 in all our
+    runs of MAGNET, and the trigger fell on `earliest`; the load after the cut is what moves.
 
     Args:
-        threshold: of H_m.
+        watch: H_m, the entropy of the mean `gates`; or that of the `load`, which the experts that
+            are kept have.
+        threshold: of that entropy.
         tolerance: how much its mean may move from window to window.
         window: epochs.
         earliest: epochs before which nothing is triggered.
@@ -221,6 +236,7 @@ class EntropyTriggered(RouterSchedule):
     def __init__(
         self,
         *,
+        watch: Watch = "gates",
         threshold: float = 0.9,
         tolerance: float = 0.02,
         window: int = 5,
@@ -242,6 +258,7 @@ class EntropyTriggered(RouterSchedule):
         )
         if not 0 <= threshold <= 1:
             raise ValueError(f"router_schedule.threshold is {threshold}; entropies are 0..1")
+        check_choice(Watch, "router_schedule", watch=watch)
         check_at_least(1, "router_schedule", window=window)
         check_at_least(0, "router_schedule", tolerance=tolerance, earliest=earliest, ramp=ramp)
         if latest is not None and latest < earliest:
@@ -249,10 +266,11 @@ class EntropyTriggered(RouterSchedule):
                 f"router_schedule.latest is {latest}, before earliest={earliest}; give a later "
                 "epoch, or null for never"
             )
+        self.watch = watch
         self.threshold, self.tolerance, self.window = threshold, tolerance, window
         self.earliest, self.latest, self.ramp = earliest, latest, ramp
         self.trigger: int | None = None
-        self._loads: list[float] = []  # H_m of the last two windows
+        self._watched: list[float] = []  # of the last two windows
 
     @property
     def progress(self) -> float:
@@ -267,29 +285,30 @@ class EntropyTriggered(RouterSchedule):
     def end_epoch(self, observed: Observed) -> None:
         """Pull the trigger, if it is time."""
         super().end_epoch(observed)
-        self._loads = [*self._loads, observed.load_entropy][-2 * self.window :]
+        now = observed.gate_entropy if self.watch == "gates" else observed.load_entropy
+        self._watched = [*self._watched, now][-2 * self.window :]
         if self.trigger is not None or self.epoch < self.earliest:
             return
         if self._rests() or (self.latest is not None and self.epoch >= self.latest):
             self.trigger = self.epoch
 
     def _rests(self) -> bool:
-        if len(self._loads) < 2 * self.window:
+        if len(self._watched) < 2 * self.window:
             return False
         before, now = (
             sum(part) / self.window
-            for part in (self._loads[: self.window], self._loads[self.window :])
+            for part in (self._watched[: self.window], self._watched[self.window :])
         )
-        return now >= self.threshold and abs(now - before) < self.tolerance
+        return now >= self.threshold and abs(now - before) <= self.tolerance
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, trigger, and the entropies that it looks at."""
-        return {**super().state_dict(), "trigger": self.trigger, "loads": list(self._loads)}
+        return {**super().state_dict(), "trigger": self.trigger, "watched": list(self._watched)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         super().load_state_dict(state)
-        self.trigger, self._loads = state["trigger"], list(state["loads"])
+        self.trigger, self._watched = state["trigger"], list(state["watched"])
 
 
 def _share(passed: int, of: int) -> float:

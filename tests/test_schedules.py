@@ -13,11 +13,11 @@ from mmrec.schedules import Constant, EntropyTriggered, Observed, Ramp
 YAMLS = sorted((conf_dir() / "router_schedule").glob("*.yaml"))
 
 
-def told(schedule, loads):
+def told(schedule, gates, load=0.0):
     """The routing of each epoch, and of the one after the last, given H_m of each."""
     found = [schedule.routing()]
-    for load in loads:
-        schedule.end_epoch(Observed(pair_entropy=0.5, load_entropy=load))
+    for entropy in gates:
+        schedule.end_epoch(Observed(0.5, entropy, load))
         found.append(schedule.routing())
     return found
 
@@ -66,6 +66,23 @@ def test_after_the_trigger_every_value_moves_on_a_line_and_stays():
 def test_when_the_default_is_triggered(loads, expected):
     schedule = EntropyTriggered()
     told(schedule, loads)
+    assert schedule.trigger == expected
+
+
+def test_the_second_stage_of_a_ramp_begins_with_it():
+    schedule, found = Ramp(start=2, epochs=3), []
+    for _ in range(6):
+        found.append((schedule.stage, schedule.routing().confidence))
+        schedule.end_epoch(Observed(0.5, 0.5, 0.5))
+    assert [stage for stage, _ in found] == [1, 1, 2, 2, 2, 2]
+    assert [x for _, x in found] == pytest.approx([0, 0, 0, 0.1 / 3, 0.2 / 3, 0.1])
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.8, 10), (0.85, 20), (0.9, 37), (0.95, 50)])
+def test_the_trigger_can_watch_the_load_where_gates_are_even_from_the_start(threshold, expected):
+    schedule = EntropyTriggered(watch="load", threshold=threshold)
+    for epoch in range(60):
+        schedule.end_epoch(Observed(0.99, 0.99, min(0.8 + 0.003 * epoch, 0.92)))
     assert schedule.trigger == expected
 
 
@@ -138,6 +155,8 @@ def test_a_constant_one_never_moves():
         ),
         (lambda: Constant(top_k=0), r"top_k is 0; give 1 or more, or null for all"),
         (lambda: Ramp(start=-1), r"start is -1; give a finite number of at least 0"),
+        (lambda: Ramp(shape="round"), r"shape is round; choose one of linear, cosine"),
+        (lambda: EntropyTriggered(watch="x"), r"watch is x; choose one of gates, load"),
         (lambda: Ramp(epochs=-1), r"epochs is -1; give a finite number of at least 0"),
         (lambda: EntropyTriggered(threshold=1.1), r"threshold is 1\.1; entropies are 0\.\.1"),
         (

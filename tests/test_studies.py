@@ -1,12 +1,16 @@
 """Contests search all models alike, and the study of missing content hides what it says."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from scipy import stats
 
 from experiments import contest as module
 from experiments.contest import Contest
+from experiments.mamex import __main__ as cold
 from experiments.missing.__main__ import hidden
 from mmrec.models import ContentBPR
 
@@ -64,10 +68,64 @@ def test_a_search_can_be_asked_for_again(contest, monkeypatch, tmp_path):
     kept = tmp_path / "conf/experiment/bpr-planted-best.yaml"
     kept.parent.mkdir(parents=True)
     kept.write_text("# older\n")
+    stale = made.outputs / "search" / "bpr-planted" / "experiment"
+    stale.mkdir(parents=True)  # the search of the fixture fails where there is one
+    before = made.repeats("bpr", "planted")
     run(made, monkeypatch, "--models", "bpr", "--search", "--trials", "7", "--jobs", "2")
+    assert made.repeats("bpr", "planted") != before
     assert [words[0] for words in calls] == ["sweep=bpr", "grid=runs"]
     assert {"sweep.n_trials=7", "sweep.n_jobs=2", "hydra/launcher=joblib"} <= set(calls[0])
     assert kept.read_text() == "# chosen\n"
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """`drawn(model=[(split, value), ...])` are the runs that the page of cold items finds."""
+
+    def build(**values):
+        def collect(patterns):
+            model = Path(patterns[0]).parent.name.split("-")[0]
+            return SimpleNamespace(
+                runs=[
+                    SimpleNamespace(
+                        result={"data_card": {"split": split}},
+                        metrics={"val/ndcg@10": value, "test/recall@20": value},
+                        folder=tmp_path / split,
+                    )
+                    for split, value in values[model]
+                ]
+            )
+
+        monkeypatch.setattr(cold, "CONTEST", replace(cold.CONTEST, outputs=tmp_path))
+        monkeypatch.setattr(cold, "collect", collect)
+        for model in values:
+            cold.CONTEST.repeats(model, "tiktok").mkdir(parents=True)
+        return cold.entries("tiktok")
+
+    return build
+
+
+def test_models_are_compared_on_the_same_draws(drawn):
+    ours, theirs = [0.3, 0.5, 0.4], [0.2, 0.45, 0.41]
+    draws = ["a", "b", "c"]
+    found = drawn(
+        mamex=list(zip(draws, ours, strict=True)),
+        clcrec=list(zip(reversed(draws), reversed(theirs), strict=True)),
+        random=[("a", 0.01)],  # another draw, no comparison
+    )
+    assert [entry.model for entry in found] == ["mamex", "clcrec", "random"]
+    (row,) = [line for line in cold.differences(found, "recall@20").splitlines() if "clc" in line]
+    test = stats.ttest_rel(ours, theirs)
+    bounds = test.confidence_interval(0.95)
+    assert row == (
+        f"| clcrec | +0.0467 | +13.2% | {bounds.low:+.4f} to {bounds.high:+.4f} | 2 of 3 "
+        f"| {test.pvalue:.4f} | {test.pvalue:.4f} |"
+    )
+
+
+def test_two_runs_of_a_draw_are_one_too_many(drawn):
+    with pytest.raises(SystemExit, match=r"two runs of a: .* remove the one of older code"):
+        drawn(mamex=[("a", 0.3), ("a", 0.4)])
 
 
 def test_what_failed_is_named(contest, monkeypatch):

@@ -46,14 +46,15 @@ def main() -> None:
 def write(data: str) -> None:
     """What the report makes of a data set's runs, and where it comes from."""
     folder = OUTPUTS / "report" / data
-    seeds = f"{OUTPUTS}/seeds/*-{data}/**"
+    ran_in = [CONTEST.repeats(model, data) for model in models()]
+    seeds = [f"{folder}/**" for folder in ran_in if folder.exists()]
     report(
-        runs=[f"{OUTPUTS}/search/*-{data}/**", seeds],
+        runs=[f"{OUTPUTS}/search/*-{data}/**", *seeds],
         output=str(folder),
         title=f"Leaderboard, {data}",
     )
     parts = []
-    for protocol, runs in by_protocol(collect([seeds]).runs).items():
+    for protocol, runs in by_protocol(collect(seeds).runs).items():
         tables = [folder / "tables" / f"{protocol.slug}-{kind}.md" for kind in KINDS]
         results = [run.result for run in runs]
         ran = ",".join(str(seed) for seed in sorted({result["seed"] for result in results}))

@@ -7,42 +7,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import polars as pl
+from scipy import stats
 
-from experiments.contest import Contest
+from experiments.contest import Contest, models
 from experiments.study import provenance, setup_logging, spread
 from mmrec.report.collect import Run, collect
-from mmrec.report.significance import Values, holm, interval, sign_flip
-from mmrec.results import PER_USER
+from mmrec.report.significance import holm
 
 HERE = Path(__file__).parent
 OUTPUTS = Path("outputs/cold")
 RANDOM = "data.cold_items=random"
-SMALL = (RANDOM, "callbacks.early_stopping.patience=10")
 LARGE = (
     RANDOM,
     "data.batch_size=8192",
     "trainer.check_val_every_n_epoch=2",
-    "callbacks.early_stopping.patience=5",
+    "callbacks.early_stopping.patience=10",
 )
 CONTEST = Contest(
     chosen=HERE / "conf",
     outputs=OUTPUTS,
     data={
-        "scientific": ("data=scientific_cold", *SMALL),
+        "scientific": ("data=scientific_cold", RANDOM),
         "beauty": ("data=beauty_cold", *LARGE),
-        "tiktok": ("data=tiktok_cold", *SMALL),
-        "planted": ("data=planted_cold", *SMALL),
+        "tiktok": ("data=tiktok_cold", *LARGE),
+        "planted": ("data=planted_cold", RANDOM),
     },
-    trials={"scientific": 12, "beauty": 5, "tiktok": 8, "planted": 12},
+    trials={"scientific": 8, "beauty": 5, "tiktok": 6, "planted": 8},
     over="data.split_seed",
     values="0,1,2,3,4",
-    models=("mamex", "content_bpr", "dropoutnet", "clcrec", "vbpr", "item_knn", "random"),
+    models=("mamex", "content_bpr", "dropoutnet", "clcrec", "item_knn", "random"),
 )
 FIRST = "mamex"
 METRICS = ("recall@20", "ndcg@20")
-RESAMPLES = 10_000
 
 
 def main() -> None:
@@ -63,22 +59,23 @@ class Entry:
         """Of each draw."""
         return [run.metrics[metric] for run in self.runs.values()]
 
-    def by_user(self, metric: str) -> Values:
-        """Of every user of every draw, one draw after the other."""
-        tables = [
-            pl.read_parquet(run.folder / PER_USER, columns=["user", metric]).sort("user")
-            for run in self.runs.values()
-        ]
-        found: Values = np.concatenate([table[metric].to_numpy() for table in tables])
-        return found
-
 
 def entries(data: str) -> list[Entry]:
     """The models that were repeated, those that validation likes best first."""
     found = []
-    for folder in sorted((OUTPUTS / "seeds").glob(f"*-{data}")):
-        runs = {run.result["data_card"]["split"]: run for run in collect([f"{folder}/**"]).runs}
-        found.append(Entry(folder.name.removesuffix(f"-{data}"), dict(sorted(runs.items()))))
+    for model in models():
+        folder = CONTEST.repeats(model, data)
+        runs: dict[str, Run] = {}
+        for run in collect([f"{folder}/**"]).runs if folder.exists() else []:
+            split = run.result["data_card"]["split"]
+            if split in runs:
+                raise SystemExit(
+                    f"two runs of {split}: {runs[split].folder} and {run.folder}; remove the one "
+                    "of older code"
+                )
+            runs[split] = run
+        if runs:
+            found.append(Entry(model, dict(sorted(runs.items()))))
     return sorted(found, key=lambda e: -statistics.fmean(e.values("val/ndcg@10")))
 
 
@@ -118,34 +115,33 @@ def ranking(known: Sequence[Entry]) -> str:
 
 
 def differences(known: Sequence[Entry], metric: str) -> str:
-    """MAMEX less each other: over users of all draws, and over draws."""
+    """MAMEX less each other, on the same draws; a draw of items is what was repeated."""
     ours = next((entry for entry in known if entry.model == FIRST), None)
     if ours is None:
         return ""
     others = [e for e in known if e.model != FIRST and e.runs.keys() == ours.runs.keys()]
-    if not others:
+    if not others or len(ours.runs) < 2:
         return ""
-    by_user = [ours.by_user(metric) - other.by_user(metric) for other in others]
-    corrected = holm([sign_flip(x, resamples=RESAMPLES) or 1.0 for x in by_user])
+    one = ours.values(f"test/{metric}")
+    tests = [stats.ttest_rel(one, other.values(f"test/{metric}")) for other in others]
+    corrected = holm([test.pvalue for test in tests])
     lines = [
         f"## {FIRST} less the others, test {metric}",
         "",
-        "| model | difference | relative | 95 % interval | p, users | p, draws |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| model | difference | relative | 95 % interval | ahead in | p | p, Holm |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for other, apart, p_users in zip(others, by_user, corrected, strict=True):
-        one, two = (np.array(e.values(f"test/{metric}")) for e in (ours, other))
-        low, high = interval(apart, resamples=RESAMPLES)
-        p_draws = sign_flip(one - two, resamples=RESAMPLES)
+    for other, test, p_holm in zip(others, tests, corrected, strict=True):
+        two = other.values(f"test/{metric}")
+        apart = statistics.fmean(one) - statistics.fmean(two)
+        bounds = test.confidence_interval(0.95)
+        ahead = sum(a > b for a, b in zip(one, two, strict=True))
         lines.append(
-            f"| {other.model} | {np.mean(one - two):+.4f} | {one.mean() / two.mean() - 1:+.1%} "
-            f"| {low:+.4f} to {high:+.4f} | {p_users:.4f} "
-            f"| {'–' if p_draws is None else f'{p_draws:.4f}'} |"
+            f"| {other.model} | {apart:+.4f} | {apart / statistics.fmean(two):+.1%} "
+            f"| {bounds.low:+.4f} to {bounds.high:+.4f} | {ahead} of {len(two)} "
+            f"| {test.pvalue:.4f} | {p_holm:.4f} |"
         )
-    note = (
-        "Users of all draws together, permutation test with Holm's correction; the same over "
-        "draws, where five can give no p below 0.0625."
-    )
+    note = "Paired t-test over draws of cold items, and its interval."
     return "\n".join([*lines, "", note, ""])
 
 

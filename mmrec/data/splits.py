@@ -175,6 +175,8 @@ def item_cold(
 def hold_out_warm(interactions: Interactions, label: Tensor, *, seed: int) -> Tensor:
     """A tenth of each user's train interactions, as `random_per_user` holds it out for test.
 
+    An item that would have none left keeps its own: it would not be warm.
+
     Args:
         interactions: N of them.
         label: [N] int8, of `item_cold`.
@@ -184,8 +186,10 @@ def hold_out_warm(interactions: Interactions, label: Tensor, *, seed: int) -> Te
         [N] int8, the label with `WARM` for what leaves train.
     """
     rows = (label == TRAIN).nonzero().squeeze(1)
-    held = random_per_user(interactions.select(rows), seed=seed) == TEST
-    return label.index_fill(0, rows[held], WARM)
+    train = interactions.select(rows)
+    held = random_per_user(train, seed=seed) == TEST
+    left = torch.bincount(train.item[~held], minlength=int(interactions.item.max()) + 1)
+    return label.index_fill(0, rows[held & (left[train.item] > 0)], WARM)
 
 
 def split_corpus(
@@ -254,11 +258,11 @@ def split_corpus(
             )
             if warm_test:
                 label = hold_out_warm(data, label, seed=seed)
-            told = {
-                "given": ["given"],
-                "random": [f"seed={seed}", f"share={cold_share}"],
-                "newest": ["newest", f"share={cold_share}"],
-            }[chosen]
+            told: list[str] = [] if chosen == "random" else [chosen]
+            if chosen == "random" or warm_test:
+                told.append(f"seed={seed}")
+            if chosen != "given":
+                told.append(f"share={cold_share}")
             rule = f"item_cold({', '.join(told + ['warm test'] * warm_test)})"
         case _:
             nearest = get_close_matches(split, get_args(Split), n=1, cutoff=0)[0]

@@ -18,7 +18,7 @@ from mmrec.graphs.content import content_similarity
 from mmrec.graphs.sparse import csr_matrix
 
 # Part of every cache key: raise it when the same arguments give other edges.
-_VERSION = 1
+_VERSION = 2
 
 EdgeChoice = Literal["content", "random"]
 
@@ -64,7 +64,8 @@ def pseudo_edges(
         per_user: edges of each user, at most; 0 for none.
         neighbours: of each item and modality, in the similarity.
         tail_only: whether only items of at most the median number of train interactions qualify.
-        choice: `content`, or `random` items that qualify, of weight 1, to compare with.
+        choice: `content`; or `random`, to compare with: as many edges of each user and of the same
+            weights, to items that qualify.
         seed: of the random ones.
         block: users at a time; bears on memory and speed only.
 
@@ -80,11 +81,12 @@ def pseudo_edges(
     def build() -> dict[str, Tensor]:
         everything = torch.ones(corpus.n_items, dtype=torch.bool)
         qualifies = tail_items(corpus) if tail_only else everything
-        similarity = content_similarity(modalities, neighbours) if choice == "content" else None
+        similarity = content_similarity(modalities, neighbours)
         generator = torch.Generator().manual_seed(seed)
         order = train.user.argsort(stable=True)
         user, item = train.user[order], train.item[order]
         ends = torch.bincount(user, minlength=corpus.n_users).cumsum(0)
+        most = min(per_user, corpus.n_items)
         found = []
         starts = range(0, corpus.n_users, block)
         for first in tqdm(starts, desc="pseudo-edges", unit="block", delay=2):
@@ -93,19 +95,18 @@ def pseudo_edges(
             end = int(ends[last - 1])
             rows, columns = user[begin:end] - first, item[begin:end]
             shape = (last - first, corpus.n_items)
-            if similarity is None:
-                worth = torch.rand(shape, generator=generator)
-            else:
-                history = csr_matrix(rows, columns, torch.ones(len(rows)), shape)
-                worth = (history @ similarity).to_dense()
-            worth[rows, columns] = 0
-            worth[:, ~qualifies] = 0
-            best = worth.topk(min(per_user, corpus.n_items), dim=1)
-            kept = best.values > 0
-            weight = best.values / best.values[:, :1].clamp(min=1e-12)
+            history = csr_matrix(rows, columns, torch.ones(len(rows)), shape)
+            barred = (~qualifies).repeat(last - first, 1)
+            barred[rows, columns] = True
+            alike = (history @ similarity).to_dense().masked_fill_(barred, 0)
+            worth, to = alike.topk(most, dim=1)
+            kept = worth > 0
+            if choice == "random":
+                luck = 1 - torch.rand(shape, generator=generator)  # above 0
+                to = luck.masked_fill_(barred, 0).topk(most, dim=1).indices
             who = torch.arange(first, last).unsqueeze(1).expand_as(kept)
-            ones = torch.ones_like(weight) if similarity is None else weight
-            found.append((who[kept], best.indices[kept], ones[kept]))
+            weight = worth / worth[:, :1].clamp(min=1e-12)
+            found.append((who[kept], to[kept], weight[kept]))
         whole = (torch.cat(column) for column in zip(*found, strict=True))
         return dict(zip(PseudoEdges._fields, whole, strict=True))
 

@@ -353,7 +353,8 @@ class RoutedRecommender(Recommender):
         gates, load = total[2:].split(width)
         self._observed = Observed(
             pair_entropy=float(total[1] / count),
-            load_entropy=float(entropies((gates / count).unsqueeze(0))[1]),
+            gate_entropy=float(entropies((gates / gates.sum()).unsqueeze(0))[1]),
+            load_entropy=float(entropies((load / load.sum()).unsqueeze(0))[1]),
         )
         share = (load / load.sum()).tolist()
         now = self.routing
@@ -364,6 +365,7 @@ class RoutedRecommender(Recommender):
                 "router/confidence": now.confidence,
                 "router/temperature": now.temperature,
                 "router/pair_entropy": self._observed.pair_entropy,
+                "router/gate_entropy": self._observed.gate_entropy,
                 "router/load_entropy": self._observed.load_entropy,
                 "router/largest_load": max(share),
                 "router/smallest_load": min(share),
@@ -386,7 +388,7 @@ class RoutedRecommender(Recommender):
         super().on_save_checkpoint(checkpoint)
         checkpoint["router"] = {
             "schedule": self.schedule.state_dict(),
-            "observed": None if self._observed is None else list(self._observed),
+            "observed": None if self._observed is None else self._observed._asdict(),
             "crowded": self._crowded,
         }
 
@@ -395,5 +397,5 @@ class RoutedRecommender(Recommender):
         super().on_load_checkpoint(checkpoint)
         state = checkpoint["router"]
         self.schedule.load_state_dict(state["schedule"])
-        self._observed = None if state["observed"] is None else Observed(*state["observed"])
+        self._observed = None if state["observed"] is None else Observed(**state["observed"])
         self._crowded = state["crowded"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mmrec.checks import check_at_least
+from mmrec.checks import check_at_least, check_choice
 from mmrec.data import Corpus, Queries, Triplets
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
@@ -42,6 +42,7 @@ class BPR(Recommender):
         self, corpus: Corpus, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
     ) -> None:
         check_at_least(1, dim=dim)
+        check_choice(Norm, norm=norm)
         check_at_least(0, l2=l2)
         super().__init__(corpus)
         self.l2, self.norm = l2, norm

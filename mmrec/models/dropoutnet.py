@@ -15,6 +15,7 @@ U users, I items, N of them, M modalities, D dim, B batch, K negatives a pair.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -69,19 +70,21 @@ class DropoutNet(ContentRecommender):
         super().__init__(corpus)
         self.dim, self.dropout, self.l2 = dim, dropout, l2
         self.shelf = Shelf(require_modalities(corpus, "dropoutnet"))
-        users, items = weighted_factors(
-            corpus.train,
-            corpus.n_users,
-            corpus.n_items,
-            dim,
-            alpha=alpha,
-            l2=factor_l2,
-            rounds=rounds,
-        )
-        self.register_buffer("user_factors", users)
-        self.register_buffer("item_factors", items)
+        self.solve = partial(weighted_factors, dim=dim, alpha=alpha, l2=factor_l2, rounds=rounds)
+        self.solved = False
+        self.register_buffer("user_factors", torch.zeros(corpus.n_users, dim))
+        self.register_buffer("item_factors", torch.zeros(corpus.n_items, dim))
         self.of_user = _network(dim, hidden, dim)
         self.of_item = _network(dim + sum(self.shelf.widths), hidden, dim)
+
+    def factorise(self) -> None:
+        """Solve for the factors, unless they are known or came from a checkpoint."""
+        if not self.solved and not self.user_factors.any():
+            corpus = self.corpus
+            users, items = self.solve(corpus.train, corpus.n_users, corpus.n_items)
+            self.user_factors.copy_(users)
+            self.item_factors.copy_(items)
+        self.solved = True
 
     def items(self, factors: Tensor, content: Content) -> Tensor:
         """g: [N, D] and content -> [N, D]."""
@@ -90,6 +93,7 @@ class DropoutNet(ContentRecommender):
 
     def encode(self) -> Encoded:
         """Both networks over everything; a cold item without content is the mean item."""
+        self.factorise()
         content = self.shelf()
         items = self.items(self.item_factors, content)
         known = self.item_factors.any(1, keepdim=True) | content.present
@@ -107,6 +111,7 @@ class DropoutNet(ContentRecommender):
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 2, over the pairs of a batch and their negatives."""
+        self.factorise()
         keeps = torch.rand(self.corpus.n_items, 1, device=self.device) >= self.dropout
         items = self.items(self.item_factors * keeps, self.shelf())
         user, *shown = lookup(batch, self.user_factors, items)

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmrec.checks import check_at_least
+from mmrec.checks import check_at_least, check_choice
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.graphs import normalized_adjacency
 from mmrec.losses import bpr, norm_penalty, pair_scores
@@ -67,6 +67,8 @@ class GatedLightGCN(Recommender):
         l2: float = 1e-2,
         content_l2: float = 1e-2,
     ) -> None:
+        check_choice(FusionKind, fusion=fusion)
+        check_choice(ItemInit, item_init=item_init)
         check_at_least(1, dim=dim)
         check_at_least(0, layers=layers, l2=l2, content_l2=content_l2)
         super().__init__(corpus)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from mmrec.checks import check_at_least, check_share
+from mmrec.checks import check_at_least, check_choice, check_share
 from mmrec.data import Corpus, Queries, Triplets
 from mmrec.graphs import normalized_adjacency, sample_edges
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
@@ -54,6 +54,7 @@ class LightGCN(Recommender):
         edge_dropout: float = 0.0,
     ) -> None:
         check_at_least(1, dim=dim)
+        check_choice(Norm, norm=norm)
         check_at_least(0, layers=layers, l2=l2)
         check_share(edge_dropout=edge_dropout, whole=False)
         super().__init__(corpus)

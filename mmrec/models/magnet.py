@@ -16,8 +16,10 @@ which halves it beside what users bring, costs recall above all on the tail (`la
 load that is asked for by its entropy alone leaves half of the experts dead, or, held harder, costs
 recall, where `KL(uniform || mean gate)` leaves none dead and costs none; a strong confidence term
 leaves few alive and costs recall, where colder gates in the second stage decide and cost none;
-complementary experts whose vectors are shorter than the others' are soon left out; a router that
-also has free terms of user and item (`router="all"`) overfits on tiktok within five epochs.
+complementary experts whose vectors are shorter than the others' are soon left out; so is the
+behaviour channel, mostly, which begins at a third of the content channels' length, and vectors of
+equal length bring it back at the price of recall; a router that also has free terms of user and
+item (`router="all"`) overfits on tiktok within five epochs.
 
 U users, I items, C channels (behaviour and each modality), E experts, D dim, B batch, K negatives,
 N = U + I nodes.
@@ -33,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from mmrec.checks import check_at_least
+from mmrec.checks import check_at_least, check_choice
 from mmrec.data import Corpus, Modality, Queries, Triplets, require_modalities
 from mmrec.graphs import (
     EdgeChoice,
@@ -76,6 +78,7 @@ log = logging.getLogger(__name__)
 Content = Literal["graph", "projected", "both"]
 UserContent = Literal["propagated", "history", "sum"]
 Graphs = Literal["both", "plain", "augmented"]
+Experts = Literal["templates", "free", "one"]
 
 BEHAVIOUR = "behaviour"
 TILE = 2**18  # user-item pairs whose experts are mixed at a time
@@ -143,7 +146,8 @@ class MAGNET(RoutedRecommender):
         late_add: weight of an item's content beside its propagated channel; 0.5 gives back what
             the mean over two layers takes.
         user_content: what a user's content channel is: `propagated`, as the behaviour channel;
-            `history`, the content of what they have; or their `sum`.
+            `history`, the content of what they have, and users then bring items nothing of their
+            own; or their `sum`.
         neighbours: of each item in a modality's graph, and in the similarity behind pseudo-edges.
         views: the graph with pseudo-edges beside the `plain` one, or one of them alone.
         pseudo_edges: of each user, at most.
@@ -189,7 +193,7 @@ class MAGNET(RoutedRecommender):
         pseudo_choice: EdgeChoice = "content",
         tail_only: bool = True,
         roles: Mapping[Role, float | None] = ROLES,
-        experts: Literal["templates", "free", "one"] = "templates",
+        experts: Experts = "templates",
         hidden: int = 0,
         router: Sees = "pair",
         agreement: Agreement = "cosine",
@@ -201,6 +205,14 @@ class MAGNET(RoutedRecommender):
         fused: bool = False,
     ) -> None:
         modalities = require_modalities(corpus, "magnet")
+        check_choice(Content, content=content)
+        check_choice(UserContent, user_content=user_content)
+        check_choice(Graphs, views=views)
+        check_choice(EdgeChoice, pseudo_choice=pseudo_choice)
+        check_choice(Experts, experts=experts)
+        check_choice(Precision, precision=precision)
+        check_choice(Sees, router=router)
+        check_choice(Agreement, agreement=agreement)
         check_at_least(1, dim=dim, neighbours=neighbours)
         check_at_least(0, layers=layers, content_layers=content_layers, hidden=hidden)
         check_at_least(0, pseudo_edges=pseudo_edges, pseudo_weight=pseudo_weight, late_add=late_add)
@@ -263,7 +275,7 @@ class MAGNET(RoutedRecommender):
 
         self.mix = RoleExperts(templates, dim, hidden=hidden, anchored=experts != "free")
         self.router = PairRouter(
-            self.mix.template, dim, sees=router, agreement=agreement, sharpness=sharpness
+            self.mix.weights().detach(), dim, sees=router, agreement=agreement, sharpness=sharpness
         )
         self.schedule = EntropyTriggered(top_k=min(3, len(templates)))
 

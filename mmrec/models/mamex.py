@@ -8,6 +8,7 @@ gate over modalities fuses them, an alignment term draws the fused vector to eac
 balance terms keep experts and modalities in use; users are free embeddings. Ours: presence masks
 and `modality_dropout`, of which the paper speaks and the code has nothing; the balance of experts
 looks at gates before the smaller ones are cut, so that an expert that nobody keeps can come back;
+alignment and balance are over all items, as in the code: cold ones, whose content is known, too;
 an item without any content is scored as the mean item.
 
 U users, I items, M modalities, E experts of each, F_m width of modality m, D dim, B batch,
@@ -21,7 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmrec.checks import check_at_least, check_share
+from mmrec.checks import check_at_least, check_choice, check_share
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import bpr, norm_penalty, pair_scores
 from mmrec.models.base import ContentRecommender, RoutedRecommender
@@ -71,7 +72,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         dim: D.
         experts: E, of each modality.
         fusion: of modalities: a `gate`, or `mean`, `sum` or `concat` without one.
-        dropout: in the gate.
+        dropout: in the gate, where there is one.
         align: weight of the mean squared distance of items to each of their modalities.
         balance: weight of the terms that even out experts and modalities, which the schedule
             weighs further.
@@ -95,6 +96,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         modalities = require_modalities(corpus, "mamex")
         check_at_least(1, dim=dim, experts=experts)
         check_at_least(0, align=align, balance=balance, l2=l2)
+        check_choice(FusionOfViews, fusion=fusion)
         check_share(dropout=dropout)
         check_share(modality_dropout=modality_dropout, whole=False)
         super().__init__(corpus, [f"{m}/{e}" for m in modalities for e in range(1, experts + 1)])
@@ -229,13 +231,14 @@ def alignment(views: Views) -> Tensor:
 def balance(views: Views) -> Tensor:
     """`sum_m KL(uniform || mean gate of m's experts) + KL(uniform || mean gate of modalities)`.
 
-    Means are over the items that have the modality, and over those that have any.
+    Means are over the items that have the modality, and over those that have any; where items lack
+    some, the mean of modalities is held to that of equal gates among what they have.
     """
     terms = [
         imbalance(g, p) for g, p in zip(views.full.unbind(1), views.present.unbind(1), strict=True)
     ]
     if views.share is not None:
-        terms.append(imbalance(views.share, views.present.any(1)))
+        terms.append(imbalance(views.share, views.present))
     return torch.stack(terms).sum()
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmrec.checks import check_at_least
+from mmrec.checks import check_at_least, check_choice
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
@@ -47,6 +47,7 @@ class VBPR(Recommender):
         self, corpus: Corpus, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
     ) -> None:
         check_at_least(1, dim=dim)
+        check_choice(Norm, norm=norm)
         check_at_least(0, l2=l2)
         super().__init__(corpus)
         self.dim, self.l2, self.norm = dim, l2, norm

@@ -51,7 +51,7 @@ class Shelf(nn.Module):
         present = torch.stack([m.present for m in modalities.values()], 1)  # [I, M]
         if bare := int((~present.any(1)).sum()):
             log.warning(
-                "%d of %d items have no content; they are ranked as the mean item",
+                "%d of %d items have no content; unless more is known, they rank as the mean item",
                 bare,
                 len(present),
             )

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from mmrec.data import Interactions
 
-BLOCK = 8192  # interactions whose D x D products are held at a time
+BLOCK = 2**16  # places of rows that are solved for at a time: [BLOCK, D] is held a few times
 
 
 @torch.no_grad()
@@ -59,22 +59,32 @@ def weighted_factors(
 def _solve(
     known: Tensor, row: Tensor, column: Tensor, count: int, alpha: float, l2: float
 ) -> Tensor:
-    """`x_r = (Y'Y + alpha sum_c y_c y_c' + l2 I)^-1 (1 + alpha) sum_c y_c`: [count, D]."""
-    dim = known.shape[1]
-    base = known.T @ known + l2 * torch.eye(dim)
-    order = row.argsort(stable=True)
-    row, column = row[order], column[order]
-    ends = torch.bincount(row, minlength=count).cumsum(0)
-    found, first = known.new_zeros(count, dim), 0
-    while first < count:  # whole rows, as many as a block holds
-        begin = int(ends[first - 1]) if first else 0
-        last = int(torch.searchsorted(ends, begin + BLOCK, right=True))
-        last = min(max(last, first + 1), first + BLOCK, count)
-        rows = slice(begin, int(ends[last - 1]))
-        y, place = known[column[rows]], row[rows] - first  # [n, D] [n]
-        left = base.repeat(last - first, 1, 1)
-        left.index_add_(0, place, alpha * y.unsqueeze(2) * y.unsqueeze(1))
-        right = y.new_zeros(last - first, dim).index_add_(0, place, (1 + alpha) * y)
-        found[first:last] = torch.linalg.solve(left, right)
-        first = last
-    return found
+    """`x_r = (B + alpha Y_r'Y_r)^-1 (1 + alpha) Y_r' 1`, `B = Y'Y + l2 I`: [count, D].
+
+    Y_r holds the n rows of Y that r has. Where n is below D, the same is
+    `(1 + alpha) B^-1 Y_r' (I + alpha Y_r B^-1 Y_r')^-1 1`, a system of n equations instead of D.
+    """
+    known, dim = known.double(), known.shape[1]  # B can be nearly singular
+    base = known.T @ known + l2 * torch.eye(dim, dtype=known.dtype)
+    inverse = torch.linalg.inv(base)
+    taken = torch.bincount(row, minlength=count)
+    by_row, by_size = row.argsort(stable=True), taken.argsort(descending=True, stable=True)
+    start = taken.cumsum(0) - taken
+    known = torch.cat([known, known.new_zeros(1, dim)])  # what fills up short rows
+    found = known.new_zeros(count, dim)
+    first, filled_rows = 0, int((taken > 0).sum())
+    while first < filled_rows:  # the longest first, as many of about one length as a block holds
+        longest = int(taken[by_size[first]])
+        rows = by_size[first : first + max(1, BLOCK // max(dim, longest))]
+        place = torch.arange(longest)
+        filled = place < taken[rows].unsqueeze(1)  # [b, n]
+        nth = (start[rows].unsqueeze(1) + place).clamp(max=len(by_row) - 1)
+        y = known[torch.where(filled, column[by_row[nth]], -1)]  # [b, n, D]
+        if longest < dim:
+            left = torch.eye(longest, dtype=y.dtype) + alpha * (y @ inverse @ y.mT)
+            shares = torch.linalg.solve(left, filled.to(y.dtype))  # [b, n]
+            found[rows] = (shares.unsqueeze(1) @ y).squeeze(1) @ inverse
+        else:
+            found[rows] = torch.linalg.solve(base + alpha * (y.mT @ y), y.sum(1))
+        first += len(rows)
+    return (1 + alpha) * found.float()

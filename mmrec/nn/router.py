@@ -251,18 +251,30 @@ def entropies(gates: Tensor) -> tuple[Tensor, Tensor]:
     return _entropy(gates).mean() / scale, _entropy(gates.mean(0)) / scale
 
 
-def imbalance(gates: Tensor, counted: Tensor | None = None) -> Tensor:
+def imbalance(gates: Tensor, present: Tensor | None = None) -> Tensor:
     """`KL(uniform || mean gate)`: 0 where the experts weigh the same in the mean.
+
+    Where some rows lack some experts, the mean is held to that of gates which are equal among what
+    is there: held to equal ones, it would take a rare expert's share from those who have both.
 
     The gradient of `1 - H_m` for the logit of an expert that is nearly gone vanishes with its
     share; that of this is largest there.
 
     Args:
         gates: [N, E], rows that sum to one.
-        counted: [N] bool, the rows of the mean, at least one; None: all.
+        present: [N] or [N, E] bool, what the rows have; rows without anything do not count. None:
+            everything.
     """
-    mean = gates.mean(0) if counted is None else counted.to(gates.dtype) @ gates / counted.sum()
-    return -(len(mean) * mean).clamp(min=torch.finfo(mean.dtype).tiny).log().mean()
+    tiny = torch.finfo(gates.dtype).tiny
+    if present is None:
+        mean = gates.mean(0)
+        return -(len(mean) * mean).clamp(min=tiny).log().mean()
+    there = present.to(gates.dtype).view(len(gates), -1).expand_as(gates)
+    equal = there / there.sum(1, keepdim=True).clamp(min=1)  # [N, E]
+    count = equal.sum()
+    even, mean = equal.sum(0) / count, (gates * there).sum(0) / count
+    apart: Tensor = torch.special.xlogy(even, even / mean.clamp(min=tiny)).sum()
+    return apart
 
 
 def _entropy(p: Tensor) -> Tensor:

@@ -187,7 +187,11 @@ def loads(table: pl.DataFrame, experts: Sequence[str], trigger: int | None) -> F
 def entropies(table: pl.DataFrame, trigger: int | None) -> Figure:
     """How evenly experts are used, and how undecided the router is for a pair, epoch by epoch."""
     figure, axes = _axes("epoch", "entropy, of its largest", "Routing entropy")
-    names = {"router/load_entropy": "of the mean gates", "router/pair_entropy": "of a pair's gates"}
+    names = {
+        "router/gate_entropy": "of the mean gates",
+        "router/load_entropy": "of the load",
+        "router/pair_entropy": "of a pair's gates",
+    }
     for (name, label), colour in zip(names.items(), COLOURS, strict=False):
         shown = table.select("epoch", name).drop_nulls()
         axes.plot(shown["epoch"], shown[name], color=colour, label=label)

@@ -226,7 +226,7 @@ def test_cold_items_can_be_drawn_though_some_are_given():
     assert drawn.split == "item_cold(seed=0, share=0.4, warm test)"
     assert not torch.equal(drawn.cold, COLD)
     newest = split_corpus(given_with_data, split="item_cold", cold_items="newest", cold_share=0.4)
-    assert newest.split == "item_cold(newest, share=0.4, warm test)"
+    assert newest.split == "item_cold(newest, seed=0, share=0.4, warm test)"
 
 
 @pytest.mark.parametrize(
@@ -256,9 +256,29 @@ def test_a_tenth_of_each_users_warm_items_is_held_out_beside_the_cold_ones(data,
     for user in data.user.unique():
         mine = (data.user == user) & (label == TRAIN)
         alone = Counter(random_per_user(one_user(int(mine.sum())), seed=0).tolist())
-        assert Counter(held[mine].tolist()) == {
-            k: v for k, v in {TRAIN: alone[TRAIN] + alone[VAL], WARM: alone[TEST]}.items() if v
-        }
+        found = Counter(held[mine].tolist())
+        kept = Counter(data.item[held == TRAIN].tolist())
+        last = sum(kept[item] == 1 for item in data.item[mine & (held == TRAIN)].tolist())
+        assert found[TRAIN] + found[WARM] == mine.sum()
+        assert alone[TEST] - last <= found[WARM] <= alone[TEST]
+    assert set(data.item[held == WARM].tolist()) <= set(data.item[held == TRAIN].tolist())
+
+
+def test_the_last_train_interaction_of_an_item_is_never_held_out():
+    user = torch.arange(3).repeat_interleave(10)  # each has a test item of its own
+    data = Interactions(user, torch.arange(30))
+    label = torch.full((30,), TRAIN, dtype=torch.int8)
+    assert (hold_out_warm(data, label, seed=0) == TRAIN).all()
+    shared = Interactions(user, torch.arange(30) % 10)
+    assert (hold_out_warm(shared, label, seed=0) == WARM).sum() in (2, 3)
+
+
+def test_the_seed_of_warm_items_is_in_the_name_of_the_split():
+    one, two = (
+        split_corpus(source(DENSE, cold=COLD), split="item_cold", seed=seed) for seed in (0, 1)
+    )
+    assert pairs(one.train) != pairs(two.train)
+    assert one.split != two.split
 
 
 def test_warm_items_are_held_out_on_request_only():
@@ -370,7 +390,7 @@ def test_the_same_seed_gives_the_same_corpus_whatever_the_order_of_rows(split):
         ("leave_one_out", {}, "leave_one_out"),
         ("temporal", {}, "temporal(0.5, 0.75)"),
         ("item_cold", {}, "item_cold(seed=7, share=0.4, warm test)"),
-        ("item_cold", {"cold": COLD}, "item_cold(given, warm test)"),
+        ("item_cold", {"cold": COLD}, "item_cold(given, seed=7, warm test)"),
     ],
 )
 def test_a_corpus_names_its_rule_with_the_parameters_that_matter(split, given_with_data, rule):

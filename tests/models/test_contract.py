@@ -10,6 +10,7 @@ import re
 import sys
 from dataclasses import replace
 from functools import partial
+from typing import Literal, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -334,6 +335,15 @@ def test_no_number_may_be_negative_but_a_seed(name, setting, board):
         if isinstance(value, (int, float)) and not isinstance(value, bool) and key != "seed":
             with pytest.raises(ValueError, match=rf"^model\.{key} is -1; give a "):
                 instantiate({**config, key: -1}, _convert_="all")(board)
+
+
+@every_model
+def test_a_choice_that_there_is_not_is_refused(name, setting, board):
+    config = setting(name)
+    for key, kind in get_type_hints(CLASSES[name].__init__).items():
+        if get_origin(kind) is Literal:
+            with pytest.raises(ValueError, match=rf"^model\.{key} is none; choose one of "):
+                instantiate({**config, key: "none"}, _convert_="all")(board)
 
 
 @every_model

@@ -350,7 +350,9 @@ def test_each_epoch_tells_what_the_router_did(data, trained):
     assert float(metrics["router/largest_load"]) == pytest.approx(max(loads))
     assert float(metrics["router/smallest_load"]) == pytest.approx(min(loads))
     assert float(metrics["router/dead"]) == pytest.approx(sum(x < 0.01 for x in loads) / 9)
-    assert 0 < float(metrics["router/pair_entropy"]) <= float(metrics["router/load_entropy"]) <= 1
+    assert 0 < float(metrics["router/pair_entropy"]) <= float(metrics["router/gate_entropy"]) <= 1
+    entropy = -sum(x * math.log(x) for x in loads if x > 0) / math.log(9)
+    assert float(metrics["router/load_entropy"]) == pytest.approx(entropy, abs=1e-5)
 
 
 def test_a_collapsed_router_is_warned_of_once_and_with_advice(data, trained, caplog):

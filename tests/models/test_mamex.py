@@ -93,7 +93,9 @@ def test_losses_by_hand(corpus):
         mean = mixture.gate(rows).softmax(1).mean(0)
         total += sum(0.25 * math.log(0.25 / p) for p in mean.tolist())
     shares = torch.tensor([s for _, _, s, there in each if any(there)])
-    total += sum(math.log(1 / 3 / p) / 3 for p in shares.mean(0).tolist())
+    equal = torch.tensor([[t / sum(there) for t in there] for *_, there in each if any(there)])
+    means = zip(equal.mean(0).tolist(), shares.mean(0).tolist(), strict=True)
+    total += sum(q * math.log(q / p) for q, p in means)
     assert found["balance"].item() == pytest.approx(0.25 * 2.0 * total, rel=1e-4)
 
     joint = (views.share.unsqueeze(-1) * views.full).flatten(1)[[10, 11]]
@@ -110,8 +112,9 @@ def test_alignment_and_balance_of_two_items():
     views = Views(items, each, present, full, full, share)
     assert alignment(views).item() == pytest.approx((2 + 2) / 2 + 8)
     expected = 0.0
-    for mean in ([0.6, 0.4], [0.2, 0.8], [0.8, 0.2]):  # the second has one item
+    for mean in ([0.6, 0.4], [0.2, 0.8]):  # the second has one item
         expected += sum(0.5 * math.log(0.5 / p) for p in mean)
+    expected += 0.75 * math.log(0.75 / 0.8) + 0.25 * math.log(0.25 / 0.2)
     assert balance(views).item() == pytest.approx(expected, rel=1e-5)
 
 

@@ -19,11 +19,12 @@ def objective(seen, users, items, alpha, l2):
     return wrong + l2 * (users.square().sum() + items.square().sum())
 
 
-@pytest.mark.parametrize("block", [1, 5, 8192])
-def test_solved_factors_are_where_the_objective_is_flat(block, monkeypatch):
+@pytest.mark.parametrize("dim", [2, 3, 6])  # rows of fewer and of more entries than that
+@pytest.mark.parametrize("block", [1, 12, 8192])
+def test_solved_factors_are_where_the_objective_is_flat(dim, block, monkeypatch):
     monkeypatch.setattr(factors, "BLOCK", block)
     train, seen = drawn()
-    users, items = weighted_factors(train, 9, 7, 3, alpha=4.0, l2=0.5, rounds=200)
+    users, items = weighted_factors(train, 9, 7, dim, alpha=4.0, l2=0.5, rounds=500)
     users, items = users.double().requires_grad_(), items.double().requires_grad_()
     objective(seen.double(), users, items, 4.0, 0.5).backward()
     assert users.grad.abs().max() < 1e-3
