@@ -67,12 +67,7 @@ def study(data: str, draws: int) -> None:
     shared = (*words, "data.cold_items=random", "optimizer.lr=2e-3", "trainer=cpu")
     cells = {
         (model, without): [
-            (
-                *words_of(model, without),
-                *shared,
-                *kept(modalities, without),
-                f"data.split_seed={draw}",
-            )
+            (*words_of(model, modalities, without), *shared, f"data.split_seed={draw}")
             for draw in range(draws)
         ]
         for model in MODELS
@@ -90,16 +85,13 @@ def study(data: str, draws: int) -> None:
     write(data, curves, alone, list(results.values()), draws)
 
 
-def words_of(model: str, without: str | None) -> Cell:
-    """A model; with one of two modalities gone, training has none to hide."""
-    return MODELS["MAMEX" if model == DROPOUT and without else model]
-
-
-def kept(modalities: Sequence[str], without: str | None) -> Cell:
-    """The words that leave a modality out of training."""
+def words_of(model: str, modalities: Sequence[str], without: str | None) -> Cell:
+    """A model, trained with all of two modalities or without one."""
     if without is None:
-        return ()
-    return (f"data.modalities=[{','.join(name for name in modalities if name != without)}]",)
+        return MODELS[model]
+    (left,) = (name for name in modalities if name != without)
+    words = MODELS["MAMEX" if model == DROPOUT else model]  # one alone cannot be hidden
+    return (*words, f"data.modalities=[{left}]")
 
 
 def curve(runs: Sequence[OpenRun], name: str) -> Curve:
