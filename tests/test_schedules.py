@@ -6,6 +6,7 @@ import json
 
 import pytest
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from mmrec.config import conf_dir
 from mmrec.schedules import Constant, EntropyTriggered, Observed, Ramp
@@ -194,3 +195,22 @@ def test_a_schedule_made_in_python_is_that_of_its_file(name, schedule, composed)
         key: {k: list(v) for k, v in value.items()} if key == "_pairs" else value
         for key, value in vars(schedule).items()
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "share"),
+    [
+        (["router_schedule=coverage_only"], 0.0),
+        (["ablation=magnet/stage_1"], 0.0),
+        (["router_schedule=constant"], 0.5),
+        (["ablation=magnet/fixed_mid"], 0.5),
+        (["ablation=magnet/stage_2"], 1.0),
+    ],
+)
+def test_what_holds_for_ever_is_an_end_or_the_middle_of_the_stages(composed, words, share):
+    stages = OmegaConf.to_container(composed("model=magnet").router_schedule)
+    found = composed("model=magnet", *words).router_schedule
+    for name in ("coverage", "confidence", "temperature", "noise"):
+        first, last = stages[name]
+        assert found[name] == pytest.approx(first + share * (last - first)), name
+    assert found.top_k == stages["top_k"]

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 import torch
 from scipy import stats
@@ -11,8 +12,10 @@ from scipy import stats
 from experiments import contest as module
 from experiments.contest import Contest
 from experiments.mamex import __main__ as cold
-from experiments.missing.__main__ import hidden
+from experiments.missing.__main__ import hidden, ranked_without
 from mmrec.models import ContentBPR
+from mmrec.run import run as run_model
+from mmrec.runs import open_run
 
 
 @pytest.fixture
@@ -131,6 +134,33 @@ def test_two_runs_of_a_draw_are_one_too_many(drawn):
 def test_what_failed_is_named(contest, monkeypatch):
     with pytest.raises(SystemExit, match=r"failed: random on planted; the same command runs only"):
         run(contest[0], monkeypatch, "--models", "random", "--seeds", "9")
+
+
+@pytest.fixture(scope="module")
+def cold_run(composed, tmp_path_factory):
+    """A MAMEX that hid half of the modalities in training."""
+    folder = tmp_path_factory.mktemp("runs") / "mamex"
+    words = ["model=mamex", "data=planted_cold", "model.modality_dropout=0.5", "model.dim=8"]
+    words += ["data.world.users=120", "data.world.items=300", "trainer.max_epochs=2"]
+    words += ["trainer=cpu", "trainer.enable_progress_bar=false", f"run_dir={folder}"]
+    run_model(composed(*words), [])
+    return folder
+
+
+def test_the_weights_of_a_run_are_those_of_its_model_and_not_of_its_training(cold_run):
+    weights = open_run(cold_run).model.item_weights()
+    table = pl.read_parquet(cold_run / "item_weights.parquet")
+    for name, expected in weights.items():
+        torch.testing.assert_close(table[name].to_torch(), expected, check_dtype=False)
+    assert ((weights["visual"] > 0) & (weights["visual"] < 1)).float().mean() > 0.7
+
+
+def test_with_nothing_hidden_the_study_finds_what_the_run_has_found(cold_run):
+    opened = open_run(cold_run)
+    whole = ranked_without(opened, "visual", 0.0)
+    assert whole == pytest.approx(opened.result["metrics"]["test/recall@20"], abs=1e-6)
+    assert ranked_without(opened, "visual", 1.0) != whole
+    assert ranked_without(opened, "visual", 0.0) == whole
 
 
 @torch.no_grad()

@@ -112,7 +112,8 @@ class Views(nn.Module):
     def __init__(self, graphs: Sequence[Tensor], layers: int) -> None:
         super().__init__()
         self.views = nn.ModuleList(Propagation(graph, layers) for graph in graphs)
-        if len(graphs) == 2:
+        self.gated = len(graphs) == 2 and layers > 0  # without a step both views are the signal
+        if self.gated:
             self.gate = nn.Parameter(torch.tensor(2.0))  # .88 of it collaborative, at first
 
     def take(self, index: Tensor) -> Wanted:
@@ -122,7 +123,7 @@ class Views(nn.Module):
 
     def forward(self, x: Tensor, wanted: Wanted | None = None) -> Tensor:
         """[N, D] -> [N, D], or only the rows that are wanted: -> [..., D]."""
-        share = torch.sigmoid(self.gate) if len(self.views) == 2 else None
+        share = torch.sigmoid(self.gate) if self.gated else None
         if wanted is not None:
             weights = None if share is None else torch.stack([share, 1 - share])
             return blended_rows([*self.views], weights, x, *wanted)

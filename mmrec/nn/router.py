@@ -179,7 +179,7 @@ def fused_ranking() -> Callable[..., Tensor]:
     missing += [] if headers.exists() else [f"no {headers}"]
     if missing and not torch.cuda.is_available():
         raise ValueError(
-            "fused=true needs a C++ compiler and Python's headers, and there is "
+            "model.fused=true needs a C++ compiler and Python's headers, and there is "
             f"{' and '.join(missing)}; install them, or leave it false"
         )
     return torch.compile(ranking, dynamic=True)

@@ -80,6 +80,14 @@ def schedule_of(options):
 
 
 @each_option
+def test_every_parameter_is_in_the_loss(corpus, options):  # as processes that share gradients need
+    model = made(corpus, schedule_of(options), **options).train()
+    user, item = everything(corpus)
+    sum(model.losses(Triplets(user, item, item.flip(0).unsqueeze(1))).values()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@each_option
 @torch.no_grad()
 def test_a_ranking_is_the_gated_sum_of_expert_scores_pair_by_pair(corpus, options):
     model = made(corpus, schedule_of(options), **options)
