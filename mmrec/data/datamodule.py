@@ -87,7 +87,8 @@ class InteractionData(LightningDataModule):
         batch_size: observed pairs in a training batch, in each process.
         eval_batch_size: users that are ranked at a time; changes memory and speed, not results.
         negatives: items drawn for each observed pair.
-        distribution: of the negatives: `uniform`, `warm` (items in train) or `popularity`.
+        distribution: of the negatives: `uniform`, `warm` (items in train) or `popularity`; None:
+            warm where items are cold, which uniform ones would train down, else uniform.
         seed: of batches and negatives.
     """
 
@@ -102,7 +103,7 @@ class InteractionData(LightningDataModule):
     batch_size: int = 2048
     eval_batch_size: int = 512
     negatives: int = 1
-    distribution: Distribution = "uniform"
+    distribution: Distribution | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -148,7 +149,10 @@ class InteractionData(LightningDataModule):
         """
         corpus = self.corpus
         return NegativeSampler(
-            corpus.train, corpus.n_users, corpus.n_items, distribution=self.distribution
+            corpus.train,
+            corpus.n_users,
+            corpus.n_items,
+            distribution=self.distribution or ("uniform" if corpus.cold is None else "warm"),
         )
 
     def train_dataloader(self) -> TripletLoader:

@@ -9,6 +9,7 @@ balance terms keep experts and modalities in use; users are free embeddings. Our
 and `modality_dropout`, of which the paper speaks and the code has nothing; the balance of experts
 looks at gates before the smaller ones are cut, so that an expert that nobody keeps can come back;
 alignment and balance are over all items, as in the code: cold ones, whose content is known, too;
+negatives are warm items, unless `data.distribution` says otherwise, where the code draws from all;
 an item without any content is scored as the mean item.
 
 U users, I items, M modalities, E experts of each, F_m width of modality m, D dim, B batch,

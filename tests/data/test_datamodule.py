@@ -28,6 +28,17 @@ def test_an_epoch_pairs_every_train_interaction_once_with_items_its_user_has_not
         assert not owned & set((batch.user[:, None] * 40 + batch.negative).flatten().tolist())
 
 
+@pytest.mark.parametrize(
+    ("distribution", "drawn"), [(None, False), ("uniform", True), ("popularity", False)]
+)
+def test_cold_items_are_negatives_only_on_request(distribution, drawn):
+    data = PlantedData(
+        world=small, split="item_cold", cold_share=0.4, negatives=9, distribution=distribution
+    )
+    negatives = torch.cat([b.negative.flatten() for b in data.train_dataloader()])
+    assert bool(data.corpus.cold[negatives].any()) == drawn
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_every_user_with_a_held_out_item_is_asked_once(split):
     data = PlantedData(world=small, eval_batch_size=7)
