@@ -169,7 +169,7 @@ class RankingMetric(Metric):
         self.detailed = detailed
         self.n_users, self.n_items = corpus.n_users, corpus.n_items
         relevant = _held_out(corpus, part)
-        start, item = _by_user(_seen(corpus, part, evaluation.seen), corpus.n_users)
+        start, item = _by_user(seen_interactions(corpus, part, evaluation.seen), corpus.n_users)
         self._constant("excluded", (~ranked).nonzero().squeeze(1))
         held_out = torch.bincount(relevant.user, minlength=corpus.n_users)
         self._constant("users", held_out.nonzero().squeeze(1))  # [Q]
@@ -467,8 +467,8 @@ def _candidates(corpus: Corpus, part: Part, evaluation: Evaluation) -> Tensor:
     return corpus.cold == (VAL if part == "val" else TEST)
 
 
-def _seen(corpus: Corpus, part: Part, seen: Seen) -> Interactions:
-    """What is no candidate because its user has it."""
+def seen_interactions(corpus: Corpus, part: Part, seen: Seen) -> Interactions:
+    """What is no candidate of a part because its user has it."""
     if seen == "none":
         return corpus.train.select(torch.empty(0, dtype=torch.int64))
     if seen == "train" or part == "val":

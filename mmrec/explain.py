@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir, nearest
+from mmrec.recommend import Seen
 from mmrec.results import EPOCHS, ResultError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def explain(
     run: str | Path,
     users: Sequence[str | int] | None = None,
     k: int = 10,
-    seen: Literal["train", "train+val", "none"] = "train+val",
+    seen: Seen = "train+val",
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     output: str | None = None,
 ) -> Path:
@@ -242,7 +243,7 @@ def _known(result: dict[str, Any]) -> list[Section]:
     ]
 
 
-def _of_users(opened: OpenRun, users: Tensor, k: int, seen: str, accelerator: str) -> Section:
+def _of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: str) -> Section:
     """Their best items, and what carried each."""
     import polars as pl
 

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
 
-    from mmrec.data import Corpus, Interactions, Modality
+    from mmrec.data import Corpus, Modality
     from mmrec.runs import OpenRun
 
 log = logging.getLogger(__name__)
+Seen = Literal["train", "train+val", "none"]
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def recommend(
     k: int = 20,
     users: str | None = None,
     items: str | None = None,
-    seen: Literal["train", "train+val", "none"] = "train+val",
+    seen: Seen = "train+val",
     block: int = 512,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
 ) -> Path:
@@ -144,7 +145,7 @@ def ranked_lists(
     opened: OpenRun,
     users: Tensor,
     k: int,
-    seen: str,
+    seen: Seen,
     block: int,
     accelerator: str,
     offer: Ranked | None = None,
@@ -152,13 +153,17 @@ def ranked_lists(
     """What `recommend` writes, a block of users at a time."""
     import polars as pl
 
+    from mmrec.checks import check_choice
     from mmrec.data.datamodule import QueryLoader
+    from mmrec.evaluation import seen_interactions
     from mmrec.nn import History
     from mmrec.runs import scored
 
+    check_choice(Seen, "recommend", seen=seen)
+
     corpus = opened.corpus
     offer = offer or _offer(corpus, None)
-    history = History(_seen(corpus, seen), corpus.n_users, corpus.n_items)
+    history = History(seen_interactions(corpus, "test", seen), corpus.n_users, corpus.n_items)
     queries = QueryLoader(users, block)
     for batch, scores in scored(opened, queries, accelerator=accelerator, items=offer.new):
         scores = scores.float()
@@ -197,20 +202,6 @@ def best_items(scores: Tensor, users: Tensor, k: int, mask: Tensor | None = None
     if mask is not None:
         scores = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))
     return rank_items(scores, users, k)
-
-
-def _seen(corpus: Corpus, seen: str) -> Interactions:
-    """What is no candidate."""
-    import torch
-
-    from mmrec.data import Interactions
-
-    parts = {"none": [], "train": [corpus.train], "train+val": [corpus.train, corpus.val]}[seen]
-    none = torch.empty(0, dtype=torch.int64)
-    return Interactions(
-        torch.cat([none, *(part.user for part in parts)]),
-        torch.cat([none, *(part.item for part in parts)]),
-    )
 
 
 def _users(path: Path | None, corpus: Corpus) -> Tensor:
