@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, softplus
 
 Norm = Literal["squared", "frobenius"]
 
@@ -38,6 +38,26 @@ def pair_scores(users: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Te
         Scores [B] and [B, K].
     """
     return (users * positives).sum(-1), (users.unsqueeze(1) * negatives).sum(-1)
+
+
+def info_nce(one: Tensor, others: Tensor, temperature: float, own: Tensor | None = None) -> Tensor:
+    """Each row is to find its own among others: mean of `-log softmax(<x, y> / t)_own`.
+
+    Van den Oord et al. https://arxiv.org/abs/1807.03748
+
+    Args:
+        one: [B, D].
+        others: [N, D].
+        temperature: t.
+        own: [B] rows of `others`; None: the same row.
+
+    Returns:
+        A scalar; 0 without rows.
+    """
+    if not len(one):
+        return one.sum()
+    own = torch.arange(len(one), device=one.device) if own is None else own
+    return cross_entropy(one @ others.T / temperature, own)
 
 
 def norm_penalty(norm: Norm, *rows: Tensor) -> Tensor:

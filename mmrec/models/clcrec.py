@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from mmrec.checks import check_at_least, check_share
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
-from mmrec.losses import norm_penalty
+from mmrec.losses import info_nce, norm_penalty
 from mmrec.models.base import ContentRecommender
 from mmrec.nn import Content, Shelf, filled, mean_item
 
@@ -104,17 +104,11 @@ class CLCRec(ContentRecommender):
         met = torch.where(swapped.unsqueeze(1), looks, known)
         user = self.user(batch.user)
         return {
-            "content": self.content * self.contrast(known[there], looks[there]),
-            "users": (1 - self.content) * self.contrast(normalize(user, dim=-1), met, place),
+            "content": self.content * info_nce(known[there], looks[there], self.temperature),
+            "users": (1 - self.content)
+            * info_nce(normalize(user, dim=-1), met, self.temperature, place),
             "l2": self.l2 * (norm_penalty("squared", user) + norm_penalty("squared", ids)),
         }
-
-    def contrast(self, one: Tensor, others: Tensor, place: Tensor | None = None) -> Tensor:
-        """InfoNCE: each row of [B, D] is to find its own among [N, D]; `place` says which."""
-        if not len(one):
-            return one.sum()
-        own = torch.arange(len(one), device=one.device) if place is None else place
-        return cross_entropy(one @ others.T / self.temperature, own)
 
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:
         """Dot products."""

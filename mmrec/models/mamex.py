@@ -22,10 +22,11 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from mmrec.checks import check_at_least, check_choice, check_share
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
-from mmrec.losses import bpr, norm_penalty, pair_scores
+from mmrec.losses import bpr, info_nce, norm_penalty, pair_scores
 from mmrec.models.base import ContentRecommender, RoutedRecommender
 from mmrec.nn import (
     Content,
@@ -42,6 +43,7 @@ from mmrec.nn import (
 from mmrec.schedules import Constant
 
 FusionOfViews = Literal["gate", "mean", "sum", "concat"]
+Loss = Literal["bpr", "softmax"]
 
 
 class Encoded(NamedTuple):
@@ -74,6 +76,9 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         experts: E, of each modality.
         fusion: of modalities: a `gate`, or `mean`, `sum` or `concat` without one.
         dropout: in the gate, where there is one.
+        loss: `bpr`; or `softmax`, which is ours: a user's item against the other items of the
+            batch, by cosine, in ranking too.
+        temperature: of the softmax.
         align: weight of the mean squared distance of items to each of their modalities.
         balance: weight of the terms that even out experts and modalities, which the schedule
             weighs further.
@@ -89,6 +94,8 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         experts: int = 4,
         fusion: FusionOfViews = "gate",
         dropout: float = 0.1,
+        loss: Loss = "bpr",
+        temperature: float = 0.2,
         align: float = 1.0,
         balance: float = 1.0,
         l2: float = 1e-6,
@@ -98,12 +105,15 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         check_at_least(1, dim=dim, experts=experts)
         check_at_least(0, align=align, balance=balance, l2=l2)
         check_choice(FusionOfViews, fusion=fusion)
+        check_choice(Loss, loss=loss)
+        check_at_least(0.01, temperature=temperature)  # below, float32 has no room for the logits
         check_share(dropout=dropout)
         check_share(modality_dropout=modality_dropout, whole=False)
         super().__init__(corpus, [f"{m}/{e}" for m in modalities for e in range(1, experts + 1)])
         self.names = tuple(modalities)
         self.align, self.balance, self.l2 = align, balance, l2
         self.modality_dropout = modality_dropout
+        self.cosine, self.temperature = loss == "softmax", temperature
         self.shelf = Shelf(modalities)
         self.user = nn.Embedding(corpus.n_users, dim)
         nn.init.normal_(self.user.weight, std=0.1)
@@ -162,27 +172,40 @@ class MAMEX(RoutedRecommender, ContentRecommender):
     def from_content(self, content: Content) -> Tensor:
         """New items."""
         assert not self.training, "hidden modalities and dropout are for training: call eval()"
-        return self.views(content).items
+        return self.compared(self.views(content).items)
 
     def typical_item(self) -> Tensor:
         """The mean item of the catalogue."""
         known = self.catalogue()
-        return mean_item(known.items, known.present)
+        return self.compared(mean_item(known.items, known.present))
 
     def encode(self) -> Encoded:
         """Users as they are, items from their content."""
-        return Encoded(self.user.weight, self.catalogue().items)
+        return Encoded(self.compared(self.user.weight), self.compared(self.catalogue().items))
+
+    def compared(self, x: Tensor) -> Tensor:
+        """Vectors as a score takes them: of length one for cosines."""
+        return normalize(x, dim=-1) if self.cosine else x
+
+    def softmax(self, batch: Triplets, items: Tensor) -> Tensor:
+        """A user is to find the own item among those of the batch."""
+        item, own = torch.unique(batch.positive, return_inverse=True)
+        users, others = self.compared(self.user(batch.user)), self.compared(items[item])
+        return info_nce(users, others, self.temperature, own)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, alignment over all items, balance of experts and of modalities."""
+        """Preference, alignment over all items, balance of experts and of modalities."""
         views = self.catalogue()
         rows = lookup(batch, self.user.weight, views.items)  # [B, D] [B, D] [B, K, D]
         now = self.routing
+        preference = {"bpr": bpr(*pair_scores(*rows))}
+        if self.cosine:
+            preference = {"softmax": self.softmax(batch, views.items)}
         share = shares(views)[batch.positive]
         gates, load = (joint(share, x[batch.positive]) for x in (views.full, views.kept))
         decided = self.observe(gates, load)
         return {
-            "bpr": bpr(*pair_scores(*rows)),
+            **preference,
             "align": self.align * alignment(views),
             "balance": self.balance * now.coverage * balance(views),
             "confidence": now.confidence * decided,
@@ -190,7 +213,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         }
 
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:
-        """Dot products."""
+        """Dot products, or cosines."""
         return encoded.users[queries.user] @ encoded.items.T  # [B, I]
 
     @torch.no_grad()

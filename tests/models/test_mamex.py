@@ -103,6 +103,24 @@ def test_losses_by_hand(corpus):
     assert found["confidence"].item() == pytest.approx(0.3 * entropy.item(), rel=1e-4)
 
 
+@torch.no_grad()
+def test_the_softmax_is_over_the_items_of_the_batch_by_cosine(corpus):
+    model = made(corpus, loss="softmax", temperature=0.5)
+    batch = Triplets(torch.tensor([0, 1, 2]), torch.tensor([10, 11, 10]), torch.zeros(3, 1).long())
+    items, expected = model.catalogue().items, 0.0
+    for user, own in ((0, 10), (1, 11), (2, 10)):
+        u = normalize(model.user.weight[user], dim=0)
+        power = {i: math.exp(float(u @ normalize(items[i], dim=0)) / 0.5) for i in (10, 11)}
+        expected -= math.log(power[own] / sum(power.values())) / 3
+    assert model.losses(batch)["softmax"].item() == pytest.approx(expected, rel=1e-5)
+    cosines = normalize(model.user.weight[:2], dim=1) @ normalize(items, dim=1).T
+    torch.testing.assert_close(model.score(model.encode(), Queries(torch.arange(2))), cosines)
+    features = {name: m.features[[9]] for name, m in corpus.modalities.items()}
+    present = {name: m.present[[9]] for name, m in corpus.modalities.items()}
+    found = model.encode_items(features, present)[0]
+    torch.testing.assert_close(found, normalize(items[9], dim=0))
+
+
 def test_alignment_and_balance_of_two_items():
     items = torch.tensor([[1.0, 3.0], [0.0, 0.0]])
     each = torch.tensor([[[1.0, 1.0], [0.0, 0.0]], [[2.0, 0.0], [0.0, 4.0]]])
