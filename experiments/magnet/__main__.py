@@ -108,8 +108,7 @@ and a patience of 10 epochs.
 TAIL = """
 ## Ablations
 
-`make ablation-magnet DATA=planted SEEDS=0,1,2` runs those of `conf/ablation/magnet` that these data
-allow; then `mmrec report` over its folders has their table, with paired intervals.
+[ablations.md](ablations.md) has those of `conf/ablation/magnet` that these data allow, on two seeds.
 
 ## Where the figures come from
 """
