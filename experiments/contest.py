@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,11 @@ class Contest:
     values: str
     models: Sequence[str]
 
-    def main(self, description: str | None) -> list[str]:
+    def main(self, description: str | None) -> Iterator[str]:
         """Run what the command line asks for and is missing.
 
-        Returns:
-            The data sets that were asked for.
+        Yields:
+            The data sets, as each is done.
         """
         parser = argparse.ArgumentParser(description=description)
         parser.add_argument("--data", nargs="+", choices=self.data, default=list(self.data))
@@ -60,16 +60,16 @@ class Contest:
         options, more = parser.parse_known_args()
         parallel = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={options.jobs}"]
         launcher = parallel if options.jobs > 1 else []
-        failed = [
-            f"{model} on {data}"
-            for data in options.data
-            for model in options.models
-            if not self.compete(model, data, options, [*launcher, *more])
-        ]
+        failed = []
+        for data in options.data:
+            failed += [
+                f"{model} on {data}"
+                for model in options.models
+                if not self.compete(model, data, options, [*launcher, *more])
+            ]
+            yield data
         if failed:
             sys.exit(f"failed: {', '.join(failed)}; the same command runs only what is missing")
-        asked: list[str] = options.data
-        return asked
 
     def compete(
         self, model: str, data: str, options: argparse.Namespace, more: Sequence[str]

@@ -47,7 +47,7 @@ def contest(tmp_path, monkeypatch):
 
 def run(contest, monkeypatch, *words):
     monkeypatch.setattr("sys.argv", ["contest", *words])
-    return contest.main("what it is")
+    return list(contest.main("what it is"))
 
 
 def test_a_model_is_searched_once_and_repeated(contest, monkeypatch, tmp_path):

@@ -108,7 +108,7 @@ and a patience of 10 epochs.
 TAIL = """
 ## Ablations
 
-[ablations.md](ablations.md) has those of `conf/ablation/magnet` that these data allow, on two seeds.
+[ablations.md](ablations.md): those of `conf/ablation/magnet` that these data allow, on two seeds.
 
 ## Where the figures come from
 """
