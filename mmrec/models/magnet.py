@@ -219,8 +219,8 @@ class MAGNET(RoutedRecommender):
         check_at_least(0, pseudo_edges=pseudo_edges, pseudo_weight=pseudo_weight, late_add=late_add)
         check_at_least(0, sharpness=sharpness, route=route, template=template)
         check_at_least(0, l2=l2, content_l2=content_l2)
-        similar_edges = views != "plain" and pseudo_edges > 0 and pseudo_choice == "content"
-        alike = modalities if content != "projected" or similar_edges else {}
+        edged = views != "plain" and pseudo_edges > 0
+        alike = modalities if content != "projected" or edged else {}
         for name, modality in alike.items():
             if neighbours >= (there := int(modality.present.sum())):
                 raise ValueError(
