@@ -1,4 +1,4 @@
-"""Numbers that settings can be; the errors name the setting as a user writes it."""
+"""What settings can be; the errors name the setting as a user writes it."""
 
 from __future__ import annotations
 

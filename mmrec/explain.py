@@ -261,9 +261,8 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: s
         *(pl.Series(n, w.cpu().numpy()) for n, w in opened.model.pair_weights(user, item).items()),
         *_experts(opened, user, item),
     )
-    experts = f"; of experts, gates of at least {LEAST:.2f} are shown"
-    if not isinstance(opened.model, RoutedRecommender):
-        experts = ""
+    routed = isinstance(opened.model, RoutedRecommender)
+    experts = f"; of experts, gates of at least {LEAST:.2f} are shown" if routed else ""
     tables = []
     for one in users.tolist():
         shown = frame.filter(pl.col("user") == one).drop("user")

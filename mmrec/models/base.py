@@ -351,12 +351,13 @@ class RoutedRecommender(Recommender):
         total = self.trainer.strategy.reduce(torch.stack(self._gates).sum(0), reduce_op="sum")
         count, width = total[0], len(self.experts)
         gates, load = total[2:].split(width)
+        gates, load = gates / gates.sum(), load / load.sum()
         self._observed = Observed(
             pair_entropy=float(total[1] / count),
-            gate_entropy=float(entropies((gates / gates.sum()).unsqueeze(0))[1]),
-            load_entropy=float(entropies((load / load.sum()).unsqueeze(0))[1]),
+            gate_entropy=float(entropies(gates.unsqueeze(0))[1]),
+            load_entropy=float(entropies(load.unsqueeze(0))[1]),
         )
-        share = (load / load.sum()).tolist()
+        share = load.tolist()
         now = self.routing
         self.log_dict(
             {

@@ -60,7 +60,7 @@ class CLCRec(ContentRecommender):
         l2: float = 1e-4,
     ) -> None:
         check_at_least(1, dim=dim, hidden=hidden)
-        check_at_least(0.01, temperature=temperature)  # below, float32 has no room for the logits
+        check_at_least(0.01, temperature=temperature)  # below, one rival decides
         check_at_least(0, l2=l2)
         check_share(replaced=replaced, content=content)
         super().__init__(corpus)

@@ -106,7 +106,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         check_at_least(0, align=align, balance=balance, l2=l2)
         check_choice(FusionOfViews, fusion=fusion)
         check_choice(Loss, loss=loss)
-        check_at_least(0.01, temperature=temperature)  # below, float32 has no room for the logits
+        check_at_least(0.01, temperature=temperature)  # below, one rival decides
         check_share(dropout=dropout)
         check_share(modality_dropout=modality_dropout, whole=False)
         super().__init__(corpus, [f"{m}/{e}" for m in modalities for e in range(1, experts + 1)])
@@ -198,9 +198,10 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         views = self.catalogue()
         rows = lookup(batch, self.user.weight, views.items)  # [B, D] [B, D] [B, K, D]
         now = self.routing
-        preference = {"bpr": bpr(*pair_scores(*rows))}
         if self.cosine:
             preference = {"softmax": self.softmax(batch, views.items)}
+        else:
+            preference = {"bpr": bpr(*pair_scores(*rows))}
         share = shares(views)[batch.positive]
         gates, load = (joint(share, x[batch.positive]) for x in (views.full, views.kept))
         decided = self.observe(gates, load)
