@@ -17,19 +17,14 @@ from mmrec.report.significance import holm
 HERE = Path(__file__).parent
 OUTPUTS = Path("outputs/cold")
 RANDOM = "data.cold_items=random"
-LARGE = (
-    RANDOM,
-    "data.batch_size=8192",
-    "trainer.check_val_every_n_epoch=2",
-    "callbacks.early_stopping.patience=10",
-)
+RARELY = ("trainer.check_val_every_n_epoch=2", "callbacks.early_stopping.patience=10")
 CONTEST = Contest(
     chosen=HERE / "conf",
     outputs=OUTPUTS,
     data={
         "scientific": ("data=scientific_cold", RANDOM),
-        "beauty": ("data=beauty_cold", *LARGE),
-        "tiktok": ("data=tiktok_cold", *LARGE),
+        "beauty": ("data=beauty_cold", RANDOM, *RARELY, "data.batch_size=8192"),
+        "tiktok": ("data=tiktok_cold", RANDOM, *RARELY),
         "planted": ("data=planted_cold", RANDOM),
     },
     trials={"scientific": 8, "beauty": 5, "tiktok": 6, "planted": 8},
