@@ -330,7 +330,8 @@ class MAGNET(RoutedRecommender):
         def sides(rows: Tensor) -> tuple[Tensor, Tensor]:
             if wanted is None:
                 return rows[:n_users], rows[n_users:]
-            return rows[:, 0], rows[:, 1:].flatten(0, 1)
+            user, those = torch.split(rows, [1, rows.shape[1] - 1], dim=1)
+            return user.squeeze(1), those.flatten(0, 1)
 
         shown = self.items_of(wanted)
         user, item = sides(self.behaviour(self.node.weight, wanted))

@@ -23,7 +23,9 @@ def lookup(batch: Triplets, users: Tensor, items: Tensor) -> tuple[Tensor, Tenso
         [B, D], [B, D] and [B, K, D].
     """
     both = embedding(item_index(batch), items)
-    return embedding(batch.user, users), both[:, 0], both[:, 1:]
+    # Two slices would have two gradients as large as the whole; a split has one.
+    positive, negative = torch.split(both, [1, batch.negative.shape[1]], dim=1)
+    return embedding(batch.user, users), positive.squeeze(1), negative
 
 
 def node_index(batch: Triplets, n_users: int) -> Tensor:

@@ -77,5 +77,5 @@ class SparseMixture(nn.Module):
         for weight, bias, gate in each:
             rows = gate.nonzero().squeeze(1)
             made = gate[rows].unsqueeze(1) * linear(x[rows], weight, bias)
-            found = found.index_add(0, rows, made)
+            found.index_add_(0, rows, made)
         return found
