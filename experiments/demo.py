@@ -20,7 +20,7 @@ import torch
 
 from mmrec.data import PlantedData
 from mmrec.recovery import dominance_areas
-from mmrec.report import COLOURS, learning_curve
+from mmrec.report.figures import COLOURS, learning_curve
 from mmrec.runs import open_run
 
 log = logging.getLogger(__name__)

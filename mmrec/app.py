@@ -37,6 +37,10 @@ def launch(main: Callable[[], None], config_name: str) -> None:
 
     mendable = HydraException | OmegaConfBaseException | ValueError | ArithmeticError | OSError
     sys.argv[1:] = folders_first(sys.argv[1:])
+    for word in sys.argv[1:]:
+        group, _, choice = word.partition("=")
+        if choice.startswith("_") and (conf_dir() / group / f"{choice}.yaml").is_file():
+            sys.exit(f"error: {word}: a part of other files{_instead(group, choice)}")
     wants_traceback = bool(os.environ.get(FULL_ERROR))
     keep_freed_memory()
     os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
@@ -173,14 +177,16 @@ def _explain(error: BaseException, config_name: str) -> str:
         group, _, choice = found[1].rpartition("/")
         return f"{group}={choice}: there is no conf/{found[1]}.yaml" + _instead(group, choice)
     if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
-        key = found[1].split("@")[0]
-        return f"{key}: no such setting" + nearest(key, _keys(config_name))
+        key, known = found[1].split("@")[0], _keys(config_name)
+        elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+        return f"{key}: no such setting" + nearest(key, elsewhere or known)
     if found := re.search(
         r"Ambiguous value for argument|mismatched input|no viable alternative", text
     ):
         return " ".join(text.split()) + "; quote values that hold spaces, commas or brackets"
     if found := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{found[1]}: give it a value, as {found[1]}=...; --help says what it may be"
+        key = getattr(error, "full_key", None) or found[1]
+        return f"{key}: give it a value, as {key}=...; --help says what it may be"
     cause = f": {error.__cause__}" if error.__cause__ else ""
     return " ".join(f"{text}{cause}".split())
 

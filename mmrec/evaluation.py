@@ -161,9 +161,10 @@ class RankingMetric(Metric):
         ranked = _candidates(corpus, part, evaluation)  # [I] bool
         if cutoffs[-1] > (count := int(ranked.sum())):
             what = "catalogue" if count == corpus.n_items else "candidates"
+            fits = [k for k in cutoffs if k <= count] or [count]
             raise ValueError(
                 f"cutoff {cutoffs[-1]} is larger than the {what} of {corpus.name}, {count} items; "
-                "leave it out of cutoffs"
+                f"give evaluation.cutoffs={fits} and monitor=val/recall@{fits[-1]}"
             )
         self.cutoffs = cutoffs
         self.detailed = detailed

@@ -86,7 +86,8 @@ def explain(
     if not weights:
         raise ConfigError(
             f"{opened.folder}: {type(opened.model).__name__} weighs no channels against each "
-            "other; explain a run of a model with a gate or a router (gated_lightgcn, magnet)"
+            "other; explain a run of a model with a gate or a router (gated_lightgcn, magnet, "
+            "mamex)"
         )
     chosen = _chosen(users, opened.corpus)
     folder = Path(output) if output else opened.folder / "explain"
@@ -135,7 +136,9 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
         Section(
             "Router",
             "router",
-            "Share of the train pairs' gates that each expert has, after experts are left out."
+            "Share of the train pairs' gates that each expert has, after experts are left out. "
+            "Entropies: of a pair's gates, 1 where they are alike and 0 where one expert decides; "
+            "of the mean gates and of the load, 1 where all experts are used alike."
             f"{begun}{shown}",
             figures={
                 "load": charts.loads(table, opened.model.experts, trigger),
@@ -192,10 +195,17 @@ def _of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
         "channels",
         "What gates give to each channel, the mean over train pairs; a channel of longer vectors "
         "adds more to a score than its weight says. Where an item lacks a modality, the others "
-        "have its share.",
+        f"have its share. {_shares('items', charts.POPULARITY, evaluation.item_groups)}; "
+        f"{_shares('users', charts.ACTIVITY, evaluation.user_groups)}; by train interactions.",
         tables,
         figures,
     )
+
+
+def _shares(what: str, names: Sequence[str], shares: Sequence[float]) -> str:
+    """What groups are called, and how large they are."""
+    sizes = (f"{name} {share:.0%}" for name, share in zip(names, shares, strict=False))
+    return f"Of {what}, {', '.join(sizes)}, {names[-1]} the rest"
 
 
 def _means(
@@ -274,7 +284,7 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: s
         "Recommendations",
         "recommendations",
         f"The {k} best items of some users; {SEEN[seen]}. Columns of channels say what gates give "
-        f"them{experts}.",
+        f"them{experts}. An item without train users is cold.",
         tables,
     )
 
@@ -325,7 +335,10 @@ def _chosen(users: Sequence[str | int] | None, corpus: Corpus) -> Tensor:
     index = {str(name): n for n, name in enumerate(ids)}
     for name in users:
         if str(name) not in index:
-            hint = nearest(str(name), index) if len(index) < 100_000 else ""
+            if corpus.user_ids is None:
+                hint = f"; they are 0 to {corpus.n_users - 1}"
+            else:
+                hint = nearest(str(name), index) if len(index) < 100_000 else ""
             raise ConfigError(f"users={name}: {corpus.name} has no such user{hint}")
     return torch.tensor([index[str(name)] for name in dict.fromkeys(users)])
 

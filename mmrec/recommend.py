@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Seen = Literal["train", "train+val", "none"]
+LENGTH = 20  # of a list
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def recommend(
     *,
     run: str | Path,
     output: str,
-    k: int = 20,
+    k: int | None = None,
     users: str | None = None,
     items: str | None = None,
     seen: Seen = "train+val",
@@ -56,7 +57,7 @@ def recommend(
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
         output: a `.parquet`, `.csv` or `.jsonl` file; it is there whole or not at all.
-        k: length of the lists.
+        k: length of the lists; None: 20, or as many items as there are.
         users: a table of the users who are asked for, as text or Parquet, with a column `user_id`
             (ids of the data's own) or `user` (0..U-1); None: everybody.
         items: a folder with `<modality>_feat.npy` of items that came after training, a row an item,
@@ -88,13 +89,15 @@ def recommend(
     }
     path = output_file("output", output, sinks)
     for name, value in (("k", k), ("block", block)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ConfigError(f"{name}={value}: expected 1 or more")
     opened = open_run(Path(run))
     offer = _offer(opened.corpus, Path(items) if items else None)
+    if k is None:
+        k = min(LENGTH, offer.n_items)
     if k > offer.n_items:
         what = f"there are {offer.n_items} new" if items else f"the catalogue has {offer.n_items}"
-        raise ConfigError(f"k={k}: {what} items")
+        raise ConfigError(f"k={k}: {what} items; leave k out for as many as there are")
     chosen = _users(Path(users) if users else None, opened.corpus)
     cold = int((opened.corpus.user_counts()[chosen] == 0).sum())
     if cold:
@@ -133,11 +136,22 @@ class Ranked(NamedTuple):
 
 def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
     """The catalogue, or the new items of a folder."""
+    import torch
+
     from mmrec.data import read_items
 
     if folder is None:
         return Ranked(corpus.n_items, corpus.item_ids, None)
     new, ids = read_items(folder)
+    present = torch.stack([m.present for m in new.values()], 1).any(1)  # [N]
+    if bare := int((~present).sum()):
+        log.warning(
+            "%d of %d new items have no content, the first of them in row %d; they rank as the "
+            "model's mean item",
+            bare,
+            len(present),
+            int((~present).nonzero()[0]),
+        )
     return Ranked(len(next(iter(new.values())).features), ids, new)
 
 

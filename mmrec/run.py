@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from mmrec.callbacks import Checkpoints, Timing
     from mmrec.data import Corpus, InteractionData
     from mmrec.models import Recommender
+    from mmrec.models.base import OptimizerFactory
     from mmrec.sweep.pruning import Pruning
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,16 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
     return best
 
 
+def _check_ablation(choices: Mapping[str, str | None]) -> None:
+    """Refuse a model's ablation with another model: it would be settings that are not there."""
+    ablation = choices["ablation"] or ""
+    of = ablation.rpartition("/")[0]
+    if of != choices["model"] and (conf_dir() / "model" / f"{of}.yaml").is_file():
+        raise ConfigError(
+            f"ablation={ablation}: it is one of model={of}; leave out model={choices['model']}"
+        )
+
+
 def _name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: int) -> None:
     """What only the multirun knows: where a run belongs."""
     choices, many = hydra_config.runtime.choices, hydra_config.mode is RunMode.MULTIRUN
@@ -121,15 +132,17 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
     import_torchmetrics()
     folder = Path(config.run_dir)
     try:
+        if HydraConfig.initialized():
+            _check_ablation(HydraConfig.get().runtime.choices)
         plain = check(config)
         checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
         pruning = _pruning(watch)
         trainer, timing, checkpoints = build_trainer(plain, folder, *pruning)
         writes = trainer.is_global_zero  # of several processes, one
         if checkpoint is None and writes and (folder / CONFIG).exists():
-            raise ConfigError(
-                f"{folder} holds a run already: continue it with ckpt=last, or give another run_dir"
-            )
+            begun = (folder / LAST).exists() or (folder / BEST).exists()
+            way = "continue it with ckpt=last" if begun else "it has no checkpoint, so delete it"
+            raise ConfigError(f"{folder} holds a run already: {way}, or give another run_dir")
         data, model = build(plain)
         if not model.closed_form:
             _ = data.sampler  # says now, not in a folder of its own, that a user has everything
@@ -229,9 +242,20 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     model: Recommender = hydra.utils.instantiate(plain["model"], _convert_="all")(data.corpus)
     model.evaluation = hydra.utils.instantiate(plain["evaluation"], _convert_="all")
     model.optimizer = hydra.utils.instantiate(plain["optimizer"], _convert_="all")
+    _check_optimizer(model.optimizer)
     _give_schedule(model, plain["router_schedule"])
     model.setup("validate")  # says now, not after a first epoch, that a ranking cannot be judged
     return data, model
+
+
+def _check_optimizer(optimizer: OptimizerFactory) -> None:
+    """Let torch say now, not once training begins, that it cannot have these numbers."""
+    import torch
+
+    try:
+        optimizer([torch.zeros(1, requires_grad=True)])
+    except ValueError as error:
+        raise ConfigError(f"optimizer: {error}") from None
 
 
 def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
@@ -324,9 +348,14 @@ def _begin(
 def _check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any]) -> None:
     """Refuse a checkpoint that this run cannot go on from, before it overwrites anything."""
     from mmrec.callbacks import AtomicCheckpointIO
+    from mmrec.data import DataError
 
     content = AtomicCheckpointIO().load_checkpoint(checkpoint, weights_only=True)
-    model.on_load_checkpoint(content)
+    try:
+        model.on_load_checkpoint(content)
+    except DataError as error:
+        words = checkpoint.parent.parent / OVERRIDES
+        raise DataError(f"{error}: give the words of {words} again") from None
     if "optimizer_states" not in content:
         raise ConfigError(f"{checkpoint} holds weights only; continue from the last.ckpt beside it")
     config = checkpoint.parent.parent / CONFIG
@@ -439,7 +468,7 @@ def _write_tables(
     weights = model.eval().item_weights()  # a trainer leaves it as it was in training
     if not weights:
         return {}
-    from mmrec.report import write_item_weights
+    from mmrec.report.figures import write_item_weights
 
     write_item_weights(folder, weights, model.corpus)
     if not isinstance(data, PlantedData):
@@ -453,7 +482,7 @@ def _write_tables(
 
 def _draw(folder: Path, monitor: str) -> None:
     """How it learned."""
-    from mmrec.report import learning_curve
+    from mmrec.report.figures import learning_curve
 
     learning_curve(folder / EPOCHS, monitor, folder / "learning_curve.png")
 
@@ -505,7 +534,11 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
         log.info("best epoch %d of %d", result["best_epoch"], result["epochs"])
     log.info("%s: %s", result["status"], folder)
     within = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
-    if result["status"] == "interrupted" and (folder / LAST).exists() and not within:
+    if result["status"] != "interrupted" or within:
+        return
+    if not (folder / LAST).exists():
+        log.info("no checkpoint was written yet: delete the folder to begin again")
+    else:
         kept = [word for word in result["overrides"] if not word.startswith(("run_dir=", "ckpt="))]
         words = shlex.join([*config_dirs(), *kept, f"run_dir={folder}", "ckpt=last"])
         log.info("continue: python -m mmrec.run %s", words)

@@ -119,6 +119,22 @@ def test_a_user_who_has_everything_does_not_trouble_a_closed_form(model, greedy,
     assert go(tmp_path / "run", f"model={model}", base=greedy)["status"] == "completed"
 
 
+def test_an_ablation_of_another_model_is_one_line(command, tmp_path):
+    message = command(*TINY, "ablation=mamex/mean_fusion", f"run_dir={tmp_path / 'run'}")
+    assert "ablation=mamex/mean_fusion: it is one of model=mamex; leave out model=bpr" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_of_another_group_is_named_whole(command, tmp_path):
+    message = command("model=mamex", "model.top_k=3", f"run_dir={tmp_path / 'run'}")
+    assert "model.top_k: no such setting; did you mean router_schedule.top_k" in message
+
+
+def test_a_folder_of_data_without_a_name_is_one_line(command, tmp_path):
+    message = command("model=bpr", "data=folder", f"run_dir={tmp_path / 'run'}")
+    assert "data.name: give it a value, as data.name=" in message
+
+
 @pytest.mark.parametrize("below", ["a_file/run", "a_file/deep/er/run"])
 def test_a_folder_that_cannot_be_made_is_one_line(below, command, tmp_path):
     (tmp_path / "a_file").write_text("precious")

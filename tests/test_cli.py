@@ -69,6 +69,8 @@ def test_an_unknown_command_is_one_line_with_the_nearest(call, word, nearest):
         ("run", "Train a recommender"),
         ("evaluate", "Recompute a run's numbers"),
         ("recommend", "Write each user's best items"),
+        ("report", "Compare runs"),
+        ("explain", "Show which experts"),
     ],
 )
 def test_a_command_explains_itself_without_loading_torch(command, said):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import subprocess
@@ -149,6 +150,28 @@ def test_items_that_came_after_training_are_ranked_by_their_content(content, tmp
     assert frame["item"].to_list() == best.flatten().tolist()
     found = torch.from_numpy(frame["score"].to_numpy().copy())
     torch.testing.assert_close(found, scores.gather(1, best).flatten())
+
+
+def test_few_new_items_are_ranked_and_those_without_content_told(content, tmp_path, caplog):
+    folder, arrivals = content
+    with caplog.at_level(logging.WARNING):
+        recommend(run=folder, items=str(arrivals), output=str(tmp_path / "new.csv"))
+    assert pl.read_csv(tmp_path / "new.csv")["rank"].max() == 7
+    assert caplog.messages == [
+        "1 of 7 new items have no content, the first of them in row 6; they rank as the model's "
+        "mean item"
+    ]
+
+
+def test_new_items_may_be_arrays(content):
+    folder, arrivals = content
+    model = open_run(folder).model
+    features = {n: np.load(arrivals / f"{n}_feat.npy") for n in ("visual", "textual")}
+    there = {"visual": np.arange(7) < 5}
+    found = model.encode_items(features, there)
+    tensors = {name: torch.from_numpy(rows) for name, rows in features.items()}
+    expected = model.encode_items(tensors, {"visual": torch.arange(7) < 5})
+    assert torch.equal(found, expected)
 
 
 def test_new_items_have_the_names_of_their_folder(content, tmp_path):

@@ -297,7 +297,7 @@ def test_weights_alone_are_no_run_to_go_on_from(go, tmp_path):
 def test_a_checkpoint_of_something_else_is_refused_and_unharmed(word, message, go, tmp_path):
     go(tmp_path, "trainer.max_epochs=1")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"{message}.*give the words of .*overrides.yaml again"):
         go(tmp_path, word, "ckpt=last", base=[w for w in TINY if not w.startswith("model.")])
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -326,6 +326,13 @@ def test_a_checkpoint_without_its_settings_is_refused(go, tmp_path):
         ValueError, match=r"there is no .*config\.yaml; continue from where the run"
     ):
         go(tmp_path, "ckpt=last")
+
+
+def test_a_run_without_a_checkpoint_is_to_be_deleted(go, tmp_path):
+    go(tmp_path, "trainer.max_epochs=1")
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match=r"holds a run already: it has no checkpoint, so delete"):
+        go(tmp_path)
 
 
 def test_a_run_is_never_overwritten(go, tmp_path):

@@ -17,14 +17,19 @@ from mmrec.report.significance import holm
 HERE = Path(__file__).parent
 OUTPUTS = Path("outputs/cold")
 RANDOM = "data.cold_items=random"
-RARELY = ("trainer.check_val_every_n_epoch=2", "callbacks.early_stopping.patience=10")
+LARGE = (
+    RANDOM,
+    "data.batch_size=8192",
+    "trainer.check_val_every_n_epoch=2",
+    "callbacks.early_stopping.patience=10",
+)
 CONTEST = Contest(
     chosen=HERE / "conf",
     outputs=OUTPUTS,
     data={
         "scientific": ("data=scientific_cold", RANDOM),
-        "beauty": ("data=beauty_cold", RANDOM, *RARELY, "data.batch_size=8192"),
-        "tiktok": ("data=tiktok_cold", RANDOM, *RARELY),
+        "beauty": ("data=beauty_cold", *LARGE),
+        "tiktok": ("data=tiktok_cold", *LARGE),
         "planted": ("data=planted_cold", RANDOM),
     },
     trials={"scientific": 8, "beauty": 5, "tiktok": 6, "planted": 8},

@@ -175,9 +175,12 @@ class Corpus:
         parts = self.train, self.val, self.test
         for split, part in zip(SPLITS, parts, strict=True):
             if not len(part):
+                remedy = "choose another data.split, or check the split column of the file"
+                if self.cold is not None:
+                    remedy = "check cold_items.csv, or where it is not used change data.cold_share"
                 raise DataError(
                     f"{self.name}: no {split} interaction is left under split={self.split}; "
-                    "choose another data.split, or check the split column of the file"
+                    f"{remedy}"
                 )
         for split, rows in zip((*SPLITS, "warm"), (*parts, self.warm), strict=True):
             if rows is None or not len(rows):
@@ -257,8 +260,8 @@ def require_modalities(corpus: Corpus, model: str) -> Mapping[str, Modality]:
     """
     if not corpus.modalities:
         raise DataError(
-            f"model {model} needs item features and {corpus.name} has none: "
-            "put <modality>_feat.npy beside its interactions, or choose a model without content "
-            "(lightgcn, bpr, ease)"
+            f"model {model} needs item features and {corpus.name} has none, or data.modalities=[] "
+            "leaves none: put <modality>_feat.npy beside its interactions, or choose a model "
+            "without content (lightgcn, bpr, ease)"
         )
     return corpus.modalities

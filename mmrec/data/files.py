@@ -46,6 +46,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
+        reason = "it is a folder" if path.is_dir() else reason
         raise DataError(
             f"{shown(path)}: cannot be read ({reason}); "
             "check that the file is complete, of the kind its name says, and readable"
@@ -214,7 +215,7 @@ def read_modality(path: Path, digest: str) -> Modality:
     if array.dtype.kind != "f" or array.dtype.itemsize > 8 or array.ndim != 2 or not array.size:
         raise DataError(
             f"{shown(path)}: expected float16, float32 or float64 of shape [items, width], "
-            f"found {array.dtype} of shape {list(array.shape)}; save one row per item"
+            f"found {array.dtype} of shape {list(array.shape)}; save floats, one row per item"
         )
     folder = cache_dir() / "features"
     mask, copy = folder / f"{digest}.present.npy", folder / f"{digest}.npy"

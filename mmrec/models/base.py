@@ -224,6 +224,17 @@ class ContentRecommender(Recommender):
 
     shelf: Shelf
 
+    def on_fit_start(self) -> None:
+        """Tell of items without any content."""
+        present = self.shelf.present
+        bare = int((~present.any(1)).sum())
+        if bare and self.trainer.is_global_zero:
+            log.warning(
+                "%d of %d items have no content; unless more is known, they rank as the mean item",
+                bare,
+                len(present),
+            )
+
     def from_content(self, content: Content) -> Tensor:
         """What content alone makes of items: [N, D]."""
         raise TypeError(f"{type(self).__name__} must define from_content()")

@@ -5,7 +5,6 @@ N items, M modalities, F_m width of modality m, D dim.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -14,8 +13,6 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmrec.data import DataError, Modality
-
-log = logging.getLogger(__name__)
 
 
 class Content(NamedTuple):
@@ -26,7 +23,7 @@ class Content(NamedTuple):
 
 
 class Shelf(nn.Module):
-    """The content of a catalogue; not trained, and not in checkpoints. Items without any are told.
+    """The content of a catalogue; not trained, and not in checkpoints.
 
     Rows have length one, whatever their encoder's scale: no statistic of the catalogue is needed
     for an item that comes later.
@@ -49,12 +46,6 @@ class Shelf(nn.Module):
                 raise DataError(f"no item has {name}; leave it out with data.modalities=[...]")
             self.register_buffer(f"rows_{name}", normalize(modality.features), persistent=False)
         present = torch.stack([m.present for m in modalities.values()], 1)  # [I, M]
-        if bare := int((~present.any(1)).sum()):
-            log.warning(
-                "%d of %d items have no content; unless more is known, they rank as the mean item",
-                bare,
-                len(present),
-            )
         self.register_buffer("present", present, persistent=False)
 
     def forward(self) -> Content:
@@ -90,7 +81,8 @@ class Shelf(nn.Module):
         count, device = next(iter(counts.values())), self.present.device
         rows, there = [], []
         for name, width in zip(self.names, self.widths, strict=True):
-            x = features.get(name, torch.full((count, width), torch.nan)).to(device).float()
+            x = features.get(name, torch.full((count, width), torch.nan))
+            x = torch.as_tensor(x, dtype=torch.float32, device=device)
             if x.shape[1] != width:
                 raise DataError(
                     f"modality {name} of the new items is {x.shape[1]} wide, the model has learned "
@@ -103,7 +95,7 @@ class Shelf(nn.Module):
                 )
             mask = x.isfinite().all(1)
             if present is not None and name in present:
-                mask = mask & present[name].to(device)
+                mask = mask & torch.as_tensor(present[name], device=device)
             rows.append(normalize(torch.where(mask.unsqueeze(1), x, 0.0)))
             there.append(mask)
         return Content(rows, torch.stack(there, 1))

@@ -163,6 +163,8 @@ class Grid:
             if asked:
                 model = self._compose(words).hydra.runtime.choices.model
                 there = self.loader.get_group_options(f"ablation/{model}", ObjectType.CONFIG)
+                if not there:
+                    raise ConfigError(f"grid.ablations: conf/ablation has none of model={model}")
                 names = there if asked is True else asked
                 if unknown := next((name for name in names if name not in there), None):
                     raise ConfigError(

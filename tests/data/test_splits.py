@@ -241,9 +241,18 @@ def test_a_choice_of_cold_items_that_cannot_be_is_refused(choice, message):
         split_corpus(source(DENSE), split="item_cold", cold_items=choice)
 
 
+def test_a_share_of_cold_items_that_would_not_count_is_refused():
+    with pytest.raises(ValueError, match=r"cold_share=0\.4: toy comes with its cold items; leave"):
+        split_corpus(source(DENSE, cold=COLD), split="item_cold", cold_share=0.4)
+    for setting in ({"cold_share": 0.4}, {"cold_items": "random"}):
+        with pytest.raises(ValueError, match=r"it is for data\.split=item_cold, not temporal"):
+            split_corpus(source(DENSE), split="temporal", **setting)
+
+
 @pytest.mark.parametrize("share", [0.01, 0.99])
 def test_no_cold_item_or_none_but_cold_ones_leave_a_part_empty(share):
-    with pytest.raises(DataError, match=r"no (val|train) interaction is left under split=item_c"):
+    message = r"no (val|train) interaction is left under split=item_cold.*; check cold_items\.csv"
+    with pytest.raises(DataError, match=message):
         split_corpus(source(DENSE), split="item_cold", cold_share=share)
 
 
@@ -399,7 +408,7 @@ def test_a_corpus_names_its_rule_with_the_parameters_that_matter(split, given_wi
         split=split,
         seed=7,
         temporal_cutoffs=[0.5, 0.75],
-        cold_share=0.4,
+        cold_share=0.4 if "share" in rule else None,
     )
     assert corpus.split == rule
     parts = [corpus.train, corpus.val, corpus.test, *([corpus.warm] if corpus.warm else [])]

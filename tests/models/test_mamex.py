@@ -226,9 +226,11 @@ def test_modalities_are_hidden_in_training_only(corpus):
     assert not torch.equal(model.catalogue().present, model.catalogue().present)
 
 
-def test_items_without_content_are_told_and_ranked_as_the_mean(corpus, caplog):
+def test_items_without_content_are_told_and_ranked_as_the_mean(corpus, quiet_trainer, caplog):
+    model = made(corpus)
+    model.trainer = quiet_trainer()
     with caplog.at_level(logging.WARNING):
-        model = made(corpus)
+        model.on_fit_start()
     bare = torch.stack([~m.present for m in corpus.modalities.values()]).all(0)
     assert f"{int(bare.sum())} of {corpus.n_items} items have no content" in caplog.text
     items = model.encode().items

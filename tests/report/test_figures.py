@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mmrec.data import Corpus, Interactions, Modality
-from mmrec.report import figures, learning_curve, write_item_weights
+from mmrec.report import figures
+from mmrec.report.figures import learning_curve, write_item_weights
 
 USERS, ITEMS = 6, 20
 
