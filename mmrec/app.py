@@ -37,14 +37,14 @@ def launch(main: Callable[[], None], config_name: str) -> None:
 
     mendable = HydraException | OmegaConfBaseException | ValueError | ArithmeticError | OSError
     sys.argv[1:] = folders_first(sys.argv[1:])
-    for word in sys.argv[1:]:
-        group, _, choice = word.partition("=")
-        if choice.startswith("_") and (conf_dir() / group / f"{choice}.yaml").is_file():
-            sys.exit(f"error: {word}: a part of other files{_instead(group, choice)}")
     wants_traceback = bool(os.environ.get(FULL_ERROR))
     keep_freed_memory()
     os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
     try:
+        for word in sys.argv[1:]:
+            group, _, choice = word.partition("=")
+            if choice.startswith("_") and (conf_dir() / group / f"{choice}.yaml").is_file():
+                raise ValueError(f"{word}: a part of other files{_instead(group, choice)}")
         main()
     except KeyboardInterrupt:
         sys.exit(130)

@@ -164,7 +164,8 @@ class RankingMetric(Metric):
             fits = [k for k in cutoffs if k <= count] or [count]
             raise ValueError(
                 f"cutoff {cutoffs[-1]} is larger than the {what} of {corpus.name}, {count} items; "
-                f"give evaluation.cutoffs={fits} and monitor=val/recall@{fits[-1]}"
+                f"leave it out, as cutoffs={fits} (of a run: evaluation.cutoffs, and a monitor at "
+                "one of them)"
             )
         self.cutoffs = cutoffs
         self.detailed = detailed

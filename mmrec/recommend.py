@@ -97,7 +97,7 @@ def recommend(
         k = min(LENGTH, offer.n_items)
     if k > offer.n_items:
         what = f"there are {offer.n_items} new" if items else f"the catalogue has {offer.n_items}"
-        raise ConfigError(f"k={k}: {what} items; leave k out for as many as there are")
+        raise ConfigError(f"k={k}: {what} items; give at most that many")
     chosen = _users(Path(users) if users else None, opened.corpus)
     cold = int((opened.corpus.user_counts()[chosen] == 0).sum())
     if cold:

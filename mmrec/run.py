@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from mmrec.callbacks import Checkpoints, Timing
     from mmrec.data import Corpus, InteractionData
     from mmrec.models import Recommender
-    from mmrec.models.base import OptimizerFactory
     from mmrec.sweep.pruning import Pruning
 
 log = logging.getLogger(__name__)
@@ -89,11 +88,12 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
     return best
 
 
-def _check_ablation(choices: Mapping[str, str | None]) -> None:
+def _check_ablation(choices: Mapping[str, Any], target: str) -> None:
     """Refuse a model's ablation with another model: it would be settings that are not there."""
-    ablation = choices["ablation"] or ""
-    of = ablation.rpartition("/")[0]
-    if of != choices["model"] and (conf_dir() / "model" / f"{of}.yaml").is_file():
+    ablation = choices.get("ablation")
+    of = ablation.rpartition("/")[0] if isinstance(ablation, str) else ""
+    path = conf_dir() / "model" / f"{of}.yaml"
+    if path.is_file() and OmegaConf.select(OmegaConf.load(path), TARGET) != target:
         raise ConfigError(
             f"ablation={ablation}: it is one of model={of}; leave out model={choices['model']}"
         )
@@ -133,16 +133,19 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
     folder = Path(config.run_dir)
     try:
         if HydraConfig.initialized():
-            _check_ablation(HydraConfig.get().runtime.choices)
+            _check_ablation(HydraConfig.get().runtime.choices, config.model[TARGET])
         plain = check(config)
         checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
         pruning = _pruning(watch)
         trainer, timing, checkpoints = build_trainer(plain, folder, *pruning)
         writes = trainer.is_global_zero  # of several processes, one
         if checkpoint is None and writes and (folder / CONFIG).exists():
-            begun = (folder / LAST).exists() or (folder / BEST).exists()
-            way = "continue it with ckpt=last" if begun else "it has no checkpoint, so delete it"
-            raise ConfigError(f"{folder} holds a run already: {way}, or give another run_dir")
+            way = "give another run_dir"
+            if (folder / LAST).exists():
+                way = f"continue it with ckpt=last, or {way}"
+            elif not (folder / BEST).exists():
+                way = f"it has no checkpoint, so delete it, or {way}"
+            raise ConfigError(f"{folder} holds a run already: {way}")
         data, model = build(plain)
         if not model.closed_form:
             _ = data.sampler  # says now, not in a folder of its own, that a user has everything
@@ -242,20 +245,14 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     model: Recommender = hydra.utils.instantiate(plain["model"], _convert_="all")(data.corpus)
     model.evaluation = hydra.utils.instantiate(plain["evaluation"], _convert_="all")
     model.optimizer = hydra.utils.instantiate(plain["optimizer"], _convert_="all")
-    _check_optimizer(model.optimizer)
+    if not model.closed_form:
+        try:
+            model.optimizer(model.parameters())  # torch says now what it cannot have
+        except ValueError as error:
+            raise ConfigError(f"optimizer: {error}") from None
     _give_schedule(model, plain["router_schedule"])
     model.setup("validate")  # says now, not after a first epoch, that a ranking cannot be judged
     return data, model
-
-
-def _check_optimizer(optimizer: OptimizerFactory) -> None:
-    """Let torch say now, not once training begins, that it cannot have these numbers."""
-    import torch
-
-    try:
-        optimizer([torch.zeros(1, requires_grad=True)])
-    except ValueError as error:
-        raise ConfigError(f"optimizer: {error}") from None
 
 
 def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
@@ -355,7 +352,8 @@ def _check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, An
         model.on_load_checkpoint(content)
     except DataError as error:
         words = checkpoint.parent.parent / OVERRIDES
-        raise DataError(f"{error}: give the words of {words} again") from None
+        hint = f"; the run began with the words of {words}" if words.is_file() else ""
+        raise DataError(f"{error}{hint}") from None
     if "optimizer_states" not in content:
         raise ConfigError(f"{checkpoint} holds weights only; continue from the last.ckpt beside it")
     config = checkpoint.parent.parent / CONFIG
@@ -536,9 +534,9 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
     within = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
     if result["status"] != "interrupted" or within:
         return
-    if not (folder / LAST).exists():
+    if not any((folder / path).exists() for path in (LAST, BEST)):
         log.info("no checkpoint was written yet: delete the folder to begin again")
-    else:
+    elif (folder / LAST).exists():
         kept = [word for word in result["overrides"] if not word.startswith(("run_dir=", "ckpt="))]
         words = shlex.join([*config_dirs(), *kept, f"run_dir={folder}", "ckpt=last"])
         log.info("continue: python -m mmrec.run %s", words)

@@ -228,10 +228,6 @@ def test_other_code_or_other_data_are_another_cell(grid, monkeypatch):
             "ablation=... and grid.ablations together: leave out the former",
         ),
         (
-            ("model=bpr", "grid.ablations=true"),
-            "grid.ablations: conf/ablation has none of model=bpr",
-        ),
-        (
             ("model=gated_lightgcn", "grid.ablations=[summ]"),
             "grid.ablations: gated_lightgcn has no ablation summ; did you mean sum",
         ),

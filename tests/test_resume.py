@@ -297,7 +297,9 @@ def test_weights_alone_are_no_run_to_go_on_from(go, tmp_path):
 def test_a_checkpoint_of_something_else_is_refused_and_unharmed(word, message, go, tmp_path):
     go(tmp_path, "trainer.max_epochs=1")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(DataError, match=f"{message}.*give the words of .*overrides.yaml again"):
+    with pytest.raises(
+        DataError, match=f"{message}.*; the run began with the words of .*overrides.yaml"
+    ):
         go(tmp_path, word, "ckpt=last", base=[w for w in TINY if not w.startswith("model.")])
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

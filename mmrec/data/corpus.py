@@ -177,7 +177,10 @@ class Corpus:
             if not len(part):
                 remedy = "choose another data.split, or check the split column of the file"
                 if self.cold is not None:
-                    remedy = "check cold_items.csv, or where it is not used change data.cold_share"
+                    remedy = (
+                        "check the cold items that are given (cold_items.csv, "
+                        "data.world.cold_items), or change data.cold_share where they are chosen"
+                    )
                 raise DataError(
                     f"{self.name}: no {split} interaction is left under split={self.split}; "
                     f"{remedy}"

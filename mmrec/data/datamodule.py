@@ -78,8 +78,7 @@ class InteractionData(LightningDataModule):
         split: `official`, `random_per_user`, `leave_one_out`, `temporal` or `item_cold`.
         split_seed: of the random splits; apart from `seed`, so that runs of many seeds share one.
         temporal_cutoffs: of `temporal`, as fractions of the time span.
-        cold_share: of `item_cold`, the share of items that leave train, where they are not given;
-            None: 0.2.
+        cold_share: of `item_cold`, the share of items that leave train, where they are not given.
         cold_items: of `item_cold`: `given` with the data, `random`, or the `newest`; None: given
             where there are any, else random.
         warm_test: whether `item_cold` holds out a tenth of each user's warm items too, for test.
@@ -96,7 +95,7 @@ class InteractionData(LightningDataModule):
     split: Split = "official"
     split_seed: int = 0
     temporal_cutoffs: Sequence[float] = (0.8, 0.9)
-    cold_share: float | None = None
+    cold_share: float = 0.2
     cold_items: ColdItems | None = None
     warm_test: bool = True
     modalities: Sequence[str] | None = None

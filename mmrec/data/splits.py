@@ -198,7 +198,7 @@ def split_corpus(
     split: Split,
     seed: int = 0,
     temporal_cutoffs: Sequence[float] = CUTOFFS,
-    cold_share: float | None = None,
+    cold_share: float = COLD_SHARE,
     cold_items: ColdItems | None = None,
     warm_test: bool = True,
 ) -> Corpus:
@@ -213,7 +213,8 @@ def split_corpus(
         split: name of the rule.
         seed: of `random_per_user` and `item_cold`.
         temporal_cutoffs: of `temporal`.
-        cold_share: of `item_cold` where cold items are not given; None: 0.2.
+        cold_share: of `item_cold` where cold items are not given; another than the default is
+            refused where it would have no effect.
         cold_items: of `item_cold`: `given` with the source, `random`, or the `newest`; None: given
             where there are any, else random.
         warm_test: whether `item_cold` holds out warm interactions too, for test.
@@ -223,8 +224,9 @@ def split_corpus(
         ValueError: no such rule, or a parameter out of range.
     """
     data, cold, rule = source.interactions, None, str(split)
-    for name, value in (("cold_share", cold_share), ("cold_items", cold_items)):
-        if value is not None and split != "item_cold":
+    defaults = {"cold_share": (cold_share, COLD_SHARE), "cold_items": (cold_items, None)}
+    for name, (value, default) in defaults.items():
+        if value != default and split != "item_cold":
             raise ValueError(f"data.{name}={value}: it is for data.split=item_cold, not {split}")
     match split:
         case "official":
@@ -249,19 +251,18 @@ def split_corpus(
                     f"data.cold_items=given: {source.name} has no cold items of its own; add "
                     "cold_items.csv (itemID, cold_label), or choose data.cold_items=random"
                 )
-            if chosen == "given" and cold_share is not None:
+            if chosen == "given" and cold_share != COLD_SHARE:
                 raise ValueError(
                     f"data.cold_share={cold_share}: {source.name} comes with its cold items; leave "
                     "it out, or have others chosen by data.cold_items=random or newest"
                 )
-            share = COLD_SHARE if cold_share is None else cold_share
             if chosen == "newest":
                 _require_clock(source, "data.cold_items=newest", "data.cold_items=random")
             label, cold = item_cold(
                 data,
                 n_items=source.n_items,
                 seed=seed,
-                share=share,
+                share=cold_share,
                 newest=chosen == "newest",
                 cold=source.cold if chosen == "given" else None,
             )
@@ -271,7 +272,7 @@ def split_corpus(
             if chosen == "random" or warm_test:
                 told.append(f"seed={seed}")
             if chosen != "given":
-                told.append(f"share={share}")
+                told.append(f"share={cold_share}")
             rule = f"item_cold({', '.join(told + ['warm test'] * warm_test)})"
         case _:
             nearest = get_close_matches(split, get_args(Split), n=1, cutoff=0)[0]

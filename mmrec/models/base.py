@@ -19,6 +19,7 @@ from torch.optim import Adam, Optimizer
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
 from mmrec.evaluation import Evaluation, NonFiniteScores, Rankings
 from mmrec.nn import Content, Shelf, entropies, filled, imbalance
+from mmrec.nn.content import Rows
 from mmrec.schedules import Constant, Observed, RouterSchedule, Routing
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Recommender(LightningModule):
         raise TypeError(f"{type(self).__name__} must define score()")
 
     def encode_items(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+        self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None
     ) -> Tensor:
         """Items that were not there in training, as `encode` has its items: [N, D].
 
@@ -245,7 +246,7 @@ class ContentRecommender(Recommender):
 
     @torch.no_grad()
     def encode_items(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+        self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None
     ) -> Tensor:
         """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
         content = self.shelf.new(features, present)

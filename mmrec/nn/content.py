@@ -6,13 +6,16 @@ N items, M modalities, F_m width of modality m, D dim.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmrec.data import DataError, Modality
+
+Rows = Tensor | NDArray[Any]
 
 
 class Content(NamedTuple):
@@ -53,7 +56,7 @@ class Shelf(nn.Module):
         return Content([getattr(self, f"rows_{name}") for name in self.names], self.present)
 
     def new(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+        self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None
     ) -> Content:
         """That of items which need not be in the catalogue.
 

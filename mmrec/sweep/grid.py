@@ -164,7 +164,7 @@ class Grid:
                 model = self._compose(words).hydra.runtime.choices.model
                 there = self.loader.get_group_options(f"ablation/{model}", ObjectType.CONFIG)
                 if not there:
-                    raise ConfigError(f"grid.ablations: conf/ablation has none of model={model}")
+                    self._left_out.add(f"model={model} has no ablations in conf/ablation")
                 names = there if asked is True else asked
                 if unknown := next((name for name in names if name not in there), None):
                     raise ConfigError(
