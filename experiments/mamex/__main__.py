@@ -17,12 +17,7 @@ from mmrec.report.significance import holm
 HERE = Path(__file__).parent
 OUTPUTS = Path("outputs/cold")
 RANDOM = "data.cold_items=random"
-LARGE = (
-    RANDOM,
-    "data.batch_size=8192",
-    "trainer.check_val_every_n_epoch=2",
-    "callbacks.early_stopping.patience=10",
-)
+LARGE = (RANDOM, "data.batch_size=8192")
 CONTEST = Contest(
     chosen=HERE / "conf",
     outputs=OUTPUTS,
