@@ -142,6 +142,7 @@ def cold_run(composed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mamex"
     words = ["model=mamex", "data=planted_cold", "model.modality_dropout=0.5", "model.dim=8"]
     words += ["data.world.users=120", "data.world.items=300", "trainer.max_epochs=2"]
+    words += ["trainer.check_val_every_n_epoch=1"]
     words += ["trainer=cpu", "trainer.enable_progress_bar=false", f"run_dir={folder}"]
     run_model(composed(*words), [])
     return folder
