@@ -148,7 +148,9 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
             raise ConfigError(f"{folder} holds a run already: {way}")
         data, model = build(plain)
         if not model.closed_form:
-            _ = data.sampler  # says now, not in a folder of its own, that a user has everything
+            # These say now, not in a folder of their own, what cannot be trained.
+            _ = data.sampler
+            _try_optimizer(model)
         if checkpoint:
             _check_continuable(checkpoint, model, plain)
         result = _begin(plain, overrides, data, model)
@@ -245,14 +247,17 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     model: Recommender = hydra.utils.instantiate(plain["model"], _convert_="all")(data.corpus)
     model.evaluation = hydra.utils.instantiate(plain["evaluation"], _convert_="all")
     model.optimizer = hydra.utils.instantiate(plain["optimizer"], _convert_="all")
-    if not model.closed_form:
-        try:
-            model.optimizer(model.parameters())  # torch says now what it cannot have
-        except ValueError as error:
-            raise ConfigError(f"optimizer: {error}") from None
     _give_schedule(model, plain["router_schedule"])
     model.setup("validate")  # says now, not after a first epoch, that a ranking cannot be judged
     return data, model
+
+
+def _try_optimizer(model: Recommender) -> None:
+    """Let torch refuse what it cannot have, as a negative learning rate."""
+    try:
+        model.optimizer(model.parameters())
+    except ValueError as error:
+        raise ConfigError(f"optimizer: {error}") from None
 
 
 def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
@@ -534,12 +539,12 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
     within = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
     if result["status"] != "interrupted" or within:
         return
-    if not any((folder / path).exists() for path in (LAST, BEST)):
-        log.info("no checkpoint was written yet: delete the folder to begin again")
-    elif (folder / LAST).exists():
+    if (folder / LAST).exists():
         kept = [word for word in result["overrides"] if not word.startswith(("run_dir=", "ckpt="))]
         words = shlex.join([*config_dirs(), *kept, f"run_dir={folder}", "ckpt=last"])
         log.info("continue: python -m mmrec.run %s", words)
+    elif not (folder / BEST).exists():
+        log.info("no checkpoint was written yet: delete the folder to begin again")
 
 
 def _remove_if_empty(folder: Path, *, parents: bool) -> None:

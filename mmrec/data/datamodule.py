@@ -23,7 +23,7 @@ from mmrec.data.corpus import (
 )
 from mmrec.data.folder import Columns, read_folder
 from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler, TripletDataset
-from mmrec.data.splits import ColdItems, Split, split_corpus
+from mmrec.data.splits import COLD_SHARE, ColdItems, Split, split_corpus
 from mmrec.data.synthetic import Truth, planted
 from mmrec.paths import data_root
 
@@ -95,7 +95,7 @@ class InteractionData(LightningDataModule):
     split: Split = "official"
     split_seed: int = 0
     temporal_cutoffs: Sequence[float] = (0.8, 0.9)
-    cold_share: float = 0.2
+    cold_share: float = COLD_SHARE
     cold_items: ColdItems | None = None
     warm_test: bool = True
     modalities: Sequence[str] | None = None

@@ -45,8 +45,10 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        reason = "it is a folder" if path.is_dir() else reason
+        if path.is_dir():
+            reason = "it is a folder"
+        else:
+            reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(
             f"{shown(path)}: cannot be read ({reason}); "
             "check that the file is complete, of the kind its name says, and readable"
