@@ -83,6 +83,14 @@ def test_an_ablation_needs_the_modalities_that_it_speaks_of(grid):
     assert "noisy_visual_20-seed" in grid.out
 
 
+def test_an_ablation_that_the_command_line_undoes_is_left_out(grid):
+    words = ("-m", "grid=ablations", "model=gated_lightgcn", *SMALL, "grid.dry_run=true")
+    grid(*words, "grid.ablations=[layers_3,sum]", "model.layers=2", "seed=0,1")
+    assert "layers_3-seed" not in grid.out
+    assert "left out: layers_3 changes nothing beside the settings that are given" in grid.out
+    assert "sum-seed0-" in grid.out and "sum-seed1-" in grid.out
+
+
 def test_some_ablations_can_be_chosen(grid):
     made = grid(*RUNS, "grid=ablations", "model=gated_lightgcn", "grid.ablations=[sum,scalar_gate]")
     assert names(made) == [

@@ -110,6 +110,7 @@ class Grid:
     _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
     _seen: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
     _left_out: set[str] = field(default_factory=set)
+    _whole: set[str] = field(default_factory=set)  # digests of cells without an ablation
 
     @property
     def folder(self) -> Path:
@@ -196,6 +197,11 @@ class Grid:
             return None
         fingerprint, _ = self._corpus(data)
         digest = _digest(config_hash(plain), fingerprint, code_digest(plain["model"][TARGET]))
+        if not ablation:
+            self._whole.add(digest)
+        elif digest in self._whole:  # words of the command line come after an ablation's
+            self._left_out.add(f"{ablation[0]} changes nothing beside the settings that are given")
+            return None
         name = "-".join([choices.model, *ablation, f"seed{plain['seed']}", digest])
         place = f"{choices.data}/{name}"
         state = "running" if self._is_held(place) else _state(self.folder / place)
