@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from mmrec.build import build
 from mmrec.config import TARGET, ConfigError, check_call
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
 from mmrec.evaluation import Evaluation
 from mmrec.models import NoNewItems, Recommender
 from mmrec.results import BEST, CONFIG, RESULT, ResultError, read_result
-from mmrec.run import build
 from mmrec.schedules import RouterSchedule
 
 KINDS = {

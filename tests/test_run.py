@@ -10,11 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 import mmrec.run
+from mmrec.build import build
 from mmrec.config import conf_dir
 from mmrec.evaluation import RankingMetric
 from mmrec.models import Recommender
 from mmrec.results import read_result
-from mmrec.run import build, run
+from mmrec.run import run
 
 TINY = (
     "model=bpr",

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import distribution_to_json
 from optuna.trial import Trial
 
+from mmrec.build import check
 from mmrec.config import ConfigError
 from mmrec.results import first_line, flat, is_free
 from mmrec.sweep.objective import directions, objectives
@@ -122,8 +123,6 @@ def _further(settings: Settings) -> Further | None:
 
 def checked_run(config: DictConfig) -> dict[str, Any]:
     """A run's configuration, plain, if it can be one."""
-    from mmrec.run import check
-
     with open_dict(config):
         hydra = config.pop("hydra")
     try:

@@ -1,0 +1,182 @@
+"""From a composed configuration to what a run needs, or to an error that names the setting."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
+from mmrec.results import CONFIG, LAST, OVERRIDES, VOLATILE, flat
+
+if TYPE_CHECKING:
+    from lightning import Callback, Trainer
+
+    from mmrec.callbacks import Checkpoints, Timing
+    from mmrec.data import InteractionData
+    from mmrec.models import Recommender
+
+# Groups whose settings are arguments.
+GROUPS = ("model", "data", "optimizer", "trainer", "callbacks", "evaluation", "router_schedule")
+CHANGEABLE = (*VOLATILE, "trainer.", "data.root")  # when a run continues
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """Resolve a configuration, and refuse what cannot be right, before anything is built.
+
+    Raises:
+        ConfigError: says which setting, what it is, and what it may be.
+    """
+    from mmrec.evaluation import ACCURACY
+
+    for group, what in (("sweep", "searches"), ("grid", "combines")):
+        if group in config:
+            raise ConfigError(f"{group}=... {what}, and that is many runs: add -m")
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    unknown = set(plain) - set(ROOT)
+    if unknown:
+        word = min(unknown)
+        raise ConfigError(f"{word}: no such setting{nearest(word, ROOT)}")
+    for group in GROUPS:
+        check_call(plain[group], group)
+    if not isinstance(plain["seed"], int) or plain["seed"] < 0:
+        raise ConfigError(f"seed={plain['seed']}: expected a whole number of at least 0")
+    check_monitor(plain["monitor"], plain["evaluation"]["cutoffs"], ACCURACY)
+    checked: dict[str, Any] = plain
+    return checked
+
+
+def check_ablation(choices: Mapping[str, Any], target: str) -> None:
+    """Refuse a model's ablation with another model: it would be settings that are not there."""
+    ablation = choices.get("ablation")
+    of = ablation.rpartition("/")[0] if isinstance(ablation, str) else ""
+    path = conf_dir() / "model" / f"{of}.yaml"
+    if path.is_file() and OmegaConf.select(OmegaConf.load(path), TARGET) != target:
+        raise ConfigError(
+            f"ablation={ablation}: it is one of model={of}; leave out model={choices['model']}"
+        )
+
+
+def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
+    """The data module and the model of a resolved configuration.
+
+    Seeds everything first, so the same configuration gives the same model.
+    """
+    from lightning import seed_everything
+
+    seed_everything(plain["seed"], verbose=False)
+    data: InteractionData = instantiate(plain["data"], _convert_="all")
+    model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus)
+    model.evaluation = instantiate(plain["evaluation"], _convert_="all")
+    model.optimizer = instantiate(plain["optimizer"], _convert_="all")
+    _give_schedule(model, plain["router_schedule"])
+    model.setup("validate")  # says now, not after a first epoch, that a ranking cannot be judged
+    return data, model
+
+
+def try_optimizer(model: Recommender) -> None:
+    """Let torch refuse what it cannot have, as a negative learning rate."""
+    try:
+        model.optimizer(model.parameters())
+    except ValueError as error:
+        raise ConfigError(f"optimizer: {error}") from None
+
+
+def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
+    """Let a routed model have the schedule of its router; without one, none of its terms count."""
+    from mmrec.models import RoutedRecommender
+    from mmrec.schedules import Constant
+
+    if isinstance(model, RoutedRecommender):
+        schedule = instantiate(node, _convert_="all") if node else Constant(top_k=None)
+        model.route_by(schedule)
+    elif node:
+        raise ConfigError(
+            f"router_schedule: {type(model).__name__} has no router; leave the setting out"
+        )
+
+
+def build_trainer(
+    plain: dict[str, Any], folder: Path, *more: Callback
+) -> tuple[Trainer, Timing, Checkpoints]:
+    """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
+    import torch
+
+    from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
+    from mmrec.tracking import Guarded
+
+    # What Lightning tells at INFO the run says itself. The warnings are about Lightning's own code,
+    # and about metrics that are summed over processes before they are logged.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (r"`isinstance\(treespec, LeafSpec\)` is deprecated", r".*sync_dist=True"):
+        warnings.filterwarnings("ignore", message)
+
+    # Filling every new tensor with NaN finds bugs in kernels, and costs a pass over memory each.
+    # The name stands on an object that torch puts in the place of the module.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+    timing, checkpoints = Timing(), Checkpoints(folder, plain["monitor"])
+    kept = [] if plain["trainer"]["fast_dev_run"] else [checkpoints]
+    watchers = instantiate(plain["callbacks"], _convert_="all").values()
+    trainer: Trainer = instantiate(
+        plain["trainer"],
+        _convert_="all",
+        callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *more, *kept],
+        logger=[
+            logger if isinstance(logger, EpochTable) else Guarded(logger)
+            for logger in instantiate(plain["logger"], _convert_="all").values()
+        ],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(folder),
+    )
+    return trainer, timing, checkpoints
+
+
+def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
+    """The checkpoint that `ckpt` means.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if ckpt is None:
+        return None
+    path = folder / LAST if ckpt == "last" else Path(ckpt)
+    if not path.is_file():
+        raise ConfigError(
+            f"ckpt={ckpt}: there is no {path}; give the path of a last.ckpt, or ckpt=last together "
+            "with the run_dir of the run to continue"
+        )
+    return path
+
+
+def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any]) -> None:
+    """Refuse a checkpoint that this run cannot go on from, before it overwrites anything."""
+    from mmrec.callbacks import AtomicCheckpointIO
+    from mmrec.data import DataError
+
+    content = AtomicCheckpointIO().load_checkpoint(checkpoint, weights_only=True)
+    try:
+        model.on_load_checkpoint(content)
+    except DataError as error:
+        words = checkpoint.parent.parent / OVERRIDES
+        hint = f"; the run began with the words of {words}" if words.is_file() else ""
+        raise DataError(f"{error}{hint}") from None
+    if "optimizer_states" not in content:
+        raise ConfigError(f"{checkpoint} holds weights only; continue from the last.ckpt beside it")
+    config = checkpoint.parent.parent / CONFIG
+    if not config.is_file():
+        raise ConfigError(f"there is no {config}; continue from where the run left its last.ckpt")
+    earlier, now = flat(OmegaConf.to_container(OmegaConf.load(config))), flat(plain)
+    for name in sorted({*earlier, *now}):
+        before, after = earlier.get(name, "nothing"), now.get(name, "nothing")
+        if before != after and not name.startswith(CHANGEABLE):
+            raise ConfigError(
+                f"{name}={after}: the run to continue has {before}, and keeps it; give the "
+                f"settings of {config} again, of which only those of trainer and logger may change"
+            )
