@@ -156,7 +156,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         logger.log_hyperparams(plain)
     result["seconds"]["setup"] = time.perf_counter() - start
     if writes:
-        log.info("%s on %s: %d parameters", result["model"], result["data"], result["parameters"])
+        _introduce(model, result)
 
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
@@ -231,6 +231,15 @@ def _bring_best(checkpoint: Path | None, folder: Path) -> None:
     (folder / BEST).parent.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / BEST) as part:
         shutil.copy(best, part)
+
+
+def _introduce(model: Recommender, result: dict[str, Any]) -> None:
+    """Say what is run; of a routed model, which experts the data leave it."""
+    from mmrec.models import RoutedRecommender
+
+    log.info("%s on %s: %d parameters", result["model"], result["data"], result["parameters"])
+    if isinstance(model, RoutedRecommender):
+        log.info("experts: %s", ", ".join(model.experts))
 
 
 def _select(

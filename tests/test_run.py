@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import polars as pl
 import pytest
 import torch
@@ -183,6 +185,14 @@ def test_epochs_between_validations_are_never_the_best(go, tmp_path):
     result = go(tmp_path, "trainer.check_val_every_n_epoch=2")
     assert result["best_epoch"] in (1, 3)
     assert [v is None for v in epochs(tmp_path)["val/recall@20"]] == [True, False, True, False]
+
+
+def test_a_routed_model_says_which_experts_its_data_leave_it(run_words, tmp_path, caplog):
+    small = ["model=magnet", *TINY[1:], "model.neighbours=3", "data.modalities=[visual]"]
+    with caplog.at_level(logging.INFO, "mmrec"):
+        run_words(tmp_path / "run", *small, "trainer.max_epochs=1")
+    roles = "dominant/behaviour, dominant/visual, balanced/behaviour+visual"
+    assert f"experts: {roles}, complementary/behaviour, complementary/visual" in caplog.messages
 
 
 def test_a_closed_form_is_ranked_as_it_is(go, tmp_path):
