@@ -6,6 +6,7 @@ Shape legend: I items, M modalities, C channels.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from mmrec.data import Corpus
 from mmrec.data.synthetic import Truth
 
 DOMINANT = "dominant/"
+DEALS = 100  # of the same weights at random, whose mean is chance
 
 
 def role_recovery(
@@ -25,8 +27,8 @@ def role_recovery(
     with a dominant modality, how well its share of the modalities' weights tells the items where it
     is this one. `nmi`: mutual information, normalised (0: none, 1: the same partition), of the role
     and the modality of the largest weight; `nmi/expert` of the role and the group. Equal weights
-    give an AUC of one half and an NMI of zero; `chance/...` is what the same weights give when they
-    are dealt to items at random.
+    give an AUC of one half and an NMI of zero; `chance/...` is what the same weights give, in the
+    mean, when they are dealt to items at random.
 
     Args:
         corpus: the model's.
@@ -49,7 +51,6 @@ def role_recovery(
     groups = {"nmi": share.argmax(1)}
     if group is not None:
         groups["nmi/expert"] = group.cpu()[counted]
-    order = torch.randperm(len(role), generator=torch.Generator().manual_seed(0))
 
     def compare(share: Tensor, groups: Mapping[str, Tensor]) -> dict[str, float]:
         areas = dominance_areas(truth, role, dict(zip(names, share.T, strict=True)))
@@ -58,8 +59,11 @@ def role_recovery(
         shared = {name: _mutual_information(group, role) for name, group in groups.items()}
         return {**mean, **each, **shared}
 
-    dealt = compare(share[order], {name: group[order] for name, group in groups.items()})
-    return {**compare(share, groups), **{f"chance/{name}": v for name, v in dealt.items()}}
+    generator = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(len(role), generator=generator) for _ in range(DEALS)]
+    dealt = [compare(share[o], {name: group[o] for name, group in groups.items()}) for o in orders]
+    found = compare(share, groups)
+    return found | {f"chance/{name}": fmean(deal[name] for deal in dealt) for name in found}
 
 
 def rounded(weights: Tensor) -> Tensor:

@@ -6,7 +6,10 @@ router or without stages, and Gated LightGCN run on three seeds at one learning 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+import polars as pl
 
 from experiments.study import (
     Cell,
@@ -21,7 +24,11 @@ from experiments.study import (
 )
 
 SEEDS = (0, 1, 2)
-SHARED = ("data=planted", "optimizer.lr=5e-3", "callbacks.early_stopping.patience=10")
+SHARED = ("data=planted", "optimizer.lr=5e-3")
+DEFAULTS: dict[str, Cell] = {
+    "tiktok": ("model=magnet", "data=tiktok", "trainer=cpu", "seed=0"),
+    "planted": ("model=magnet", "data=planted", "trainer=cpu", "seed=0"),
+}
 ROWS: dict[str, Cell] = {
     "MAGNET": ("model=magnet",),
     "stage 1 for ever": ("ablation=magnet/stage_1",),
@@ -49,11 +56,13 @@ def main() -> None:
         name: [(*words, *SHARED, "trainer=cpu", f"seed={seed}") for seed in SEEDS]
         for name, words in ROWS.items()
     }
-    results = run_cells("magnet", [cell for of_row in cells.values() for cell in of_row])
+    wanted = [*DEFAULTS.values(), *(cell for of_row in cells.values() for cell in of_row)]
+    results = run_cells("magnet", wanted)
     folder = Path(__file__).parent
     save(folder, results)
     by_row = {name: [results[cell] for cell in of_row] for name, of_row in cells.items()}
-    parts = [HEAD, table(by_row), "", verdict(by_row), TAIL]
+    health = router_health({data: results[cell] for data, cell in DEFAULTS.items()})
+    parts = [HEAD, table(by_row), "", verdict(by_row), HEALTH, health, TAIL]
     origin = provenance(results.values(), "python -m experiments.magnet")
     (folder / "README.md").write_text("\n".join([*parts, origin, ""]))
 
@@ -75,6 +84,33 @@ def recovered(runs: list[Result], key: str) -> str:
     if any(key not in run.get("recovery", {}) for run in runs):
         return "–"
     return plus_minus(*summarize([{"metrics": run["recovery"]} for run in runs], key))
+
+
+def router_health(results: Mapping[str, Result]) -> str:
+    """A row a data set: what the router did from the first epoch to the last."""
+    names = (
+        *("epochs", "stage 2 from", "least H_m in stage 1", "H_s before", "H_s at the end"),
+        *("largest load", "smallest load", "dead", "test recall@20", "AUC"),
+    )
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for data, result in results.items():
+        epochs = pl.read_csv(Path(result["run_dir"]) / "metrics.csv")
+        first = epochs.filter(pl.col("router/stage") == 1).to_dict(as_series=False)
+        last = epochs.row(-1, named=True)
+        columns = [
+            f"{len(epochs)}",
+            f"{len(first['epoch'])}" if last["router/stage"] == 2 else "–",
+            f"{min(first['router/gate_entropy']):.3f}",
+            f"{first['router/pair_entropy'][-1]:.3f}",
+            f"{last['router/pair_entropy']:.3f}",
+            f"{last['router/largest_load']:.3f}",
+            f"{last['router/smallest_load']:.3f}",
+            f"{last['router/dead']:.0%}",
+            f"{result['metrics']['test/recall@20']:.4f}",
+            f"{result['recovery']['auc']:.4f}" if "recovery" in result else "–",
+        ]
+        lines.append(f"| {data} | {' | '.join(columns)} |")
+    return "\n".join(lines)
 
 
 def verdict(results: dict[str, list[Result]]) -> str:
@@ -102,13 +138,27 @@ HEAD = """\
 On planted data three items in five have one informative modality, and the other is noise. AUC: how
 well the weight of a modality, averaged over an item's users, tells the items that it informs (.5:
 not at all); NMI: between the modality of largest weight and the true role; of experts: between the
-expert of the largest gate and the true role. Each row on three seeds with a learning rate of 5e-3
-and a patience of 10 epochs.
+expert of the largest gate and the true role. There are four roles and two modalities, so weights
+that are exact where one modality informs, and a coin elsewhere, have an NMI of .40. Each row is on
+three seeds with a learning rate of 5e-3.
+"""
+HEALTH = """
+## The router's health
+
+`python -m mmrec.run model=magnet data=...` with nothing else, seed 0. H_m: entropy of the mean
+gate; H_s: mean entropy of a pair's gates; both over that of equal gates. Load: share of the gates
+that an expert has among pairs of train; with less than a hundredth it is dead.
 """
 TAIL = """
+## Quality
+
+[leaderboard](../leaderboard/README.md): MAGNET and its baselines, searched alike, on tiktok,
+scientific, beauty and planted_tail, with NDCG, items by popularity, costs and tests.
+
 ## Ablations
 
-[ablations.md](ablations.md): those of `conf/ablation/magnet` that these data allow, on two seeds.
+[ablations.md](ablations.md): those of `conf/ablation/magnet` that planted data allow, some of them
+on tiktok, scientific and beauty, and what they say.
 
 ## Where the figures come from
 """
