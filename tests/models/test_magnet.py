@@ -6,14 +6,17 @@ import logging
 import math
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
 from lightning import seed_everything
+from torch.nn.functional import normalize
 
 from mmrec.callbacks import EpochSeed
 from mmrec.data import DataError, PlantedData, Queries, Triplets, planted
 from mmrec.evaluation import Evaluation
+from mmrec.graphs import augmented_adjacency, normalized_adjacency, pseudo_edges
 from mmrec.losses import bpr
 from mmrec.models import MAGNET
 from mmrec.nn import node_index
@@ -125,9 +128,29 @@ def test_training_and_ranking_score_a_pair_alike(corpus, options):
     )
 
 
-@pytest.mark.parametrize("late_add", [0.5, 0.0])
-def test_the_channels_are_two_views_of_embeddings_smoothed_over_neighbours(corpus, late_add):
-    model = made(corpus, content="graph", late_add=late_add)
+def dense_projection(modality, linear):
+    """`W f + b` of features with mean zero and a mean squared norm of one; zero where absent."""
+    there, features = modality.present, modality.features.double()
+    centred = features - features[there].mean(0)
+    scaled = centred / centred[there].square().sum(1).mean().sqrt()
+    made = scaled @ linear.weight.double().T + linear.bias.double()
+    return made * there.unsqueeze(1)
+
+
+CHANNELS = [
+    *product(("graph", "projected", "both"), ("sum",), (0.5,)),
+    *product(("both",), ("history", "propagated"), (0.5,)),
+    ("graph", "sum", 0.0),
+    ("both", "history", 2.0),
+]
+
+
+@pytest.mark.parametrize(("content", "user_content", "late_add"), CHANNELS)
+@torch.no_grad()
+def test_the_channels_are_two_views_of_what_users_and_items_bring(
+    corpus, content, user_content, late_add
+):
+    model = made(corpus, content=content, user_content=user_content, late_add=late_add)
     table = model.node.weight.double()
     split = corpus.n_users
     views = [view.adjacency.to_dense().double() for view in model.behaviour.views]
@@ -142,14 +165,66 @@ def test_the_channels_are_two_views_of_embeddings_smoothed_over_neighbours(corpu
 
     behaviour = fused(table, 2, model.behaviour.gate)
     users, items = [behaviour[:split]], [behaviour[split:]]
-    for m, smooth in enumerate(model.neighbours):
-        content = smooth.adjacency.to_dense().double() @ table[split:]
-        signal = fused(torch.cat([table[:split], content]), 1, model.contents[m].gate)
-        users.append(behaviour[:split] + signal[:split])
-        items.append((signal[split:] + late_add * content) * model.present[:, 1 + m : 2 + m])
+    for m, modality in enumerate(corpus.modalities.values()):
+        brought = torch.zeros_like(table[split:])
+        if content != "projected":
+            brought += model.neighbours[m].adjacency.to_dense().double() @ table[split:]
+        if content != "graph":
+            brought += dense_projection(modality, model.project.each[m].linear)
+        own = torch.zeros_like(table[:split]) if user_content == "history" else table[:split]
+        signal = fused(torch.cat([own, brought]), 1, model.contents[m].gate)
+        of_users = {
+            "sum": behaviour[:split] + signal[:split],
+            "history": signal[:split],
+            "propagated": behaviour[:split],
+        }
+        users.append(of_users[user_content])
+        items.append((signal[split:] + late_add * brought) * modality.present.unsqueeze(1))
     found_users, found_items = model.channel_vectors(model.projected())
     torch.testing.assert_close(found_users.double(), torch.stack(users), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found_items.double(), torch.stack(items), atol=1e-5, rtol=1e-4)
+
+
+def test_the_graphs_are_the_ones_that_the_settings_name(corpus):
+    model = made(corpus, neighbours=4, pseudo_edges=3, pseudo_weight=0.7)
+    plain, augmented = (view.adjacency.to_dense() for view in model.behaviour.views)
+    size = corpus.n_users, corpus.n_items
+    torch.testing.assert_close(plain, normalized_adjacency(corpus.train, *size).to_dense())
+    edges = pseudo_edges(corpus, per_user=3, neighbours=4, tail_only=True, choice="content")
+    torch.testing.assert_close(augmented, augmented_adjacency(corpus, edges, 0.7).to_dense())
+    for smooth, modality in zip(model.neighbours, corpus.modalities.values(), strict=True):
+        rows = normalize(modality.features) * modality.present.unsqueeze(1)
+        alike = (rows @ rows.T).fill_diagonal_(-2)
+        alike[:, ~modality.present] = -2
+        kept = torch.zeros_like(alike).scatter(1, alike.topk(4).indices, alike.topk(4).values)
+        kept = kept.clamp(min=0) * modality.present.unsqueeze(1)
+        kept = torch.maximum(kept, kept.T)
+        scale = kept.sum(1).clamp(min=1e-12).rsqrt() * (kept.sum(1) > 0)
+        expected = scale.unsqueeze(1) * kept * scale
+        torch.testing.assert_close(smooth.adjacency.to_dense(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_gates_begin_on_the_collaborative_side_and_logits_at_the_roles(corpus):
+    model = MAGNET(corpus, dim=8, sharpness=3.0)
+    for views in (model.behaviour, *model.contents):
+        assert views.gate.item() == 2.0  # .88 of the collaborative graph
+    weights = model.mix.weights()
+    torch.testing.assert_close(model.router.weights(), 3.0 * (weights - weights.mean(0)))
+
+
+@torch.no_grad()
+def test_penalties_are_the_squares_of_a_batchs_rows(corpus):
+    batch = Triplets(corpus.train.user, corpus.train.item, corpus.train.item.flip(0).unsqueeze(1))
+    model = made(corpus, l2=0.3, content_l2=0.7, template=0.2)
+    losses, size = model.losses(batch), len(batch.user)
+    items = torch.cat([batch.positive, batch.negative.flatten()])
+    rows = torch.cat([batch.user, corpus.n_users + items])
+    expected = {
+        "l2": 0.3 * model.node.weight[rows].square().sum() / (2 * size),
+        "content_l2": 0.7 * model.projected()[items].square().sum() / (2 * size),
+        "template": 0.2 * model.mix.delta.square().mean(),
+    }
+    torch.testing.assert_close({name: losses[name] for name in expected}, expected)
 
 
 @pytest.mark.parametrize("content_layers", [0, 1])
