@@ -11,10 +11,11 @@ here, above all what a content channel is (ID embeddings smoothed over the modal
 and projected features whose norm is held: free, they overfit within epochs) and what the router
 sees (how well user and item agree in each channel). What was tried in single runs, on data whose
 roles are known and on real data: networks in the experts overfit and hide the roles (`hidden`);
-content alone or its graph alone is worse than both; content that only enters before propagation,
-which halves it beside what users bring, costs recall above all on the tail (`late_add`); an even
-load that is asked for by its entropy alone leaves half of the experts dead, or, held harder, costs
-recall, where `KL(uniform || mean gate)` leaves none dead and costs none; a strong confidence term
+content alone or its graph alone is worse than both, but for beauty's text, whose graph alone is
+better; content that only enters before propagation, which halves it beside what users bring, costs
+recall above all on the tail, but for scientific (`late_add`); an even load that is asked for by its
+entropy alone leaves half of the experts dead, or, held harder, costs recall, where
+`KL(uniform || mean gate)` leaves none dead and costs none; a strong confidence term
 leaves few alive and costs recall, where colder gates in the second stage decide and cost none;
 complementary experts whose vectors are shorter than the others' are soon left out; so is the
 behaviour channel, mostly, which begins at a third of the content channels' length, and vectors of
