@@ -145,8 +145,8 @@ class MAGNET(RoutedRecommender):
             `projected` features; or the sum of `both`.
         precision: of the products with features: `bfloat16` is faster on hardware that has it, and
             nearly as exact.
-        late_add: weight of an item's content beside its propagated channel; 0.5 gives back what
-            the mean over two layers takes.
+        late_add: weight of an item's content beside its propagated channel; with one step, 0.5
+            gives back what the mean of content and step takes.
         user_content: what a user's content channel is: `propagated`, as the behaviour channel;
             `history`, the content of what they have, and users then bring items nothing of their
             own; or their `sum`.
@@ -158,8 +158,8 @@ class MAGNET(RoutedRecommender):
         tail_only: whether pseudo-edges go to items of at most the median popularity only.
         roles: weight of the dominant channel, of each of a balanced pair, of the anchor; a role
             that is None has no experts.
-        experts: `templates` begin at their roles; `free` ones know none; `one` is a single expert
-            over the mean of the channels, and no router.
+        experts: `templates` begin at their roles; `free` ones know none; `one` is a single expert,
+            which begins at the mean of the channels, and no router.
         hidden: width of an expert's networks; 0 for none.
         router: what it sees: how the `pair` agrees; the `user` or the `item`; `all` three; or
             `nothing`, for equal gates.

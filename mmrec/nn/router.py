@@ -116,7 +116,7 @@ class PairRouter(nn.Module):
     def scaled(self, user: Terms, item: Terms, temperature: float) -> tuple[Terms, Terms, Tensor]:
         """What `ranking` takes, with logits over a temperature."""
         user, item = (t._replace(bias=t.bias / temperature) for t in (user, item))
-        return user, item, self.weights() / temperature
+        return user, item, self.weights().to(user.bias.device) / temperature
 
 
 def cross(user: Terms, item: Terms, weights: Tensor) -> list[Tensor]:

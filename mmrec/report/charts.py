@@ -269,6 +269,7 @@ def _drawn(draw: Mapping[str, Callable[[], Axes]]) -> dict[str, Figure]:
     """Optuna's figures, at our size."""
     import warnings
 
+    from matplotlib import pyplot
     from optuna.exceptions import ExperimentalWarning
 
     found = {}
@@ -278,6 +279,7 @@ def _drawn(draw: Mapping[str, Callable[[], Axes]]) -> dict[str, Figure]:
             figure = make().get_figure(root=True)
             assert figure is not None
             figure.set_size_inches(SIZE[0] * (1.6 if name == "parallel" else 1), SIZE[1])
+            pyplot.close(figure)  # or it is held until the process ends
             _tidy(figure, wide=name == "parallel")
             found[name] = figure
     return found

@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 import optuna
 import polars as pl
 import pytest
+from matplotlib import pyplot
 from optuna.trial import TrialState
 
 from mmrec.report.__main__ import main, report
@@ -122,6 +123,7 @@ def test_a_search_is_shown(command, shell, tmp_path):
     assert drawn == {
         f"search-item_knn-planted-{name}.svg" for name in ("history", "parallel", "importance")
     }
+    assert pyplot.get_fignums() == []  # a page of many searches would hold them all
 
 
 @pytest.fixture
