@@ -55,6 +55,8 @@ class PairRouter(nn.Module):
         sharpness: A begins at this times `weights`, less their mean over the experts.
     """
 
+    agree: Tensor
+
     def __init__(
         self,
         weights: Tensor,
@@ -81,6 +83,8 @@ class PairRouter(nn.Module):
                 {side: nn.Linear(width, rank, bias=False) for side in ("user", "item")}
             )
             self.agree = nn.Parameter(torch.randn(self.experts, rank) * rank**-0.5)
+        else:
+            self.register_buffer("agree", torch.zeros(self.experts, 0), persistent=False)
 
     def terms(self, side: Side, channels: Tensor) -> Terms:
         """What one side brings, computed once for each user or item: [C, N, D]."""
@@ -100,7 +104,7 @@ class PairRouter(nn.Module):
 
     def weights(self) -> Tensor:
         """What the agreement in each channel, or factor, adds to each logit: [E, C]."""
-        return torch.zeros(self.experts, 0) if self.agreement is None else self.agree
+        return self.agree
 
     def pairs(self, user: Terms, item: Terms) -> Tensor:
         """Logits of B users, each with L items of its own (BL of them): [B, L, E]."""
@@ -116,7 +120,7 @@ class PairRouter(nn.Module):
     def scaled(self, user: Terms, item: Terms, temperature: float) -> tuple[Terms, Terms, Tensor]:
         """What `ranking` takes, with logits over a temperature."""
         user, item = (t._replace(bias=t.bias / temperature) for t in (user, item))
-        return user, item, self.weights().to(user.bias.device) / temperature
+        return user, item, self.weights() / temperature
 
 
 def cross(user: Terms, item: Terms, weights: Tensor) -> list[Tensor]:
