@@ -124,6 +124,17 @@ def keep_freed_memory() -> None:
         mallopt(mmap_threshold, 2**24)  # larger ones would leave holes in the heap
 
 
+def leave_memory_unfilled() -> None:
+    """Let torch leave new tensors as they are where it is deterministic.
+
+    Filling each with NaN finds bugs in kernels, and costs a pass over memory.
+    """
+    import torch
+
+    # The name stands on an object that torch puts in the place of the module.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 def import_torchmetrics() -> None:
     """Import torchmetrics, and what is built on it later, without packages for other fields.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from mmrec.app import leave_memory_unfilled
 from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
 from mmrec.results import CONFIG, LAST, OVERRIDES, VOLATILE, flat
 
@@ -105,8 +106,6 @@ def build_trainer(
     plain: dict[str, Any], folder: Path, *more: Callback
 ) -> tuple[Trainer, Timing, Checkpoints]:
     """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
-    import torch
-
     from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
     from mmrec.tracking import Guarded
 
@@ -117,9 +116,7 @@ def build_trainer(
     for message in (r"`isinstance\(treespec, LeafSpec\)` is deprecated", r".*sync_dist=True"):
         warnings.filterwarnings("ignore", message)
 
-    # Filling every new tensor with NaN finds bugs in kernels, and costs a pass over memory each.
-    # The name stands on an object that torch puts in the place of the module.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    leave_memory_unfilled()
 
     timing, checkpoints = Timing(), Checkpoints(folder, plain["monitor"])
     kept = [] if plain["trainer"]["fast_dev_run"] else [checkpoints]

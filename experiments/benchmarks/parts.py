@@ -22,6 +22,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor
 
+from mmrec.app import leave_memory_unfilled
 from mmrec.callbacks import Timing
 from mmrec.data import FolderData, InteractionData, Modality, PlantedData, Queries, planted
 from mmrec.evaluation import RankingMetric
@@ -373,7 +374,7 @@ def scaling(times: int) -> Row:
 def trainer(**options: Any) -> Trainer:
     """As the command makes it, without files."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    leave_memory_unfilled()
     return Trainer(
         accelerator="cpu",
         devices=1,

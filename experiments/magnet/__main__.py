@@ -6,7 +6,7 @@ router or without stages, and Gated LightGCN run on three seeds at one learning 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -69,7 +69,7 @@ def main() -> None:
 
 def table(results: dict[str, list[Result]]) -> str:
     """A row a variant: mean and deviation over seeds."""
-    lines = [f"| | {' | '.join(NAMES)} |", "|---" * (len(NAMES) + 1) + "|"]
+    lines = header(NAMES)
     for name, runs in results.items():
         columns = [plus_minus(*summarize(runs, metric)) for metric in METRICS]
         columns += [recovered(runs, key) for key in RECOVERY]
@@ -77,6 +77,11 @@ def table(results: dict[str, list[Result]]) -> str:
     by_chance = [recovered(results["MAGNET"], f"chance/{key}") for key in RECOVERY]
     lines.append(f"| random weights |{' |' * len(METRICS)} {' | '.join(by_chance)} |")
     return "\n".join(lines)
+
+
+def header(names: Sequence[str]) -> list[str]:
+    """Of a table whose first column says what a row is."""
+    return [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
 
 
 def recovered(runs: list[Result], key: str) -> str:
@@ -92,7 +97,7 @@ def router_health(results: Mapping[str, Result]) -> str:
         *("epochs", "stage 2 from", "least H_m in stage 1", "H_s before", "H_s at the end"),
         *("largest load", "smallest load", "dead", "test recall@20", "AUC"),
     )
-    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines = header(names)
     for data, result in results.items():
         epochs = pl.read_csv(Path(result["run_dir"]) / "metrics.csv")
         first = epochs.filter(pl.col("router/stage") == 1).to_dict(as_series=False)
