@@ -54,7 +54,12 @@ class Contest:
         )
         parser.add_argument("--seeds", default=self.values, help=f"values of {self.over}")
         parser.add_argument(
-            "--search", action="store_true", help="also where settings are on record"
+            "--search",
+            nargs="?",
+            choices=("anew", "more"),
+            const="anew",
+            help="also where settings are on record: anew, without a word, or on from the trials "
+            "that were run here, up to --trials",
         )
         parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
         options, more = parser.parse_known_args()
@@ -84,7 +89,7 @@ class Contest:
         if (conf_dir() / "sweep" / f"{model}.yaml").exists():
             folder = self.outputs / "search" / name
             best = self.best(model, data)
-            if options.search:
+            if options.search == "anew":
                 shutil.rmtree(folder, ignore_errors=True)  # what is there would count as done
             if options.search or not best.exists():
                 searched = call(

@@ -37,7 +37,7 @@ def contest(tmp_path, monkeypatch):
         folder = next(Path(w.partition("=")[2]) for w in words if w.startswith("hydra.sweep.dir="))
         if words[0].startswith("sweep="):
             best = folder / "experiment" / "bpr-planted-best.yaml"
-            best.parent.mkdir(parents=True)
+            best.parent.mkdir(parents=True, exist_ok=True)
             best.write_text("# chosen\n")
         return "seed=9" not in words
 
@@ -72,13 +72,28 @@ def test_a_search_can_be_asked_for_again(contest, monkeypatch, tmp_path):
     kept.parent.mkdir(parents=True)
     kept.write_text("# older\n")
     stale = made.outputs / "search" / "bpr-planted" / "experiment"
-    stale.mkdir(parents=True)  # the search of the fixture fails where there is one
+    stale.mkdir(parents=True)
+    (stale / "old.yaml").touch()
     before = made.repeats("bpr", "planted")
     run(made, monkeypatch, "--models", "bpr", "--search", "--trials", "7", "--jobs", "2")
     assert made.repeats("bpr", "planted") != before
+    assert not (stale / "old.yaml").exists()
     assert [words[0] for words in calls] == ["sweep=bpr", "grid=runs"]
     assert {"sweep.n_trials=7", "sweep.n_jobs=2", "hydra/launcher=joblib"} <= set(calls[0])
     assert kept.read_text() == "# chosen\n"
+
+
+def test_a_search_can_go_on_from_its_trials(contest, monkeypatch):
+    made, calls = contest
+    run(made, monkeypatch, "--models", "bpr")
+    trial = made.outputs / "search" / "bpr-planted" / "0"
+    trial.mkdir()
+    (trial.parent / "experiment" / "bpr-planted-best.yaml").unlink()
+    calls.clear()
+    run(made, monkeypatch, "--models", "bpr", "--search", "more", "--trials", "7")
+    assert [words[0] for words in calls] == ["sweep=bpr", "grid=runs"]
+    assert "sweep.n_trials=7" in calls[0]
+    assert trial.exists()
 
 
 @pytest.fixture
