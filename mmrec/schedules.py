@@ -17,6 +17,10 @@ Watch = Literal["gates", "load"]
 Shape = Literal["linear", "cosine"]
 
 
+class TooFewExperts(ValueError):
+    """A schedule keeps more experts than a model has on its data."""
+
+
 class Routing(NamedTuple):
     """What holds for an epoch.
 

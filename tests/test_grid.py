@@ -92,6 +92,17 @@ def test_an_ablation_that_the_command_line_undoes_is_left_out(grid):
     assert "sum-seed1-" in grid.out
 
 
+def test_an_ablation_that_leaves_a_router_too_few_experts_is_left_out(grid):
+    words = ("-m", "grid=ablations", "model=magnet", *SMALL, "data.world.modalities=[visual]")
+    made = grid(*words, "grid.ablations=[no_behaviour]")
+    assert grid.error is None
+    assert "no_behaviour-seed0" in str(made[-1])
+    assert "left out, as router_schedule.top_k is 3, of 1 experts in all (dominant" in grid.out
+
+    grid(*words, "grid.ablations=[no_behaviour]", "router_schedule.top_k=9")
+    assert "1 of 2 cells failed: planted/magnet-seed0-" in grid.error  # the whole model
+
+
 def test_some_ablations_can_be_chosen(grid):
     made = grid(*RUNS, "grid=ablations", "model=gated_lightgcn", "grid.ablations=[sum,scalar_gate]")
     assert names(made) == [

@@ -20,7 +20,7 @@ from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
 from mmrec.evaluation import Evaluation, NonFiniteScores, Rankings
 from mmrec.nn import Content, Shelf, entropies, filled, imbalance
 from mmrec.nn.content import Rows
-from mmrec.schedules import Constant, Observed, RouterSchedule, Routing
+from mmrec.schedules import Constant, Observed, RouterSchedule, Routing, TooFewExperts
 
 log = logging.getLogger(__name__)
 DEAD = 0.01  # of the load: an expert with less is as good as gone
@@ -284,11 +284,11 @@ class RoutedRecommender(Recommender):
         """Take another schedule, before a trainer runs.
 
         Raises:
-            ValueError: it keeps more experts than there are.
+            TooFewExperts: it keeps more than there are.
         """
         top_k = schedule.routing().top_k
         if top_k is not None and top_k > self.eligible:
-            raise ValueError(
+            raise TooFewExperts(
                 f"router_schedule.top_k is {top_k}, of {self.eligible} experts in all "
                 f"({', '.join(self.experts[: self.eligible])}); give at most as many, or null for "
                 "all"

@@ -34,6 +34,7 @@ from tqdm import tqdm
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, nearest
 from mmrec.results import LAST, ResultError, config_hash, first_line, read_result
+from mmrec.schedules import TooFewExperts
 from mmrec.sweep.check import checked_run
 from mmrec.sweep.settings import validated
 from mmrec.sweep.space import parse, place
@@ -82,11 +83,13 @@ class Cell:
         words: that run it.
         place: of its folder, within the grid's.
         state: `finished`, `stopped` (and goes on), `new`, or `running` by another command.
+        ablation: None is a model as it is.
     """
 
     words: tuple[str, ...]
     place: str
     state: State
+    ablation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ class Grid:
         name = "-".join([choices.model, *ablation, f"seed{plain['seed']}", digest])
         place = f"{choices.data}/{name}"
         state = "running" if self._is_held(place) else _state(self.folder / place)
-        return Cell(words, place, state)
+        return Cell(words, place, state, next(iter(ablation), None))
 
     def _applies(self, data: Mapping[str, Any]) -> bool:
         """Whether a data set has what an ablation takes away or spoils."""
@@ -297,6 +300,8 @@ class Grid:
 
     def _tell(self, cell: Cell, job: JobReturn) -> str:
         if job.status is not JobStatus.COMPLETED:
+            if cell.ablation and isinstance(job._return_value, TooFewExperts):
+                return f"left out, as {first_line(job._return_value)}"
             self.failed[cell.place] = first_line(job._return_value)
             return f"failed: {self.failed[cell.place]}"
         result = read_result(self.folder / cell.place)
