@@ -76,7 +76,7 @@ from mmrec.schedules import EntropyTriggered
 
 log = logging.getLogger(__name__)
 
-Content = Literal["graph", "projected", "both"]
+Content = Literal["graph", "projected", "both", "gated"]
 UserContent = Literal["propagated", "history", "sum"]
 Graphs = Literal["both", "plain", "augmented"]
 Experts = Literal["templates", "free", "one"]
@@ -142,7 +142,8 @@ class MAGNET(RoutedRecommender):
         content_layers: propagation steps of the content channels.
         behaviour: whether experts see the behaviour channel beside the modalities'.
         content: what an item's content channel is: `graph`, its neighbours' ID embeddings; its
-            `projected` features; or the sum of `both`.
+            `projected` features; the sum of `both`; or the former `gated`, element by element, by
+            the sigmoid of the latter.
         precision: of the products with features: `bfloat16` is faster on hardware that has it, and
             nearly as exact.
         late_add: weight of an item's content beside its propagated channel; with one step, 0.5
@@ -240,7 +241,7 @@ class MAGNET(RoutedRecommender):
         elif experts == "free":
             templates = [t._replace(name=f"free/{n}") for n, t in enumerate(templates, 1)]
         super().__init__(corpus, [t.name for t in templates])
-        self.channels, self.user_content = names, user_content
+        self.channels, self.content, self.user_content = names, content, user_content
         self.content_layers, self.late_add = content_layers, late_add
         self.route, self.template, self.l2, self.content_l2 = route, template, l2, content_l2
         self.ranking = fused_ranking() if fused else ranking
@@ -283,12 +284,17 @@ class MAGNET(RoutedRecommender):
 
     def item_content(self, items: Tensor, projected: Tensor | None) -> list[Tensor]:
         """What items bring to each content channel, from IDs [I, D] and features: [I, D] each."""
-        found = [torch.zeros_like(items)] * len(self.contents)
-        if self.neighbours is not None:
-            found = [smooth(items) for smooth in self.neighbours]
-        if projected is not None:
-            found = [a + b for a, b in zip(found, projected.unbind(1), strict=True)]
-        return found
+        around = [smooth(items) for smooth in self.neighbours or ()]
+        shown = [] if projected is None else [*projected.unbind(1)]
+        match self.content:
+            case "graph":
+                return around
+            case "projected":
+                return shown
+            case "both":
+                return [a + b for a, b in zip(around, shown, strict=True)]
+            case "gated":
+                return [a * torch.sigmoid(b) for a, b in zip(around, shown, strict=True)]
 
     def projected(self, wanted: Wanted | None = None) -> Tensor | None:
         """Features at the scale of embeddings, if they count: [I, M, D].

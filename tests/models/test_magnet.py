@@ -63,6 +63,7 @@ OPTIONS = [
     {"views": "augmented"},
     {"content": "graph", "user_content": "history"},
     {"content": "projected", "user_content": "propagated"},
+    {"content": "gated"},
     {"behaviour": False},
     {"experts": "one"},
     {"pseudo_edges": 0},
@@ -138,7 +139,7 @@ def dense_projection(modality, linear):
 
 
 CHANNELS = [
-    *product(("graph", "projected", "both"), ("sum",), (0.5,)),
+    *product(("graph", "projected", "both", "gated"), ("sum",), (0.5,)),
     *product(("both",), ("history", "propagated"), (0.5,)),
     ("graph", "sum", 0.0),
     ("both", "history", 2.0),
@@ -166,11 +167,12 @@ def test_the_channels_are_two_views_of_what_users_and_items_bring(
     behaviour = fused(table, 2, model.behaviour.gate)
     users, items = [behaviour[:split]], [behaviour[split:]]
     for m, modality in enumerate(corpus.modalities.values()):
-        brought = torch.zeros_like(table[split:])
+        around = shown = torch.zeros_like(table[split:])
         if content != "projected":
-            brought += model.neighbours[m].adjacency.to_dense().double() @ table[split:]
+            around = model.neighbours[m].adjacency.to_dense().double() @ table[split:]
         if content != "graph":
-            brought += dense_projection(modality, model.project.each[m].linear)
+            shown = dense_projection(modality, model.project.each[m].linear)
+        brought = around / (1 + torch.exp(-shown)) if content == "gated" else around + shown
         own = torch.zeros_like(table[:split]) if user_content == "history" else table[:split]
         signal = fused(torch.cat([own, brought]), 1, model.contents[m].gate)
         of_users = {
