@@ -15,11 +15,15 @@ from mmrec.data import Corpus
 from mmrec.data.synthetic import Truth
 
 DOMINANT = "dominant/"
-DEALS = 100  # of the same weights at random, whose mean is chance
 
 
 def role_recovery(
-    corpus: Corpus, truth: Truth, weights: Mapping[str, Tensor], group: Tensor | None = None
+    corpus: Corpus,
+    truth: Truth,
+    weights: Mapping[str, Tensor],
+    group: Tensor | None = None,
+    *,
+    deals: int = 100,
 ) -> dict[str, float]:
     """Compare what a model found to matter for items with their true roles.
 
@@ -35,6 +39,7 @@ def role_recovery(
         truth: of the planted data.
         weights: channel -> [I], as `Recommender.item_weights` has it.
         group: [I] int64 of each item, as the expert of its largest gate.
+        deals: of the same weights at random, whose mean is chance; 0 leaves chance out.
 
     Returns:
         By name; empty unless two modalities have a weight.
@@ -59,10 +64,12 @@ def role_recovery(
         shared = {name: _mutual_information(group, role) for name, group in groups.items()}
         return {**mean, **each, **shared}
 
-    generator = torch.Generator().manual_seed(0)
-    orders = [torch.randperm(len(role), generator=generator) for _ in range(DEALS)]
-    dealt = [compare(share[o], {name: group[o] for name, group in groups.items()}) for o in orders]
     found = compare(share, groups)
+    if not deals:
+        return found
+    generator = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(len(role), generator=generator) for _ in range(deals)]
+    dealt = [compare(share[o], {name: group[o] for name, group in groups.items()}) for o in orders]
     return found | {f"chance/{name}": fmean(deal[name] for deal in dealt) for name in found}
 
 

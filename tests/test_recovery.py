@@ -68,6 +68,8 @@ def test_the_same_weights_dealt_at_random_are_near_chance(two):
     found = role_recovery(corpus, truth, oracle(corpus, truth), truth.role)
     assert found["chance/auc"] == pytest.approx(0.5, abs=0.02)
     assert found["chance/nmi"] < 0.05
+    alone = role_recovery(corpus, truth, oracle(corpus, truth), truth.role, deals=0)
+    assert alone == {name: value for name, value in found.items() if "chance" not in name}
 
 
 def test_an_area_is_the_share_of_pairs_that_are_in_order(two):
