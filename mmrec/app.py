@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmrec.config import TARGET, check_call, conf_dir, nearest
+from mmrec.config import TARGET, ConfigError, check_call, conf_dir, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -39,6 +39,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     sys.argv[1:] = folders_first(sys.argv[1:])
     wants_traceback = bool(os.environ.get(FULL_ERROR))
     keep_freed_memory()
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it tells, the error says
     os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
     try:
         for word in sys.argv[1:]:
@@ -102,6 +103,20 @@ def answer(config: DictConfig, name: str, command: Callable[..., object]) -> Non
         command(**plain)
     except Exception as error:
         raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
+
+
+def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:
+    """A file that is to be written, checked before the work for it begins.
+
+    Raises:
+        ConfigError: another kind of file, or no folder to write it to.
+    """
+    path = Path(name)
+    if path.suffix not in suffixes:
+        raise ConfigError(f"{option}={name}: expected a name that ends in {', '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option}={name}: there is no folder {path.parent}; make it first")
+    return path
 
 
 def quoted(text: str) -> str:

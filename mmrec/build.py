@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import leave_memory_unfilled
 from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
+from mmrec.processes import config_dirs
 from mmrec.results import CONFIG, LAST, OVERRIDES, VOLATILE, flat
 
 if TYPE_CHECKING:
@@ -152,6 +154,16 @@ def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
     return path
 
 
+def to_continue(folder: Path) -> str:
+    """The command that goes on with a run that was stopped."""
+    if not (folder / OVERRIDES).is_file():
+        return f"the words that it began with, run_dir={folder} and ckpt=last"
+    words: Any = OmegaConf.to_container(OmegaConf.load(folder / OVERRIDES))
+    kept = [word for word in words if not word.startswith(("run_dir=", "ckpt="))]
+    line = shlex.join([*config_dirs(), *kept, f"run_dir={folder}", "ckpt=last"])
+    return f"python -m mmrec.run {line}"
+
+
 def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any]) -> None:
     """Refuse a checkpoint that this run cannot go on from, before it overwrites anything."""
     from mmrec.callbacks import AtomicCheckpointIO
@@ -161,9 +173,8 @@ def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any
     try:
         model.on_load_checkpoint(content)
     except DataError as error:
-        words = checkpoint.parent.parent / OVERRIDES
-        hint = f"; the run began with the words of {words}" if words.is_file() else ""
-        raise DataError(f"{error}{hint}") from None
+        way = to_continue(checkpoint.parent.parent)
+        raise DataError(f"{error}; what goes on with it is {way}") from None
     if "optimizer_states" not in content:
         raise ConfigError(f"{checkpoint} holds weights only; continue from the last.ckpt beside it")
     config = checkpoint.parent.parent / CONFIG

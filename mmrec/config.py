@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,9 @@ ROOT = (
     "ckpt",
     "run_dir",
 )
+
+
+LISTED = "expected a list, as [a,b]"  # for pydantic's words about a Sequence
 
 
 class ConfigError(ValueError):
@@ -81,7 +85,6 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
     Raises:
         ConfigError: says which setting, what it is, and what it may be.
     """
-    from hydra.utils import get_object
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
     prefix = f"{path}." if path else ""
@@ -90,7 +93,7 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
             check_call(value, f"{prefix}{key}")
     if TARGET not in config:
         return
-    target = get_object(config[TARGET])
+    target = _imported(config[TARGET], f"{prefix}{TARGET}")
     parameters = inspect.signature(target).parameters
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -106,5 +109,31 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
         except (PydanticUserError, KeyError):
             continue  # not a type that pydantic knows
         except ValidationError as error:
-            expected = " or ".join(dict.fromkeys(e["msg"] for e in error.errors()))
+            told = [LISTED if "Sequence" in e["msg"] else e["msg"] for e in error.errors()]
+            expected = " or ".join(dict.fromkeys(told))
             raise ConfigError(f"{prefix}{key}={value}: {expected}") from None
+
+
+def _imported(name: str, place: str) -> Any:
+    """What a `_target_` names.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    from hydra.utils import get_object
+
+    try:
+        return get_object(name)
+    except ImportError as error:
+        module, _, last = name.rpartition(".")
+        reason: Exception = error
+        while isinstance(reason.__cause__, Exception):
+            reason = reason.__cause__
+        if not isinstance(reason, ModuleNotFoundError):
+            what = f"{type(reason).__name__}: {reason}"
+        elif reason.name == name and module in sys.modules:
+            there = [word for word in vars(sys.modules[module]) if not word.startswith("_")]
+            what = f"{module} has no {last}{nearest(last, there)}"
+        else:
+            what = f"there is no module {reason.name}; install it, or add its folder to PYTHONPATH"
+        raise ConfigError(f"{place}={name}: {what}") from error

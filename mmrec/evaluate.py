@@ -13,9 +13,10 @@ from typing import Any, Literal
 import hydra
 from omegaconf import DictConfig
 
-from mmrec.app import answer, import_torchmetrics, launch
+from mmrec.app import answer, import_torchmetrics, launch, output_file
 from mmrec.config import ConfigError, conf_dir
 from mmrec.paths import replace_file
+from mmrec.results import locate_run
 
 log = logging.getLogger(__name__)
 
@@ -64,20 +65,20 @@ def evaluate(
         ResultError: the folder is no whole run.
         DataError: the data are not those of the run.
     """
-    import_torchmetrics()
-
-    from mmrec.data.datamodule import QueryLoader
-    from mmrec.evaluation import Rankings
-    from mmrec.runs import open_run, output_file, scored
-
     json_file = output_file("output", output, [".json"]) if output else None
     users_file = output_file("per_user", per_user, [".parquet"]) if per_user else None
     if users_file and split != "test":
         raise ConfigError(f"per_user={per_user}: values by user are kept at test; leave split=test")
     if eval_batch_size is not None and eval_batch_size < 1:
         raise ConfigError(f"eval_batch_size={eval_batch_size}: expected 1 or more")
+    locate_run(run)
+    import_torchmetrics()
 
-    opened = open_run(Path(run))
+    from mmrec.data.datamodule import QueryLoader
+    from mmrec.evaluation import Rankings
+    from mmrec.runs import open_run, scored
+
+    opened = open_run(run)
     asked: dict[str, Any] = {"cutoffs": cutoffs, "seen": seen, "candidates": candidates}
     asked = {name: value for name, value in asked.items() if value is not None}
     evaluation = replace(opened.model.evaluation, **asked)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir, nearest
 from mmrec.recommend import Seen
-from mmrec.results import EPOCHS, ResultError
+from mmrec.results import EPOCHS, ResultError, locate_run
 
 if TYPE_CHECKING:
     import polars as pl
@@ -70,15 +70,16 @@ def explain(
         ResultError: the folder is no whole run.
         DataError: the data are not those of the run.
     """
+    if k < 1:
+        raise ConfigError(f"k={k}: expected 1 or more")
+    locate_run(run)
     import_torchmetrics()
 
     from mmrec.report import charts
     from mmrec.report.page import write_page
     from mmrec.runs import open_run
 
-    if k < 1:
-        raise ConfigError(f"k={k}: expected 1 or more")
-    opened = open_run(Path(run))
+    opened = open_run(run)
     if k > opened.corpus.n_items:
         raise ConfigError(f"k={k}: the catalogue has {opened.corpus.n_items} items")
     train = opened.corpus.train
@@ -131,7 +132,7 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
     begun = "" if trigger is None else f" The second stage began at epoch {trigger}."
     shown = ""
     if opened.at_best:
-        shown = f" Everything below is about the best epoch, {opened.result['best_epoch']}."
+        shown = f" The sections below are about the best epoch, {opened.result['best_epoch']}."
     return [
         Section(
             "Router",
@@ -139,7 +140,7 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
             "Share of the train pairs' gates that each expert has, after experts are left out. "
             "Entropies: of a pair's gates, 1 where they are alike and 0 where one expert decides; "
             "of the mean gates and of the load, 1 where all experts are used alike."
-            f"{begun}{shown}",
+            f" {opened.model.about_experts}{begun}{shown}",
             figures={
                 "load": charts.loads(table, opened.model.experts, trigger),
                 "entropy": charts.entropies(table, trigger),
@@ -195,7 +196,8 @@ def _of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
         "channels",
         "What gates give to each channel, the mean over train pairs; a channel of longer vectors "
         "adds more to a score than its weight says. Where an item lacks a modality, the others "
-        f"have its share. {_shares('items', charts.POPULARITY, evaluation.item_groups)}; "
+        "have its share; one without content has none to give. "
+        f"{_shares('items', charts.POPULARITY, evaluation.item_groups)}; "
         f"{_shares('users', charts.ACTIVITY, evaluation.user_groups)}; by train interactions.",
         tables,
         figures,

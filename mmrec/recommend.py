@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import hydra
 from omegaconf import DictConfig
 
-from mmrec.app import answer, import_torchmetrics, launch
+from mmrec.app import answer, import_torchmetrics, launch, output_file
 from mmrec.config import ConfigError, conf_dir
 from mmrec.paths import replace_file
+from mmrec.results import locate_run
 
 if TYPE_CHECKING:
     import polars as pl
@@ -76,22 +77,23 @@ def recommend(
             as those that the model has learned from.
         NonFiniteScores: a score is NaN or infinite.
     """
-    import polars as pl
-
+    path = output_file("output", output, [".parquet", ".csv", ".jsonl"])
+    for name, value in (("k", k), ("block", block)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}={value}: expected 1 or more")
+    locate_run(run)
     import_torchmetrics()
 
-    from mmrec.runs import open_run, output_file
+    import polars as pl
+
+    from mmrec.runs import open_run
 
     sinks: dict[str, Callable[..., Any]] = {
         ".parquet": pl.LazyFrame.sink_parquet,
         ".csv": pl.LazyFrame.sink_csv,
         ".jsonl": pl.LazyFrame.sink_ndjson,
     }
-    path = output_file("output", output, sinks)
-    for name, value in (("k", k), ("block", block)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}={value}: expected 1 or more")
-    opened = open_run(Path(run))
+    opened = open_run(run)
     offer = _offer(opened.corpus, Path(items) if items else None)
     if k is None:
         k = min(LENGTH, offer.n_items)

@@ -57,6 +57,28 @@ def for_a_search(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def locate_run(path: str | Path) -> tuple[Path, Path]:
+    """A run's folder, and the checkpoint that is meant.
+
+    Args:
+        path: the folder or its `result.json`, for the best checkpoint; or a checkpoint in it.
+
+    Raises:
+        ResultError: there is no run.
+    """
+    path = Path(path)
+    folder = path.parent if path.name == RESULT else path
+    checkpoint = folder / BEST
+    if path.suffix == ".ckpt":
+        checkpoint = path.absolute()
+        folder = checkpoint.parent.parent
+    if not (folder / CONFIG).is_file():
+        raise ResultError(
+            f"there is no {folder / CONFIG}; give the folder of a run, as outputs/..."
+        )
+    return folder, checkpoint
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """Read and check `result.json`.
 
@@ -65,7 +87,10 @@ def read_result(folder: Path) -> dict[str, Any]:
     """
     path = folder / RESULT
     if not path.is_file():
-        raise ResultError(f"{folder} holds no {RESULT}; give the folder of a run, as outputs/...")
+        what = "give the folder of a run, as outputs/..."
+        if (folder / LAST).is_file():
+            what = "the run has not ended: continue it with ckpt=last, or wait"
+        raise ResultError(f"{folder} holds no {RESULT}; {what}")
     try:
         result = json.loads(path.read_text())
     except ValueError as error:

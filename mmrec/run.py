@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import shutil
 import signal
 import sys
@@ -26,12 +25,13 @@ from mmrec.build import (
     check_ablation,
     check_continuable,
     checkpoint_to_continue,
+    to_continue,
     try_optimizer,
 )
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, conf_dir
 from mmrec.paths import replace_file
-from mmrec.processes import config_dirs, of_one_job
+from mmrec.processes import of_one_job
 from mmrec.results import (
     BEST,
     CONFIG,
@@ -134,7 +134,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         if checkpoint is None and writes and (folder / CONFIG).exists():
             way = "give another run_dir"
             if (folder / LAST).exists():
-                way = f"continue it with ckpt=last, or {way}"
+                way = f"continue it with {to_continue(folder)}, or {way}"
             elif not (folder / BEST).exists():
                 way = f"it has no checkpoint, so delete it, or {way}"
             raise ConfigError(f"{folder} holds a run already: {way}")
@@ -396,9 +396,7 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
     if result["status"] != "interrupted" or within:
         return
     if (folder / LAST).exists():
-        kept = [word for word in result["overrides"] if not word.startswith(("run_dir=", "ckpt="))]
-        words = shlex.join([*config_dirs(), *kept, f"run_dir={folder}", "ckpt=last"])
-        log.info("continue: python -m mmrec.run %s", words)
+        log.info("continue: %s", to_continue(folder))
     elif not (folder / BEST).exists():
         log.info("no checkpoint was written yet: delete the folder to begin again")
 

@@ -28,7 +28,7 @@ from mmrec.config import TARGET, ConfigError, check_call
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
 from mmrec.evaluation import Evaluation
 from mmrec.models import NoNewItems, Recommender
-from mmrec.results import BEST, CONFIG, RESULT, ResultError, read_result
+from mmrec.results import BEST, CONFIG, ResultError, locate_run, read_result
 from mmrec.schedules import RouterSchedule
 
 KINDS = {
@@ -72,7 +72,7 @@ class OpenRun:
         return self.checkpoint == self.folder / BEST
 
 
-def open_run(path: Path) -> OpenRun:
+def open_run(path: str | Path) -> OpenRun:
     """Rebuild a run's data and model, and load its weights.
 
     Args:
@@ -82,7 +82,7 @@ def open_run(path: Path) -> OpenRun:
         ResultError: a file is missing or broken, or the configuration names what it may not.
         DataError: the data are not those that the run has seen.
     """
-    folder, checkpoint = _locate(path)
+    folder, checkpoint = locate_run(path)
     config = _read_config(folder / CONFIG)
     result = read_result(folder)
     if not checkpoint.is_file():
@@ -150,32 +150,7 @@ def _new_items(model: Recommender, items: Mapping[str, Modality], block: int = 8
     return torch.cat(found)
 
 
-def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:
-    """A file that is to be written, checked before the work for it begins.
-
-    Raises:
-        ConfigError: another kind of file, or no folder to write it to.
-    """
-    path = Path(name)
-    if path.suffix not in suffixes:
-        raise ConfigError(f"{option}={name}: expected a name that ends in {', '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{option}={name}: there is no folder {path.parent}; make it first")
-    return path
-
-
-def _locate(path: Path) -> tuple[Path, Path]:
-    """The run's folder, and the checkpoint that is meant."""
-    if path.suffix == ".ckpt":
-        path = path.absolute()
-        return path.parent.parent, path
-    folder = path.parent if path.name == RESULT else path
-    return folder, folder / BEST
-
-
 def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ResultError(f"there is no {path}; give the folder of a run, as outputs/...")
     try:
         config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except Exception as error:  # those of YAML share no base

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -56,6 +57,8 @@ def test_what_fits_the_signature_passes(node):
         ({"rate": "fast"}, r"^model\.rate=fast: .*number"),
         ({"kind": "sofd"}, r"^model\.kind=sofd: .*'hard' or 'soft'"),
         ({"cutoffs": [1, "x"]}, r"^model\.cutoffs=.*integer"),
+        ({"cutoffs": 5}, r"^model\.cutoffs=5: expected a list, as \[a,b\]$"),
+        ({"cutoffs": "all"}, r"^model\.cutoffs=all: expected a list, as \[a,b\]$"),
         ({"shares": {"a": "x"}}, r"^model\.shares=\{'a': 'x'\}: .*number"),
         (
             {"part": {"_target_": f"{__name__}.Part", "widht": 2}},
@@ -66,6 +69,25 @@ def test_what_fits_the_signature_passes(node):
 def test_what_does_not_fit_names_the_setting_as_it_is_typed(node, message):
     with pytest.raises(ConfigError, match=message):
         check_call({"_target_": TARGET, **node}, "model")
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "message"),
+    [
+        ("class Mine: ...", "one.Mien", r"one has no Mien; did you mean Mine\?"),
+        ("class Mine: ...", "own.Mine", r"there is no module own; install it, or add its folder"),
+        ("import nowhere", "one.Mine", r"there is no module nowhere; install it"),
+        ("def broken(:", "one.Mine", r"SyntaxError: invalid syntax \(one.py, line 1\)"),
+        ("x = y", "one.Mine", r"NameError: name 'y' is not defined"),
+    ],
+)
+def test_a_target_that_cannot_be_imported_says_why(source, name, message, tmp_path, monkeypatch):
+    (tmp_path / "one.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "one", raising=False)
+    with pytest.raises(ConfigError, match=rf"^model\._target_={name}: {message}"):
+        check_call({"_target_": name}, "model")
+    sys.modules.pop("one", None)
 
 
 def test_a_target_that_takes_anything_is_asked_itself():

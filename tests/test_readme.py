@@ -92,9 +92,12 @@ def test_the_added_model_keeps_the_contract_once_it_is_part_of_the_checkout(writ
 
 @pytest.mark.slow
 def test_the_python_example_trains_and_tests(tmp_path):
-    [code] = blocks(section("From Python"), "python")
-    (tmp_path / "example.py").write_text(code)
+    trained, opened = blocks(section("From Python"), "python")
+    (tmp_path / "example.py").write_text(trained)
     assert "test/recall@20" in call("example.py", cwd=tmp_path)
+    call("-m", "mmrec.run", "run_dir=outputs/first", "model=bpr", *TINY, cwd=tmp_path)
+    (tmp_path / "opened.py").write_text(opened + "print(type(run.model).__name__, run.data)")
+    assert "BPR" in call("opened.py", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("target", LINK.findall(README))

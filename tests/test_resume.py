@@ -298,7 +298,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_unharmed(word, message, g
     go(tmp_path, "trainer.max_epochs=1")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(
-        DataError, match=f"{message}.*; the run began with the words of .*overrides.yaml"
+        DataError, match=f"{message}.*; what goes on with it is python -m mmrec.run .* ckpt=last"
     ):
         go(tmp_path, word, "ckpt=last", base=[w for w in TINY if not w.startswith("model.")])
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -340,6 +340,6 @@ def test_a_run_without_a_checkpoint_is_to_be_deleted(go, tmp_path):
 def test_a_run_is_never_overwritten(go, tmp_path):
     go(tmp_path, "trainer.max_epochs=1")
     before = (tmp_path / "result.json").read_bytes()
-    with pytest.raises(ValueError, match=r"holds a run already: continue it with ckpt=last"):
+    with pytest.raises(ValueError, match=r"continue it with python -m .* ckpt=last, or"):
         go(tmp_path)
     assert (tmp_path / "result.json").read_bytes() == before

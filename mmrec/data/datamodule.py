@@ -116,6 +116,10 @@ class InteractionData(LightningDataModule):
             if value < 1:
                 raise ValueError(f"data.{name} is {value}: expected 1 or more")
 
+    def __str__(self) -> str:
+        """Its settings; Lightning's would load everything, and knows torch's own loaders only."""
+        return repr(self)
+
     def source(self) -> Source:
         """The data before the split."""
         raise TypeError(f"{type(self).__name__} must define source()")
@@ -244,9 +248,8 @@ def select_modalities(corpus: Corpus, names: Sequence[str]) -> Corpus:
     """
     for name in names:
         if name not in corpus.modalities:
-            raise DataError(
-                f"data.modalities: no modality {name}; there are {sorted(corpus.modalities)}"
-            )
+            there = ", ".join(sorted(corpus.modalities))
+            raise DataError(f"data.modalities: no modality {name}; there are {there}")
     return replace(corpus, modalities={name: corpus.modalities[name] for name in names})
 
 
@@ -268,7 +271,7 @@ def corrupt_modalities(corpus: Corpus, shares: Mapping[str, float], *, seed: int
     for name, share in shares.items():
         if name not in modalities:
             raise DataError(
-                f"data.corrupt.{name}: no such modality; there are {sorted(modalities)}"
+                f"data.corrupt.{name}: no such modality; there are {', '.join(sorted(modalities))}"
             )
         if not 0 <= share <= 1:
             raise DataError(f"data.corrupt.{name} is {share}: expected a share from 0 to 1")

@@ -20,7 +20,14 @@ from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
 from mmrec.evaluation import Evaluation, NonFiniteScores, Rankings
 from mmrec.nn import Content, Shelf, entropies, filled, imbalance
 from mmrec.nn.content import Rows
-from mmrec.schedules import Constant, Observed, RouterSchedule, Routing, TooFewExperts
+from mmrec.schedules import (
+    Constant,
+    EntropyTriggered,
+    Observed,
+    RouterSchedule,
+    Routing,
+    TooFewExperts,
+)
 
 log = logging.getLogger(__name__)
 DEAD = 0.01  # of the load: an expert with less is as good as gone
@@ -250,10 +257,15 @@ class ContentRecommender(Recommender):
     ) -> Tensor:
         """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
         content = self.shelf.new(features, present)
-        items = self.from_content(content)
-        if content.present.any(1).all():  # or the whole catalogue would be encoded for nothing
-            return items
-        return filled(items, content.present, self.typical_item())
+        was_training = self.training
+        try:
+            self.eval()  # what training hides or drops is no part of an item
+            items = self.from_content(content)
+            if content.present.any(1).all():  # or the catalogue would be encoded for nothing
+                return items
+            return filled(items, content.present, self.typical_item())
+        finally:
+            self.train(was_training)
 
 
 class RoutedRecommender(Recommender):
@@ -265,12 +277,15 @@ class RoutedRecommender(Recommender):
 
     Attributes:
         experts: their names.
+        about_experts: what these mean, in a sentence.
         schedule: of the router.
 
     Args:
         corpus: what the model learns from.
         experts: names.
     """
+
+    about_experts = ""
 
     def __init__(self, corpus: Corpus, experts: Sequence[str]) -> None:
         super().__init__(corpus)
@@ -394,6 +409,17 @@ class RoutedRecommender(Recommender):
                 self.experts[share.index(max(share))],
                 100 * CROWDED,
                 FOR,
+            )
+
+    def on_train_end(self) -> None:
+        """Say that training was too short for a second stage, where there was to be one."""
+        super().on_train_end()
+        schedule = self.schedule
+        if isinstance(schedule, EntropyTriggered) and schedule.stage == 1:
+            log.info(
+                "router: ended in stage 1; the second begins after %d epochs at the earliest "
+                "(router_schedule.earliest)",
+                schedule.earliest,
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

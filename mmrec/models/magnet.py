@@ -175,6 +175,10 @@ class MAGNET(RoutedRecommender):
             headers.
     """
 
+    about_experts = (
+        "An expert of role dominant/a looks mostly at channel a, balanced/a+b at both alike, and "
+        "complementary/a at a and at what the others add to it."
+    )
     present: Tensor  # [I, C] bool
 
     def __init__(
@@ -260,7 +264,7 @@ class MAGNET(RoutedRecommender):
         present += [modality.present for modality in modalities.values()]
         self.register_buffer("present", torch.stack(present, 1), persistent=False)  # [I, C]
 
-        graphs = []
+        graphs, self.about_edges = [], ""
         if views != "augmented":
             graphs.append(normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items))
         if views != "plain":
@@ -271,7 +275,7 @@ class MAGNET(RoutedRecommender):
                 tail_only=tail_only,
                 choice=pseudo_choice,
             )
-            log.info("%s: %s", corpus.name, edge_statistics(corpus, edges))
+            self.about_edges = f"{corpus.name}: {edge_statistics(corpus, edges)}"
             graphs.append(augmented_adjacency(corpus, edges, pseudo_weight))
         self.behaviour = Views(graphs, layers)
         self.contents = nn.ModuleList(Views(graphs, content_layers) for _ in modalities)
@@ -281,6 +285,12 @@ class MAGNET(RoutedRecommender):
             self.mix.weights().detach(), dim, sees=router, agreement=agreement, sharpness=sharpness
         )
         self.schedule = EntropyTriggered(top_k=min(3, len(templates)))
+
+    def on_fit_start(self) -> None:
+        """Tell of the pseudo-edges: once, not wherever a run is opened again."""
+        super().on_fit_start()
+        if self.about_edges and self.trainer.is_global_zero:
+            log.info("%s", self.about_edges)
 
     def item_content(self, items: Tensor, projected: Tensor | None) -> list[Tensor]:
         """What items bring to each content channel, from IDs [I, D] and features: [I, D] each."""

@@ -86,6 +86,8 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         modality_dropout: chance that training hides a modality of an item; one always stays.
     """
 
+    about_experts = "Expert a/1 is the first of modality a."
+
     def __init__(
         self,
         corpus: Corpus,
@@ -172,7 +174,6 @@ class MAMEX(RoutedRecommender, ContentRecommender):
 
     def from_content(self, content: Content) -> Tensor:
         """New items."""
-        assert not self.training, "hidden modalities and dropout are for training: call eval()"
         return self.compared(self.views(content).items)
 
     def typical_item(self) -> Tensor:

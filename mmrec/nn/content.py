@@ -67,8 +67,12 @@ class Shelf(nn.Module):
 
         Raises:
             DataError: a name or width that the catalogue does not have, different numbers of rows,
-                or infinity.
+                infinity, or NaN in a part of a row.
+            TypeError: features without the name of their modality.
         """
+        if not isinstance(features, Mapping):
+            names = ", ".join(f'"{name}": array' for name in self.names)
+            raise TypeError(f"new items: give the features of each modality, {{{names}}}")
         for name in features:
             if name not in self.names:
                 raise DataError(
@@ -96,7 +100,13 @@ class Shelf(nn.Module):
                 raise DataError(
                     f"modality {name} of new item {row} is infinite; NaN says it is absent"
                 )
-            mask = x.isfinite().all(1)
+            lacking = x.isnan()
+            if (some := lacking.any(1) & ~lacking.all(1)).any():
+                raise DataError(
+                    f"modality {name} of new item {int(some.nonzero()[0])} is NaN in a part of the "
+                    "row; a row of NaN says it is absent"
+                )
+            mask = ~lacking.all(1)
             if present is not None and name in present:
                 mask = mask & torch.as_tensor(present[name], device=device)
             rows.append(normalize(torch.where(mask.unsqueeze(1), x, 0.0)))

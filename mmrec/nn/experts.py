@@ -50,11 +50,11 @@ def role_templates(channels: Sequence[str], roles: Mapping[Role, float | None]) 
     limits = {"dominant": 1.0, "balanced": 0.5, "complementary": 1.0}
     for role, weight in roles.items():
         if role not in limits:
-            raise ValueError(f"roles: there is no role {role}; there are {', '.join(limits)}")
+            raise ValueError(f"model.roles: there is no role {role}; there are {', '.join(limits)}")
         if weight is not None and not 0 < weight <= limits[role]:
             raise ValueError(
-                f"roles.{role} is {weight}; give a weight above 0 and at most {limits[role]}, "
-                "or null to leave these experts out"
+                f"model.roles.{role} is {weight}; give a weight above 0 and at most "
+                f"{limits[role]}, or null to leave these experts out"
             )
     count = len(channels)
     found = []

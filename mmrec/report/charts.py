@@ -330,10 +330,13 @@ def for_a_page(svg: bytes) -> str:
 
 def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=x, ylabel=y, title=title)
+    if x == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, axes
 
 

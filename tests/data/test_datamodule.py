@@ -74,7 +74,7 @@ def test_a_modality_can_be_left_out():
 
 def test_an_unknown_modality_names_those_there_are():
     corpus = PlantedData(world=small).corpus
-    with pytest.raises(DataError, match=r"no modality sound; there are \['textual', 'visual'\]"):
+    with pytest.raises(DataError, match=r"no modality sound; there are textual, visual"):
         select_modalities(corpus, ["sound"])
     with pytest.raises(DataError, match=r"data\.corrupt\.sound: no such modality"):
         corrupt_modalities(corpus, {"sound": 0.5}, seed=0)
@@ -125,3 +125,10 @@ def test_the_gate_turns_away_from_a_modality_that_became_noise():
 
     clean, noisy = visual_weight(0.0), visual_weight(0.6)
     assert noisy < clean - 0.01
+
+
+def test_printing_a_data_set_shows_its_settings_and_loads_nothing():
+    data = PlantedData(world=small, negatives=3)
+    assert str(data).startswith("PlantedData(split='")
+    assert "negatives=3" in str(data)
+    assert "corpus" not in vars(data)

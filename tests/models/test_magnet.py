@@ -425,6 +425,27 @@ def test_a_run_that_is_killed_and_continued_triggers_at_the_same_epoch(data, tra
         torch.testing.assert_close(found[name], value, msg=name)
 
 
+def test_a_run_that_ends_in_its_first_stage_says_so(data, trained, caplog):
+    with caplog.at_level(logging.INFO):
+        trained(made(data.corpus, EntropyTriggered(**SCHEDULE)).train(), data, 2)
+        assert "router: ended in stage 1; the second begins after 3 epochs at the" in caplog.text
+        caplog.clear()
+        trained(made(data.corpus, EntropyTriggered(**SCHEDULE)).train(), data, 5)
+    assert "router: stage 2 from epoch 3 on" in caplog.text
+    assert "ended in stage 1" not in caplog.text
+
+
+def test_training_tells_of_pseudo_edges_and_opening_a_run_does_not(data, trained, caplog):
+    with caplog.at_level(logging.INFO):
+        model = made(data.corpus)
+        assert "pseudo-edges" not in caplog.text
+        trained(model.train(), data, 1)
+        assert caplog.text.count("pseudo-edges, ") == 1
+        caplog.clear()
+        trained(made(data.corpus, views="plain").train(), data, 1)
+    assert "pseudo-edges" not in caplog.text
+
+
 def test_each_epoch_tells_what_the_router_did(data, trained):
     model = made(data.corpus, Constant(coverage=1.0, top_k=2)).train()
     metrics = trained(model, data, 2).callback_metrics

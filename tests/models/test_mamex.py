@@ -184,11 +184,30 @@ def test_new_items_are_encoded_as_known_ones_are(corpus, fusion):
         ({"visual": torch.ones(2, 8), "textual": torch.ones(3, 9)}, r"visual: 2, textual: 3"),
         ({}, r"new items need features, .* found none"),
         ({"visual": torch.tensor([[1.0] * 8, [math.inf] * 8])}, r"visual of new item 1 is infin"),
+        (
+            {"visual": torch.tensor([[math.nan] * 8, [math.nan] * 7 + [1.0]])},
+            r"visual of new item 1 is NaN in a part of the row",
+        ),
     ],
 )
 def test_features_of_new_items_that_cannot_be_are_refused(corpus, features, message):
     with pytest.raises(DataError, match=message):
         made(corpus).encode_items(features)
+
+
+def test_features_of_new_items_need_the_name_of_their_modality(corpus):
+    with pytest.raises(TypeError, match=r'of each modality, \{"visual": array, "textual": array'):
+        made(corpus).encode_items(torch.ones(2, 8))
+
+
+@torch.no_grad()
+def test_a_model_in_training_encodes_new_items_as_it_would_after(corpus):
+    model = made(corpus, dropout=0.5, modality_dropout=0.5)
+    features = {"textual": torch.ones(2, 9).masked_fill(torch.eye(2, 9) > 0, 3.0)}
+    features["textual"][1] = math.nan  # the mean item
+    expected = model.eval().encode_items(features)
+    assert torch.equal(model.train().encode_items(features), expected)
+    assert model.training
 
 
 def test_a_model_of_ids_cannot_encode_new_items(corpus):

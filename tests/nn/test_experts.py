@@ -64,9 +64,12 @@ def test_a_role_without_a_weight_has_no_experts():
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
-        ({"dominant": 1.2}, r"^roles\.dominant is 1\.2; give a weight above 0 and at most 1"),
-        ({"balanced": 0.6}, r"^roles\.balanced is 0\.6; .* at most 0\.5, or null"),
-        ({"complementary": 0}, r"^roles\.complementary is 0; give a weight above 0"),
+        (
+            {"dominant": 1.2},
+            r"^model\.roles\.dominant is 1\.2; give a weight above 0 and",
+        ),
+        ({"balanced": 0.6}, r"^model\.roles\.balanced is 0\.6; .* at most 0\.5, or null"),
+        ({"complementary": 0}, r"^model\.roles\.complementary is 0; give a weight above 0"),
         ({"dominent": 0.8}, r"there is no role dominent; there are dominant, balanced, compl"),
         ({"dominant": None}, r"^roles leave no expert for the channels behaviour, visual, text"),
         ({}, r"^roles leave no expert"),
