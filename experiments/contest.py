@@ -54,12 +54,10 @@ class Contest:
         )
         parser.add_argument("--seeds", default=self.values, help=f"values of {self.over}")
         parser.add_argument(
-            "--search",
-            nargs="?",
-            choices=("anew", "more"),
-            const="anew",
-            help="also where settings are on record: anew, without a word, or on from the trials "
-            "that were run here, up to --trials",
+            "--search", action="store_true", help="anew, also where settings are on record"
+        )
+        parser.add_argument(
+            "--more", action="store_true", help="search on from the trials run here, up to --trials"
         )
         parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
         options, more = parser.parse_known_args()
@@ -89,9 +87,9 @@ class Contest:
         if (conf_dir() / "sweep" / f"{model}.yaml").exists():
             folder = self.outputs / "search" / name
             best = self.best(model, data)
-            if options.search == "anew":
+            if options.search and not options.more:
                 shutil.rmtree(folder, ignore_errors=True)  # what is there would count as done
-            if options.search or not best.exists():
+            if options.search or options.more or not best.exists():
                 searched = call(
                     f"sweep={model}",
                     *words,

@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import leave_memory_unfilled
 from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
-from mmrec.processes import config_dirs
 from mmrec.results import CONFIG, LAST, OVERRIDES, VOLATILE, flat
 
 if TYPE_CHECKING:
@@ -156,11 +155,12 @@ def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
 
 def to_continue(folder: Path) -> str:
     """The command that goes on with a run that was stopped."""
-    if not (folder / OVERRIDES).is_file():
+    try:
+        words = [str(word) for word in OmegaConf.load(folder / OVERRIDES)]
+    except Exception:  # those of YAML share no base; and older folders have no such file
         return f"the words that it began with, run_dir={folder} and ckpt=last"
-    words: Any = OmegaConf.to_container(OmegaConf.load(folder / OVERRIDES))
     kept = [word for word in words if not word.startswith(("run_dir=", "ckpt="))]
-    line = shlex.join([*config_dirs(), *kept, f"run_dir={folder}", "ckpt=last"])
+    line = shlex.join([*kept, f"run_dir={folder}", "ckpt=last"])
     return f"python -m mmrec.run {line}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -25,9 +26,6 @@ ROOT = (
     "ckpt",
     "run_dir",
 )
-
-
-LISTED = "expected a list, as [a,b]"  # for pydantic's words about a Sequence
 
 
 class ConfigError(ValueError):
@@ -109,9 +107,17 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
         except (PydanticUserError, KeyError):
             continue  # not a type that pydantic knows
         except ValidationError as error:
-            told = [LISTED if "Sequence" in e["msg"] else e["msg"] for e in error.errors()]
+            told = [_told(e) for e in error.errors()]
             expected = " or ".join(dict.fromkeys(told))
             raise ConfigError(f"{prefix}{key}={value}: {expected}") from None
+
+
+def _told(error: Mapping[str, Any]) -> str:
+    """What pydantic says, but for one value where there should be several."""
+    alone = error["type"] == "is_instance_of" and error["ctx"]["class"] == "Sequence"
+    if not error["loc"] and (alone or error["type"] == "sequence_str"):
+        return "expected a list, as [a,b]"
+    return str(error["msg"])
 
 
 def _imported(name: str, place: str) -> Any:
@@ -123,17 +129,27 @@ def _imported(name: str, place: str) -> Any:
     from hydra.utils import get_object
 
     try:
-        return get_object(name)
-    except ImportError as error:
-        module, _, last = name.rpartition(".")
-        reason: Exception = error
-        while isinstance(reason.__cause__, Exception):
-            reason = reason.__cause__
-        if not isinstance(reason, ModuleNotFoundError):
-            what = f"{type(reason).__name__}: {reason}"
-        elif reason.name == name and module in sys.modules:
-            there = [word for word in vars(sys.modules[module]) if not word.startswith("_")]
-            what = f"{module} has no {last}{nearest(last, there)}"
-        else:
-            what = f"there is no module {reason.name}; install it, or add its folder to PYTHONPATH"
+        target = get_object(name)
+    except (AttributeError, ImportError, ValueError) as error:  # of what is no name, too
+        module, _, last = str(name).rpartition(".")
+        reason = error.__cause__ or error
+        what = f"{type(reason).__name__}: {reason}"
+        if isinstance(reason, ModuleNotFoundError):
+            above, _, missing = str(reason.name).rpartition(".")
+            if reason.name == name and module in sys.modules:
+                what = f"{module} has no {last}{nearest(last, _public(module))}"
+            elif above in sys.modules:
+                what = f"{above} has no {missing}{nearest(missing, _public(above))}"
+            else:
+                what = f"there is no module {reason.name}; install it, or extend PYTHONPATH"
         raise ConfigError(f"{place}={name}: {what}") from error
+    if not callable(target):
+        raise ConfigError(f"{place}={name}: it cannot be called; name a class or a function")
+    return target
+
+
+def _public(module: str) -> list[str]:
+    """The names in a module, and those of the modules in a package."""
+    found = sys.modules[module]
+    below = (info.name for info in pkgutil.iter_modules(getattr(found, "__path__", ())))
+    return sorted({name for name in (*vars(found), *below) if not name.startswith("_")})

@@ -71,7 +71,7 @@ def evaluate(
         raise ConfigError(f"per_user={per_user}: values by user are kept at test; leave split=test")
     if eval_batch_size is not None and eval_batch_size < 1:
         raise ConfigError(f"eval_batch_size={eval_batch_size}: expected 1 or more")
-    locate_run(run)
+    locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
 
     from mmrec.data.datamodule import QueryLoader

@@ -72,7 +72,7 @@ def explain(
     """
     if k < 1:
         raise ConfigError(f"k={k}: expected 1 or more")
-    locate_run(run)
+    locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
 
     from mmrec.report import charts
@@ -130,6 +130,7 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
     second = table.filter(pl.col("router/stage") == 2)["epoch"]
     trigger = int(second[0]) if 0 < len(second) < len(table) else None
     begun = "" if trigger is None else f" The second stage began at epoch {trigger}."
+    about = opened.model.about_experts and f" {opened.model.about_experts}"
     shown = ""
     if opened.at_best:
         shown = f" The sections below are about the best epoch, {opened.result['best_epoch']}."
@@ -140,7 +141,7 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
             "Share of the train pairs' gates that each expert has, after experts are left out. "
             "Entropies: of a pair's gates, 1 where they are alike and 0 where one expert decides; "
             "of the mean gates and of the load, 1 where all experts are used alike."
-            f" {opened.model.about_experts}{begun}{shown}",
+            f"{about}{begun}{shown}",
             figures={
                 "load": charts.loads(table, opened.model.experts, trigger),
                 "entropy": charts.entropies(table, trigger),

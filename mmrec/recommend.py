@@ -81,7 +81,7 @@ def recommend(
     for name, value in (("k", k), ("block", block)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value}: expected 1 or more")
-    locate_run(run)
+    locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
 
     import polars as pl

@@ -89,7 +89,9 @@ def read_result(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "give the folder of a run, as outputs/..."
         if (folder / LAST).is_file():
-            what = "the run has not ended: continue it with ckpt=last, or wait"
+            what = "the run has not ended: wait for it, or continue it with ckpt=last"
+        elif (folder / CONFIG).is_file():
+            what = "the run has not ended its first epoch, or was killed in it"
         raise ResultError(f"{folder} holds no {RESULT}; {what}")
     try:
         result = json.loads(path.read_text())

@@ -31,7 +31,7 @@ from mmrec.build import (
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, conf_dir
 from mmrec.paths import replace_file
-from mmrec.processes import of_one_job
+from mmrec.processes import config_dirs, of_one_job
 from mmrec.results import (
     BEST,
     CONFIG,
@@ -134,9 +134,9 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         if checkpoint is None and writes and (folder / CONFIG).exists():
             way = "give another run_dir"
             if (folder / LAST).exists():
-                way = f"continue it with {to_continue(folder)}, or {way}"
+                way += f", or continue it: {to_continue(folder)}"
             elif not (folder / BEST).exists():
-                way = f"it has no checkpoint, so delete it, or {way}"
+                way += "; it has no checkpoint: if it does not run any more, it can be deleted"
             raise ConfigError(f"{folder} holds a run already: {way}")
         data, model = build(plain)
         if not model.closed_form:
@@ -297,7 +297,7 @@ def _write_identity(
 ) -> None:
     """What was run, and what its indices mean."""
     folder.mkdir(parents=True, exist_ok=True)
-    for content, name in ((plain, CONFIG), (overrides, OVERRIDES)):
+    for content, name in ((plain, CONFIG), ([*config_dirs(), *overrides], OVERRIDES)):
         with replace_file(folder / name) as part:
             OmegaConf.save(OmegaConf.create(content), part)
     for name, ids in (("user", corpus.user_ids), ("item", corpus.item_ids)):

@@ -107,6 +107,11 @@ class RouterSchedule(ABC):
         """1, and 2 once the setting begins to move."""
         return 1
 
+    @property
+    def waits_for(self) -> str | None:
+        """What a second stage waits for, if there is to be one and it has not begun."""
+        return None
+
     def routing(self) -> Routing:
         """What holds now."""
         share = self.progress
@@ -208,6 +213,11 @@ class Ramp(RouterSchedule):
         """1 before it begins to move, 2 after."""
         return 1 if self.epoch < self.start else 2
 
+    @property
+    def waits_for(self) -> str | None:
+        """The epoch that was asked for."""
+        return f"epoch {self.start} (router_schedule.start)" if self.stage == 1 else None
+
 
 class EntropyTriggered(RouterSchedule):
     """Coverage first; once gates are spread and rest, confidence.
@@ -285,6 +295,15 @@ class EntropyTriggered(RouterSchedule):
     def stage(self) -> int:
         """1 before the trigger, 2 after."""
         return 1 if self.trigger is None else 2
+
+    @property
+    def waits_for(self) -> str | None:
+        """The first epoch that may trigger it, or what it watches."""
+        if self.stage == 2:
+            return None
+        if self.epoch < self.earliest:
+            return f"epoch {self.earliest} (router_schedule.earliest)"
+        return f"the entropy of the {self.watch} to rest (router_schedule.threshold, tolerance)"
 
     def end_epoch(self, observed: Observed) -> None:
         """Pull the trigger, if it is time."""

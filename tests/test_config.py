@@ -75,7 +75,16 @@ def test_what_does_not_fit_names_the_setting_as_it_is_typed(node, message):
     ("source", "name", "message"),
     [
         ("class Mine: ...", "one.Mien", r"one has no Mien; did you mean Mine\?"),
-        ("class Mine: ...", "own.Mine", r"there is no module own; install it, or add its folder"),
+        (
+            "class Mine: ...",
+            "own.Mine",
+            r"there is no module own; install it, or extend PY",
+        ),
+        ("class Mine: ...", "mmrec.modles.BPR", r"mmrec has no modles; did you mean models"),
+        ("class Mine: ...", "mmrec.models.bprr.BPR", r"mmrec.models has no bprr; did you mean bpr"),
+        ("class Mine: ...", "mmrec.models.bpr", r"it cannot be called; name a class"),
+        ("class Mine: ...", "..", r"ValueError: "),
+        ("class Mine: ...", 5, r"AttributeError: "),
         ("import nowhere", "one.Mine", r"there is no module nowhere; install it"),
         ("def broken(:", "one.Mine", r"SyntaxError: invalid syntax \(one.py, line 1\)"),
         ("x = y", "one.Mine", r"NameError: name 'y' is not defined"),
@@ -84,10 +93,10 @@ def test_what_does_not_fit_names_the_setting_as_it_is_typed(node, message):
 def test_a_target_that_cannot_be_imported_says_why(source, name, message, tmp_path, monkeypatch):
     (tmp_path / "one.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "one", raising=False)
+    monkeypatch.setitem(sys.modules, "one", None)  # to be forgotten afterwards
+    del sys.modules["one"]
     with pytest.raises(ConfigError, match=rf"^model\._target_={name}: {message}"):
         check_call({"_target_": name}, "model")
-    sys.modules.pop("one", None)
 
 
 def test_a_target_that_takes_anything_is_asked_itself():

@@ -13,6 +13,7 @@ from mmrec.results import (
     ResultError,
     config_hash,
     git_commit,
+    locate_run,
     metrics_table,
     peak_rss_mib,
     read_result,
@@ -73,6 +74,21 @@ def test_a_result_cut_short_anywhere_is_refused(result, tmp_path):
             ResultError, match=r"result\.json is cut short or no JSON.*run it again"
         ):
             read_result(tmp_path)
+
+
+def test_a_run_that_has_not_ended_is_told_from_no_run(tmp_path):
+    with pytest.raises(ResultError, match=r"there is no .*config\.yaml; give the folder of a run"):
+        locate_run(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    assert locate_run(str(tmp_path)) == (tmp_path, tmp_path / "checkpoints/best.ckpt")
+    with pytest.raises(ResultError, match=r"has not ended its first epoch, or was killed in it"):
+        read_result(tmp_path)
+    last = tmp_path / "checkpoints/last.ckpt"
+    last.parent.mkdir()
+    last.touch()
+    assert locate_run(last) == (tmp_path, last)
+    with pytest.raises(ResultError, match=r"has not ended: wait for it, or continue it with ckpt"):
+        read_result(tmp_path)
 
 
 def test_a_folder_without_a_result_is_no_run(tmp_path):

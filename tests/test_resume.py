@@ -333,13 +333,13 @@ def test_a_checkpoint_without_its_settings_is_refused(go, tmp_path):
 def test_a_run_without_a_checkpoint_is_to_be_deleted(go, tmp_path):
     go(tmp_path, "trainer.max_epochs=1")
     shutil.rmtree(tmp_path / "checkpoints")
-    with pytest.raises(ValueError, match=r"holds a run already: it has no checkpoint, so delete"):
+    with pytest.raises(ValueError, match=r"another run_dir; it has no checkpoint: if it does not"):
         go(tmp_path)
 
 
 def test_a_run_is_never_overwritten(go, tmp_path):
     go(tmp_path, "trainer.max_epochs=1")
     before = (tmp_path / "result.json").read_bytes()
-    with pytest.raises(ValueError, match=r"continue it with python -m .* ckpt=last, or"):
+    with pytest.raises(ValueError, match=r"run_dir, or continue it: python -m .* ckpt=last$"):
         go(tmp_path)
     assert (tmp_path / "result.json").read_bytes() == before

@@ -34,6 +34,22 @@ def test_the_trigger_waits_until_the_load_is_spread_and_rests():
     assert schedule.stage == 2
 
 
+def test_a_schedule_says_what_its_second_stage_waits_for():
+    schedule = EntropyTriggered(window=1, tolerance=0.0, earliest=2, latest=None)
+    assert schedule.waits_for == "epoch 2 (router_schedule.earliest)"
+    told(schedule, [0.9, 0.95])
+    assert schedule.waits_for == (
+        "the entropy of the gates to rest (router_schedule.threshold, tolerance)"
+    )
+    told(schedule, [0.95])
+    assert schedule.waits_for is None
+    ramp = Ramp(start=1)
+    assert ramp.waits_for == "epoch 1 (router_schedule.start)"
+    told(ramp, [0.5])
+    assert ramp.waits_for is None
+    assert Constant(top_k=None).waits_for is None
+
+
 def test_after_the_trigger_every_value_moves_on_a_line_and_stays():
     schedule = EntropyTriggered(
         window=1,

@@ -88,12 +88,13 @@ def test_a_search_can_go_on_from_its_trials(contest, monkeypatch):
     run(made, monkeypatch, "--models", "bpr")
     trial = made.outputs / "search" / "bpr-planted" / "0"
     trial.mkdir()
-    (trial.parent / "experiment" / "bpr-planted-best.yaml").unlink()
+    made.best("bpr", "planted").write_text("# older\n")
     calls.clear()
-    run(made, monkeypatch, "--models", "bpr", "--search", "more", "--trials", "7")
+    run(made, monkeypatch, "--models", "bpr", "--more", "--trials", "7")
     assert [words[0] for words in calls] == ["sweep=bpr", "grid=runs"]
     assert "sweep.n_trials=7" in calls[0]
     assert trial.exists()
+    assert made.best("bpr", "planted").read_text() == "# chosen\n"
 
 
 @pytest.fixture

@@ -7,27 +7,21 @@ users like items (`score`). It knows nothing of devices, files, metrics or confi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
 from mmrec.evaluation import Evaluation, NonFiniteScores, Rankings
 from mmrec.nn import Content, Shelf, entropies, filled, imbalance
 from mmrec.nn.content import Rows
-from mmrec.schedules import (
-    Constant,
-    EntropyTriggered,
-    Observed,
-    RouterSchedule,
-    Routing,
-    TooFewExperts,
-)
+from mmrec.schedules import Constant, Observed, RouterSchedule, Routing, TooFewExperts
 
 log = logging.getLogger(__name__)
 DEAD = 0.01  # of the load: an expert with less is as good as gone
@@ -234,6 +228,7 @@ class ContentRecommender(Recommender):
 
     def on_fit_start(self) -> None:
         """Tell of items without any content."""
+        super().on_fit_start()
         present = self.shelf.present
         bare = int((~present.any(1)).sum())
         if bare and self.trainer.is_global_zero:
@@ -257,15 +252,11 @@ class ContentRecommender(Recommender):
     ) -> Tensor:
         """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
         content = self.shelf.new(features, present)
-        was_training = self.training
-        try:
-            self.eval()  # what training hides or drops is no part of an item
+        with evaluating(self):  # what training hides or drops is no part of an item
             items = self.from_content(content)
             if content.present.any(1).all():  # or the catalogue would be encoded for nothing
                 return items
             return filled(items, content.present, self.typical_item())
-        finally:
-            self.train(was_training)
 
 
 class RoutedRecommender(Recommender):
@@ -412,15 +403,11 @@ class RoutedRecommender(Recommender):
             )
 
     def on_train_end(self) -> None:
-        """Say that training was too short for a second stage, where there was to be one."""
+        """Say that a second stage has not begun, where there was to be one."""
         super().on_train_end()
-        schedule = self.schedule
-        if isinstance(schedule, EntropyTriggered) and schedule.stage == 1:
-            log.info(
-                "router: ended in stage 1; the second begins after %d epochs at the earliest "
-                "(router_schedule.earliest)",
-                schedule.earliest,
-            )
+        waits = self.schedule.waits_for
+        if waits and self.trainer.is_global_zero:
+            log.info("router: ended in stage 1; the second waits for %s", waits)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Where the router's schedule stands, too."""
@@ -438,3 +425,15 @@ class RoutedRecommender(Recommender):
         self.schedule.load_state_dict(state["schedule"])
         self._observed = None if state["observed"] is None else Observed(**state["observed"])
         self._crowded = state["crowded"]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each part is in training again that was."""
+    trained = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in trained:
+            part.training = True

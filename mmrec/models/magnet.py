@@ -169,16 +169,13 @@ class MAGNET(RoutedRecommender):
         route: weight of the router's terms, which the schedule weighs among themselves.
         template: weight of how far experts are from their templates.
         l2: weight of the squared norm of a batch's ID embeddings.
-        content_l2: weight of the squared norm of a batch's projected content.
+        content_l2: weight of the squared norm of a batch's projected content, unless it gates:
+            held at zero it would gate all alike.
         fused: whether rankings gate experts in one pass over memory, which torch compiles at the
             first one. It takes half a minute, and where there is no GPU a C++ compiler and Python's
             headers.
     """
 
-    about_experts = (
-        "An expert of role dominant/a looks mostly at channel a, balanced/a+b at both alike, and "
-        "complementary/a at a and at what the others add to it."
-    )
     present: Tensor  # [I, C] bool
 
     def __init__(
@@ -245,6 +242,11 @@ class MAGNET(RoutedRecommender):
         elif experts == "free":
             templates = [t._replace(name=f"free/{n}") for n, t in enumerate(templates, 1)]
         super().__init__(corpus, [t.name for t in templates])
+        if experts == "templates":
+            self.about_experts = (
+                "An expert dominant/a looks mostly at channel a, balanced/a+b at both alike, "
+                "complementary/a at a and at what the others add to it."
+            )
         self.channels, self.content, self.user_content = names, content, user_content
         self.content_layers, self.late_add = content_layers, late_add
         self.route, self.template, self.l2, self.content_l2 = route, template, l2, content_l2
@@ -264,7 +266,8 @@ class MAGNET(RoutedRecommender):
         present += [modality.present for modality in modalities.values()]
         self.register_buffer("present", torch.stack(present, 1), persistent=False)  # [I, C]
 
-        graphs, self.about_edges = [], ""
+        graphs = []
+        self.about_edges = ""  # what training tells of the pseudo-edges
         if views != "augmented":
             graphs.append(normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items))
         if views != "plain":
@@ -407,7 +410,7 @@ class MAGNET(RoutedRecommender):
             "template": self.template * self.mix.penalty(),
             "l2": self.l2 * norm_penalty("squared", *layer0.unbind(1)),
         }
-        if projected is not None:
+        if projected is not None and self.content != "gated":
             rows = projected[item_index(batch)]
             terms["content_l2"] = self.content_l2 * norm_penalty("squared", rows)
         return terms

@@ -63,7 +63,7 @@ class Shelf(nn.Module):
         Args:
             features: [N, F_m] of each modality, at whatever scale; all items lack a modality that
                 is not given.
-            present: [N] bool of each modality; None: where a row is not NaN.
+            present: [N] bool of each modality; None: all. A row of NaN is absent in any case.
 
         Raises:
             DataError: a name or width that the catalogue does not have, different numbers of rows,
@@ -95,20 +95,18 @@ class Shelf(nn.Module):
                     f"modality {name} of the new items is {x.shape[1]} wide, the model has learned "
                     f"from {width}; use the same encoder"
                 )
-            if x.isinf().any():
-                row = int(x.isinf().any(1).nonzero()[0])
-                raise DataError(
-                    f"modality {name} of new item {row} is infinite; NaN says it is absent"
-                )
-            lacking = x.isnan()
-            if (some := lacking.any(1) & ~lacking.all(1)).any():
-                raise DataError(
-                    f"modality {name} of new item {int(some.nonzero()[0])} is NaN in a part of the "
-                    "row; a row of NaN says it is absent"
-                )
-            mask = ~lacking.all(1)
+            asked = torch.ones(count, dtype=torch.bool, device=device)
             if present is not None and name in present:
-                mask = mask & torch.as_tensor(present[name], device=device)
+                asked = torch.as_tensor(present[name], device=device)
+            lacking = x.isnan()
+            for wrong, what in (
+                (x.isinf().any(1), "is infinite; NaN says it is absent"),
+                (lacking.any(1), "is NaN in a part of the row; a row of NaN says it is absent"),
+            ):
+                if (some := asked & wrong & ~lacking.all(1)).any():
+                    row = int(some.nonzero()[0])
+                    raise DataError(f"modality {name} of new item {row} {what}")
+            mask = asked & ~lacking.all(1)
             rows.append(normalize(torch.where(mask.unsqueeze(1), x, 0.0)))
             there.append(mask)
         return Content(rows, torch.stack(there, 1))

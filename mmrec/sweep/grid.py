@@ -300,6 +300,7 @@ class Grid:
 
     def _tell(self, cell: Cell, job: JobReturn) -> str:
         if job.status is not JobStatus.COMPLETED:
+            # Known only when it is built, so it is tried each time.
             if cell.ablation and isinstance(job._return_value, TooFewExperts):
                 return f"left out, as {first_line(job._return_value)}"
             self.failed[cell.place] = first_line(job._return_value)

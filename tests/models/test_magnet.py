@@ -428,11 +428,18 @@ def test_a_run_that_is_killed_and_continued_triggers_at_the_same_epoch(data, tra
 def test_a_run_that_ends_in_its_first_stage_says_so(data, trained, caplog):
     with caplog.at_level(logging.INFO):
         trained(made(data.corpus, EntropyTriggered(**SCHEDULE)).train(), data, 2)
-        assert "router: ended in stage 1; the second begins after 3 epochs at the" in caplog.text
+        said = "router: ended in stage 1; the second waits for epoch 3 (router_schedule.earliest)"
+        assert said in caplog.text
         caplog.clear()
         trained(made(data.corpus, EntropyTriggered(**SCHEDULE)).train(), data, 5)
     assert "router: stage 2 from epoch 3 on" in caplog.text
     assert "ended in stage 1" not in caplog.text
+
+
+def test_features_that_gate_are_not_held_at_zero(corpus):
+    batch = Triplets(corpus.train.user, corpus.train.item, corpus.train.item.flip(0).unsqueeze(1))
+    assert "content_l2" in made(corpus, content="both").losses(batch)
+    assert "content_l2" not in made(corpus, content="gated").losses(batch)
 
 
 def test_training_tells_of_pseudo_edges_and_opening_a_run_does_not(data, trained, caplog):

@@ -208,6 +208,19 @@ def test_a_model_in_training_encodes_new_items_as_it_would_after(corpus):
     expected = model.eval().encode_items(features)
     assert torch.equal(model.train().encode_items(features), expected)
     assert model.training
+    model.fuse.eval()  # a frozen part stays so
+    model.encode_items(features)
+    assert model.training
+    assert not model.fuse.training
+
+
+@torch.no_grad()
+def test_what_is_said_to_be_absent_may_be_anything(corpus):
+    model, there = made(corpus), {"textual": torch.tensor([True, False])}
+    features = {"textual": torch.ones(2, 9)}
+    expected = model.encode_items(features, there)
+    features["textual"][1, 3] = math.nan
+    assert torch.equal(model.encode_items(features, there), expected)
 
 
 def test_a_model_of_ids_cannot_encode_new_items(corpus):
