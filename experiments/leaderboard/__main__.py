@@ -29,7 +29,7 @@ CONTEST = Contest(
         ),
         "planted_tail": ("data=planted_tail",),
     },
-    trials={"tiktok": 8, "scientific": 8, "beauty": 3, "planted_tail": 8},
+    trials={"tiktok": 16, "scientific": 16, "beauty": 3, "planted_tail": 8},
     over="seed",
     values="0,1,2",
     models=[name for name in models() if name not in COLD],
