@@ -263,15 +263,16 @@ def test_a_tenth_of_each_users_warm_items_is_held_out_beside_the_cold_ones(data,
     label, _ = item_cold(data, n_items=ITEMS, seed=seed, share=0.4)
     held = hold_out_warm(data, label, seed=seed)
     assert torch.equal(held[label != TRAIN], label[label != TRAIN])
+    rows = (label == TRAIN).nonzero().squeeze(1)
+    drawn = set(rows[random_per_user(data.select(rows), seed=seed) == TEST].tolist())
     for user in data.user.unique():
-        mine = (data.user == user) & (label == TRAIN)
-        alone = Counter(random_per_user(one_user(int(mine.sum())), seed=0).tolist())
-        found = Counter(held[mine].tolist())
-        kept = Counter(data.item[held == TRAIN].tolist())
-        last = sum(kept[item] == 1 for item in data.item[mine & (held == TRAIN)].tolist())
-        assert found[TRAIN] + found[WARM] == mine.sum()
-        assert alone[TEST] - last <= found[WARM] <= alone[TEST]
-    assert set(data.item[held == WARM].tolist()) <= set(data.item[held == TRAIN].tolist())
+        mine = rows[data.user[rows] == user].tolist()
+        alone = random_per_user(one_user(len(mine)), seed=0)
+        assert len(drawn & {*mine}) == (alone == TEST).sum()
+    for item in data.item.unique():
+        its = set(rows[data.item[rows] == item].tolist())
+        leaves = its & drawn if its - drawn else set()  # all of it, and it would not be warm
+        assert {row for row in its if held[row] == WARM} == leaves
 
 
 def test_the_last_train_interaction_of_an_item_is_never_held_out():
