@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmrec.config import conf_dir
@@ -30,6 +30,7 @@ class Contest:
         over: the setting that the runs of a model differ in.
         values: of that setting, as on a command line.
         models: by default.
+        own: words that a model has in place of its data set's, by model.
     """
 
     chosen: Path
@@ -39,6 +40,7 @@ class Contest:
     over: str
     values: str
     models: Sequence[str]
+    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def main(self, description: str | None) -> Iterator[str]:
         """Run what the command line asks for and is missing.
@@ -83,7 +85,7 @@ class Contest:
             Whether all went well.
         """
         name = f"{model}-{data}"
-        words = [f"model={model}", *self.data[data]]
+        words = [f"model={model}", *self.words(model, data)]
         if (conf_dir() / "sweep" / f"{model}.yaml").exists():
             folder = self.outputs / "search" / name
             best = self.best(model, data)
@@ -114,6 +116,13 @@ class Contest:
             *more,
         )
 
+    def words(self, model: str, data: str) -> list[str]:
+        """What a model is run with on a data set, before what a search chooses."""
+        chosen = {}
+        for word in (*self.data[data], *self.own.get(model, ())):
+            chosen[word.partition("=")[0]] = word
+        return list(chosen.values())
+
     def best(self, model: str, data: str) -> Path:
         """Where the settings that a search chose are kept."""
         return self.chosen / "experiment" / f"{model}-{data}-best.yaml"
@@ -121,7 +130,7 @@ class Contest:
     def repeats(self, model: str, data: str) -> Path:
         """Folder of the runs of a model at its best settings; other settings have another."""
         best = self.best(model, data)
-        settings = [*self.data[data], best.read_text() if best.exists() else ""]
+        settings = [*self.words(model, data), best.read_text() if best.exists() else ""]
         digest = hashlib.sha256("\n".join(settings).encode()).hexdigest()[:8]
         return self.outputs / "seeds" / f"{model}-{data}-{digest}"
 

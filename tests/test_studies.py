@@ -66,6 +66,17 @@ def test_a_model_is_searched_once_and_repeated(contest, monkeypatch, tmp_path):
     assert "trainer=cpu" in again
 
 
+def test_a_model_may_have_words_of_its_own(contest, monkeypatch):
+    made, calls = contest
+    made = replace(made, own={"bpr": ("data.batch_size=32", "trainer=cpu")})
+    run(made, monkeypatch)
+    searched, _, plain = calls
+    assert searched[1:5] == ("model=bpr", "data=planted", "data.batch_size=32", "trainer=cpu")
+    assert "data.batch_size=64" in plain
+    assert made.repeats("bpr", "planted") != contest[0].repeats("bpr", "planted")
+    assert made.repeats("random", "planted") == contest[0].repeats("random", "planted")
+
+
 def test_a_search_can_be_asked_for_again(contest, monkeypatch, tmp_path):
     made, calls = contest
     kept = tmp_path / "conf/experiment/bpr-planted-best.yaml"

@@ -16,21 +16,22 @@ from mmrec.report.significance import holm
 
 HERE = Path(__file__).parent
 OUTPUTS = Path("outputs/cold")
-RANDOM = "data.cold_items=random"
-LARGE = (RANDOM, "data.batch_size=8192")
+EACH = ("data.cold_items=random", "callbacks.early_stopping.patience=10")
+LARGE = (*EACH, "data.batch_size=8192")
 CONTEST = Contest(
     chosen=HERE / "conf",
     outputs=OUTPUTS,
     data={
-        "scientific": ("data=scientific_cold", RANDOM),
+        "scientific": ("data=scientific_cold", *EACH),
         "beauty": ("data=beauty_cold", *LARGE),
         "tiktok": ("data=tiktok_cold", *LARGE),
-        "planted": ("data=planted_cold", RANDOM),
+        "planted": ("data=planted_cold", *EACH),
     },
     trials={"scientific": 8, "beauty": 5, "tiktok": 6, "planted": 8},
     over="data.split_seed",
     values="0,1,2,3,4",
     models=("mamex", "content_bpr", "dropoutnet", "clcrec", "item_knn", "random"),
+    own={"clcrec": ("data.batch_size=1024",)},  # its steps cost what a batch holds, squared
 )
 FIRST = "mamex"
 METRICS = ("recall@20", "ndcg@20")
