@@ -45,6 +45,8 @@ ABLATED := $(subst $(empty) $(empty),$(comma),$(strip $(notdir $(wildcard conf/a
 ablation-%: $(ENV) ## One model (ablation-gated-lightgcn), as it is and with each of its ablations
 	$(GRID) grid=ablations model=$(subst -,_,$*)
 
+ablation-mamex: DATA = planted_cold # unless the command line says otherwise
+
 ablations: $(ENV) ## The same for every model that has any
 	$(GRID) grid=ablations model=$(ABLATED)
 

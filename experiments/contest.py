@@ -105,7 +105,7 @@ class Contest:
                     return False
                 best.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(folder / "experiment" / best.name, best)
-            words = [f"experiment={name}-best"]
+            words = [f"experiment={name}-best", *self.words(model, data)]
             more = [*more, "--config-dir", str(self.chosen)]
         return call(
             "grid=runs",

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from mmrec.data import InteractionData
     from mmrec.models import Recommender
 
+log = logging.getLogger(__name__)
 # Groups whose settings are arguments.
 GROUPS = ("model", "data", "optimizer", "trainer", "callbacks", "evaluation", "router_schedule")
+EARLY = 100  # epochs of patience: with less, cold items ended runs at a third of what they came to
 CHANGEABLE = (*VOLATILE, "trainer.", "data.root")  # when a run continues
 
 
@@ -121,9 +123,11 @@ def build_trainer(
 
     timing, checkpoints = Timing(), Checkpoints(folder, plain["monitor"])
     kept = [] if plain["trainer"]["fast_dev_run"] else [checkpoints]
-    watchers = instantiate(plain["callbacks"], _convert_="all").values()
+    # Data with cold items bring a patience, which nobody has with callbacks=none.
+    asked = {name: node for name, node in plain["callbacks"].items() if TARGET in node}
+    watchers = instantiate(asked, _convert_="all").values()
     trainer: Trainer = instantiate(
-        plain["trainer"],
+        {**plain["trainer"], **_validated(plain["trainer"])},
         _convert_="all",
         callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *more, *kept],
         logger=[
@@ -134,6 +138,37 @@ def build_trainer(
         default_root_dir=str(folder),
     )
     return trainer, timing, checkpoints
+
+
+def _validated(trainer: Mapping[str, Any]) -> dict[str, int]:
+    """How often a run is validated: once, where it is shorter than the time between two."""
+    every, epochs = trainer["check_val_every_n_epoch"], trainer["max_epochs"]
+    if every is None or epochs is None or not 0 < epochs < every:
+        return {}
+    log.info(
+        "validated after the last epoch only: trainer.check_val_every_n_epoch=%d, and "
+        "trainer.max_epochs=%d",
+        every,
+        epochs,
+    )
+    return {"check_val_every_n_epoch": epochs}
+
+
+def warn_of_early_peaks(plain: Mapping[str, Any]) -> None:
+    """Say that a run on cold items may end before it has begun to learn."""
+    data, every = plain["data"], plain["trainer"]["check_val_every_n_epoch"]
+    patience = plain["callbacks"].get("early_stopping", {}).get("patience")
+    if data.get("split") != "item_cold" or None in (every, patience) or every * patience >= EARLY:
+        return
+    short = f"{data.get('name', 'planted')}_cold"
+    there = (conf_dir() / "data" / f"{short}.yaml").is_file()
+    way = f"data={short}" if there else "conf/data/_cold.yaml, as data=scientific_cold has them,"
+    log.warning(
+        "data.split=item_cold: few items decide a validation, and %d epochs without a better one "
+        "may end a run at an early peak; the settings of %s wait 200",
+        every * patience,
+        way,
+    )
 
 
 def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
 
-    from mmrec.data import Corpus
+    from mmrec.data.corpus import Categories, Corpus
     from mmrec.report.page import Section
     from mmrec.runs import OpenRun
 
 log = logging.getLogger(__name__)
 SHOWN = 5  # users whose lists are shown where none are asked for
 CATEGORIES = 20  # the largest
+TEMPERATURE = ("warm", "cold")
 LEAST = 0.05  # gate of an expert that is named
 
 
@@ -52,7 +53,8 @@ def explain(
 
     Of a router: the load of its experts over epochs, with the trigger marked. Of any gate: the mean
     weight of each channel by item popularity, by category and by user activity, over the pairs of
-    train. Of some users: their best items, and what carried each of them.
+    train; over items, that of cold ones, and of experts by category. Of some
+    users: their best items, and what carried each of them.
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
@@ -97,6 +99,7 @@ def explain(
         sections = [
             *_over_epochs(opened),
             _of_train(opened, weights),
+            *_of_items(opened),
             *(_known(opened.result) if opened.at_best else []),
             _of_users(opened, chosen, k, seen, accelerator),
         ]
@@ -174,11 +177,7 @@ def _of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
         figures[what] = charts.stacked(means, names, labels, f"Weights by {what}")
     categories = corpus.categories
     if categories is not None:
-        sizes = torch.bincount(categories.category, minlength=len(categories.names))
-        largest = sizes.argsort(descending=True, stable=True)[:CATEGORIES]
-        shown = [categories.names[c] for c in largest.tolist()]
-        place = torch.full((len(categories.names),), -1)
-        place[largest] = torch.arange(len(largest))
+        place, shown = _largest(categories)
         # An item may bear several: a pair counts once for each of them.
         order = categories.item.argsort(stable=True)
         count = torch.bincount(categories.item, minlength=corpus.n_items)
@@ -205,6 +204,72 @@ def _of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
     )
 
 
+def _of_items(opened: OpenRun) -> list[Section]:
+    """Mean weights of items: of cold ones, which no pair of train has, and of experts by category.
+
+    Nothing where there is neither.
+    """
+    import torch
+
+    from mmrec.models import RoutedRecommender
+    from mmrec.report import charts
+    from mmrec.report.page import Section
+
+    corpus, model = opened.corpus, opened.model
+    tables, figures, told = [], {}, []
+
+    def add(
+        name: str,
+        title: str,
+        weights: Mapping[str, Tensor],
+        item: Tensor,
+        of: Tensor,
+        to: list[str],
+    ) -> None:
+        values = torch.stack(list(weights.values()), 1).cpu()[item]
+        table, means = _means(name, title, list(weights), values, of, to, "items")
+        tables.append(table)
+        figures[name] = charts.stacked(means, list(weights), to, title)
+
+    channels, categories = model.item_weights(), corpus.categories
+    if categories is not None:
+        place, shown = _largest(categories)
+        group = place[categories.category]
+        item, group = categories.item[group >= 0], group[group >= 0]
+    if corpus.cold is not None:
+        cold, everything = corpus.cold > 0, torch.arange(corpus.n_items)
+        told.append("Cold items have no interaction in train: their content decides.")
+        add(
+            "warm-and-cold",
+            "Warm and cold items",
+            channels,
+            everything,
+            cold.long(),
+            [*TEMPERATURE],
+        )
+        if categories is not None:
+            some = cold[item]
+            title = "Cold items by category"
+            add("cold-by-category", title, channels, item[some], group[some], shown)
+    if categories is not None and isinstance(model, RoutedRecommender):
+        told.append("An item's gates are the mean over its train users, where users matter.")
+        experts = dict(zip(model.experts, model.item_gates().T, strict=True))
+        add("experts-by-category", "Experts by category", experts, item, group, shown)
+    about = "Means over items; one without content has nothing to weigh. " + " ".join(told)
+    return [Section("Items", "items", about, tables, figures)] if tables else []
+
+
+def _largest(categories: Categories) -> tuple[Tensor, list[str]]:
+    """Where each of the largest categories stands among them, -1 for others; and their names."""
+    import torch
+
+    sizes = torch.bincount(categories.category, minlength=len(categories.names))
+    largest = sizes.argsort(descending=True, stable=True)[:CATEGORIES]
+    place = torch.full((len(categories.names),), -1)
+    place[largest] = torch.arange(len(largest))
+    return place, [categories.names[c] for c in largest.tolist()]
+
+
 def _shares(what: str, names: Sequence[str], shares: Sequence[float]) -> str:
     """What groups are called, and how large they are."""
     sizes = (f"{name} {share:.0%}" for name, share in zip(names, shares, strict=False))
@@ -212,7 +277,13 @@ def _shares(what: str, names: Sequence[str], shares: Sequence[float]) -> str:
 
 
 def _means(
-    name: str, title: str, channels: list[str], values: Tensor, index: Tensor, labels: Sequence[str]
+    name: str,
+    title: str,
+    channels: list[str],
+    values: Tensor,
+    index: Tensor,
+    labels: Sequence[str],
+    counted: str = "pairs",
 ) -> tuple[Any, Tensor]:
     """A table of means by group, and the means [G, C]; NaN where a group is empty."""
     import torch
@@ -227,7 +298,7 @@ def _means(
         [label, f"{n:,}", *(Value(x) if n else "–" for x in row)]
         for label, n, row in zip(labels, count.tolist(), means.tolist(), strict=True)
     ]
-    return Table(name, title, ["group", "pairs", *channels], rows), means
+    return Table(name, title, ["group", counted, *channels], rows), means
 
 
 def _known(result: dict[str, Any]) -> list[Section]:

@@ -23,11 +23,12 @@ def role_recovery(
     weights: Mapping[str, Tensor],
     group: Tensor | None = None,
     *,
+    items: Tensor | None = None,
     deals: int = 100,
 ) -> dict[str, float]:
     """Compare what a model found to matter for items with their true roles.
 
-    Items count that have every modality and a train interaction. `auc/<modality>`: among those
+    Items count that have every modality. `auc/<modality>`: among those
     with a dominant modality, how well its share of the modalities' weights tells the items where it
     is this one. `nmi`: mutual information, normalised (0: none, 1: the same partition), of the role
     and the modality of the largest weight; `nmi/expert` of the role and the group. Equal weights
@@ -39,6 +40,7 @@ def role_recovery(
         truth: of the planted data.
         weights: channel -> [I], as `Recommender.item_weights` has it.
         group: [I] int64 of each item, as the expert of its largest gate.
+        items: [I] bool, those that count; None: with a train interaction.
         deals: of the same weights at random, whose mean is chance; 0 leaves chance out.
 
     Returns:
@@ -47,7 +49,7 @@ def role_recovery(
     names = [name for name in corpus.modalities if name in weights]
     if len(names) < 2:
         return {}
-    counted = corpus.item_counts() > 0
+    counted = corpus.item_counts() > 0 if items is None else items.clone()
     for modality in corpus.modalities.values():
         counted &= modality.present
     share = torch.stack([weights[name].cpu() for name in names], 1)[counted]  # [I', M]

@@ -27,6 +27,7 @@ from mmrec.build import (
     checkpoint_to_continue,
     to_continue,
     try_optimizer,
+    warn_of_early_peaks,
 )
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, conf_dir
@@ -127,6 +128,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         if HydraConfig.initialized():
             check_ablation(HydraConfig.get().runtime.choices, config.model[TARGET])
         plain = check(config)
+        warn_of_early_peaks(plain)
         checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
         pruning = _pruning(watch)
         trainer, timing, checkpoints = build_trainer(plain, folder, *pruning)
@@ -316,7 +318,7 @@ def _write_tables(
         For the result, what a known truth says of it.
     """
     from mmrec.data import PlantedData
-    from mmrec.models import RoutedRecommender
+    from mmrec.models import ContentRecommender, RoutedRecommender
     from mmrec.recovery import role_recovery, rounded
 
     per_user = _of_all_processes(model.test_ranking.per_user())
@@ -336,7 +338,19 @@ def _write_tables(
     if isinstance(model, RoutedRecommender):
         group = rounded(model.item_gates()).argmax(1)
     recovery = role_recovery(model.corpus, data.truth, weights, group)
+    cold = model.corpus.cold
+    if cold is not None and isinstance(model, ContentRecommender):  # others know nothing of them
+        of_cold = role_recovery(model.corpus, data.truth, weights, group, items=cold > 0)
+        recovery |= {_cold(name): value for name, value in of_cold.items()}
     return {"recovery": recovery} if recovery else {}
+
+
+def _cold(name: str) -> str:
+    """What a figure of recovery is called where it is of cold items."""
+    chance = "chance/"
+    return (
+        f"{chance}cold/{name.removeprefix(chance)}" if name.startswith(chance) else f"cold/{name}"
+    )
 
 
 def _draw(folder: Path, monitor: str) -> None:

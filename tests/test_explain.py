@@ -25,6 +25,7 @@ TINY = (
         "data.world.categories=4",
     ),
 )
+COLD = ("data=planted_cold", "evaluation.cutoffs=[10]")
 ROUTED = ("router_schedule.window=1", "router_schedule.tolerance=1", "router_schedule.threshold=0")
 
 
@@ -127,11 +128,40 @@ def test_the_page_stands_in_the_run_by_default_and_is_written_by_the_command(fin
     assert (folder / "explain" / "index.html").is_file()
 
 
+def test_cold_items_and_experts_have_means_over_items(finished, tmp_path):
+    folder = finished("mamex", *COLD)
+    page = explain(run=folder, output=str(tmp_path / "out"), accelerator="cpu")
+    assert ">Items</h2>" in page.read_text()
+    opened = open_run(folder)
+    model, corpus = opened.model, opened.corpus
+    cold = corpus.cold > 0
+    found = table(page, "warm-and-cold")
+    assert found["group"].to_list() == ["warm", "cold"]
+    assert found["items"].to_list() == [int((~cold).sum()), int(cold.sum())]
+    for name, weight in model.item_weights().items():
+        expected = [float(weight[~cold].mean()), float(weight[cold].mean())]
+        assert found[name].to_list() == pytest.approx(expected, abs=1e-4)
+    gates, (item, category, names) = model.item_gates(), corpus.categories
+    by_expert, by_channel = table(page, "experts-by-category"), table(page, "cold-by-category")
+    for row, name in enumerate(by_expert["group"]):
+        those = item[category == names.index(name)]
+        shown = by_expert.select(model.experts).row(row)
+        assert shown == pytest.approx(gates[those].mean(0).tolist(), abs=1e-4)
+        some = those[cold[those]]
+        if len(some):
+            expected = float(model.item_weights()["visual"][some].mean())
+            assert by_channel["visual"][row] == pytest.approx(expected, abs=1e-4)
+
+
 def test_recovery_is_in_the_result_of_planted_data(finished):
     result = json.loads((routed(finished) / "result.json").read_text())
     assert {"auc", "auc/visual", "auc/textual", "nmi", "chance/auc", "chance/nmi"} <= set(
         result["recovery"]
     )
+    cold = finished("mamex", *COLD)
+    found = json.loads((cold / "result.json").read_text())["recovery"]
+    assert {"auc", "cold/auc", "cold/nmi/expert", "chance/auc", "chance/cold/auc"} <= set(found)
+    assert found["cold/auc"] != found["auc"]
 
 
 @pytest.mark.parametrize(

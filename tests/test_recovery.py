@@ -38,6 +38,15 @@ def test_weights_that_are_its_opposite_have_no_area(two):
     assert role_recovery(corpus, truth, opposite)["auc"] == 0
 
 
+def test_only_the_items_that_are_asked_for_count(two):
+    corpus, truth = two
+    some = torch.arange(corpus.n_items) % 2 == 0
+    weights = oracle(corpus, truth)
+    wrong = {name: torch.where(some, w, 1 - w) for name, w in weights.items()}
+    assert role_recovery(corpus, truth, wrong, items=some)["auc"] == 1
+    assert role_recovery(corpus, truth, wrong, items=~some)["auc"] == 0
+
+
 def test_equal_weights_tell_nothing(two):
     corpus, truth = two
     even = {name: torch.full((corpus.n_items,), 0.25) for name in corpus.modalities}

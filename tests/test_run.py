@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 import mmrec.run
-from mmrec.build import build
+from mmrec.build import build, check, warn_of_early_peaks
 from mmrec.config import conf_dir
 from mmrec.evaluation import RankingMetric
 from mmrec.models import Recommender
@@ -175,9 +175,37 @@ def test_test_is_looked_at_once_and_after_training(go, tmp_path, monkeypatch):
     assert events == [*one_epoch, *one_epoch, "on_test_epoch_end"]
 
 
+def test_a_run_shorter_than_the_time_between_validations_is_validated_once(go, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="mmrec"):
+        result = go(tmp_path, "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=9")
+    assert result["best_epoch"] == 1
+    assert "validated after the last epoch only: trainer.check_val_every_n_epoch=9" in caplog.text
+
+
+def test_data_with_cold_items_train_without_callbacks_and_in_the_short_trial(go, tmp_path):
+    words = ("model=content_bpr", "data=planted_cold", "evaluation.cutoffs=[10]")
+    assert go(tmp_path / "a", *words, "callbacks=none")["status"] == "completed"
+    assert go(tmp_path / "b", *words, "trainer=debug")["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["data=planted", "data.split=item_cold"], True),
+        (["data=planted_cold"], False),
+        (["data=planted_cold", "callbacks.early_stopping.patience=3"], True),
+        (["data=planted", "data.split=item_cold", "callbacks=none"], False),
+        (["data=planted"], False),
+    ],
+)
+def test_cold_items_without_patience_are_warned_of(composed, caplog, words, told):
+    warn_of_early_peaks(check(composed(*words)))
+    assert ("the settings of data=planted_cold wait 200" in caplog.text) == told
+
+
 def test_a_run_without_a_validated_epoch_says_so(go, tmp_path):
     with pytest.raises(ValueError, match=r"no epoch was validated.*check_val_every_n_epoch"):
-        go(tmp_path / "run", "callbacks=none", "trainer.check_val_every_n_epoch=9")
+        go(tmp_path / "run", "callbacks=none", "trainer.max_epochs=0")
     assert read_result(tmp_path / "run")["status"] == "failed"
 
 

@@ -56,13 +56,14 @@ def test_a_model_is_searched_once_and_repeated(contest, monkeypatch, tmp_path):
     searched, repeated, plain = calls
     assert searched[:4] == ("sweep=bpr", "model=bpr", "data=planted", "data.batch_size=64")
     assert "sweep.n_trials=3" in searched
-    assert repeated[:3] == ("grid=runs", "experiment=bpr-planted-best", "seed=0,1")
+    chosen = ("grid=runs", "experiment=bpr-planted-best", "data=planted", "data.batch_size=64")
+    assert repeated[:5] == (*chosen, "seed=0,1")
     assert repeated[-2:] == ("--config-dir", str(tmp_path / "conf"))
     assert plain[:3] == ("grid=runs", "model=random", "data=planted")  # nothing to search
     calls.clear()
     run(made, monkeypatch, "--models", "bpr", "--seeds", "4,5", "trainer=cpu")
     (again,) = calls
-    assert again[:3] == ("grid=runs", "experiment=bpr-planted-best", "seed=4,5")
+    assert again[:5] == (*chosen, "seed=4,5")
     assert "trainer=cpu" in again
 
 

@@ -206,6 +206,11 @@ class Corpus:
         """[U] int64: how many train interactions a user has."""
         return torch.bincount(self.train.user, minlength=self.n_users)
 
+    def without_content(self) -> int:
+        """How many items have no modality at all."""
+        there = [modality.present for modality in self.modalities.values()]
+        return self.n_items - int(torch.stack(there).any(0).sum()) if there else self.n_items
+
     def card(self) -> dict[str, object]:
         """What a result must say about its data, as plain types."""
         return {
@@ -217,6 +222,7 @@ class Corpus:
             "val": len(self.val),
             "test": len(self.test),
             "modalities": {name: modality.width for name, modality in self.modalities.items()},
+            "without_content": self.without_content(),
             "split": self.split,
         }
 

@@ -256,6 +256,13 @@ def split_corpus(
                     f"data.cold_share={cold_share}: {source.name} comes with its cold items; leave "
                     "it out, or have others chosen by data.cold_items=random or newest"
                 )
+            if chosen == "given" and seed:
+                logger.info(
+                    "%s comes with its cold items: data.split_seed=%d draws what is held out of "
+                    "warm ones; data.cold_items=random draws cold ones too",
+                    source.name,
+                    seed,
+                )
             if chosen == "newest":
                 _require_clock(source, "data.cold_items=newest", "data.cold_items=random")
             label, cold = item_cold(
@@ -284,9 +291,10 @@ def split_corpus(
     has_train[data.user[label == TRAIN]] = True
     orphaned = (label > TRAIN) & ~has_train[data.user]
     label = label.masked_fill(orphaned, DROPPED)
+    lost = int((torch.bincount(data.user[orphaned]) > 0).sum())
     for dropped, what in (
         (repeated, "repeated user-item pairs"),
-        (orphaned, "held-out interactions of users without a train interaction"),
+        (orphaned, f"held-out interactions of {lost} users without a train interaction"),
     ):
         if dropped.any():
             logger.info("%s: dropped %d %s", source.name, dropped.sum(), what)

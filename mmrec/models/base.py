@@ -214,6 +214,7 @@ class Recommender(LightningModule):
             "data": corpus.name,
             "fingerprint": corpus.fingerprint,
             "split": corpus.split,
+            "modalities": ", ".join(corpus.modalities),  # tables of weights are in this order
         }
 
 
@@ -229,13 +230,12 @@ class ContentRecommender(Recommender):
     def on_fit_start(self) -> None:
         """Tell of items without any content."""
         super().on_fit_start()
-        present = self.shelf.present
-        bare = int((~present.any(1)).sum())
+        bare = self.corpus.without_content()
         if bare and self.trainer.is_global_zero:
             log.warning(
                 "%d of %d items have no content; unless more is known, they rank as the mean item",
                 bare,
-                len(present),
+                self.corpus.n_items,
             )
 
     def from_content(self, content: Content) -> Tensor:

@@ -64,8 +64,8 @@ class DropoutNet(ContentRecommender):
         rounds: int = 10,
         l2: float = 0.0,
     ) -> None:
-        check_at_least(1, dim=dim, hidden=hidden)
-        check_at_least(0, alpha=alpha, factor_l2=factor_l2, rounds=rounds, l2=l2)
+        check_at_least(1, dim=dim, hidden=hidden, rounds=rounds)
+        check_at_least(0, alpha=alpha, factor_l2=factor_l2, l2=l2)
         check_share(dropout=dropout)
         super().__init__(corpus)
         self.dim, self.dropout, self.l2 = dim, dropout, l2

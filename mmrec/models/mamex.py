@@ -123,7 +123,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
             SparseMixture(width, dim, experts) for width in self.shelf.widths
         )
         count = len(self.names)
-        self.gated = fusion == "gate"
+        self.fusion, self.gated = fusion, fusion == "gate"
         self.fuse: nn.Module
         if fusion == "gate":
             self.fuse = nn.Sequential(
@@ -232,7 +232,9 @@ class MAMEX(RoutedRecommender, ContentRecommender):
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """What each modality weighs in an item: [I] each."""
+        """What each modality weighs in an item: [I] each; nothing where they are concatenated."""
+        if self.fusion == "concat":
+            return {}
         return dict(zip(self.names, shares(self.catalogue()).unbind(1), strict=True))
 
 

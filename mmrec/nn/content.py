@@ -67,13 +67,13 @@ class Shelf(nn.Module):
 
         Raises:
             DataError: a name or width that the catalogue does not have, different numbers of rows,
-                infinity, or NaN in a part of a row.
+                infinity, NaN in a part of a row, or presence that is not a bool for each item.
             TypeError: features without the name of their modality.
         """
         if not isinstance(features, Mapping):
             names = ", ".join(f'"{name}": array' for name in self.names)
             raise TypeError(f"new items: give the features of each modality, {{{names}}}")
-        for name in features:
+        for name in [*features, *(present or ())]:
             if name not in self.names:
                 raise DataError(
                     f"the model knows no modality {name}; it has {', '.join(self.names)}: rename "
@@ -90,6 +90,11 @@ class Shelf(nn.Module):
         for name, width in zip(self.names, self.widths, strict=True):
             x = features.get(name, torch.full((count, width), torch.nan))
             x = torch.as_tensor(x, dtype=torch.float32, device=device)
+            if x.ndim != 2:
+                raise DataError(
+                    f"modality {name} of the new items has shape {tuple(x.shape)}, expected a row "
+                    f"of {width} numbers for each item"
+                )
             if x.shape[1] != width:
                 raise DataError(
                     f"modality {name} of the new items is {x.shape[1]} wide, the model has learned "
@@ -98,6 +103,12 @@ class Shelf(nn.Module):
             asked = torch.ones(count, dtype=torch.bool, device=device)
             if present is not None and name in present:
                 asked = torch.as_tensor(present[name], device=device)
+                if asked.shape != (count,) or not ((asked == 0) | (asked == 1)).all():
+                    raise DataError(
+                        f"present[{name}]: expected a bool for each of {count} new items, found "
+                        f"{asked.dtype} of shape {tuple(asked.shape)}"
+                    )
+                asked = asked.bool()
             lacking = x.isnan()
             for wrong, what in (
                 (x.isinf().any(1), "is infinite; NaN says it is absent"),

@@ -275,7 +275,7 @@ def imbalance(gates: Tensor, present: Tensor | None = None) -> Tensor:
         return -(len(mean) * mean).clamp(min=tiny).log().mean()
     there = present.to(gates.dtype).view(len(gates), -1).expand_as(gates)
     equal = there / there.sum(1, keepdim=True).clamp(min=1)  # [N, E]
-    count = equal.sum()
+    count = equal.sum().clamp(min=1)  # a batch may have hidden it from all
     even, mean = equal.sum(0) / count, (gates * there).sum(0) / count
     apart: Tensor = torch.special.xlogy(even, even / mean.clamp(min=tiny)).sum()
     return apart

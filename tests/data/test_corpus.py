@@ -77,6 +77,7 @@ def test_a_card_is_plain():
         "val": 1,
         "test": 2,
         "modalities": {"image": 3, "text": 5},
+        "without_content": 0,
         "split": "random_per_user(seed=0)",
     }
 

@@ -374,7 +374,7 @@ def test_what_is_dropped_is_counted_in_the_log(caplog):
         split_corpus(source(from_rows(rows), label=label), split="official")
     assert caplog.messages == [
         "toy: dropped 2 repeated user-item pairs",
-        "toy: dropped 1 held-out interactions of users without a train interaction",
+        "toy: dropped 1 held-out interactions of 1 users without a train interaction",
     ]
 
 

@@ -101,6 +101,11 @@ def test_dropoutnet_ranks_a_cold_item_by_content_and_a_warm_one_by_both(corpus):
         torch.testing.assert_close(found[0], model.of_item(unknown))
 
 
+def test_dropoutnet_without_a_round_has_no_factors(corpus):
+    with pytest.raises(ValueError, match=r"model\.rounds is 0; give a finite number of at least 1"):
+        made(DropoutNet, corpus, rounds=0)
+
+
 @torch.no_grad()
 def test_dropoutnet_takes_the_factors_of_its_checkpoint(corpus, monkeypatch):
     model = made(DropoutNet, corpus, rounds=2)

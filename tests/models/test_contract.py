@@ -161,7 +161,12 @@ def with_cold_items(corpus, *, shift=0):
     user = torch.where(cold[item] > 0, (user + shift) % corpus.n_users, user)
     parts = [Interactions(user[cold[item] == n], item[cold[item] == n]) for n in range(3)]
     held_out = dict(zip(("train", "val", "test"), parts, strict=True))
-    return replace(corpus, **held_out, cold=cold, split="item_cold(given)")
+    train = held_out["train"]
+    warm = torch.arange(len(train)) % 9 == 0  # a ninth is held out of train, for test
+    held_out["train"] = train.select(~warm)
+    some = train.select(warm)
+    some = replace(some, user=(some.user + shift) % corpus.n_users)
+    return replace(corpus, **held_out, cold=cold, warm=some, split="item_cold(given)")
 
 
 @content_models
@@ -191,7 +196,12 @@ def test_what_is_held_out_reaches_no_score(name, make, board):
     assert torch.equal(found, others)
     ranking = Rankings(corpus, "test", Evaluation(cutoffs=(3,)))
     ranking.update(ranking.users, found[ranking.users])
-    assert {n.partition("/")[0] for n in ranking.compute()} == {"test", "test_cold"}
+    assert {n.partition("/")[0] for n in ranking.compute()} == {
+        "test",
+        "test_all",
+        "test_cold",
+        "test_warm",
+    }
 
 
 @every_model

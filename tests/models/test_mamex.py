@@ -153,6 +153,12 @@ def test_the_order_of_modalities_changes_nothing(corpus):
     torch.testing.assert_close(turned.encode(), model.encode())
     for name, weight in model.item_weights().items():
         torch.testing.assert_close(turned.item_weights()[name], weight)
+    batch = Triplets(torch.tensor([0, 1]), torch.tensor([10, 11]), torch.tensor([[20], [21]]))
+    expected, found = model.losses(batch), turned.losses(batch)
+    assert expected["align"] > 0
+    assert expected["balance"] > 0
+    for name, term in expected.items():
+        torch.testing.assert_close(found[name], term)
 
 
 @torch.no_grad()
@@ -188,11 +194,62 @@ def test_new_items_are_encoded_as_known_ones_are(corpus, fusion):
             {"visual": torch.tensor([[math.nan] * 8, [math.nan] * 7 + [1.0]])},
             r"visual of new item 1 is NaN in a part of the row",
         ),
+        (
+            {"visual": torch.ones(8)},
+            r"visual of the new items has shape \(8,\), expected a row of 8",
+        ),
     ],
 )
 def test_features_of_new_items_that_cannot_be_are_refused(corpus, features, message):
     with pytest.raises(DataError, match=message):
         made(corpus).encode_items(features)
+
+
+@pytest.mark.parametrize(
+    ("present", "message"),
+    [
+        ({"visal": [True, False]}, r"knows no modality visal; it has visual, textual, audio"),
+        ({"visual": [True]}, r"present\[visual\]: expected a bool for each of 2 .* shape \(1,\)"),
+        ({"visual": [0, 2]}, r"present\[visual\]: expected a bool .* torch\.int64 of shape \(2,\)"),
+    ],
+)
+def test_presence_of_new_items_that_cannot_be_is_refused(corpus, present, message):
+    with pytest.raises(DataError, match=message):
+        made(corpus).encode_items({"visual": torch.ones(2, 8)}, present)
+
+
+@torch.no_grad()
+def test_presence_of_new_items_may_be_zeros_and_ones(corpus):
+    model, features = made(corpus), {"visual": torch.ones(2, 8)}
+    expected = model.encode_items(features, {"visual": torch.tensor([True, False])})
+    assert torch.equal(model.encode_items(features, {"visual": [1, 0]}), expected)
+
+
+def test_a_step_may_hide_a_rare_modality_from_all(corpus):
+    rare = corpus.modalities["audio"]
+    there = torch.zeros(corpus.n_items, dtype=torch.bool)
+    there[9] = True
+    rare = replace(rare, present=there, features=rare.features * there.unsqueeze(1))
+    model = made(replace(corpus, modalities={**corpus.modalities, "audio": rare}))
+    model.train().modality_dropout = 0.999
+    torch.manual_seed(0)
+    for _ in range(3):
+        batch = Triplets(torch.tensor([0]), torch.tensor([9]), torch.tensor([[20]]))
+        assert all(term.isfinite() for term in model.losses(batch).values())
+
+
+def test_a_checkpoint_of_other_modalities_is_refused(corpus):
+    checkpoint = {}
+    made(corpus).on_save_checkpoint(checkpoint)
+    turned = replace(corpus, modalities=dict(reversed(corpus.modalities.items())))
+    with pytest.raises(
+        DataError, match=r"modalities=visual, textual, audio, this run has .*audio, "
+    ):
+        made(turned).on_load_checkpoint(checkpoint)
+
+
+def test_concatenated_modalities_have_no_weights(corpus):
+    assert made(corpus, fusion="concat").item_weights() == {}
 
 
 def test_features_of_new_items_need_the_name_of_their_modality(corpus):

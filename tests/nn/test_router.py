@@ -177,6 +177,15 @@ def test_imbalance_has_finite_gradients_where_no_pair_wants_an_expert():
     assert gates.grad.isfinite().all()
 
 
+def test_imbalance_of_what_nobody_has_is_nothing():
+    gates = torch.rand(4, 2, requires_grad=True)
+    nobody = torch.zeros(4, dtype=torch.bool)
+    found = imbalance(gates.softmax(-1), nobody)
+    found.backward()
+    assert found == 0
+    assert gates.grad.isfinite().all()
+
+
 def test_entropies_have_finite_gradients_where_gates_vanish():
     gates = torch.tensor([[1.0, 0.0, 0.0]], requires_grad=True)
     sum(entropies(gates)).backward()
