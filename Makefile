@@ -45,8 +45,6 @@ ABLATED := $(subst $(empty) $(empty),$(comma),$(strip $(notdir $(wildcard conf/a
 ablation-%: $(ENV) ## One model (ablation-gated-lightgcn), as it is and with each of its ablations
 	$(GRID) grid=ablations model=$(subst -,_,$*)
 
-ablation-mamex: DATA = planted_cold # unless the command line says otherwise
-
 ablations: $(ENV) ## The same for every model that has any
 	$(GRID) grid=ablations model=$(ABLATED)
 
@@ -55,6 +53,7 @@ baselines: $(ENV) ## What a model is compared with, at the settings of conf/mode
 
 # What was asked for on the command line; the leaderboard has its own data sets.
 given = $(if $(filter command environment,$(firstword $(origin $(1)))),$(2))
+ablation-mamex: DATA := $(or $(call given,DATA,$(DATA)),planted_cold)
 
 .PHONY: table
 table: $(ENV) ## Every model searched alike, on three seeds: experiments/leaderboard
