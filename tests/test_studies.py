@@ -12,8 +12,8 @@ from scipy import stats
 from experiments import contest as module
 from experiments.contest import Contest
 from experiments.mamex import __main__ as cold
-from experiments.missing.__main__ import hidden, ranked_without
-from mmrec.models import ContentBPR
+from experiments.missing.__main__ import lacking, ranked_without
+from mmrec.models import ContentBPR, ItemKNN
 from mmrec.run import run as run_model
 from mmrec.runs import open_run
 
@@ -193,19 +193,30 @@ def test_with_nothing_hidden_the_study_finds_what_the_run_has_found(cold_run):
 
 
 @torch.no_grad()
-def test_hidden_items_rank_as_if_they_had_never_had_the_modality(checkerboard):
-    model = ContentBPR(checkerboard(missing=8)).eval()
-    before = model.encode().items
-    items = torch.tensor([5, 17, 40])
+def test_items_that_lack_a_modality_rank_as_if_they_had_never_had_it(checkerboard):
+    corpus = checkerboard(missing=8)
+    model = ContentBPR(corpus).eval()
+    before, items = model.encode().items, torch.tensor([5, 17, 40])
     content = model.shelf()
     features = {n: x[items].clone() for n, x in zip(model.shelf.names, content.rows, strict=True)}
     features["visual"][:] = torch.nan
     expected = model.encode_items(features)
-    with hidden(model.shelf, "visual", items):
-        found = model.encode().items
+    less = ContentBPR(lacking(corpus, "visual", items)).eval()
+    less.load_state_dict(model.state_dict())
+    found = less.encode().items
     torch.testing.assert_close(found[items], expected)
     others = torch.ones(len(before), dtype=torch.bool)
     others[items] = False
     with_content = others & model.shelf.present.any(1)
     torch.testing.assert_close(found[with_content], before[with_content])
     assert torch.equal(model.encode().items, before)
+
+
+def test_neighbours_are_sought_anew_without_a_modality(checkerboard):
+    corpus, items = checkerboard(), torch.tensor([5, 17, 40])
+    less = ItemKNN(lacking(corpus, "visual", items)).similarity.to_dense()
+    textual = {name: m for name, m in corpus.modalities.items() if name == "textual"}
+    alone = ItemKNN(replace(corpus, modalities=textual)).similarity.to_dense()
+    chosen = less[items] > 0  # those that look alike in text alone
+    assert torch.equal(chosen, alone[items] > 0)
+    assert (less[:, items] > 0).any()

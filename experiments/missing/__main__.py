@@ -6,12 +6,13 @@ import argparse
 import json
 import logging
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from hydra.utils import instantiate
 from torch import Tensor
 
 from experiments.study import (
@@ -22,10 +23,11 @@ from experiments.study import (
     setup_logging,
     spread,
 )
+from mmrec.data import Corpus
+from mmrec.data.corpus import content_hash
 from mmrec.data.datamodule import QueryLoader
 from mmrec.evaluation import Rankings
-from mmrec.models import ContentRecommender
-from mmrec.nn import Shelf
+from mmrec.models import Recommender, RoutedRecommender
 from mmrec.runs import OpenRun, open_run, scored
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ MODELS: dict[str, Cell] = {
     "Content BPR": ("model=content_bpr", "model.l2=1e-2"),
     "DropoutNet": ("model=dropoutnet",),
     "CLCRec": ("model=clcrec",),
+    "Item kNN": ("model=item_knn",),
+    "random": ("model=random",),
 }
 METRIC = "test/recall@20"
 Curve = dict[float, list[float]]  # of each draw, by the share of items that lack the modality
@@ -102,28 +106,36 @@ def curve(runs: Sequence[OpenRun], name: str) -> Curve:
 def ranked_without(run: OpenRun, name: str, rate: float) -> float:
     """The test metric where a share of the cold items, drawn once, lacks a modality."""
     assert run.corpus.cold is not None
-    assert isinstance(run.model, ContentRecommender)
     cold = run.corpus.cold.nonzero().squeeze(1)
     order = torch.randperm(len(cold), generator=torch.Generator().manual_seed(0))
     rankings = Rankings(run.corpus, "test", run.model.evaluation)
     queries = QueryLoader(rankings.main.users, run.data.eval_batch_size)
-    with hidden(run.model.shelf, name, cold[order[: round(rate * len(cold))]]):
-        for users, scores in scored(run, queries, accelerator="cpu"):
-            rankings.main.update(users, scores)
+    corpus = lacking(run.corpus, name, cold[order[: round(rate * len(cold))]])
+    for users, scores in scored(
+        replace(run, model=rebuilt(run, corpus)), queries, accelerator="cpu"
+    ):
+        rankings.main.update(users, scores)
     return float(rankings.main.compute()[METRIC.removeprefix("test/")])
 
 
-@contextmanager
-def hidden(shelf: Shelf, name: str, items: Tensor) -> Iterator[None]:
-    """Some items without a modality."""
-    rows: Tensor = getattr(shelf, f"rows_{name}")
-    column = shelf.present[:, shelf.names.index(name)]
-    before = rows[items].clone(), column[items].clone()
-    rows[items], column[items] = 0.0, False
-    try:
-        yield
-    finally:
-        rows[items], column[items] = before
+def lacking(corpus: Corpus, name: str, items: Tensor) -> Corpus:
+    """A corpus of which some items have no longer a modality."""
+    known = corpus.modalities[name]
+    features = known.features.index_fill(0, items, 0.0)
+    present = known.present.index_fill(0, items, value=False)
+    left = replace(
+        known, features=features, present=present, digest=content_hash([features, present])
+    )
+    return replace(corpus, modalities={**corpus.modalities, name: left})
+
+
+def rebuilt(run: OpenRun, corpus: Corpus) -> Recommender:
+    """What a run has learned, over other content."""
+    model: Recommender = instantiate(run.config["model"], _convert_="all")(corpus)
+    model.load_state_dict(run.model.state_dict())
+    if isinstance(model, RoutedRecommender) and isinstance(run.model, RoutedRecommender):
+        model.route_by(run.model.schedule)
+    return model.eval()
 
 
 def write(
