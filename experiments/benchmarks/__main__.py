@@ -48,6 +48,7 @@ def main() -> None:
         "MAMEX epoch, Baby": cold.baby,
         "MAMEX epoch, Scientific": cold.scientific,
         "100,000 new items": cold.arrivals,
+        "dispatch": cold.dispatch,
         "projection": parts.projecting,
         "second load, Baby": parts.loading,
         "whole run, Baby": parts.command,
@@ -129,6 +130,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         ("LightGCN epoch, Baby", "products", "the same 58 steps' products by our kernel, s", ""),
         ("whole run, Baby", "peak_mib", "peak memory of a LightGCN run on Baby, MiB", "650"),
         ("MAGNET epoch, Baby", "peak_mib", "peak memory of MAGNET on Baby, MiB", "2,048"),
+        ("100,000 new items", "peak_mib", "peak memory of ranking 100,000 new items, MiB", ""),
         (
             "MAGNET at Electronics' size",
             "seconds",
@@ -172,6 +174,12 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         found = results["projection"]
         lines.append(PROJECTION.format(**found))
         lines += [f"| {way} | {s:.3f} | {e:.1e} |" for way, (s, e) in found["ways"].items()]
+    if "dispatch" in results:
+        lines.append(DISPATCH)
+        lines += [
+            f"| {size} | {few * 1e3:.1f} | {every * 1e3:.1f} | {few / every:.2f} |"
+            for size, (few, every) in results["dispatch"]["sizes"].items()
+        ]
     held = [value for name, value in results.items() if name.startswith("memory of ")]
     lines.append(MEMORY)
     lines += [
@@ -226,6 +234,15 @@ the features' spectrum, and random ones have none.
 
 | way | s | relative error |
 |---|---|---|"""
+
+DISPATCH = """
+## Which experts compute
+
+MAMEX gives a row to two of four experts of 128 dimensions, forward and backward. Each expert sees
+the rows that keep it; all experts for all rows is what it is compared with.
+
+| rows x width | kept rows, ms | all rows, ms | ratio |
+|---|---|---|---|"""
 
 MEMORY = """
 ## Memory on each device

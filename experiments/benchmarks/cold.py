@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from experiments.benchmarks.parts import (
     THREADS,
@@ -19,6 +21,8 @@ from experiments.benchmarks.parts import (
 from mmrec.data import FolderData, InteractionData, PlantedData, planted
 from mmrec.models import MAMEX
 from mmrec.models.mamex import Views, alignment
+from mmrec.nn import SparseMixture
+from mmrec.nn.router import sparse_softmax
 from mmrec.recommend import best_items
 from mmrec.results import peak_rss_mib
 from mmrec.schedules import Constant
@@ -76,6 +80,26 @@ def baby() -> Row:
 def scientific() -> Row:
     """On Scientific."""
     return training(FolderData(name="scientific"), epochs=5)
+
+
+def dispatch(*, repeats: int = 9) -> Row:
+    """Two of four experts for each row, forward and backward: each for its rows, or all for all."""
+    torch.set_num_threads(THREADS)
+    sizes = {}
+    for rows, width in ((1_600, 128), (1_600, 512), (7_050, 384), (7_050, 4_096)):
+        x, mixture = torch.randn(rows, width), SparseMixture(width, 128, 4)
+        with torch.no_grad():
+            gates = sparse_softmax(mixture.gate(x), 2, dim=-1)
+
+        def run(way: Callable[[Tensor, Tensor], Tensor], x: Tensor, gates: Tensor) -> None:
+            way(x, gates).sum().backward()
+
+        few, every = (
+            partial(run, way, x, gates) for way in (mixture.one_by_one, mixture.all_at_once)
+        )
+        one, all_ = (statistics.median(times) for times in alternating(few, every, repeats))
+        sizes[f"{rows:,} x {width:,}"] = [one, all_]
+    return {"part": "dispatch", "sizes": sizes}
 
 
 def arrivals(*, items: int = 100_000, users: int = 10_000, k: int = 20, block: int = 512) -> Row:
