@@ -208,10 +208,18 @@ def stacked(means: Tensor, channels: Sequence[str], groups: Sequence[str], title
     figure = Figure(figsize=(SIZE[0], 1.4 + 0.24 * len(groups)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(groups))
-    for values, channel, colour in zip(
-        means.nan_to_num().T.numpy(), channels, cycle(COLOURS), strict=False
-    ):
-        axes.barh(range(len(groups)), values, left=left, color=colour, label=channel)
+    for n, (values, channel) in enumerate(zip(means.nan_to_num().T.numpy(), channels, strict=True)):
+        rounds, colour = divmod(n, len(COLOURS))
+        axes.barh(
+            range(len(groups)),
+            values,
+            left=left,
+            color=COLOURS[colour],
+            hatch="//" * rounds,  # a colour that comes again looks otherwise
+            edgecolor="white" if rounds else None,
+            linewidth=0,
+            label=channel,
+        )
         left += values
     axes.set_yticks(range(len(groups)), groups)
     axes.invert_yaxis()
