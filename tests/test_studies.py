@@ -154,6 +154,15 @@ def test_models_are_compared_on_the_same_draws(drawn):
     )
 
 
+def test_roles_are_told_where_all_draws_know_them(drawn):
+    one, two = drawn(mamex=[("a", 0.3), ("b", 0.5)], random=[("a", 0.1), ("b", 0.1)])
+    assert cold.roles([one, two]) == []
+    for run_, area in zip(one.runs.values(), (0.9, 0.7), strict=True):
+        run_.result["recovery"] = {"auc": area}
+    two.runs["a"].result["recovery"] = {"auc": 0.5}
+    assert cold.roles([one, two])[4:] == ["| mamex | warm | 0.8000 ± 0.1414 |", ""]
+
+
 def test_two_runs_of_a_draw_are_one_too_many(drawn):
     with pytest.raises(SystemExit, match=r"two runs of a: .* remove the one of older code"):
         drawn(mamex=[("a", 0.3), ("a", 0.4)])

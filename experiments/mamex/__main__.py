@@ -87,6 +87,7 @@ def write(data: str) -> None:
         ranking(known),
         "",
         *(differences(known, metric) for metric in METRICS),
+        *roles(known),
         "## Where the figures come from",
         "",
         provenance(results, f"python -m experiments.mamex --data {data}"),
@@ -108,6 +109,21 @@ def ranking(known: Sequence[Entry]) -> str:
         cells = [spread(entry.values(metric)) for metric in columns.values()]
         lines.append(f"| {entry.model} | {len(entry.runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def roles(known: Sequence[Entry]) -> list[str]:
+    """How well weights tell which modality an item has its taste from, where that is known."""
+    lines = []
+    for entry in known:
+        found = [run.result.get("recovery", {}) for run in entry.runs.values()]
+        for key, items in (("auc", "warm"), ("cold/auc", "cold")):
+            values = [recovery[key] for recovery in found if key in recovery]
+            if len(values) == len(found):
+                lines.append(f"| {entry.model} | {items} | {spread(values)} |")
+    if not lines:
+        return []
+    head = ["## Roles found again", "", "| model | items | AUC of its modality |", "|---|---|--:|"]
+    return [*head, *lines, ""]
 
 
 def differences(known: Sequence[Entry], metric: str) -> str:
