@@ -128,7 +128,8 @@ class Grid:
             GridError: cells failed; the others have run.
         """
         HydraConfig.instance().set_config(self.config)  # ${hydra:...} is read
-        cells = list(dict.fromkeys(tqdm(self._cells(), "cells", delay=2, leave=False)))
+        asked = tqdm(list(self._asked()), "cells", delay=2, leave=False)
+        cells = list(dict.fromkeys(c for one in asked for c in self._try(*one)))
         for reason in sorted(self._left_out):
             log.info("left out: %s", reason)
         total = len(cells) + len(self.failed)
@@ -150,8 +151,8 @@ class Grid:
             listed = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
             raise GridError(f"{len(self.failed)} of {total} cells failed: {listed}")
 
-    def _cells(self) -> Iterator[Cell]:
-        """Each combination, as far as it can be composed and its data be read."""
+    def _asked(self) -> Iterator[tuple[list[str], tuple[str, ...]]]:
+        """Each combination: its ablation, if it has one, and its words."""
         asked = self.settings.ablations
         if asked and any(word.lstrip("+").startswith("ablation=") for word in self.arguments):
             raise ConfigError(
@@ -163,7 +164,7 @@ class Grid:
         for combination in product(*values):
             params = dict(zip(settings, combination, strict=True))
             words = tuple(space.words(params))
-            yield from self._try([], words)
+            yield [], words
             if asked:
                 model = self._compose(words).hydra.runtime.choices.model
                 there = self.loader.get_group_options(f"ablation/{model}", ObjectType.CONFIG)
@@ -176,7 +177,7 @@ class Grid:
                         + nearest(unknown, there)
                     )
                 for name in names:
-                    yield from self._try([name], (*words, f"ablation={model}/{name}"))
+                    yield [name], (*words, f"ablation={model}/{name}")
 
     def _try(self, ablation: Sequence[str], words: tuple[str, ...]) -> Iterator[Cell]:
         """The cell, if there is one; what cannot be composed or read has failed."""
