@@ -331,6 +331,7 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: s
     """Their best items, and what carried each."""
     import polars as pl
 
+    from mmrec.data import PlantedData
     from mmrec.models import RoutedRecommender
     from mmrec.recommend import ranked_lists
     from mmrec.report.page import SEEN, Section
@@ -340,8 +341,11 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: s
     counts, have = corpus.item_counts(), corpus.user_counts()
     device = opened.model.device
     user, item = (frame[name].to_torch().long().to(device) for name in ("user", "item"))
+    truth = opened.data.truth if isinstance(opened.data, PlantedData) else None
+    roles = [] if truth is None else [truth.role_names[r] for r in truth.role[item.cpu()].tolist()]
     frame = frame.with_columns(
         pl.Series("train users", counts[item.cpu()].numpy()),
+        *([pl.Series("true role", roles)] if roles else []),
         *(pl.Series(n, w.cpu().numpy()) for n, w in opened.model.pair_weights(user, item).items()),
         *_experts(opened, user, item),
     )

@@ -110,6 +110,9 @@ def test_lists_are_those_of_recommend_with_what_carried_each_item(finished, tmp_
     gates = opened.model.pair_gates(torch.tensor([7]), torch.tensor([shown["item"][0]]))[0]
     best = opened.model.experts[int(gates.argmax())]
     assert shown["experts"][0].startswith(f"{best} {float(gates.max()):.2f}")
+    truth = opened.data.truth
+    expected = [truth.role_names[truth.role[item]] for item in shown["item"]]
+    assert shown["true role"].to_list() == expected
     channels = shown.select("behaviour", "visual", "textual").sum_horizontal()
     assert channels.to_list() == pytest.approx([1.0] * 4, abs=2e-3)
 
