@@ -17,7 +17,7 @@ import pytest
 import mmrec
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = re.compile(r"^([a-z][a-z%-]*):", re.MULTILINE)
+TARGET = re.compile(r"^([a-z][a-z%-]*):(?! [A-Z]+ :=)", re.MULTILINE)  # no variable of a target
 LISTED = re.compile(r"^  ([a-z][a-z%-]*) +\S", re.MULTILINE)
 MENTIONED = re.compile(r"(?:^|`|&& )make ([a-z][a-z-]*)", re.MULTILINE)
 REGISTRY = re.compile(r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|anaconda\.(?:org|com)")
@@ -137,6 +137,9 @@ def test_make_n_shows_the_command_of_a_grid():
     )
     words = "-m data=planted seed=0,1 trainer=gpu grid=ablations model=gated_lightgcn"
     assert shown.rstrip().endswith(f"python -m mmrec.run {words}")
+    cold = call("make", "-n", "ablation-mamex", cwd=ROOT)
+    assert "-m data=planted_cold seed=0,1,2 grid=ablations model=mamex" in " ".join(cold.split())
+    assert "data=tiktok_cold " in call("make", "-n", "ablation-mamex", "DATA=tiktok_cold", cwd=ROOT)
     every = call("make", "-n", "ablations", cwd=ROOT).rstrip().rpartition("model=")[2]
     assert every.split(",") == sorted(path.name for path in (ROOT / "conf/ablation").iterdir())
 
