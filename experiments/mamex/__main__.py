@@ -16,18 +16,20 @@ from mmrec.report.significance import holm
 
 HERE = Path(__file__).parent
 OUTPUTS = Path("outputs/cold")
-EACH = ("data.cold_items=random", "callbacks.early_stopping.patience=10")
-LARGE = (*EACH, "data.batch_size=8192")
+DRAWN = "data.cold_items=random"
+FEW = (DRAWN, "callbacks.early_stopping.patience=10")  # items, whose early epochs have peaks
+MANY = (DRAWN, "callbacks.early_stopping.patience=4", "trainer.max_epochs=100")
+BATCH = "data.batch_size=8192"
 CONTEST = Contest(
     chosen=HERE / "conf",
     outputs=OUTPUTS,
     data={
-        "scientific": ("data=scientific_cold", *EACH),
-        "beauty": ("data=beauty_cold", *LARGE),
-        "tiktok": ("data=tiktok_cold", *LARGE),
-        "planted": ("data=planted_cold", *EACH),
+        "scientific": ("data=scientific_cold", *FEW),
+        "beauty": ("data=beauty_cold", *MANY, BATCH),
+        "tiktok": ("data=tiktok_cold", *FEW, BATCH),
+        "planted": ("data=planted_cold", *FEW),
     },
-    trials={"scientific": 8, "beauty": 5, "tiktok": 6, "planted": 8},
+    trials={"scientific": 8, "beauty": 3, "tiktok": 4, "planted": 8},
     over="data.split_seed",
     values="0,1,2,3,4",
     models=("mamex", "content_bpr", "dropoutnet", "clcrec", "item_knn", "random"),
