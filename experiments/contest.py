@@ -31,6 +31,7 @@ class Contest:
         values: of that setting, as on a command line.
         models: by default.
         own: words that a model has in place of its data set's, by model.
+        least: trials of a model whose few settings are all tried, by model.
     """
 
     chosen: Path
@@ -41,6 +42,7 @@ class Contest:
     values: str
     models: Sequence[str]
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    least: Mapping[str, int] = field(default_factory=lambda: {"item_knn": 5})
 
     def main(self, description: str | None) -> Iterator[str]:
         """Run what the command line asks for and is missing.
@@ -92,10 +94,11 @@ class Contest:
             if options.search and not options.more:
                 shutil.rmtree(folder, ignore_errors=True)  # what is there would count as done
             if options.search or options.more or not best.exists():
+                trials = max(options.trials or self.trials[data], self.least.get(model, 0))
                 searched = call(
                     f"sweep={model}",
                     *words,
-                    f"sweep.n_trials={options.trials or self.trials[data]}",
+                    f"sweep.n_trials={trials}",
                     f"sweep.n_jobs={options.jobs}",
                     "sweep.top=1",
                     *(f"sweep.study_name={name}", f"hydra.sweep.dir={folder}"),

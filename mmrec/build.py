@@ -48,6 +48,13 @@ def check(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"{word}: no such setting{nearest(word, ROOT)}")
     for group in GROUPS:
         check_call(plain[group], group)
+    for name, node in plain["callbacks"].items():
+        # Data with cold items bring a patience, which nobody has with callbacks=none.
+        if node and TARGET not in node and (name, *node) != ("early_stopping", "patience"):
+            raise ConfigError(
+                f"callbacks.{name}: it has no _target_; name the class of the callback, or leave "
+                f"the callback out with ~callbacks.{name}"
+            )
     if not isinstance(plain["seed"], int) or plain["seed"] < 0:
         raise ConfigError(f"seed={plain['seed']}: expected a whole number of at least 0")
     check_monitor(plain["monitor"], plain["evaluation"]["cutoffs"], ACCURACY)
@@ -123,8 +130,7 @@ def build_trainer(
 
     timing, checkpoints = Timing(), Checkpoints(folder, plain["monitor"])
     kept = [] if plain["trainer"]["fast_dev_run"] else [checkpoints]
-    # Data with cold items bring a patience, which nobody has with callbacks=none.
-    asked = {name: node for name, node in plain["callbacks"].items() if TARGET in node}
+    asked = {name: node for name, node in plain["callbacks"].items() if node and TARGET in node}
     watchers = instantiate(asked, _convert_="all").values()
     trainer: Trainer = instantiate(
         {**plain["trainer"], **_validated(plain["trainer"])},
@@ -157,10 +163,11 @@ def _validated(trainer: Mapping[str, Any]) -> dict[str, int]:
 def warn_of_early_peaks(plain: Mapping[str, Any]) -> None:
     """Say that a run on cold items may end before it has begun to learn."""
     data, every = plain["data"], plain["trainer"]["check_val_every_n_epoch"]
-    patience = plain["callbacks"].get("early_stopping", {}).get("patience")
+    stopping = plain["callbacks"].get("early_stopping") or {}
+    patience = stopping.get("patience") if TARGET in stopping else None
     if data.get("split") != "item_cold" or None in (every, patience) or every * patience >= EARLY:
         return
-    short = f"{data.get('name', 'planted')}_cold"
+    short = f"{data.get('name')}_cold"
     there = (conf_dir() / "data" / f"{short}.yaml").is_file()
     way = f"data={short}" if there else "conf/data/_cold.yaml, as data=scientific_cold has them,"
     log.warning(

@@ -77,6 +77,7 @@ def explain(
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
 
+    from mmrec.models import RoutedRecommender
     from mmrec.report import charts
     from mmrec.report.page import write_page
     from mmrec.runs import open_run
@@ -86,7 +87,7 @@ def explain(
         raise ConfigError(f"k={k}: the catalogue has {opened.corpus.n_items} items")
     train = opened.corpus.train
     weights = opened.model.pair_weights(train.user, train.item)
-    if not weights:
+    if not weights and not isinstance(opened.model, RoutedRecommender):
         raise ConfigError(
             f"{opened.folder}: {type(opened.model).__name__} weighs no channels against each "
             "other; explain a run of a model with a gate or a router (gated_lightgcn, magnet, "
@@ -98,7 +99,7 @@ def explain(
     with charts.style():
         sections = [
             *_over_epochs(opened),
-            _of_train(opened, weights),
+            *([_of_train(opened, weights)] if weights else []),
             *_of_items(opened),
             *(_known(opened.result) if opened.at_best else []),
             _of_users(opened, chosen, k, seen, accelerator),
@@ -211,11 +212,12 @@ def _of_items(opened: OpenRun) -> list[Section]:
     """
     import torch
 
-    from mmrec.models import RoutedRecommender
+    from mmrec.models import ContentRecommender, RoutedRecommender
     from mmrec.report import charts
     from mmrec.report.page import Section
 
     corpus, model = opened.corpus, opened.model
+    by_pairs = isinstance(model, RoutedRecommender) and not isinstance(model, ContentRecommender)
     tables, figures, told = [], {}, []
 
     def add(
@@ -236,7 +238,7 @@ def _of_items(opened: OpenRun) -> list[Section]:
         place, shown = _largest(categories)
         group = place[categories.category]
         item, group = categories.item[group >= 0], group[group >= 0]
-    if corpus.cold is not None:
+    if corpus.cold is not None and channels and not by_pairs:  # of which cold items have none
         cold, everything = corpus.cold > 0, torch.arange(corpus.n_items)
         told.append("Cold items have no interaction in train: their content decides.")
         add(
@@ -252,7 +254,10 @@ def _of_items(opened: OpenRun) -> list[Section]:
             title = "Cold items by category"
             add("cold-by-category", title, channels, item[some], group[some], shown)
     if categories is not None and isinstance(model, RoutedRecommender):
-        told.append("An item's gates are the mean over its train users, where users matter.")
+        told.append(
+            "An item's gates are the mean over its train users, where users matter; of all train "
+            "pairs, where it has none."
+        )
         experts = dict(zip(model.experts, model.item_gates().T, strict=True))
         add("experts-by-category", "Experts by category", experts, item, group, shown)
     about = "Means over items; one without content has nothing to weigh. " + " ".join(told)
@@ -321,7 +326,8 @@ def _known(result: dict[str, Any]) -> list[Section]:
             "AUC: how well a modality's weight tells the items of which it is the informative one "
             "(equal weights: 0.5; two modalities have the same, as their shares sum to one). NMI: "
             "how much the modality of largest weight, or the expert of the largest gate, says of "
-            "an item's role (equal weights: 0).",
+            "an item's role (equal weights: 0). Rows that begin with cold/ are of cold items, the "
+            "others of items with train interactions.",
             [Table("recovery", "Roles found again", ["", "this run", "dealt at random"], rows)],
         )
     ]

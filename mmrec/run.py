@@ -128,7 +128,6 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         if HydraConfig.initialized():
             check_ablation(HydraConfig.get().runtime.choices, config.model[TARGET])
         plain = check(config)
-        warn_of_early_peaks(plain)
         checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
         pruning = _pruning(watch)
         trainer, timing, checkpoints = build_trainer(plain, folder, *pruning)
@@ -145,6 +144,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
             # These say now, not in a folder of their own, what cannot be trained.
             _ = data.sampler
             try_optimizer(model)
+            warn_of_early_peaks(plain)
         if checkpoint:
             check_continuable(checkpoint, model, plain)
         result = _begin(plain, overrides, data, model)

@@ -156,6 +156,25 @@ def test_cold_items_and_experts_have_means_over_items(finished, tmp_path):
             assert by_channel["visual"][row] == pytest.approx(expected, abs=1e-4)
 
 
+def test_mixtures_without_weights_of_modalities_are_told_by_their_experts(finished, tmp_path):
+    page = explain(
+        run=finished("mamex", *COLD, "model.fusion=concat"), output=str(tmp_path / "out")
+    )
+    assert ">Router</h2>" in page.read_text()
+    assert ">Channels</h2>" not in page.read_text()
+    tables = {path.stem for path in (page.parent / "tables").glob("*.csv")}
+    assert "experts-by-category" in tables
+    assert "warm-and-cold" not in tables
+
+
+def test_gates_of_pairs_tell_nothing_of_items_that_are_in_none(finished, tmp_path):
+    folder = finished("magnet", *COLD, *ROUTED)
+    page = explain(run=folder, output=str(tmp_path / "out"), accelerator="cpu")
+    tables = {path.stem for path in (page.parent / "tables").glob("*.csv")}
+    assert "experts-by-category" in tables
+    assert not {"warm-and-cold", "cold-by-category"} & tables
+
+
 def test_recovery_is_in_the_result_of_planted_data(finished):
     result = json.loads((routed(finished) / "result.json").read_text())
     assert {"auc", "auc/visual", "auc/textual", "nmi", "chance/auc", "chance/nmi"} <= set(

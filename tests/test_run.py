@@ -13,7 +13,7 @@ from omegaconf import OmegaConf, open_dict
 
 import mmrec.run
 from mmrec.build import build, check, warn_of_early_peaks
-from mmrec.config import conf_dir
+from mmrec.config import ConfigError, conf_dir
 from mmrec.evaluation import RankingMetric
 from mmrec.models import Recommender
 from mmrec.results import read_result
@@ -195,12 +195,27 @@ def test_data_with_cold_items_train_without_callbacks_and_in_the_short_trial(go,
         (["data=planted_cold"], False),
         (["data=planted_cold", "callbacks.early_stopping.patience=3"], True),
         (["data=planted", "data.split=item_cold", "callbacks=none"], False),
+        (["data=planted_cold", "callbacks=none", "trainer.check_val_every_n_epoch=1"], False),
+        (["data=planted_cold", "callbacks.early_stopping=null"], False),
         (["data=planted"], False),
     ],
 )
 def test_cold_items_without_patience_are_warned_of(composed, caplog, words, told):
     warn_of_early_peaks(check(composed(*words)))
-    assert ("the settings of data=planted_cold wait 200" in caplog.text) == told
+    assert ("as data=scientific_cold has them, wait 200" in caplog.text) == told
+
+
+def test_the_warning_names_the_short_form_of_the_data(composed, caplog):
+    warn_of_early_peaks(check(composed("data=tiktok", "data.split=item_cold")))
+    assert "the settings of data=tiktok_cold wait 200" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "word", ["+callbacks.stop={patience: 3}", "~callbacks.early_stopping._target_"]
+)
+def test_a_callback_without_a_class_is_refused(composed, word):
+    with pytest.raises(ConfigError, match=r"callbacks\.(stop|early_stopping): it has no _target_"):
+        check(composed("data=planted_cold", word))
 
 
 def test_a_run_without_a_validated_epoch_says_so(go, tmp_path):

@@ -78,6 +78,16 @@ def test_a_model_may_have_words_of_its_own(contest, monkeypatch):
     assert made.repeats("random", "planted") == contest[0].repeats("random", "planted")
 
 
+def test_a_model_of_few_settings_has_all_of_them_tried(contest, monkeypatch):
+    made, calls = contest
+    made = replace(made, least={"bpr": 5})
+    run(made, monkeypatch, "--models", "bpr")
+    assert "sweep.n_trials=5" in calls[0]
+    calls.clear()
+    run(made, monkeypatch, "--models", "bpr", "--search", "--trials", "7")
+    assert "sweep.n_trials=7" in calls[0]
+
+
 def test_a_search_can_be_asked_for_again(contest, monkeypatch, tmp_path):
     made, calls = contest
     kept = tmp_path / "conf/experiment/bpr-planted-best.yaml"

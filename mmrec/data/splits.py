@@ -258,10 +258,11 @@ def split_corpus(
                 )
             if chosen == "given" and seed:
                 logger.info(
-                    "%s comes with its cold items: data.split_seed=%d draws what is held out of "
-                    "warm ones; data.cold_items=random draws cold ones too",
+                    "%s comes with its cold items: data.split_seed=%d draws %s; "
+                    "data.cold_items=random draws cold ones too",
                     source.name,
                     seed,
+                    "what is held out of warm ones" if warm_test else "nothing",
                 )
             if chosen == "newest":
                 _require_clock(source, "data.cold_items=newest", "data.cold_items=random")

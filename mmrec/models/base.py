@@ -199,7 +199,10 @@ class Recommender(LightningModule):
             DataError: says what differs.
         """
         found = checkpoint.get("mmrec", {})
-        for key, expected in self._identity().items():
+        expected_of = self._identity()
+        if found and "modalities" not in found:  # written before these were told
+            del expected_of["modalities"]
+        for key, expected in expected_of.items():
             if found.get(key) != expected:
                 raise DataError(
                     f"the checkpoint belongs to {key}={found.get(key)}, this run has "

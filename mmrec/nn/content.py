@@ -73,13 +73,21 @@ class Shelf(nn.Module):
         if not isinstance(features, Mapping):
             names = ", ".join(f'"{name}": array' for name in self.names)
             raise TypeError(f"new items: give the features of each modality, {{{names}}}")
-        for name in [*features, *(present or ())]:
+        present = {} if present is None else present
+        if not isinstance(present, Mapping):
+            raise TypeError(
+                "present: give a bool for each item by modality, as {name: [True, ...]}"
+            )
+        for name in [*features, *present]:
             if name not in self.names:
                 raise DataError(
                     f"the model knows no modality {name}; it has {', '.join(self.names)}: rename "
                     "it or leave it out"
                 )
-        counts = {name: len(x) for name, x in features.items()}
+        given = {
+            name: _array(f"modality {name} of the new items", x) for name, x in features.items()
+        }
+        counts = {name: len(x) if x.ndim else 0 for name, x in given.items()}
         if len(set(counts.values())) != 1:
             raise DataError(
                 "new items need features, the same number of rows in each modality; found "
@@ -88,8 +96,7 @@ class Shelf(nn.Module):
         count, device = next(iter(counts.values())), self.present.device
         rows, there = [], []
         for name, width in zip(self.names, self.widths, strict=True):
-            x = features.get(name, torch.full((count, width), torch.nan))
-            x = torch.as_tensor(x, dtype=torch.float32, device=device)
+            x = given.get(name, torch.full((count, width), torch.nan)).to(device, torch.float32)
             if x.ndim != 2:
                 raise DataError(
                     f"modality {name} of the new items has shape {tuple(x.shape)}, expected a row "
@@ -101,8 +108,8 @@ class Shelf(nn.Module):
                     f"from {width}; use the same encoder"
                 )
             asked = torch.ones(count, dtype=torch.bool, device=device)
-            if present is not None and name in present:
-                asked = torch.as_tensor(present[name], device=device)
+            if name in present:
+                asked = _array(f"present[{name}]", present[name]).to(device)
                 if asked.shape != (count,) or not ((asked == 0) | (asked == 1)).all():
                     raise DataError(
                         f"present[{name}]: expected a bool for each of {count} new items, found "
@@ -121,6 +128,16 @@ class Shelf(nn.Module):
             rows.append(normalize(torch.where(mask.unsqueeze(1), x, 0.0)))
             there.append(mask)
         return Content(rows, torch.stack(there, 1))
+
+
+def _array(what: str, rows: Rows) -> Tensor:
+    """Rows as a tensor."""
+    try:
+        return torch.as_tensor(rows)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{what}: expected numbers, found {type(rows).__name__} ({error})"
+        ) from None
 
 
 def mean_item(items: Tensor, present: Tensor) -> Tensor:

@@ -198,6 +198,12 @@ def test_new_items_are_encoded_as_known_ones_are(corpus, fusion):
             {"visual": torch.ones(8)},
             r"visual of the new items has shape \(8,\), expected a row of 8",
         ),
+        (
+            {"visual": torch.tensor(1.0)},
+            r"visual of the new items has shape \(\), expected a row of",
+        ),
+        ({"visual": None}, r"visual of the new items: expected numbers, found NoneType"),
+        ({"visual": [["a"] * 8] * 2}, r"visual of the new items: expected numbers, found list"),
     ],
 )
 def test_features_of_new_items_that_cannot_be_are_refused(corpus, features, message):
@@ -211,6 +217,7 @@ def test_features_of_new_items_that_cannot_be_are_refused(corpus, features, mess
         ({"visal": [True, False]}, r"knows no modality visal; it has visual, textual, audio"),
         ({"visual": [True]}, r"present\[visual\]: expected a bool for each of 2 .* shape \(1,\)"),
         ({"visual": [0, 2]}, r"present\[visual\]: expected a bool .* torch\.int64 of shape \(2,\)"),
+        ({"visual": ["yes", "no"]}, r"present\[visual\]: expected numbers, found list"),
     ],
 )
 def test_presence_of_new_items_that_cannot_be_is_refused(corpus, present, message):
@@ -255,6 +262,19 @@ def test_concatenated_modalities_have_no_weights(corpus):
 def test_features_of_new_items_need_the_name_of_their_modality(corpus):
     with pytest.raises(TypeError, match=r'of each modality, \{"visual": array, "textual": array'):
         made(corpus).encode_items(torch.ones(2, 8))
+    with pytest.raises(TypeError, match=r"present: give a bool for each item by modality"):
+        made(corpus).encode_items({"visual": torch.ones(2, 8)}, [True, True])
+
+
+def test_a_checkpoint_that_does_not_tell_its_modalities_is_accepted(corpus):
+    checkpoint = {}
+    model = made(corpus)
+    model.on_save_checkpoint(checkpoint)
+    del checkpoint["mmrec"]["modalities"]
+    model.on_load_checkpoint(checkpoint)
+    checkpoint["mmrec"].clear()
+    with pytest.raises(DataError, match=r"the checkpoint belongs to model=None"):
+        model.on_load_checkpoint(checkpoint)
 
 
 @torch.no_grad()
