@@ -30,7 +30,8 @@ class Contest:
         over: the setting that the runs of a model differ in.
         values: of that setting, as on a command line.
         models: by default.
-        own: words that a model has in place of its data set's, by model.
+        own: words that a model has in place of its data set's, by `model` or `model-data`.
+        variants: the model of an entry that is one with words of its `own`, by the entry's name.
         least: trials of a model whose few settings are all tried, by model.
     """
 
@@ -42,6 +43,7 @@ class Contest:
     values: str
     models: Sequence[str]
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    variants: Mapping[str, str] = field(default_factory=dict)
     least: Mapping[str, int] = field(default_factory=lambda: {"item_knn": 5})
 
     def main(self, description: str | None) -> Iterator[str]:
@@ -52,7 +54,9 @@ class Contest:
         """
         parser = argparse.ArgumentParser(description=description)
         parser.add_argument("--data", nargs="+", choices=self.data, default=list(self.data))
-        parser.add_argument("--models", nargs="+", choices=models(), default=list(self.models))
+        parser.add_argument(
+            "--models", nargs="+", choices=self.entries(), default=list(self.models)
+        )
         parser.add_argument(
             "--trials", type=int, help=f"of a model, in all; by default {dict(self.trials)}"
         )
@@ -87,8 +91,9 @@ class Contest:
             Whether all went well.
         """
         name = f"{model}-{data}"
-        words = [f"model={model}", *self.words(model, data)]
-        if (conf_dir() / "sweep" / f"{model}.yaml").exists():
+        of = self.variants.get(model, model)
+        words = [f"model={of}", *self.words(model, data)]
+        if (conf_dir() / "sweep" / f"{of}.yaml").exists():
             folder = self.outputs / "search" / name
             best = self.best(model, data)
             if options.search and not options.more:
@@ -96,7 +101,7 @@ class Contest:
             if options.search or options.more or not best.exists():
                 trials = max(options.trials or self.trials[data], self.least.get(model, 0))
                 searched = call(
-                    f"sweep={model}",
+                    f"sweep={of}",
                     *words,
                     f"sweep.n_trials={trials}",
                     f"sweep.n_jobs={options.jobs}",
@@ -122,9 +127,14 @@ class Contest:
     def words(self, model: str, data: str) -> list[str]:
         """What a model is run with on a data set, before what a search chooses."""
         chosen = {}
-        for word in (*self.data[data], *self.own.get(model, ())):
+        own = (*self.own.get(model, ()), *self.own.get(f"{model}-{data}", ()))
+        for word in (*self.data[data], *own):
             chosen[word.partition("=")[0]] = word
         return list(chosen.values())
+
+    def entries(self) -> list[str]:
+        """All models, and those with words of their own."""
+        return sorted([*models(), *self.variants])
 
     def best(self, model: str, data: str) -> Path:
         """Where the settings that a search chose are kept."""

@@ -36,7 +36,7 @@ def contest(tmp_path, monkeypatch):
         calls.append(words)
         folder = next(Path(w.partition("=")[2]) for w in words if w.startswith("hydra.sweep.dir="))
         if words[0].startswith("sweep="):
-            best = folder / "experiment" / "bpr-planted-best.yaml"
+            best = folder / "experiment" / f"{folder.name}-best.yaml"
             best.parent.mkdir(parents=True, exist_ok=True)
             best.write_text("# chosen\n")
         return "seed=9" not in words
@@ -76,6 +76,19 @@ def test_a_model_may_have_words_of_its_own(contest, monkeypatch):
     assert "data.batch_size=64" in plain
     assert made.repeats("bpr", "planted") != contest[0].repeats("bpr", "planted")
     assert made.repeats("random", "planted") == contest[0].repeats("random", "planted")
+
+
+def test_a_model_with_words_of_its_own_is_an_entry_beside_it(contest, monkeypatch):
+    made, calls = contest
+    own = {"wide": ("model.dim=128",), "wide-planted": ("data.batch_size=32",)}
+    made = replace(made, own=own, variants={"wide": "bpr"})
+    run(made, monkeypatch, "--models", "bpr", "wide")
+    plain, _, searched, repeated = calls
+    words = ("sweep=bpr", "model=bpr", "data=planted", "data.batch_size=32", "model.dim=128")
+    assert searched[:5] == words
+    assert "model.dim=128" not in plain
+    assert "sweep.study_name=wide-planted" in searched
+    assert repeated[1] == "experiment=wide-planted-best"
 
 
 def test_a_model_of_few_settings_has_all_of_them_tried(contest, monkeypatch):

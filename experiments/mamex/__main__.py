@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from experiments.contest import Contest, models
+from experiments.contest import Contest
 from experiments.study import provenance, setup_logging, spread
 from mmrec.report.collect import Run, collect
 from mmrec.report.significance import holm
@@ -32,8 +32,14 @@ CONTEST = Contest(
     trials={"scientific": 8, "beauty": 3, "tiktok": 4, "planted": 8},
     over="data.split_seed",
     values="0,1,2,3,4",
-    models=("mamex", "content_bpr", "dropoutnet", "clcrec", "item_knn", "random"),
-    own={"clcrec": ("data.batch_size=1024",)},  # its steps cost what a batch holds, squared
+    models=("mamex", "mamex_softmax", "content_bpr", "dropoutnet", "clcrec", "item_knn", "random"),
+    own={
+        # Their steps cost what a batch holds, squared.
+        "clcrec": ("data.batch_size=1024",),
+        "mamex_softmax": ("model.loss=softmax", "data.batch_size=2048"),
+        "mamex_softmax-beauty": ("trainer.max_epochs=30",),  # 65 steps each, not 17
+    },
+    variants={"mamex_softmax": "mamex"},
 )
 FIRST = "mamex"
 METRICS = ("recall@20", "ndcg@20")
@@ -61,7 +67,7 @@ class Entry:
 def entries(data: str) -> list[Entry]:
     """The models that were repeated, those that validation likes best first."""
     found = []
-    for model in models():
+    for model in CONTEST.entries():
         folder = CONTEST.repeats(model, data)
         runs: dict[str, Run] = {}
         for run in collect([f"{folder}/**"]).runs if folder.exists() else []:
