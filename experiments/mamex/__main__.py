@@ -41,7 +41,7 @@ CONTEST = Contest(
     },
     variants={"mamex_softmax": "mamex"},
 )
-FIRST = "mamex"
+OURS = ("mamex", *CONTEST.variants)
 METRICS = ("recall@20", "ndcg@20")
 
 
@@ -94,7 +94,7 @@ def write(data: str) -> None:
         "",
         ranking(known),
         "",
-        *(differences(known, metric) for metric in METRICS),
+        *(differences(known, metric, of) for of in OURS for metric in METRICS),
         *roles(known),
         "## Where the figures come from",
         "",
@@ -134,19 +134,19 @@ def roles(known: Sequence[Entry]) -> list[str]:
     return [*head, *lines, ""]
 
 
-def differences(known: Sequence[Entry], metric: str) -> str:
-    """MAMEX less each other, on the same draws; a draw of items is what was repeated."""
-    ours = next((entry for entry in known if entry.model == FIRST), None)
+def differences(known: Sequence[Entry], metric: str, of: str = OURS[0]) -> str:
+    """One model less each other, on the same draws; a draw of items is what was repeated."""
+    ours = next((entry for entry in known if entry.model == of), None)
     if ours is None:
         return ""
-    others = [e for e in known if e.model != FIRST and e.runs.keys() == ours.runs.keys()]
+    others = [e for e in known if e.model != of and e.runs.keys() == ours.runs.keys()]
     if not others or len(ours.runs) < 2:
         return ""
     one = ours.values(f"test/{metric}")
     tests = [stats.ttest_rel(one, other.values(f"test/{metric}")) for other in others]
     corrected = holm([test.pvalue for test in tests])
     lines = [
-        f"## {FIRST} less the others, test {metric}",
+        f"## {of} less the others, test {metric}",
         "",
         "| model | difference | relative | 95 % interval | ahead in | p | p, Holm |",
         "|---|--:|--:|--:|--:|--:|--:|",
