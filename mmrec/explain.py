@@ -233,12 +233,13 @@ def _of_items(opened: OpenRun) -> list[Section]:
         tables.append(table)
         figures[name] = charts.stacked(means, list(weights), to, title)
 
-    channels, categories = model.item_weights(), corpus.categories
+    categories = corpus.categories
     if categories is not None:
         place, shown = _largest(categories)
         group = place[categories.category]
         item, group = categories.item[group >= 0], group[group >= 0]
-    if corpus.cold is not None and channels and not by_pairs:  # of which cold items have none
+    # Gates of pairs say nothing of cold items, which are in none.
+    if corpus.cold is not None and not by_pairs and (channels := model.item_weights()):
         cold, everything = corpus.cold > 0, torch.arange(corpus.n_items)
         told.append("Cold items have no interaction in train: their content decides.")
         add(
