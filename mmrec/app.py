@@ -150,19 +150,26 @@ def leave_memory_unfilled() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+OTHER_FIELDS = {
+    *("librosa", "matplotlib", "nltk", "onnxruntime"),
+    *("scipy", "torchaudio", "torchvision", "transformers"),
+}  # what torchmetrics imports, where it is installed, for metrics that are none of ours
+
+
 def import_torchmetrics() -> None:
     """Import torchmetrics, and what is built on it later, without packages for other fields.
 
     Where SciPy and matplotlib are installed, it imports all of matplotlib.pyplot and scipy.signal:
-    two seconds and 100 MiB of each process, for metrics of sound and for `Metric.plot`. Both stay
-    ready for who imports them afterwards. For commands only: a library does not meddle.
+    two seconds and 100 MiB of each process, for metrics of sound and for `Metric.plot`; where
+    transformers is, all of that too. They stay ready for who imports them afterwards. For commands
+    only: a library does not meddle.
     """
     if "torchmetrics" in sys.modules:
         return
     import torch  # noqa: F401  (it is to see what there is)
     from lightning_utilities.core import imports
 
-    hidden = {"scipy", "matplotlib"} - sys.modules.keys()
+    hidden = OTHER_FIELDS - sys.modules.keys()
 
     def version(name: str) -> str:
         if name in hidden:
