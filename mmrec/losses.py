@@ -40,6 +40,20 @@ def pair_scores(users: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Te
     return (users * positives).sum(-1), (users.unsqueeze(1) * negatives).sum(-1)
 
 
+def batch_softmax(logits: Tensor, own: Tensor, chance: Tensor) -> Tensor:
+    """Cross-entropy over the items that a batch happens to hold, as if over all there are.
+
+    `mean_b -log softmax_m(l_bm - log p_m)_own`. Yi et al., RecSys 2019.
+    https://doi.org/10.1145/3298689.3346996
+
+    Args:
+        logits: [B, M].
+        own: [B] the item that each row is to find.
+        chance: [M] of each item to be among the M, above 0.
+    """
+    return cross_entropy(logits - chance.log(), own)
+
+
 def info_nce(one: Tensor, others: Tensor, temperature: float, own: Tensor | None = None) -> Tensor:
     """Each row is to find its own among others: mean of `-log softmax(<x, y> / t)_own`.
 

@@ -5,9 +5,9 @@ arXiv 2506.00107, 2025. https://arxiv.org/abs/2506.00107
 A re-implementation from the public abstract; no code or formula is public. From the paper: a gated
 fusion balances the modalities of each item; a two-layer LightGCN without non-linearities propagates
 over the user-item graph. Ours: everything else, above all what the gate sees, where the fused
-content enters (`item_init`, `late_add`), and `content_l2`. A free linear map of content is one more
-embedding table: unless its output is regularised as ID embeddings are, it overfits within epochs
-and the model falls below LightGCN.
+content enters (`item_init`, `late_add`), `content_l2` and `loss`. A free linear map of content is
+one more embedding table: unless its output is regularised as ID embeddings are, it overfits within
+epochs and the model falls below LightGCN.
 
 U users, I items, M modalities, F_m width of modality m, D dim, B batch, K negatives a pair.
 """
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from mmrec.checks import check_at_least, check_choice
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.graphs import normalized_adjacency
-from mmrec.losses import bpr, norm_penalty, pair_scores
+from mmrec.losses import norm_penalty
 from mmrec.models.base import Recommender
-from mmrec.nn import Fusion, FusionKind, Projection, Propagation, lookup
+from mmrec.nn import Fusion, FusionKind, Loss, Preference, Projection, Propagation
 
 ItemInit = Literal["id+modal", "id", "modal"]
 
@@ -53,6 +53,8 @@ class GatedLightGCN(Recommender):
             `item_init` "id" no content is left, which is refused.
         l2: weight of the squared norm of a batch's ID embeddings.
         content_l2: weight of the squared norm of a batch's fused content.
+        loss: `bpr`; or `softmax` over the items of a batch, by cosine, in ranking too.
+        temperature: of the softmax.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class GatedLightGCN(Recommender):
         late_add: bool = True,
         l2: float = 1e-2,
         content_l2: float = 1e-2,
+        loss: Loss = "bpr",
+        temperature: float = 0.2,
     ) -> None:
         check_choice(FusionKind, fusion=fusion)
         check_choice(ItemInit, item_init=item_init)
@@ -85,6 +89,7 @@ class GatedLightGCN(Recommender):
         if item_init != "modal":
             self.item = nn.Embedding(corpus.n_items, dim)
             nn.init.xavier_uniform_(self.item.weight)
+        self.preference = Preference(corpus, loss, temperature)
         self.project = Projection(modalities, dim)
         self.fuse = Fusion(len(modalities), dim, kind=fusion)
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
@@ -108,17 +113,19 @@ class GatedLightGCN(Recommender):
         users, items = self.propagate(torch.cat([self.user.weight, items])).split(
             [self.corpus.n_users, self.corpus.n_items]
         )
-        return Encoded(users, items + content if self.late_add else items, content)
+        items = items + content if self.late_add else items
+        return Encoded(self.preference.compared(users), self.preference.compared(items), content)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, and the norms of what is looked up and of what is projected."""
+        """Preference, and the norms of what is looked up and of what is projected."""
         users, items, content = self.encode()
-        fused = content[batch.positive], content[batch.negative]  # [B, D] [B, K, D]
+        picked = self.preference.pick(batch)  # of bpr: users, positives, negatives
+        _, *fused = picked.rows(users, content)
         ids = [self.user(batch.user)]
         if self.item_init != "modal":
-            ids = list(lookup(batch, self.user.weight, self.item.weight))
+            ids = list(picked.rows(self.user.weight, self.item.weight))
         return {
-            "bpr": bpr(*pair_scores(*lookup(batch, users, items))),
+            **self.preference(picked, *picked.rows(users, items)),
             "l2": self.l2 * norm_penalty("squared", *ids),
             "content_l2": self.content_l2 * norm_penalty("squared", *fused),
         }

@@ -3,9 +3,10 @@
 He et al., SIGIR 2020. https://arxiv.org/abs/2002.02126
 
 From the paper: all. Ours: `edge_dropout` (the paper names it as an alternative to L2 and leaves it
-out) and `norm` (most published numbers regularise by the Frobenius norm, not its square).
+out), `norm` (most published numbers regularise by the Frobenius norm, not its square) and
+`loss="softmax"`.
 
-U users, I items, D dim, B batch, K negatives a pair.
+U users, I items, D dim, B batch, M items that a batch is compared by.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from torch.nn.functional import embedding
 from mmrec.checks import check_at_least, check_choice, check_share
 from mmrec.data import Corpus, Queries, Triplets
 from mmrec.graphs import normalized_adjacency, sample_edges
-from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
+from mmrec.losses import Norm, norm_penalty
 from mmrec.models.base import Recommender
-from mmrec.nn import Propagation, node_index
+from mmrec.nn import Loss, Preference, Propagation
 
 
 class Encoded(NamedTuple):
@@ -41,6 +42,8 @@ class LightGCN(Recommender):
         l2: weight of the norm of a batch's layer-0 embeddings (Eq. 15).
         norm: `squared` as in the paper, or `frobenius`.
         edge_dropout: share of the edges left out of each training epoch; evaluation sees all.
+        loss: `bpr`; or `softmax` over the items of a batch, by cosine, in ranking too.
+        temperature: of the softmax.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class LightGCN(Recommender):
         l2: float = 1e-4,
         norm: Norm = "squared",
         edge_dropout: float = 0.0,
+        loss: Loss = "bpr",
+        temperature: float = 0.2,
     ) -> None:
         check_at_least(1, dim=dim)
         check_choice(Norm, norm=norm)
@@ -63,6 +68,7 @@ class LightGCN(Recommender):
         for part in torch.split(self.node.weight.detach(), [corpus.n_users, corpus.n_items]):
             nn.init.xavier_uniform_(part)
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
+        self.preference = Preference(corpus, loss, temperature)
         self.propagate = Propagation(adjacency, layers)
         self.thinned = Propagation(adjacency, layers)
 
@@ -82,18 +88,19 @@ class LightGCN(Recommender):
 
     def encode(self) -> Encoded:
         """Final embeddings."""
-        nodes = self.graph(self.node.weight)  # [U+I, D]
+        nodes = self.preference.compared(self.graph(self.node.weight))  # [U+I, D]
         return Encoded(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 15."""
-        index = node_index(batch, self.corpus.n_users)  # [B, 2+K]
-        final = self.graph.rows(self.node.weight, index)  # [B, 2+K, D]
+        picked = self.preference.pick(batch)
+        index = picked.nodes(self.corpus.n_users)  # [B+M]
+        final = picked.sides(self.graph.rows(self.node.weight, index))
         # The gradient of the table is dense by then, and needs no second one of zeros.
-        layer0 = embedding(index, self.node.weight, sparse=True)
+        layer0 = picked.sides(embedding(index, self.node.weight, sparse=True))
         return {
-            "bpr": bpr(*pair_scores(final[:, 0], final[:, 1], final[:, 2:])),
-            "l2": self.l2 * norm_penalty(self.norm, layer0[:, 0], layer0[:, 1], layer0[:, 2:]),
+            **self.preference(picked, *picked.parts(*final)),
+            "l2": self.l2 * norm_penalty(self.norm, *picked.parts(*layer0)),
         }
 
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:

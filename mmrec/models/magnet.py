@@ -23,7 +23,7 @@ equal length bring it back at the price of recall; a router that also has free t
 item (`router="all"`) overfits on tiktok within five epochs.
 
 U users, I items, C channels (behaviour and each modality), E experts, D dim, B batch, K negatives,
-N = U + I nodes.
+M items that a batch is compared by, N = U + I nodes.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ from mmrec.models.base import RoutedRecommender
 from mmrec.nn import (
     ROLES,
     Agreement,
+    Loss,
     PairRouter,
+    Picked,
     Precision,
+    Preference,
     Projection,
     Propagation,
     Role,
@@ -64,9 +67,8 @@ from mmrec.nn import (
     Template,
     Terms,
     blended_rows,
+    block_mixture,
     fused_ranking,
-    item_index,
-    node_index,
     ranking,
     role_templates,
     sparse_softmax,
@@ -98,7 +100,8 @@ class Encoded(NamedTuple):
 class Wanted(NamedTuple):
     """Rows of a batch."""
 
-    nodes: Tensor  # [B, 2+K], users first
+    picked: Picked
+    nodes: Tensor  # [B+M], users first
     graphs: list[TakenRows]  # of each graph
 
 
@@ -117,17 +120,18 @@ class Views(nn.Module):
         if self.gated:
             self.gate = nn.Parameter(torch.tensor(2.0))  # .88 of it collaborative, at first
 
-    def take(self, index: Tensor) -> Wanted:
-        """What rows of an index need of the graphs; all over the same graphs can share it."""
+    def take(self, picked: Picked, n_users: int) -> Wanted:
+        """What a batch's rows need of the graphs; all over the same graphs can share it."""
+        index = picked.nodes(n_users)
         found = [take_rows(view.adjacency, index) for view in self.views]  # type: ignore[arg-type]
-        return Wanted(index, found)
+        return Wanted(picked, index, found)
 
     def forward(self, x: Tensor, wanted: Wanted | None = None) -> Tensor:
-        """[N, D] -> [N, D], or only the rows that are wanted: -> [..., D]."""
+        """[N, D] -> [N, D], or only the rows that are wanted: -> [B+M, D]."""
         share = torch.sigmoid(self.gate) if self.gated else None
         if wanted is not None:
             weights = None if share is None else torch.stack([share, 1 - share])
-            return blended_rows([*self.views], weights, x, *wanted)
+            return blended_rows([*self.views], weights, x, wanted.nodes, wanted.graphs)
         found: list[Tensor] = [view(x) for view in self.views]
         return found[0] if share is None else torch.lerp(found[1], found[0], share)
 
@@ -171,6 +175,10 @@ class MAGNET(RoutedRecommender):
         l2: weight of the squared norm of a batch's ID embeddings.
         content_l2: weight of the squared norm of a batch's projected content, unless it gates:
             held at zero it would gate all alike.
+        loss: `bpr`; or `softmax` over the items of a batch, whose experts score by cosine, in
+            ranking too. Every user meets every item of the batch, so a step costs as a ranking
+            of them does: seconds on a CPU, nothing on a GPU.
+        temperature: of the softmax.
         fused: whether rankings gate experts in one pass over memory, which torch compiles at the
             first one. It takes half a minute, and where there is no GPU a C++ compiler and Python's
             headers.
@@ -206,6 +214,8 @@ class MAGNET(RoutedRecommender):
         template: float = 10.0,
         l2: float = 1e-2,
         content_l2: float = 1e-2,
+        loss: Loss = "bpr",
+        temperature: float = 0.2,
         fused: bool = False,
     ) -> None:
         modalities = require_modalities(corpus, "magnet")
@@ -250,6 +260,7 @@ class MAGNET(RoutedRecommender):
         self.channels, self.content, self.user_content = names, content, user_content
         self.content_layers, self.late_add = content_layers, late_add
         self.route, self.template, self.l2, self.content_l2 = route, template, l2, content_l2
+        self.preference = Preference(corpus, loss, temperature)
         self.ranking = fused_ranking() if fused else ranking
 
         self.node = nn.Embedding(corpus.n_users + corpus.n_items, dim)  # users first
@@ -342,16 +353,14 @@ class MAGNET(RoutedRecommender):
             wanted: rows of a batch; all if None.
 
         Returns:
-            [C, U, D] and [C, I, D], or [C, B, D] and [C, B(1+K), D], each pair's positive before
-            its negatives.
+            [C, U, D] and [C, I, D], or [C, B, D] and [C, M, D].
         """
         n_users = self.corpus.n_users
 
         def sides(rows: Tensor) -> tuple[Tensor, Tensor]:
             if wanted is None:
                 return rows[:n_users], rows[n_users:]
-            user, those = torch.split(rows, [1, rows.shape[1] - 1], dim=1)
-            return user.squeeze(1), those.flatten(0, 1)
+            return wanted.picked.sides(rows)
 
         shown = self.items_of(wanted)
         user, item = sides(self.behaviour(self.node.weight, wanted))
@@ -369,18 +378,16 @@ class MAGNET(RoutedRecommender):
                     user_m = user + user_m
             found.append((user_m, item_m))
         chosen = found[-len(self.channels) :]  # behaviour stands first, if it counts
-        there = self.there(wanted).T.unsqueeze(-1)  # [C, I or B(1+K), 1]
+        there = self.there(wanted).T.unsqueeze(-1)  # [C, I or M, 1]
         return torch.stack([u for u, _ in chosen]), torch.stack([i for _, i in chosen]) * there
 
     def there(self, wanted: Wanted | None) -> Tensor:
-        """Which channels items have: [I, C] bool, or [B(1+K), C] of a batch."""
+        """Which channels items have: [I, C] bool, or [M, C] of a batch."""
         return self.present[self.items_of(wanted)]
 
     def items_of(self, wanted: Wanted | None) -> Tensor | slice:
-        """All items, or those of a batch: [B(1+K)]."""
-        if wanted is None:
-            return slice(None)
-        return wanted.nodes[:, 1:].flatten() - self.corpus.n_users
+        """All items, or those of a batch: [M]."""
+        return slice(None) if wanted is None else wanted.picked.item
 
     def gates(self, logits: Tensor, *, noise: float = 0.0) -> Tensor:
         """What the experts of pairs weigh, those left out nothing: [..., E] -> [..., E]."""
@@ -389,10 +396,39 @@ class MAGNET(RoutedRecommender):
         return sparse_softmax(logits / self.routing.temperature, self.routing.top_k, dim=-1)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR on the mixed scores, the router's terms, and what holds templates and embeddings."""
-        wanted = self.behaviour.take(node_index(batch, self.corpus.n_users))
+        """Preference by mixed scores, the router's terms, and what holds templates and vectors."""
+        wanted = self.behaviour.take(self.preference.pick(batch), self.corpus.n_users)
         projected = self.projected(wanted)
-        users, items = self.channel_vectors(projected, wanted)  # [C, B, D] [C, B(1+K), D]
+        users, items = self.channel_vectors(projected, wanted)  # [C, B, D] [C, M, D]
+        compared = self.pairs if wanted.picked.own is None else self.block
+        preference, full, kept = compared(wanted, users, items)
+        layer0 = wanted.picked.sides(embedding(wanted.nodes, self.node.weight, sparse=True))
+        terms = {
+            **preference,
+            "route": self.route * self.route_loss(full, kept),
+            "template": self.template * self.mix.penalty(),
+            "l2": self.l2 * norm_penalty("squared", *layer0),
+        }
+        if projected is not None and self.content != "gated":
+            rows = projected[wanted.picked.item]
+            size = len(wanted.picked.user)
+            terms["content_l2"] = self.content_l2 * rows.square().sum() / (2 * size)
+        return terms
+
+    def pairs(
+        self, wanted: Wanted, users: Tensor, items: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """BPR: each user with an own item and with negatives.
+
+        Args:
+            wanted: rows of a batch.
+            users: [C, B, D].
+            items: [C, B(1+K), D].
+
+        Returns:
+            The term, and of the observed pairs the gates before and after experts are left out:
+            [B, E] each.
+        """
         u = self.mix("user", users).unsqueeze(2)  # [E, B, 1, D]
         i = self.mix("item", items).view(*u.shape[:2], -1, u.shape[-1])  # [E, B, 1+K, D]
         scores = (u * i).sum(-1).movedim(0, -1)  # [B, 1+K, E]
@@ -403,17 +439,36 @@ class MAGNET(RoutedRecommender):
         gates = self.gates(logits, noise=self.routing.noise)
         mixed = (gates * scores).sum(-1)  # [B, 1+K]
         full = (logits[:, 0] / self.routing.temperature).softmax(-1)  # [B, E]
-        layer0 = embedding(wanted.nodes, self.node.weight, sparse=True)
-        terms = {
-            "bpr": bpr(mixed[:, 0], mixed[:, 1:]),
-            "route": self.route * self.route_loss(full, gates[:, 0]),
-            "template": self.template * self.mix.penalty(),
-            "l2": self.l2 * norm_penalty("squared", *layer0.unbind(1)),
-        }
-        if projected is not None and self.content != "gated":
-            rows = projected[item_index(batch)]
-            terms["content_l2"] = self.content_l2 * norm_penalty("squared", rows)
-        return terms
+        return {"bpr": bpr(mixed[:, 0], mixed[:, 1:])}, full, gates[:, 0]
+
+    def block(
+        self, wanted: Wanted, users: Tensor, items: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Softmax: every user with every item of the batch; arguments and result as of `pairs`."""
+        scores = self.expert_users(users) @ self.expert_items(items, self.there(wanted)).mT
+        logits = self.router.block(
+            self.router.terms("user", users), self.router.terms("item", items)
+        )  # [E, B, M], as the scores
+        now = self.routing
+        if now.noise:
+            logits = logits + now.noise * torch.randn_like(logits)
+        mixed, gates = block_mixture(logits / now.temperature, scores, now.top_k)
+        row = torch.arange(len(mixed), device=mixed.device)
+        own = wanted.picked.own
+        full = (logits[:, row, own].T / now.temperature).softmax(-1)  # [B, E]
+        return self.preference.among(wanted.picked, mixed), full, gates[:, row, own].T
+
+    def expert_users(self, users: Tensor) -> Tensor:
+        """What experts make of users: [C, B, D] -> [E, B, D]."""
+        return self.preference.compared(self.mix("user", users))
+
+    def expert_items(self, items: Tensor, present: Tensor) -> Tensor:
+        """What experts make of items, and of what they lack: [C, M, D], [M, C] -> [E, M, D]."""
+        mixed = self.mix("item", items)
+        if self.preference.softmax:  # by direction alone: there is nothing to make up for
+            return self.preference.compared(mixed)
+        made_up: Tensor = mixed * self.mix.makes_up(present).T.unsqueeze(-1)
+        return made_up
 
     def encode(self) -> Encoded:
         """Channels of users, experts of items, and what the router makes of both."""
@@ -421,13 +476,13 @@ class MAGNET(RoutedRecommender):
         return Encoded(
             users,
             self.router.terms("user", users),
-            self.mix("item", items) * self.mix.makes_up(self.present).T.unsqueeze(-1),
+            self.expert_items(items, self.present),
             self.router.terms("item", items),
         )
 
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:
         """`sum_e g_e(u, i) <y_u^e, y_i^e>`, in tiles of items: [B, I]."""
-        users = self.mix("user", encoded.users[:, queries.user])  # [E, B, D]
+        users = self.expert_users(encoded.users[:, queries.user])  # [E, B, D]
         now = self.routing
         user, item, weights = self.router.scaled(
             encoded.user.rows(queries.user), encoded.item, now.temperature

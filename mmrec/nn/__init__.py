@@ -14,6 +14,7 @@ from mmrec.nn.fusion import (
 from mmrec.nn.history import History
 from mmrec.nn.lookup import item_index, lookup, node_index
 from mmrec.nn.mixture import Mixed, SparseMixture
+from mmrec.nn.preference import Loss, Picked, Preference
 from mmrec.nn.propagation import (
     Propagation,
     Smoothing,
@@ -27,6 +28,7 @@ from mmrec.nn.router import (
     PairRouter,
     Sees,
     Terms,
+    block_mixture,
     cross,
     entropies,
     fused_ranking,
@@ -43,9 +45,12 @@ __all__ = [
     "Fusion",
     "FusionKind",
     "History",
+    "Loss",
     "Mixed",
     "PairRouter",
+    "Picked",
     "Precision",
+    "Preference",
     "Projection",
     "Propagation",
     "Role",
@@ -58,6 +63,7 @@ __all__ = [
     "Template",
     "Terms",
     "blended_rows",
+    "block_mixture",
     "center_and_scale",
     "cross",
     "entropies",

@@ -12,10 +12,11 @@ import shutil
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
 from mmrec.nn.experts import Side
@@ -115,6 +116,15 @@ class PairRouter(nn.Module):
         several = item.channels.view(len(item.channels), size, -1, item.channels.shape[-1])
         agreement = (user.channels.unsqueeze(2) * several).sum(-1).movedim(0, -1)  # [B, L, C]
         return torch.matmul(agreement, self.agree.T).add(logits)
+
+    def block(self, user: Terms, item: Terms) -> Tensor:
+        """Logits of every user with every item: [E, B, M]."""
+        bias = user.bias.T.unsqueeze(2) + item.bias.T.unsqueeze(1)
+        if self.agreement is None:
+            return bias
+        agreement = user.channels @ item.channels.mT  # [C, B, M]
+        logits: Tensor = torch.tensordot(self.agree, agreement, 1)
+        return logits + bias
 
     @torch.no_grad()
     def scaled(self, user: Terms, item: Terms, temperature: float) -> tuple[Terms, Terms, Tensor]:
@@ -222,6 +232,46 @@ def mixture(logits: Sequence[Tensor], scores: Sequence[Tensor], top_k: int | Non
         total.add_(weight)
         mixed.addcmul_(weight, score)
     return mixed.div_(total)
+
+
+def block_mixture(logits: Tensor, scores: Tensor, top_k: int | None) -> tuple[Tensor, Tensor]:
+    """The same for training: with gradients, at a third of the memory of one op at a time.
+
+    Args:
+        logits: [E, B, M].
+        scores: [E, B, M], of the experts.
+        top_k: experts that count; None for all.
+
+    Returns:
+        [B, M] mixed scores, and [E, B, M] gates, through which no gradient flows.
+    """
+    mixed, gates = _BlockMixture.apply(logits, scores, top_k)  # type: ignore[no-untyped-call]
+    return mixed, gates
+
+
+class _BlockMixture(torch.autograd.Function):
+    """`m = sum_e g_e s_e`; `dm/ds_e = g_e`, `dm/dl_e = g_e (s_e - m)`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, scores: Tensor, top_k: int | None
+    ) -> tuple[Tensor, Tensor]:
+        largest, edge = _largest(logits.unbind(), top_k)
+        gates = (logits - largest).exp_()
+        if edge is not None:
+            gates.mul_(logits >= edge)
+        gates.div_(gates.sum(0))
+        mixed = torch.linalg.vecdot(gates, scores, dim=0)
+        ctx.save_for_backward(gates, scores, mixed)
+        ctx.mark_non_differentiable(gates)
+        return mixed, gates
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+        gates, scores, mixed = ctx.saved_tensors
+        of_scores = gates * grad
+        return (scores - mixed).mul_(of_scores), of_scores, None
 
 
 def _largest(planes: Sequence[Tensor], k: int | None) -> tuple[Tensor, Tensor | None]:

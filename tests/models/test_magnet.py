@@ -19,7 +19,6 @@ from mmrec.evaluation import Evaluation
 from mmrec.graphs import augmented_adjacency, normalized_adjacency, pseudo_edges
 from mmrec.losses import bpr
 from mmrec.models import MAGNET
-from mmrec.nn import node_index
 from mmrec.schedules import Constant, EntropyTriggered
 
 WORLD = partial(planted, users=60, items=40, interactions_per_user=6, missing=0.1, widths=8)
@@ -242,7 +241,7 @@ def test_items_that_a_batch_does_not_depend_on_need_no_projection(
         sum(losses.values()).backward()
         found = [(name, p.grad) for name, p in model.named_parameters()]
         grads = {name: grad.to_dense() for name, grad in found if grad is not None}
-        wanted = model.behaviour.take(node_index(batch, corpus.n_users))
+        wanted = model.behaviour.take(model.preference.pick(batch), corpus.n_users)
         return losses, grads, model.reached(wanted)
 
     (all_losses, all_grads, everything), (losses, grads, few) = step(0), step(1)

@@ -1,0 +1,106 @@
+"""What a batch says of who likes what: pairwise comparisons, or a softmax over its items.
+
+B batch, K negatives, M items that a batch is compared by, D dim, I items.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, normalize
+
+from mmrec.checks import check_at_least, check_choice
+from mmrec.data import Corpus, Triplets
+from mmrec.losses import batch_softmax, bpr, pair_scores
+from mmrec.nn.lookup import item_index
+
+Loss = Literal["bpr", "softmax"]
+
+
+class Picked(NamedTuple):
+    """The rows that a batch is compared by.
+
+    Attributes:
+        user: [B].
+        item: [M]; each pair's positive before its K negatives, or the distinct positives.
+        own: [B] where among the distinct positives a user's stands; None where they are not.
+    """
+
+    user: Tensor
+    item: Tensor
+    own: Tensor | None
+
+    def nodes(self, n_users: int) -> Tensor:
+        """Where they stand in one table, users first: [B + M]."""
+        return torch.cat([self.user, n_users + self.item])
+
+    def sides(self, rows: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+        """Rows of `nodes` as those of users and of items: [B+M, D] -> [B, D] and [M, D]."""
+        users, items = torch.split(rows, [len(self.user), len(self.item)], dim=dim)
+        return users, items
+
+    def parts(self, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """[B, D] and [M, D] -> users, positives and negatives [B, K, D]; or as they are."""
+        if self.own is not None:
+            return users, items
+        several = items.view(len(users), -1, items.shape[-1])
+        # Two slices would have two gradients as large as the whole; a split has one.
+        positive, negative = torch.split(several, [1, several.shape[1] - 1], dim=1)
+        return users, positive.squeeze(1), negative
+
+    def rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """The same, out of whole tables [U, D] and [I, D]."""
+        return self.parts(embedding(self.user, users), embedding(self.item, items))
+
+
+class Preference(nn.Module):
+    """How a batch's observed pairs are held against what else there is.
+
+    `bpr` compares each pair's dot product with those of the user and the pair's negatives. With
+    `softmax` a user is to find the own item among all that are in the batch, by cosines over a
+    temperature (SSM: Wu et al., https://arxiv.org/abs/2201.02327); popular items, which stand in
+    more batches, are not held down for it: the log of an item's chance to be there is taken off
+    its logit (Yi et al., RecSys 2019, https://doi.org/10.1145/3298689.3346996). Negatives are then
+    not read.
+
+    Args:
+        corpus: whose train interactions batches are made of.
+        loss: `bpr` or `softmax`.
+        temperature: of the softmax.
+    """
+
+    share: Tensor  # [I] of train interactions
+
+    def __init__(self, corpus: Corpus, loss: Loss, temperature: float) -> None:
+        super().__init__()
+        check_choice(Loss, loss=loss)
+        check_at_least(0.01, temperature=temperature)  # below, one rival decides
+        self.softmax, self.temperature = loss == "softmax", temperature
+        counts = corpus.item_counts()
+        self.register_buffer("share", counts / counts.sum(), persistent=False)
+
+    def pick(self, batch: Triplets) -> Picked:
+        """The rows that are needed."""
+        if self.softmax:
+            return Picked(batch.user, *torch.unique(batch.positive, return_inverse=True))
+        return Picked(batch.user, item_index(batch).flatten(), None)
+
+    def compared(self, x: Tensor) -> Tensor:
+        """Vectors as a score takes them: of length one for cosines."""
+        return normalize(x, dim=-1) if self.softmax else x
+
+    def forward(self, picked: Picked, *parts: Tensor) -> dict[str, Tensor]:
+        """The term, by its name, of `Picked.parts`."""
+        if picked.own is None:
+            return {"bpr": bpr(*pair_scores(*parts))}
+        users, items = map(self.compared, parts)
+        return self.among(picked, users @ items.T)
+
+    def among(self, picked: Picked, scores: Tensor) -> dict[str, Tensor]:
+        """The softmax of a batch's users over its distinct items: [B, M]."""
+        assert picked.own is not None
+        size = len(picked.user)
+        chance = -torch.expm1(size * torch.log1p(-self.share[picked.item]))  # of one draw or more
+        return {"softmax": batch_softmax(scores / self.temperature, picked.own, chance)}
