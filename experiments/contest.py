@@ -31,7 +31,8 @@ class Contest:
         values: of that setting, as on a command line.
         models: by default.
         own: words that a model has in place of its data set's, by `model` or `model-data`.
-        variants: the model of an entry that is one with words of its `own`, by the entry's name.
+        variants: the model of an entry that is one with words of its `own`, by the entry's name,
+            which may have a space of its own too.
         least: trials of a model whose few settings are all tried, by model.
     """
 
@@ -73,12 +74,14 @@ class Contest:
         launcher = parallel if options.jobs > 1 else []
         failed = []
         for data in options.data:
-            failed += [
+            lost = [
                 f"{model} on {data}"
                 for model in options.models
                 if not self.compete(model, data, options, [*launcher, *more])
             ]
-            yield data
+            failed += lost
+            if len(lost) < len(options.models):
+                yield data
         if failed:
             sys.exit(f"failed: {', '.join(failed)}; the same command runs only what is missing")
 
@@ -93,7 +96,8 @@ class Contest:
         name = f"{model}-{data}"
         of = self.variants.get(model, model)
         words = [f"model={of}", *self.words(model, data)]
-        if (conf_dir() / "sweep" / f"{of}.yaml").exists():
+        spaces = [n for n in (model, of) if (conf_dir() / "sweep" / f"{n}.yaml").exists()]
+        if spaces:
             folder = self.outputs / "search" / name
             best = self.best(model, data)
             if options.search and not options.more:
@@ -101,7 +105,7 @@ class Contest:
             if options.search or options.more or not best.exists():
                 trials = max(options.trials or self.trials[data], self.least.get(model, 0))
                 searched = call(
-                    f"sweep={of}",
+                    f"sweep={spaces[0]}",
                     *words,
                     f"sweep.n_trials={trials}",
                     f"sweep.n_jobs={options.jobs}",

@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 OUTPUTS = Path("outputs/leaderboard")
 KINDS = ("results", "significance", "groups", "costs")
 COLD = ("clcrec", "content_bpr", "dropoutnet", "mamex")  # theirs is experiments/mamex
+SOFTMAX = {f"{name}_softmax": name for name in ("lightgcn", "gated_lightgcn", "magnet")}
 CONTEST = Contest(
     chosen=HERE / "conf",
     outputs=OUTPUTS,
@@ -32,7 +33,9 @@ CONTEST = Contest(
     trials={"tiktok": 16, "scientific": 16, "beauty": 3, "planted_tail": 8},
     over="seed",
     values="0,1,2",
-    models=[name for name in models() if name not in COLD],
+    models=[*(name for name in models() if name not in COLD), *SOFTMAX],
+    own=dict.fromkeys(SOFTMAX, ("model.loss=softmax", "data.batch_size=2048")),
+    variants=SOFTMAX,
 )
 
 
@@ -46,7 +49,7 @@ def main() -> None:
 def write(data: str) -> None:
     """What the report makes of a data set's runs, and where it comes from."""
     folder = OUTPUTS / "report" / data
-    ran_in = [CONTEST.repeats(model, data) for model in models()]
+    ran_in = [CONTEST.repeats(model, data) for model in CONTEST.entries()]
     seeds = [f"{folder}/**" for folder in ran_in if folder.exists()]
     report(
         runs=[f"{OUTPUTS}/search/*-{data}/**", *seeds],
