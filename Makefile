@@ -100,6 +100,10 @@ test: $(ENV) ## All tests and notebooks
 test-fast: $(ENV) ## Tests that need seconds and no data set
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not data' tests
 
+.PHONY: test-gpu
+test-gpu: $(ENV) ## What a GPU alone can show; without one it says so and fails
+	$(BIN)/python -m pytest -m gpu tests
+
 .PHONY: notebooks
 notebooks: $(ENV) ## Execute the notebooks
 	$(BIN)/python -m pytest --nbmake notebooks

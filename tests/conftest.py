@@ -1,7 +1,8 @@
 """What all tests share: one thread, a cache of their own, and small corpora.
 
 Tests marked `data` read the sets in `MMREC_DATA`. Without it they are left out, and the summary
-says so; under CI they fail instead.
+says so; under CI they fail instead. Tests marked `gpu` are left out where there is none, and the
+summary says that too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from mmrec.data import Corpus, Interactions, Modality, content_hash
 from mmrec.run import run
 
 REAL_DATA = os.environ.get("MMREC_DATA")
-LEFT_OUT = "MMREC_DATA is not set: tests marked `data` are left out"
+LEFT_OUT = {
+    "data": "MMREC_DATA is not set: tests marked `data` are left out",
+    "gpu": "there is no GPU: tests marked `gpu` are left out; make test-gpu runs them where one is",
+}
 
 COLOURS = (38, 16, 10, 10, 8, 8, 6, 6)  # users who like each; unequal, so that popularity tells
 ITEMS_OF_COLOUR = 12
@@ -38,16 +42,21 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if REAL_DATA or os.environ.get("CI"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("data")]
+    missing = _missing()
+    left_out = [item for item in items if any(map(item.get_closest_marker, missing))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not (REAL_DATA or os.environ.get("CI")):
-        terminalreporter.write_line(LEFT_OUT)
+    for marker in _missing():
+        terminalreporter.write_line(LEFT_OUT[marker])
+
+
+def _missing() -> list[str]:
+    """Markers of tests that cannot run here."""
+    no_data = not (REAL_DATA or os.environ.get("CI"))
+    return [*["data"] * no_data, *["gpu"] * (not torch.cuda.is_available())]
 
 
 @pytest.fixture(scope="session", autouse=True)

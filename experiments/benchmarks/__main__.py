@@ -1,4 +1,4 @@
-"""`python -m experiments.benchmarks` measures what it costs; `--full` adds size.
+"""`python -m experiments.benchmarks` measures what it costs; `--full` adds size, `--gpu` is of one.
 
 The table is in README.md beside this.
 
@@ -14,12 +14,15 @@ import logging
 import multiprocessing
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from experiments.benchmarks import cold, many, memory, parts
 from experiments.benchmarks.knn import bench_knn
@@ -28,18 +31,37 @@ from mmrec.results import git_commit, versions
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
+Part = Callable[[], dict[str, Any]]
+GPU = " on a GPU"
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="63,001 x 4,096 kNN and 16 x Baby too")
+    parser.add_argument("--gpu", action="store_true", help="on a GPU, what has a place there")
     parser.add_argument("--only", default="", help="parts whose name holds this; others stay")
     arguments = parser.parse_args()
-    full = arguments.full
+    if arguments.gpu and not torch.cuda.is_available():
+        sys.exit("--gpu: torch finds none here; leave it out to measure this machine's CPU")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.monotonic()
-    work: dict[str, Callable[[], dict[str, Any]]] = {
+    work = on_gpu() if arguments.gpu else on_cpu(full=arguments.full)
+    measured = {}
+    for name in [name for name in work if arguments.only in name]:
+        measured[name] = fresh(work[name])
+        log.info("%4.0fs %s %s", time.monotonic() - start, name, json.dumps(measured[name]))
+    store = FOLDER / "results.json"
+    earlier = json.loads(store.read_text()) if store.exists() else {}
+    origin = {"commit": git_commit(), "machine": machine(gpu=arguments.gpu)}
+    everything = {**earlier, **{name: {**value, **origin} for name, value in measured.items()}}
+    store.write_text(json.dumps(everything, indent=1) + "\n")
+    (FOLDER / "README.md").write_text(page(everything))
+
+
+def on_cpu(*, full: bool) -> dict[str, Part]:
+    """What there is to measure, and what takes long only if asked for."""
+    work: dict[str, Part] = {
         "LightGCN epoch, Baby": parts.baby_training,
         "evaluation, Baby": parts.baby_evaluation,
         "MAGNET epoch, Baby": parts.magnet_training,
@@ -63,27 +85,36 @@ def main() -> None:
             work[name] = partial(memory.device_memory, *size)
         work["MAGNET at Electronics' size"] = parts.magnet_at_size
         work["kNN 63,001 x 4,096"] = partial(bench_knn, 63_001, 4_096, 10, 1_024, repeats=1)
-    measured = {}
-    for name in [name for name in work if arguments.only in name]:
-        measured[name] = fresh(work[name])
-        log.info("%4.0fs %s %s", time.monotonic() - start, name, json.dumps(measured[name]))
-    store = FOLDER / "results.json"
-    earlier = json.loads(store.read_text()) if store.exists() else {}
-    origin = {"commit": git_commit(), "machine": machine()}
-    everything = {**earlier, **{name: {**value, **origin} for name, value in measured.items()}}
-    store.write_text(json.dumps(everything, indent=1) + "\n")
-    (FOLDER / "README.md").write_text(page(everything))
+    return work
 
 
-def fresh(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def on_gpu() -> dict[str, Part]:
+    """What a GPU's users wait for."""
+    work: dict[str, Part] = {
+        "LightGCN epoch, Baby": partial(parts.baby_training, "cuda"),
+        "evaluation, Baby": partial(parts.baby_evaluation, "cuda"),
+        "MAGNET epoch, Baby": partial(parts.magnet_training, "cuda"),
+        "MAGNET scores, Baby": partial(parts.magnet_evaluation, fused=False, device="cuda"),
+        "fused MAGNET scores, Baby": partial(parts.magnet_evaluation, fused=True, device="cuda"),
+        "MAMEX epoch, Baby": partial(cold.baby, "cuda"),
+        "MAMEX epoch, Scientific": partial(cold.scientific, "cuda"),
+        "100,000 new items": partial(cold.arrivals, device="cuda"),
+        "MAGNET at Electronics' size": partial(parts.magnet_at_size, steps=60, device="cuda"),
+    }
+    return {f"{name}{GPU}": part for name, part in work.items()}
+
+
+def fresh(part: Part) -> dict[str, Any]:
     """Call in a process of its own, set up as a command is, so that memory is the part's alone."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, initializer=keep_freed_memory) as pool:
         return pool.submit(part).result()
 
 
-def machine() -> str:
+def machine(*, gpu: bool) -> str:
     """What it ran on."""
+    if gpu:
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -180,6 +211,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
             f"| {size} | {few * 1e3:.1f} | {every * 1e3:.1f} | {few / every:.2f} |"
             for size, (few, every) in results["dispatch"]["sizes"].items()
         ]
+    lines += of_a_gpu(results, [name for name, *_ in bounded])
     held = [value for name, value in results.items() if name.startswith("memory of ")]
     lines.append(MEMORY)
     lines += [
@@ -196,6 +228,22 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     lines += [f"- commit `{commit}` on {where}" for commit, where in origins]
     lines.append("- " + ", ".join(f"{name} {version}" for name, version in versions().items()))
     return "\n".join(lines) + "\n"
+
+
+def of_a_gpu(results: dict[str, dict[str, Any]], names: list[str]) -> list[str]:
+    """The table of what was measured on one."""
+    there = [(name, results[name + GPU]) for name in names if name + GPU in results]
+    size = results.get(f"MAGNET at Electronics' size{GPU}")
+    if not there or not size:
+        return []
+    rows = []
+    for name, found in there:
+        held = f"{found['peak_mib']:,.0f}" if "peak_mib" in found else ""
+        rows.append(
+            f"| {name} | {found['seconds'] * 1e3:.1f} | {found['bound'] * 1e3:.1f} "
+            f"| {found['ratio']:.2f} | {held} |"
+        )
+    return [HEAD_GPU, *rows, SIZE_GPU.format(**size)]
 
 
 HEAD = """# Benchmarks
@@ -247,6 +295,21 @@ the rows that keep it; all experts for all rows is what it is compared with.
 
 | rows x width | kept rows, ms | all rows, ms | ratio |
 |---|---|---|---|"""
+
+HEAD_GPU = """
+## On a GPU
+
+`python -m experiments.benchmarks --gpu`. Small data leave a GPU waiting for its next kernel, which
+Python launches: bare products are so few there that the ratio says how many kernels a step has, not
+how fast they are. MiB is the most that tensors held.
+
+| part | ms | bare products, ms | ratio | MiB |
+|---|--:|--:|--:|--:|"""
+
+SIZE_GPU = """
+MAGNET on planted data of Electronics' size, {users:,} users, {items:,} items, {train:,} train
+interactions, features 4,096 and 384 wide: a step takes {step:.4f} s, an epoch of {steps:,} steps
+{seconds:.0f} s, in {peak_mib:,.0f} MiB."""
 
 MEMORY = """
 ## Memory on each device

@@ -15,6 +15,7 @@ from experiments.benchmarks.parts import (
     Row,
     alternating,
     epochs_between,
+    peak_mib,
     row,
     with_features,
 )
@@ -24,21 +25,21 @@ from mmrec.models.mamex import Views, alignment
 from mmrec.nn import SparseMixture
 from mmrec.nn.router import sparse_softmax
 from mmrec.recommend import best_items
-from mmrec.results import peak_rss_mib
 from mmrec.schedules import Constant
 
 
-def training(data: InteractionData, *, epochs: int = 2) -> Row:
+def training(data: InteractionData, *, epochs: int = 2, device: str = "cpu") -> Row:
     """A MAMEX epoch, beside its products with features alone, forward and backward."""
     torch.set_num_threads(THREADS)
-    model, steps = MAMEX(data.corpus), len(data.train_dataloader())
+    model, steps = MAMEX(data.corpus).to(device), len(data.train_dataloader())
     model.route_by(Constant(coverage=1.0, top_k=2))
     items, width = data.corpus.n_items, model.user.weight.shape[1]
     rows = model.shelf().rows
-    of_gates = [torch.randn(x.shape[1], model.eligible) for x in rows]
-    of_experts = [torch.randn(x.shape[1], width) for x in rows]
-    joined = torch.randn(items, len(rows) * width)
-    of_fusion = torch.randn(len(rows) * width, width)
+    random = partial(torch.randn, device=device)
+    of_gates = [random(x.shape[1], model.eligible) for x in rows]
+    of_experts = [random(x.shape[1], width) for x in rows]
+    joined = random(items, len(rows) * width)
+    of_fusion = random(len(rows) * width, width)
 
     def step() -> None:
         for x, gate, expert in zip(rows, of_gates, of_experts, strict=True):
@@ -55,9 +56,10 @@ def training(data: InteractionData, *, epochs: int = 2) -> Row:
             for _ in range(steps):
                 step()
 
-    measured, bounds = epochs_between(bare, model, data, epochs)
+    measured, bounds = epochs_between(bare, model, data, epochs, device)
     found = row("MAMEX epoch", measured, bounds, steps=steps)
-    return {**found, "align": aligning(model, steps) / found["seconds"], "peak_mib": peak_rss_mib()}
+    share = aligning(model.to(device), steps) / found["seconds"]
+    return {**found, "align": share, "peak_mib": peak_mib()}
 
 
 def aligning(model: MAMEX, steps: int) -> float:
@@ -72,14 +74,14 @@ def aligning(model: MAMEX, steps: int) -> float:
     return steps * statistics.median(measured)
 
 
-def baby() -> Row:
+def baby(device: str = "cpu") -> Row:
     """On Baby, with features as wide as its own."""
-    return training(with_features(FolderData(name="baby"), WIDTHS))
+    return training(with_features(FolderData(name="baby"), WIDTHS), device=device)
 
 
-def scientific() -> Row:
+def scientific(device: str = "cpu") -> Row:
     """On Scientific."""
-    return training(FolderData(name="scientific"), epochs=5)
+    return training(FolderData(name="scientific"), epochs=5, device=device)
 
 
 def dispatch(*, repeats: int = 9) -> Row:
@@ -102,17 +104,24 @@ def dispatch(*, repeats: int = 9) -> Row:
     return {"part": "dispatch", "sizes": sizes}
 
 
-def arrivals(*, items: int = 100_000, users: int = 10_000, k: int = 20, block: int = 512) -> Row:
+def arrivals(
+    *,
+    items: int = 100_000,
+    users: int = 10_000,
+    k: int = 20,
+    block: int = 512,
+    device: str = "cpu",
+) -> Row:
     """The best of many new items for many users, beside products and their top k alone."""
     torch.set_num_threads(THREADS)
     world = partial(planted, users=users, items=2_000, interactions_per_user=5.0)
-    model = MAMEX(PlantedData(world=world).corpus).eval()
+    model = MAMEX(PlantedData(world=world).corpus).eval().to(device)
     generator = torch.Generator().manual_seed(0)
     features = {n: torch.randn(items, 64, generator=generator) for n in model.names}
     with torch.inference_mode():
         vectors = model.encode_items(features)
         known = model.user.weight
-        blocks = torch.split(torch.arange(users), block)
+        blocks = torch.split(torch.arange(users, device=device), block)
 
         def ours() -> None:
             for some in blocks:
@@ -124,4 +133,4 @@ def arrivals(*, items: int = 100_000, users: int = 10_000, k: int = 20, block: i
 
         measured, bounds = alternating(ours, bare, 3)
     found = row("new items", measured, bounds, users=users, items=items)
-    return {**found, "peak_mib": peak_rss_mib()}
+    return {**found, "peak_mib": peak_mib()}

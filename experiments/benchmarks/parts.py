@@ -38,20 +38,27 @@ Row = dict[str, Any]
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
+    """Wall time of one call, until a GPU that there is has done it too."""
+    start = now()
     run()
-    return time.perf_counter() - start
+    return now() - start
 
 
-def training(data: InteractionData, *, epochs: int = 9) -> Row:
+def now() -> float:
+    """The time at which all that was asked of a GPU is done."""
+    if torch.cuda.max_memory_allocated():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def training(data: InteractionData, *, epochs: int = 9, device: str = "cpu") -> Row:
     """A LightGCN epoch under Lightning, beside its sparse products alone (Baby: 58 steps)."""
     torch.set_num_threads(THREADS)
     model = LightGCN(data.corpus, dim=64, layers=2)
-    adjacency, steps = model.propagate.adjacency, len(data.train_dataloader())
-    operands = torch.randn(2, data.corpus.n_users + data.corpus.n_items, 64)
+    adjacency, steps = model.propagate.adjacency.to(device), len(data.train_dataloader())
+    operands = torch.randn(2, data.corpus.n_users + data.corpus.n_items, 64, device=device)
     bare = partial(products, bare_product, adjacency, operands, steps)
-    measured, bounds = epochs_between(bare, model, data, epochs)
+    measured, bounds = epochs_between(bare, model, data, epochs, device)
     return row("LightGCN epoch", measured, bounds, steps=steps, interactions=len(data.corpus.train))
 
 
@@ -66,12 +73,18 @@ def products(
 
 def bare_product(matrix: Tensor, x: Tensor) -> Tensor:
     """Torch's own sparse product, by its faster kernel: the bound, whatever we use."""
+    if x.is_cuda:
+        return matrix @ x
     product: Tensor = torch.sparse.mm(matrix, x, "sum")
     return product
 
 
 def epochs_between(
-    bare: Callable[[], object], model: Recommender, data: InteractionData, epochs: int
+    bare: Callable[[], object],
+    model: Recommender,
+    data: InteractionData,
+    epochs: int,
+    device: str = "cpu",
 ) -> tuple[list[float], list[float]]:
     """Seconds of each epoch of a training, and of the mean of the bounds before and after it.
 
@@ -79,7 +92,7 @@ def epochs_between(
     """
     timing, bounds = Timing(), [seconds(bare), seconds(bare)][1:]  # the first one warms up
     between = LambdaCallback(on_train_epoch_end=lambda *_: bounds.append(seconds(bare)))
-    run = trainer(callbacks=[timing, between], max_epochs=1 + epochs, limit_val_batches=0)
+    run = trainer(device, callbacks=[timing, between], max_epochs=1 + epochs, limit_val_batches=0)
     run.fit(model, datamodule=data)
     return timing.train_epochs[1:], [(one + two) / 2 for one, two in pairwise(bounds[1:])]
 
@@ -93,7 +106,7 @@ def alternating(
     return [one for one, _ in pairs], [two for _, two in pairs]
 
 
-def routed_training(data: InteractionData, *, epochs: int = 4) -> Row:
+def routed_training(data: InteractionData, *, epochs: int = 4, device: str = "cpu") -> Row:
     """A MAGNET epoch, beside the sum of its products alone.
 
     That is the sparse ones of both views and of the neighbours, the projections of features, and
@@ -101,15 +114,17 @@ def routed_training(data: InteractionData, *, epochs: int = 4) -> Row:
     """
     torch.set_num_threads(THREADS)
     corpus, steps, dim = data.corpus, len(data.train_dataloader()), 64
-    model = MAGNET(corpus, dim=dim)
-    experts, channels = model.mix.template.shape
-    nodes = torch.randn(corpus.n_users + corpus.n_items, dim)
-    rows = torch.randn(channels, 3 * data.batch_size, dim)
-    features = [modality.features for modality in corpus.modalities.values()]
-    maps = [torch.randn(f.shape[1], dim) for f in features]
+    model = MAGNET(corpus, dim=dim).to(device)
+    template = model.mix.template
+    experts, channels = template.shape
+    nodes = torch.randn(corpus.n_users + corpus.n_items, dim, device=device)
+    rows = torch.randn(channels, 3 * data.batch_size, dim, device=device)
+    features = [modality.features.to(device) for modality in corpus.modalities.values()]
+    maps = [torch.randn(f.shape[1], dim, device=device) for f in features]
     propagations = [part for part in model.modules() if isinstance(part, Propagation)]
-    products = [(part.adjacency, part.layers) for part in propagations]
-    neighbours = [part.adjacency for part in model.modules() if isinstance(part, Smoothing)]
+    # Copies, as a trainer moves a model's own when it has ended.
+    products = [(part.adjacency.clone(), part.layers) for part in propagations]
+    neighbours = [part.adjacency.clone() for part in model.modules() if isinstance(part, Smoothing)]
 
     def step() -> None:
         for _ in range(2):
@@ -121,8 +136,8 @@ def routed_training(data: InteractionData, *, epochs: int = 4) -> Row:
         for f, weight in zip(features, maps, strict=True):
             projected = f @ weight
             f.T @ projected  # the gradient of the map
-        mixed = torch.tensordot(model.mix.template, rows, 1)  # [E, 3B, D]
-        torch.tensordot(model.mix.template.T, mixed, 1)
+        mixed = torch.tensordot(template, rows, 1)  # [E, 3B, D]
+        torch.tensordot(template.T, mixed, 1)
         torch.tensordot(mixed, rows, ([1, 2], [1, 2]))  # the gradient of the weights
 
     def bare() -> None:
@@ -130,21 +145,26 @@ def routed_training(data: InteractionData, *, epochs: int = 4) -> Row:
             for _ in range(steps):
                 step()
 
-    measured, bounds = epochs_between(bare, model, data, epochs)
+    measured, bounds = epochs_between(bare, model, data, epochs, device)
     return {
         **row("MAGNET epoch", measured, bounds, steps=steps),
         "experts": experts,
-        "peak_mib": peak_rss_mib(),
+        "peak_mib": peak_mib(),
     }
 
 
+def peak_mib() -> float:
+    """Of this process, or of what it has held on a GPU, if it had one."""
+    return torch.cuda.max_memory_allocated() / 1024**2 or peak_rss_mib()
+
+
 def routed_evaluation(
-    data: InteractionData, *, fused: bool, users: int = 4096, repeats: int = 3
+    data: InteractionData, *, fused: bool, users: int = 4096, repeats: int = 3, device: str = "cpu"
 ) -> Row:
     """MAGNET's scores of whole catalogues, beside the products of its experts and channels."""
     torch.set_num_threads(THREADS)
-    model = MAGNET(data.corpus, dim=64, fused=fused)
-    blocks = torch.split(torch.arange(users), data.eval_batch_size)
+    model = MAGNET(data.corpus, dim=64, fused=fused).to(device)
+    blocks = torch.split(torch.arange(users, device=device), data.eval_batch_size)
     with torch.inference_mode():
         encoded = model.encode()
         with (
@@ -188,9 +208,9 @@ def with_features(data: InteractionData, widths: Mapping[str, int]) -> Interacti
     return data
 
 
-def magnet_training() -> Row:
+def magnet_training(device: str = "cpu") -> Row:
     """On Baby, with features as wide as its own."""
-    return routed_training(with_features(FolderData(name="baby"), WIDTHS))
+    return routed_training(with_features(FolderData(name="baby"), WIDTHS), device=device)
 
 
 def projecting(*, items: int = 7_050, width: int = 4_096, rank: int = 512, repeats: int = 5) -> Row:
@@ -241,15 +261,15 @@ def projecting(*, items: int = 7_050, width: int = 4_096, rank: int = 512, repea
     return {"part": "projection", "items": items, "width": width, "ways": found}
 
 
-def magnet_at_size(*, steps: int = 12) -> Row:
+def magnet_at_size(*, steps: int = 12, device: str = "cpu") -> Row:
     """On planted data of Electronics' size: an epoch of it, from the median of a few steps."""
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(THREADS if device == "cpu" else 8)  # it is for neighbours only
     world = partial(planted, users=192_403, items=63_001, interactions_per_user=8.78)
     data = with_features(PlantedData(world=world), WIDTHS)
     model = MAGNET(data.corpus, dim=64)
     moments: list[float] = []
-    clock = LambdaCallback(on_train_batch_end=lambda *_: moments.append(time.perf_counter()))
-    short = trainer(callbacks=[clock], max_steps=steps, limit_val_batches=0)
+    clock = LambdaCallback(on_train_batch_end=lambda *_: moments.append(now()))
+    short = trainer(device, callbacks=[clock], max_steps=steps, limit_val_batches=0)
     short.fit(model, datamodule=data)
     step = statistics.median(two - one for one, two in pairwise(moments[2:]))
     epoch = len(data.train_dataloader())
@@ -261,21 +281,24 @@ def magnet_at_size(*, steps: int = 12) -> Row:
         "steps": epoch,
         "step": step,
         "seconds": step * epoch,
-        "peak_mib": peak_rss_mib(),
+        "peak_mib": peak_mib(),
     }
 
 
-def magnet_evaluation(*, fused: bool) -> Row:
+def magnet_evaluation(*, fused: bool, device: str = "cpu") -> Row:
     """On Baby."""
-    return routed_evaluation(with_features(FolderData(name="baby"), WIDTHS), fused=fused)
+    data = with_features(FolderData(name="baby"), WIDTHS)
+    return routed_evaluation(data, fused=fused, device=device)
 
 
-def evaluation(data: InteractionData, *, users: int | None = None, repeats: int = 5) -> Row:
+def evaluation(
+    data: InteractionData, *, users: int | None = None, repeats: int = 5, device: str = "cpu"
+) -> Row:
     """Full-ranking validation, beside score blocks and their top 50 alone."""
     torch.set_num_threads(THREADS)
     corpus, block = data.corpus, data.eval_batch_size
-    model = LightGCN(corpus, dim=64, layers=2)
-    metric = RankingMetric(corpus, "val", model.evaluation, detailed=False)
+    model = LightGCN(corpus, dim=64, layers=2).to(device)
+    metric = RankingMetric(corpus, "val", model.evaluation, detailed=False).to(device)
     queried = metric.users[:users]
 
     def ours() -> None:
@@ -307,19 +330,19 @@ def row(name: str, measured: Sequence[float], bounds: Sequence[float], **sizes: 
     }
 
 
-def baby_training() -> Row:
+def baby_training(device: str = "cpu") -> Row:
     """On Baby; and its products by the kernel that we use, without anything else."""
     data = FolderData(name="baby")
-    found, corpus = training(data), data.corpus
-    adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
-    operands = torch.randn(2, corpus.n_users + corpus.n_items, 64)
+    found, corpus = training(data, device=device), data.corpus
+    adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items).to(device)
+    operands = torch.randn(2, corpus.n_users + corpus.n_items, 64, device=device)
     ours = partial(products, sparse_matmul, adjacency, operands, found["steps"])
     return {**found, "products": statistics.median(seconds(ours) for _ in range(3))}
 
 
-def baby_evaluation() -> Row:
+def baby_evaluation(device: str = "cpu") -> Row:
     """On Baby."""
-    return evaluation(FolderData(name="baby"))
+    return evaluation(FolderData(name="baby"), device=device)
 
 
 def loading() -> Row:
@@ -376,14 +399,14 @@ def scaling(times: int) -> Row:
     }
 
 
-def trainer(**options: Any) -> Trainer:
+def trainer(device: str = "cpu", **options: Any) -> Trainer:
     """As the command makes it, without files."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     leave_memory_unfilled()
     return Trainer(
-        accelerator="cpu",
+        accelerator=device,
         devices=1,
-        deterministic=True,
+        deterministic=True if device == "cpu" else "warn",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
