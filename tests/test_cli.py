@@ -104,6 +104,26 @@ def test_a_run_leaves_out_what_torchmetrics_would_have_for_other_fields(surround
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_needs_nothing_of_packages_for_other_fields(surroundings, tmp_path):
+    """torchmetrics imports transformers where it is, and ends with it where that is broken."""
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers" / "__init__.py").write_text("raise OSError('broken')\n")
+    (tmp_path / "transformers-5.0.dist-info").mkdir()
+    (tmp_path / "transformers-5.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: transformers\nVersion: 5.0\n"
+    )
+    code = (
+        "from mmrec.app import import_torchmetrics\nimport_torchmetrics()\nimport mmrec.evaluation"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=surroundings | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_command_gets_its_words_and_its_exit_status_comes_back(call):
     done = call("evaluate", "run=nowhere", "split=tset")
     assert done.returncode == 1

@@ -84,7 +84,7 @@ Graphs = Literal["both", "plain", "augmented"]
 Experts = Literal["templates", "free", "one"]
 
 BEHAVIOUR = "behaviour"
-TILE = 2**18  # user-item pairs whose experts are mixed at a time
+TILE = {"cpu": 2**18, "cuda": 2**22}  # pairs whose experts are mixed at a time: caches, launches
 FEW = 0.5  # of the items: fewer are gathered before they are projected
 
 
@@ -446,16 +446,20 @@ class MAGNET(RoutedRecommender):
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Softmax: every user with every item of the batch; arguments and result as of `pairs`."""
         scores = self.expert_users(users) @ self.expert_items(items, self.there(wanted)).mT
-        logits = self.router.block(
-            self.router.terms("user", users), self.router.terms("item", items)
-        )  # [E, B, M], as the scores
+        user, item = self.router.terms("user", users), self.router.terms("item", items)
+        logits = self.router.block(user, item)  # [E, B, M], as the scores
         now = self.routing
         if now.noise:
             logits = logits + now.noise * torch.randn_like(logits)
-        mixed, gates = block_mixture(logits / now.temperature, scores, now.top_k)
-        row = torch.arange(len(mixed), device=mixed.device)
+        if now.temperature != 1:
+            logits = logits / now.temperature
+        mixed, gates = block_mixture(logits, scores, now.top_k)
         own = wanted.picked.own
-        full = (logits[:, row, own].T / now.temperature).softmax(-1)  # [B, E]
+        assert own is not None
+        # Once more for the pairs alone: a gradient of their place among all is as large as all.
+        seen = self.router.pairs(user, item.rows(own))[:, 0]  # [B, E]
+        full = (seen / now.temperature).softmax(-1)
+        row = torch.arange(len(mixed), device=mixed.device)
         return self.preference.among(wanted.picked, mixed), full, gates[:, row, own].T
 
     def expert_users(self, users: Tensor) -> Tensor:
@@ -487,7 +491,7 @@ class MAGNET(RoutedRecommender):
         user, item, weights = self.router.scaled(
             encoded.user.rows(queries.user), encoded.item, now.temperature
         )
-        found, tile = [], max(1, TILE // users.shape[1])
+        found, tile = [], max(1, TILE.get(users.device.type, TILE["cuda"]) // users.shape[1])
         for first in range(0, self.corpus.n_items, tile):
             rows = slice(first, first + tile)
             items = encoded.items[:, rows]

@@ -118,13 +118,14 @@ class PairRouter(nn.Module):
         return torch.matmul(agreement, self.agree.T).add(logits)
 
     def block(self, user: Terms, item: Terms) -> Tensor:
-        """Logits of every user with every item: [E, B, M]."""
-        bias = user.bias.T.unsqueeze(2) + item.bias.T.unsqueeze(1)
-        if self.agreement is None:
-            return bias
+        """Logits of every user with every item, with gradients: [E, B, M]."""
         agreement = user.channels @ item.channels.mT  # [C, B, M]
         logits: Tensor = torch.tensordot(self.agree, agreement, 1)
-        return logits + bias
+        if "user" in self.sides:
+            logits = logits + user.bias.T.unsqueeze(2)
+        if self.bias is not None:  # items bring it
+            logits = logits + item.bias.T.unsqueeze(1)
+        return logits
 
     @torch.no_grad()
     def scaled(self, user: Terms, item: Terms, temperature: float) -> tuple[Terms, Terms, Tensor]:
@@ -259,9 +260,11 @@ class _BlockMixture(torch.autograd.Function):
         largest, edge = _largest(logits.unbind(), top_k)
         gates = (logits - largest).exp_()
         if edge is not None:
-            gates.mul_(logits >= edge)
+            gates.masked_fill_(logits < edge, 0.0)
         gates.div_(gates.sum(0))
-        mixed = torch.linalg.vecdot(gates, scores, dim=0)
+        mixed = torch.zeros_like(largest)
+        for gate, score in zip(gates, scores, strict=True):
+            mixed.addcmul_(gate, score)
         ctx.save_for_backward(gates, scores, mixed)
         ctx.mark_non_differentiable(gates)
         return mixed, gates

@@ -86,13 +86,14 @@ def learned(make, board):
     return train
 
 
-def fit(model, epochs=EPOCHS, negatives=1):
+def fit(model, epochs=EPOCHS, negatives=1, precision="32-true"):
     data = InteractionData(batch_size=128, negatives=negatives)
     data.corpus = model.corpus
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
         max_epochs=epochs,
+        precision=precision,
         num_sanity_val_steps=0,
         logger=False,
         enable_checkpointing=False,
@@ -271,6 +272,27 @@ def test_a_negative_drawn_three_times_costs_as_much_as_once(name, make, board):
     assert all(term.shape == () and term.isfinite() for term in often.values())
     for term in once.keys() & {"bpr"}:
         torch.testing.assert_close(once[term], often[term])
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, kind in CLASSES.items() if "loss" in inspect.signature(kind).parameters]
+)
+def test_a_softmax_over_the_batch_learns_too(name, setting, board):
+    seed_everything(0, verbose=False)
+    model = instantiate({**setting(name), "loss": "softmax"}, _convert_="all")(board)
+    model.optimizer = partial(torch.optim.Adam, lr=2e-2)
+    model.evaluation = Evaluation(cutoffs=(CUTOFF,))
+    sum(model.train().losses(everything(board)).values()).backward()
+    assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    fit(model)
+    judge(model)
+
+
+@trained_models
+def test_half_precision_trains(name, make, board):
+    model, trainer, _ = fit(make(name, board), epochs=2, precision="bf16-mixed")
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    assert scores(model).isfinite().all()
 
 
 @every_model

@@ -11,14 +11,14 @@ from itertools import product
 import pytest
 import torch
 from lightning import seed_everything
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from mmrec.callbacks import EpochSeed
 from mmrec.data import DataError, PlantedData, Queries, Triplets, planted
 from mmrec.evaluation import Evaluation
 from mmrec.graphs import augmented_adjacency, normalized_adjacency, pseudo_edges
 from mmrec.losses import bpr
-from mmrec.models import MAGNET
+from mmrec.models import MAGNET, magnet
 from mmrec.schedules import Constant, EntropyTriggered
 
 WORLD = partial(planted, users=60, items=40, interactions_per_user=6, missing=0.1, widths=8)
@@ -70,6 +70,8 @@ OPTIONS = [
     {"content_layers": 0, "layers": 0},
     {"late_add": 0.0},
     {"precision": "bfloat16"},
+    {"loss": "softmax"},
+    {"loss": "softmax", "router": "nothing", "behaviour": False},
 ]
 each_option = pytest.mark.parametrize(
     "options", OPTIONS, ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()) or "default"
@@ -97,6 +99,9 @@ def test_a_ranking_is_the_gated_sum_of_expert_scores_pair_by_pair(corpus, option
     users, items = model.channel_vectors(model.projected())
     expert_users, expert_items = model.mix("user", users), model.mix("item", items)
     made_up = model.mix.makes_up(model.present)
+    if options.get("loss") == "softmax":  # experts score by cosine, whatever is absent
+        expert_users, expert_items = (normalize(x, dim=-1) for x in (expert_users, expert_items))
+        made_up = torch.ones_like(made_up)
     gates = model.pair_gates(*everything(corpus)).view(corpus.n_users, corpus.n_items, -1)
     expected = torch.zeros(corpus.n_users, corpus.n_items)
     for e in range(len(model.experts)):
@@ -110,7 +115,7 @@ def test_a_ranking_is_the_gated_sum_of_expert_scores_pair_by_pair(corpus, option
 def test_tiles_of_any_size_give_the_same_ranking(corpus, monkeypatch):
     model, queries = made(corpus), Queries(torch.arange(20))
     whole = model.score(model.encode(), queries)
-    monkeypatch.setattr("mmrec.models.magnet.TILE", 20 * 7)
+    monkeypatch.setitem(magnet.TILE, "cpu", 20 * 7)
     torch.testing.assert_close(model.score(model.encode(), queries), whole)
 
 
@@ -123,9 +128,17 @@ def test_training_and_ranking_score_a_pair_alike(corpus, options):
     whole = model.score(model.encode(), Queries(torch.arange(corpus.n_users)))
     positive = whole[batch.user, batch.positive]
     negative = whole[batch.user].gather(1, batch.negative)
-    torch.testing.assert_close(
-        model.losses(batch)["bpr"], bpr(positive, negative), atol=1e-5, rtol=1e-4
-    )
+    losses = model.losses(batch)
+    if options.get("loss") == "softmax":
+        item, own = batch.positive.unique(return_inverse=True)
+        share = torch.bincount(corpus.train.item)[item] / len(corpus.train)
+        chance = 1 - (1 - share) ** len(batch.user)
+        logits = whole[batch.user][:, item] / 0.2 - chance.log()
+        expected = {"softmax": cross_entropy(logits, own)}
+    else:
+        expected = {"bpr": bpr(positive, negative)}
+    found = {name: losses[name] for name in expected}
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def dense_projection(modality, linear):
@@ -252,8 +265,9 @@ def test_items_that_a_batch_does_not_depend_on_need_no_projection(
     torch.testing.assert_close(grads, all_grads)
 
 
-def test_the_router_is_held_on_positives_by_the_weights_of_the_schedule(corpus):
-    model = made(corpus, route=1.0)
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_the_router_is_held_on_positives_by_the_weights_of_the_schedule(corpus, loss):
+    model = made(corpus, route=1.0, loss=loss)
     batch = Triplets(corpus.train.user, corpus.train.item, corpus.train.item.unsqueeze(1))
     model.route_by(Constant(temperature=0.7, top_k=None))
     gates = model.pair_gates(corpus.train.user, corpus.train.item).double()
@@ -283,10 +297,11 @@ def test_item_weights_are_those_of_its_users_and_sum_to_one(corpus):
         torch.testing.assert_close(weights[name][item], value)
 
 
-def test_noise_reaches_gates_in_training_only(corpus):
-    model = made(corpus, Constant(noise=5.0, top_k=2))
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_noise_reaches_gates_in_training_only(corpus, loss):
+    model = made(corpus, Constant(noise=5.0, top_k=2), loss=loss)
     batch = Triplets(corpus.train.user, corpus.train.item, corpus.train.item.unsqueeze(1) * 0)
-    first, second = (model.losses(batch)["bpr"] for _ in range(2))
+    first, second = (model.losses(batch)[loss] for _ in range(2))
     assert first != second
     queries = Queries(torch.arange(5))
     one, two = (model.score(model.encode(), queries) for _ in range(2))

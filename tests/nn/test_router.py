@@ -14,6 +14,7 @@ from torch.nn.functional import cosine_similarity
 from mmrec.nn import (
     ROLES,
     PairRouter,
+    block_mixture,
     cross,
     entropies,
     fused_ranking,
@@ -61,8 +62,26 @@ def test_pairs_and_whole_rankings_are_what_the_formula_says(sees, agreement):
     user, item = made.terms("user", users), made.terms("item", items)
     planes = cross(user, item, made.weights())
     torch.testing.assert_close(torch.stack(planes, -1), expected)
+    torch.testing.assert_close(made.block(user, item).movedim(0, -1), expected)
     each = made.terms("item", items.repeat(1, 4, 1))  # all five items for each of four users
     torch.testing.assert_close(made.pairs(user, each), expected)
+
+
+@pytest.mark.parametrize("top_k", [1, 3, None])
+def test_a_block_for_training_is_the_gated_sum_with_its_gradients(top_k):
+    torch.manual_seed(0)
+    logits, scores = torch.randn(2, 5, 4, 6, dtype=torch.double)
+    logits, scores = logits.requires_grad_(), scores.requires_grad_()
+    gates = sparse_softmax(logits.movedim(0, -1), top_k, dim=-1).movedim(-1, 0)
+    expected = (gates * scores).sum(0)
+    mixed, kept = block_mixture(logits, scores, top_k)
+    torch.testing.assert_close(mixed, expected)
+    torch.testing.assert_close(kept, gates)
+    assert not kept.requires_grad
+    upstream = torch.randn_like(mixed)
+    found, wanted = (torch.autograd.grad(x, (logits, scores), upstream) for x in (mixed, expected))
+    torch.testing.assert_close(found, wanted)
+    assert torch.autograd.gradcheck(lambda s: block_mixture(logits, s, top_k)[0], scores)
 
 
 @pytest.mark.slow
