@@ -28,12 +28,12 @@ Agreement = Literal["cosine", "vector"]
 class Terms(NamedTuple):
     """What a side brings to the router's logits."""
 
-    bias: Tensor  # [N, E]
+    bias: Tensor | None  # [N, E]; None where the side brings none
     channels: Tensor  # what agrees: [C, N, D] unit vectors, [R, N, 1] factors, or [0, N, 1]
 
     def rows(self, index: Tensor | slice) -> Terms:
         """Those of some users or items."""
-        return Terms(self.bias[index], self.channels[:, index])
+        return Terms(None if self.bias is None else self.bias[index], self.channels[:, index])
 
 
 class PairRouter(nn.Module):
@@ -90,11 +90,10 @@ class PairRouter(nn.Module):
     def terms(self, side: Side, channels: Tensor) -> Terms:
         """What one side brings, computed once for each user or item: [C, N, D]."""
         flat = channels.transpose(0, 1).flatten(1)  # [N, CD]
-        bias = flat.new_zeros(len(flat), self.experts)
-        if side in self.sides:
-            bias = self.sides[side](flat)
-        if side == "item" and self.bias is not None:
-            bias = bias + self.bias
+        bias = self.sides[side](flat) if side in self.sides else None
+        if side == "item":
+            bias = flat.new_zeros(len(flat), self.experts) if bias is None else bias
+            bias = bias if self.bias is None else bias + self.bias
         match self.agreement:
             case None:
                 return Terms(bias, flat.new_zeros(0, len(flat), 1))
@@ -109,8 +108,11 @@ class PairRouter(nn.Module):
 
     def pairs(self, user: Terms, item: Terms) -> Tensor:
         """Logits of B users, each with L items of its own (BL of them): [B, L, E]."""
-        size = len(user.bias)
-        logits = user.bias.unsqueeze(1) + item.bias.view(size, -1, self.experts)
+        assert item.bias is not None
+        size = user.channels.shape[1]
+        logits = item.bias.view(size, -1, self.experts)
+        if user.bias is not None:
+            logits = user.bias.unsqueeze(1) + logits
         if self.agreement is None:
             return logits
         several = item.channels.view(len(item.channels), size, -1, item.channels.shape[-1])
@@ -121,16 +123,17 @@ class PairRouter(nn.Module):
         """Logits of every user with every item, with gradients: [E, B, M]."""
         agreement = user.channels @ item.channels.mT  # [C, B, M]
         logits: Tensor = torch.tensordot(self.agree, agreement, 1)
-        if "user" in self.sides:
-            logits = logits + user.bias.T.unsqueeze(2)
-        if self.bias is not None:  # items bring it
-            logits = logits + item.bias.T.unsqueeze(1)
+        for bias, dim in ((user.bias, 2), (item.bias, 1)):
+            if bias is not None:
+                logits = logits + bias.T.unsqueeze(dim)
         return logits
 
     @torch.no_grad()
     def scaled(self, user: Terms, item: Terms, temperature: float) -> tuple[Terms, Terms, Tensor]:
         """What `ranking` takes, with logits over a temperature."""
-        user, item = (t._replace(bias=t.bias / temperature) for t in (user, item))
+        user, item = (
+            t if t.bias is None else t._replace(bias=t.bias / temperature) for t in (user, item)
+        )
         return user, item, self.weights() / temperature
 
 
@@ -148,12 +151,16 @@ def cross(user: Terms, item: Terms, weights: Tensor) -> list[Tensor]:
         E of [B, I].
     """
     agreement = (user.channels @ item.channels.mT).unbind()  # C of [B, I]
+    assert item.bias is not None
     found = []
-    for left, right, row in zip(user.bias.T, item.bias.T, weights, strict=True):
-        logit = left.unsqueeze(1) + right
-        for plane, weight in zip(agreement, row, strict=True):
-            logit.addcmul_(plane, weight)
-        found.append(logit)
+    for e, right in enumerate(item.bias.T.contiguous()):
+        logit = right.expand(user.channels.shape[1], -1)
+        if user.bias is not None:
+            logit = logit + user.bias[:, e : e + 1]
+        for c, (plane, weight) in enumerate(zip(agreement, weights[e], strict=True)):
+            # The first sum is a new plane: one of the bias alone would be a pass more.
+            logit = logit.addcmul_(plane, weight) if c else logit.addcmul(plane, weight)
+        found.append(logit.contiguous())
     return found
 
 

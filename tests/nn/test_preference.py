@@ -37,10 +37,11 @@ BATCH = Triplets(
 def test_bpr_compares_each_pair_with_its_negatives(corpus, tables):
     users, items = tables
     preference = Preference(corpus, "bpr", 0.2)
-    expected = []
-    for user, own, others in zip(*BATCH, strict=True):
-        for other in others:
-            expected.append(-logsigmoid(users[user] @ items[own] - users[user] @ items[other]))
+    expected = [
+        -logsigmoid(users[user] @ items[own] - users[user] @ items[other])
+        for user, own, others in zip(*BATCH, strict=True)
+        for other in others
+    ]
     picked = preference.pick(BATCH)
     found = preference(picked, *picked.rows(users, items))
     assert found.keys() == {"bpr"}
