@@ -40,7 +40,7 @@ def pair_scores(users: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Te
     return (users * positives).sum(-1), (users.unsqueeze(1) * negatives).sum(-1)
 
 
-def batch_softmax(logits: Tensor, own: Tensor, chance: Tensor) -> Tensor:
+def batch_softmax(logits: Tensor, own: Tensor, chance: Tensor | None = None) -> Tensor:
     """Cross-entropy over the items that a batch happens to hold, as if over all there are.
 
     `mean_b -log softmax_m(l_bm - log p_m)_own`. Yi et al., RecSys 2019.
@@ -49,9 +49,9 @@ def batch_softmax(logits: Tensor, own: Tensor, chance: Tensor) -> Tensor:
     Args:
         logits: [B, M].
         own: [B] the item that each row is to find.
-        chance: [M] of each item to be among the M, above 0.
+        chance: [M] of each item to be among the M, above 0; None: there are no others.
     """
-    return cross_entropy(logits - chance.log(), own)
+    return cross_entropy(logits if chance is None else logits - chance.log(), own)
 
 
 def info_nce(one: Tensor, others: Tensor, temperature: float, own: Tensor | None = None) -> Tensor:
@@ -71,7 +71,7 @@ def info_nce(one: Tensor, others: Tensor, temperature: float, own: Tensor | None
     if not len(one):
         return one.sum()
     own = torch.arange(len(one), device=one.device) if own is None else own
-    return cross_entropy(one @ others.T / temperature, own)
+    return batch_softmax(one @ others.T / temperature, own)
 
 
 def norm_penalty(norm: Norm, *rows: Tensor) -> Tensor:

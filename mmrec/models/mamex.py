@@ -22,28 +22,27 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from mmrec.checks import check_at_least, check_choice, check_share
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
-from mmrec.losses import bpr, info_nce, norm_penalty, pair_scores
+from mmrec.losses import norm_penalty
 from mmrec.models.base import ContentRecommender, RoutedRecommender
 from mmrec.nn import (
     Content,
     Fusion,
+    Loss,
     Mixed,
+    Preference,
     Shelf,
     SparseMixture,
     filled,
     imbalance,
-    lookup,
     masked_softmax,
     mean_item,
 )
 from mmrec.schedules import Constant
 
 FusionOfViews = Literal["gate", "mean", "sum", "concat"]
-Loss = Literal["bpr", "softmax"]
 
 
 class Encoded(NamedTuple):
@@ -107,15 +106,14 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         check_at_least(1, dim=dim, experts=experts)
         check_at_least(0, align=align, balance=balance, l2=l2)
         check_choice(FusionOfViews, fusion=fusion)
-        check_choice(Loss, loss=loss)
-        check_at_least(0.01, temperature=temperature)  # below, one rival decides
         check_share(dropout=dropout)
         check_share(modality_dropout=modality_dropout, whole=False)
         super().__init__(corpus, [f"{m}/{e}" for m in modalities for e in range(1, experts + 1)])
         self.names = tuple(modalities)
         self.align, self.balance, self.l2 = align, balance, l2
         self.modality_dropout = modality_dropout
-        self.cosine, self.temperature = loss == "softmax", temperature
+        # Cold items have no popularity that they could be held down for.
+        self.preference = Preference(corpus, loss, temperature, corrected=False)
         self.shelf = Shelf(modalities)
         self.user = nn.Embedding(corpus.n_users, dim)
         nn.init.normal_(self.user.weight, std=0.1)
@@ -174,41 +172,29 @@ class MAMEX(RoutedRecommender, ContentRecommender):
 
     def from_content(self, content: Content) -> Tensor:
         """New items."""
-        return self.compared(self.views(content).items)
+        return self.preference.compared(self.views(content).items)
 
     def typical_item(self) -> Tensor:
         """The mean item of the catalogue."""
         known = self.catalogue()
-        return self.compared(mean_item(known.items, known.present))
+        return self.preference.compared(mean_item(known.items, known.present))
 
     def encode(self) -> Encoded:
         """Users as they are, items from their content."""
-        return Encoded(self.compared(self.user.weight), self.compared(self.catalogue().items))
-
-    def compared(self, x: Tensor) -> Tensor:
-        """Vectors as a score takes them: of length one for cosines."""
-        return normalize(x, dim=-1) if self.cosine else x
-
-    def softmax(self, batch: Triplets, items: Tensor) -> Tensor:
-        """A user is to find the own item among those of the batch."""
-        item, own = torch.unique(batch.positive, return_inverse=True)
-        users, others = self.compared(self.user(batch.user)), self.compared(items[item])
-        return info_nce(users, others, self.temperature, own)
+        compared = self.preference.compared
+        return Encoded(compared(self.user.weight), compared(self.catalogue().items))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Preference, alignment over all items, balance of experts and of modalities."""
         views = self.catalogue()
-        rows = lookup(batch, self.user.weight, views.items)  # [B, D] [B, D] [B, K, D]
+        picked = self.preference.pick(batch)
+        rows = picked.rows(self.user.weight, views.items)
         now = self.routing
-        if self.cosine:
-            preference = {"softmax": self.softmax(batch, views.items)}
-        else:
-            preference = {"bpr": bpr(*pair_scores(*rows))}
         share = shares(views)[batch.positive]
         gates, load = (joint(share, x[batch.positive]) for x in (views.full, views.kept))
         decided = self.observe(gates, load)
         return {
-            **preference,
+            **self.preference(picked, *rows),
             "align": self.align * alignment(views),
             "balance": self.balance * now.coverage * balance(views),
             "confidence": now.confidence * decided,

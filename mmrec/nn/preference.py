@@ -69,15 +69,18 @@ class Preference(nn.Module):
         corpus: whose train interactions batches are made of.
         loss: `bpr` or `softmax`.
         temperature: of the softmax.
+        corrected: whether popular items are not held down.
     """
 
     share: Tensor  # [I] of train interactions
 
-    def __init__(self, corpus: Corpus, loss: Loss, temperature: float) -> None:
+    def __init__(
+        self, corpus: Corpus, loss: Loss, temperature: float, *, corrected: bool = True
+    ) -> None:
         super().__init__()
         check_choice(Loss, loss=loss)
         check_at_least(0.01, temperature=temperature)  # below, one rival decides
-        self.softmax, self.temperature = loss == "softmax", temperature
+        self.softmax, self.temperature, self.corrected = loss == "softmax", temperature, corrected
         counts = corpus.item_counts()
         self.register_buffer("share", counts / counts.sum(), persistent=False)
 
@@ -101,6 +104,8 @@ class Preference(nn.Module):
     def among(self, picked: Picked, scores: Tensor) -> dict[str, Tensor]:
         """The softmax of a batch's users over its distinct items: [B, M]."""
         assert picked.own is not None
-        size = len(picked.user)
-        chance = -torch.expm1(size * torch.log1p(-self.share[picked.item]))  # of one draw or more
+        chance = None
+        if self.corrected:
+            draws = len(picked.user)
+            chance = -torch.expm1(draws * torch.log1p(-self.share[picked.item]))
         return {"softmax": batch_softmax(scores / self.temperature, picked.own, chance)}
