@@ -81,7 +81,7 @@ def norm_penalty(norm: Norm, *rows: Tensor) -> Tensor:
         norm: `squared` is `sum ||x||^2 / 2B`, the penalty of the papers; `frobenius` is
             `sum ||x||_F / B`, weaker the larger the embeddings are, on which many published
             numbers rest.
-        rows: tensors whose first dimension is the batch, each of length B.
+        rows: what a batch looks up; the first tensor's length is B.
     """
     if norm == "squared":
         return torch.stack([x.square().sum() for x in rows]).sum() / (2 * len(rows[0]))

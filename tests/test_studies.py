@@ -91,6 +91,15 @@ def test_a_model_with_words_of_its_own_is_an_entry_beside_it(contest, monkeypatc
     assert repeated[1] == "experiment=wide-planted-best"
 
 
+def test_an_entry_is_searched_in_its_own_space_where_it_has_one(contest, monkeypatch):
+    made, calls = contest
+    own = {"lightgcn_softmax": ("model.loss=softmax",)}
+    made = replace(made, own=own, variants={"lightgcn_softmax": "lightgcn"})
+    run(made, monkeypatch, "--models", "lightgcn_softmax")
+    assert calls[0][:2] == ("sweep=lightgcn_softmax", "model=lightgcn")
+    assert "model.loss=softmax" in calls[0]
+
+
 def test_a_model_of_few_settings_has_all_of_them_tried(contest, monkeypatch):
     made, calls = contest
     made = replace(made, least={"bpr": 5})

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from mmrec.checks import check_at_least, check_choice
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
@@ -52,7 +53,8 @@ class GatedLightGCN(Recommender):
         late_add: add the fused content once more to the propagated item; without it and with
             `item_init` "id" no content is left, which is refused.
         l2: weight of the squared norm of a batch's ID embeddings.
-        content_l2: weight of the squared norm of a batch's fused content.
+        content_l2: weight of the squared norm of a batch's fused content, of a pair in the mean;
+            in a softmax, of a distinct item.
         loss: `bpr`; or `softmax` over the items of a batch, by cosine, in ranking too.
         temperature: of the softmax.
     """
@@ -100,7 +102,7 @@ class GatedLightGCN(Recommender):
         fused: tuple[Tensor, Tensor | None] = self.fuse(self.project(), self.project.present)
         return fused
 
-    def encode(self) -> Encoded:
+    def propagated(self) -> Encoded:
         """Fuse, propagate, and add the content once more."""
         content, _ = self.content()
         match self.item_init:
@@ -113,17 +115,21 @@ class GatedLightGCN(Recommender):
         users, items = self.propagate(torch.cat([self.user.weight, items])).split(
             [self.corpus.n_users, self.corpus.n_items]
         )
-        items = items + content if self.late_add else items
+        return Encoded(users, items + content if self.late_add else items, content)
+
+    def encode(self) -> Encoded:
+        """As a score takes them."""
+        users, items, content = self.propagated()
         return Encoded(self.preference.compared(users), self.preference.compared(items), content)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Preference, and the norms of what is looked up and of what is projected."""
-        users, items, content = self.encode()
-        picked = self.preference.pick(batch)  # of bpr: users, positives, negatives
-        _, *fused = picked.rows(users, content)
-        ids = [self.user(batch.user)]
+        users, items, content = self.propagated()
+        picked = self.preference.pick(batch)
+        fused = picked.of_items(embedding(picked.item, content))  # [B, D] [B, K, D], or distinct
+        ids: tuple[Tensor, ...] = (self.user(batch.user),)
         if self.item_init != "modal":
-            ids = list(picked.rows(self.user.weight, self.item.weight))
+            ids = picked.rows(self.user.weight, self.item.weight)
         return {
             **self.preference(picked, *picked.rows(users, items)),
             "l2": self.l2 * norm_penalty("squared", *ids),

@@ -95,7 +95,7 @@ class LightGCN(Recommender):
         """Eq. 15."""
         picked = self.preference.pick(batch)
         index = picked.nodes(self.corpus.n_users)  # [B+M]
-        final = picked.sides(self.graph.rows(self.node.weight, index))
+        final = picked.sides(self.graph.rows(self.node.weight, index))  # [B, D] [M, D]
         # The gradient of the table is dense by then, and needs no second one of zeros.
         layer0 = picked.sides(embedding(index, self.node.weight, sparse=True))
         return {

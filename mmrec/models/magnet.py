@@ -84,7 +84,8 @@ Graphs = Literal["both", "plain", "augmented"]
 Experts = Literal["templates", "free", "one"]
 
 BEHAVIOUR = "behaviour"
-TILE = {"cpu": 2**18, "cuda": 2**22}  # pairs whose experts are mixed at a time: caches, launches
+# Pairs whose experts are mixed at a time: what a CPU's caches hold, and few launches on a GPU.
+TILE = {"cpu": 2**18, "cuda": 2**22}
 FEW = 0.5  # of the items: fewer are gathered before they are projected
 
 
@@ -176,8 +177,8 @@ class MAGNET(RoutedRecommender):
         content_l2: weight of the squared norm of a batch's projected content, unless it gates:
             held at zero it would gate all alike.
         loss: `bpr`; or `softmax` over the items of a batch, whose experts score by cosine, in
-            ranking too. Every user meets every item of the batch, so a step costs as a ranking
-            of them does: seconds on a CPU, nothing on a GPU.
+            ranking too. Every user meets every item of the batch: on a CPU, a step takes three to
+            five times as long.
         temperature: of the softmax.
         fused: whether rankings gate experts in one pass over memory, which torch compiles at the
             first one. It takes half a minute, and where there is no GPU a C++ compiler and Python's
@@ -400,8 +401,8 @@ class MAGNET(RoutedRecommender):
         wanted = self.behaviour.take(self.preference.pick(batch), self.corpus.n_users)
         projected = self.projected(wanted)
         users, items = self.channel_vectors(projected, wanted)  # [C, B, D] [C, M, D]
-        compared = self.pairs if wanted.picked.own is None else self.block
-        preference, full, kept = compared(wanted, users, items)
+        prefer = self.pairs if wanted.picked.own is None else self.block
+        preference, full, kept = prefer(wanted, users, items)
         layer0 = wanted.picked.sides(embedding(wanted.nodes, self.node.weight, sparse=True))
         terms = {
             **preference,

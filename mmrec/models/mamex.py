@@ -112,7 +112,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         self.names = tuple(modalities)
         self.align, self.balance, self.l2 = align, balance, l2
         self.modality_dropout = modality_dropout
-        # Cold items have no popularity that they could be held down for.
+        # Uncorrected, it learns what is liked beyond popularity: all that a cold item can have.
         self.preference = Preference(corpus, loss, temperature, corrected=False)
         self.shelf = Shelf(modalities)
         self.user = nn.Embedding(corpus.n_users, dim)
@@ -188,7 +188,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         """Preference, alignment over all items, balance of experts and of modalities."""
         views = self.catalogue()
         picked = self.preference.pick(batch)
-        rows = picked.rows(self.user.weight, views.items)
+        rows = picked.rows(self.user.weight, views.items)  # [B, D] [B, D] [B, K, D], or distinct
         now = self.routing
         share = shares(views)[batch.positive]
         gates, load = (joint(share, x[batch.positive]) for x in (views.full, views.kept))

@@ -12,9 +12,9 @@ from mmrec.nn.fusion import (
     masked_softmax,
 )
 from mmrec.nn.history import History
-from mmrec.nn.lookup import item_index, lookup, node_index
+from mmrec.nn.lookup import Picked, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
-from mmrec.nn.preference import Loss, Picked, Preference
+from mmrec.nn.preference import Loss, Preference
 from mmrec.nn.propagation import (
     Propagation,
     Smoothing,
@@ -70,12 +70,10 @@ __all__ = [
     "filled",
     "fused_ranking",
     "imbalance",
-    "item_index",
     "lookup",
     "masked_softmax",
     "mean_item",
     "mixture",
-    "node_index",
     "ranking",
     "role_templates",
     "sparse_matmul",

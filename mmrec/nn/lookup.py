@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
@@ -9,10 +11,59 @@ from torch.nn.functional import embedding
 from mmrec.data import Triplets
 
 
-def lookup(batch: Triplets, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch's users, positives and negatives.
+class Picked(NamedTuple):
+    """The rows that a batch of B pairs is compared by.
 
-    Positives and negatives are one look-up, as the gradient of each is as large as the table.
+    Attributes:
+        user: [B].
+        item: [M]; each pair's positive before its K negatives, or the distinct positives.
+        own: [B] where among the distinct positives a user's stands; None where they are not.
+    """
+
+    user: Tensor
+    item: Tensor
+    own: Tensor | None
+
+    def nodes(self, n_users: int) -> Tensor:
+        """Where they stand in one table, users first: [B+M]."""
+        return torch.cat([self.user, n_users + self.item])
+
+    def sides(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of `nodes` as those of users and of items: [B+M, D] -> [B, D] and [M, D]."""
+        users, items = torch.split(rows, [len(self.user), len(self.item)])
+        return users, items
+
+    def parts(self, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """[B, D] and [M, D] -> users, positives [B, D], negatives [B, K, D]; or as they are."""
+        return users, *self.of_items(items)
+
+    def of_items(self, items: Tensor) -> tuple[Tensor, ...]:
+        """[M, D] -> positives [B, D] and negatives [B, K, D]; or as they are."""
+        if self.own is not None:
+            return (items,)
+        several = items.view(len(self.user), -1, items.shape[-1])
+        # Two slices would have two gradients as large as the whole; a split has one.
+        positive, negative = torch.split(several, [1, several.shape[1] - 1], dim=1)
+        return positive.squeeze(1), negative
+
+    def rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """The parts, out of whole tables [U, D] and [I, D]."""
+        return self.parts(embedding(self.user, users), embedding(self.item, items))
+
+
+def pairs_with_negatives(batch: Triplets) -> Picked:
+    """Each pair's positive before its negatives: one look-up, as its gradient is a whole table."""
+    items = torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1)  # [B, 1+K]
+    return Picked(batch.user, items.flatten(), None)
+
+
+def distinct_items(batch: Triplets) -> Picked:
+    """The items that a batch's users have, each once."""
+    return Picked(batch.user, *torch.unique(batch.positive, return_inverse=True))
+
+
+def lookup(batch: Triplets, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+    """A batch's users, positives and negatives, out of whole tables.
 
     Args:
         batch: of B pairs and K negatives each.
@@ -22,25 +73,4 @@ def lookup(batch: Triplets, users: Tensor, items: Tensor) -> tuple[Tensor, Tenso
     Returns:
         [B, D], [B, D] and [B, K, D].
     """
-    both = embedding(item_index(batch), items)
-    # Two slices would have two gradients as large as the whole; a split has one.
-    positive, negative = torch.split(both, [1, batch.negative.shape[1]], dim=1)
-    return embedding(batch.user, users), positive.squeeze(1), negative
-
-
-def node_index(batch: Triplets, n_users: int) -> Tensor:
-    """Where a batch's users, positives and negatives stand in one table, users first.
-
-    Args:
-        batch: of B pairs and K negatives each.
-        n_users: U.
-
-    Returns:
-        [B, 2+K].
-    """
-    return torch.cat([batch.user.unsqueeze(1), n_users + item_index(batch)], dim=1)
-
-
-def item_index(batch: Triplets) -> Tensor:
-    """A batch's items, each pair's positive before its negatives: [B, 1+K]."""
-    return torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1)
+    return pairs_with_negatives(batch).rows(users, items)

@@ -5,54 +5,18 @@ B batch, K negatives, M items that a batch is compared by, D dim, I items.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, normalize
+from torch.nn.functional import normalize
 
 from mmrec.checks import check_at_least, check_choice
 from mmrec.data import Corpus, Triplets
 from mmrec.losses import batch_softmax, bpr, pair_scores
-from mmrec.nn.lookup import item_index
+from mmrec.nn.lookup import Picked, distinct_items, pairs_with_negatives
 
 Loss = Literal["bpr", "softmax"]
-
-
-class Picked(NamedTuple):
-    """The rows that a batch is compared by.
-
-    Attributes:
-        user: [B].
-        item: [M]; each pair's positive before its K negatives, or the distinct positives.
-        own: [B] where among the distinct positives a user's stands; None where they are not.
-    """
-
-    user: Tensor
-    item: Tensor
-    own: Tensor | None
-
-    def nodes(self, n_users: int) -> Tensor:
-        """Where they stand in one table, users first: [B + M]."""
-        return torch.cat([self.user, n_users + self.item])
-
-    def sides(self, rows: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
-        """Rows of `nodes` as those of users and of items: [B+M, D] -> [B, D] and [M, D]."""
-        users, items = torch.split(rows, [len(self.user), len(self.item)], dim=dim)
-        return users, items
-
-    def parts(self, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
-        """[B, D] and [M, D] -> users, positives and negatives [B, K, D]; or as they are."""
-        if self.own is not None:
-            return users, items
-        several = items.view(len(users), -1, items.shape[-1])
-        # Two slices would have two gradients as large as the whole; a split has one.
-        positive, negative = torch.split(several, [1, several.shape[1] - 1], dim=1)
-        return users, positive.squeeze(1), negative
-
-    def rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
-        """The same, out of whole tables [U, D] and [I, D]."""
-        return self.parts(embedding(self.user, users), embedding(self.item, items))
 
 
 class Preference(nn.Module):
@@ -86,9 +50,7 @@ class Preference(nn.Module):
 
     def pick(self, batch: Triplets) -> Picked:
         """The rows that are needed."""
-        if self.softmax:
-            return Picked(batch.user, *torch.unique(batch.positive, return_inverse=True))
-        return Picked(batch.user, item_index(batch).flatten(), None)
+        return distinct_items(batch) if self.softmax else pairs_with_negatives(batch)
 
     def compared(self, x: Tensor) -> Tensor:
         """Vectors as a score takes them: of length one for cosines."""

@@ -122,7 +122,7 @@ class PairRouter(nn.Module):
     def block(self, user: Terms, item: Terms) -> Tensor:
         """Logits of every user with every item, with gradients: [E, B, M]."""
         agreement = user.channels @ item.channels.mT  # [C, B, M]
-        logits: Tensor = torch.tensordot(self.agree, agreement, 1)
+        logits = (self.agree @ agreement.flatten(1)).view(-1, *agreement.shape[1:])
         for bias, dim in ((user.bias, 2), (item.bias, 1)):
             if bias is not None:
                 logits = logits + bias.T.unsqueeze(dim)
@@ -159,7 +159,8 @@ def cross(user: Terms, item: Terms, weights: Tensor) -> list[Tensor]:
             logit = logit + user.bias[:, e : e + 1]
         for c, (plane, weight) in enumerate(zip(agreement, weights[e], strict=True)):
             # The first sum is a new plane: one of the bias alone would be a pass more.
-            logit = logit.addcmul_(plane, weight) if c else logit.addcmul(plane, weight)
+            new = c == 0 and user.bias is None
+            logit = logit.addcmul(plane, weight) if new else logit.addcmul_(plane, weight)
         found.append(logit.contiguous())
     return found
 
@@ -274,11 +275,16 @@ class _BlockMixture(torch.autograd.Function):
             mixed.addcmul_(gate, score)
         ctx.save_for_backward(gates, scores, mixed)
         ctx.mark_non_differentiable(gates)
+        ctx.set_materialize_grads(False)  # of gates there is none, and it would be as large
         return mixed, gates
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(
+        ctx: Any, grad: Tensor | None, _: None
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        if grad is None:
+            return None, None, None
         gates, scores, mixed = ctx.saved_tensors
         of_scores = gates * grad
         return (scores - mixed).mul_(of_scores), of_scores, None

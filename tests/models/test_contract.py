@@ -31,9 +31,13 @@ EPOCHS = 12
 CUTOFF = 5
 
 every_model = pytest.mark.parametrize("name", CLASSES)
-trained_models = pytest.mark.parametrize(
-    "name", [name for name, kind in CLASSES.items() if not kind.closed_form]
-)
+TRAINED = [name for name, kind in CLASSES.items() if not kind.closed_form]
+WITH_LOSSES = [
+    f"{name}/softmax"
+    for name, kind in CLASSES.items()
+    if "loss" in inspect.signature(kind).parameters
+]
+trained_models = pytest.mark.parametrize("name", TRAINED)
 content_models = pytest.mark.parametrize(
     "name",
     [n for n, kind in CLASSES.items() if kind.encode_items is not Recommender.encode_items],
@@ -274,12 +278,11 @@ def test_a_negative_drawn_three_times_costs_as_much_as_once(name, make, board):
         torch.testing.assert_close(once[term], often[term])
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, kind in CLASSES.items() if "loss" in inspect.signature(kind).parameters]
-)
+@pytest.mark.parametrize("name", WITH_LOSSES)
 def test_a_softmax_over_the_batch_learns_too(name, setting, board):
     seed_everything(0, verbose=False)
-    model = instantiate({**setting(name), "loss": "softmax"}, _convert_="all")(board)
+    name, _, loss = name.partition("/")
+    model = instantiate({**setting(name), "loss": loss}, _convert_="all")(board)
     model.optimizer = partial(torch.optim.Adam, lr=2e-2)
     model.evaluation = Evaluation(cutoffs=(CUTOFF,))
     sum(model.train().losses(everything(board)).values()).backward()
@@ -288,9 +291,13 @@ def test_a_softmax_over_the_batch_learns_too(name, setting, board):
     judge(model)
 
 
-@trained_models
-def test_half_precision_trains(name, make, board):
-    model, trainer, _ = fit(make(name, board), epochs=2, precision="bf16-mixed")
+@pytest.mark.parametrize("name", [*TRAINED, *WITH_LOSSES])
+def test_half_precision_trains(name, make, setting, board):
+    name, _, loss = name.partition("/")
+    model = make(name, board)
+    if loss:
+        model = instantiate({**setting(name), "loss": loss}, _convert_="all")(board)
+    model, trainer, _ = fit(model, epochs=2, precision="bf16-mixed")
     assert trainer.callback_metrics["train/loss"].isfinite()
     assert scores(model).isfinite().all()
 

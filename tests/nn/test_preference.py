@@ -9,7 +9,6 @@ import torch
 from torch.nn.functional import cosine_similarity, logsigmoid
 
 from mmrec.data import Triplets
-from mmrec.losses import batch_softmax
 from mmrec.nn import Preference
 
 
@@ -67,35 +66,27 @@ def test_softmax_finds_the_own_item_among_the_distinct_ones_of_the_batch(corpus,
     assert float(found["softmax"]) == pytest.approx(sum(expected) / 4, rel=1e-5)
 
 
-def test_an_items_chance_is_how_often_batches_hold_it(corpus):
-    """The correction, by drawing batches: what stands in few of them counts for more."""
-    size, draws = 5, 20_000
+def test_the_correction_makes_the_mean_over_batches_that_of_all_items(corpus):
+    """Sums of exp(logit) / chance over what batches hold are unbiased: Yi et al.'s reason."""
+    preference, size = Preference(corpus, "softmax", 0.5), 3
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(len(corpus.train), (draws, size), generator=generator)
-    items = corpus.train.item[rows]
-    item = int(corpus.train.item.mode().values)
-    met = (items == item).any(1).double().mean()
-    share = Preference(corpus, "softmax", 0.2).share[item].double()
-    assert float(1 - (1 - share) ** size) == pytest.approx(float(met), abs=0.02)
-
-
-def test_a_correction_makes_the_mean_over_batches_that_of_all_items():
-    """Sampled sums of exp(logit) / chance are unbiased: Yi et al.'s reason for it."""
-    generator = torch.Generator().manual_seed(0)
-    logits, share = (
-        torch.randn(6, generator=generator),
-        torch.tensor([0.4, 0.3, 0.1, 0.1, 0.05, 0.05]),
-    )
-    chance = 1 - (1 - share) ** 3
-    total = 0.0
-    for draw in torch.multinomial(
-        share.expand(30_000, -1), 3, replacement=True, generator=generator
-    ):
-        found = draw.unique()
-        total += float((logits[found] - chance[found].log()).exp().sum())
-    assert total / 30_000 == pytest.approx(float(logits.exp().sum()), rel=0.02)
-    alone = batch_softmax(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([0.3]))
-    assert float(alone) == 0  # nobody to lose against
+    scores = torch.randn(corpus.n_items, generator=generator)
+    total, draws = 0.0, 4000
+    for _ in range(draws):
+        item = corpus.train.item[torch.randint(len(corpus.train), (size,), generator=generator)]
+        picked = preference.pick(Triplets(torch.zeros(size).long(), item, item.unsqueeze(1)))
+        rows = scores[picked.item].expand(size, -1)
+        # -log(own / sum) of each row, of which all but the sum is known.
+        loss = preference.among(picked._replace(own=torch.zeros(size).long()), rows)["softmax"]
+        first = picked.item[0]
+        chance = 1 - (1 - (corpus.train.item == first).double().mean()) ** size
+        total += float((loss + scores[first] / 0.5 - chance.log()).exp())
+    met = torch.bincount(corpus.train.item, minlength=corpus.n_items) > 0
+    expected = float((scores[met] / 0.5).exp().sum())
+    assert total / draws == pytest.approx(expected, rel=0.05)
+    plain = Preference(corpus, "softmax", 0.5, corrected=False)
+    uncorrected = float(plain.among(picked, rows)["softmax"])
+    assert uncorrected != pytest.approx(float(preference.among(picked, rows)["softmax"]))
 
 
 def test_vectors_are_compared_by_direction_only_in_a_softmax(corpus, tables):
