@@ -223,7 +223,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "",
         "## Where the figures come from",
         "",
-        "- command: `make bench`, and `make bench-full` for the largest",
+        "- command: `make bench`, `make bench-full` for the largest, and the one above on a GPU",
     ]
     lines += [f"- commit `{commit}` on {where}" for commit, where in origins]
     lines.append("- " + ", ".join(f"{name} {version}" for name, version in versions().items()))
@@ -299,8 +299,7 @@ HEAD_GPU = """
 
 `python -m experiments.benchmarks --gpu`. Small data leave a GPU waiting for its next kernel, which
 Python launches: bare products are so few there that the ratio says how many kernels a step has, not
-how fast they are. MiB is the most that tensors held. These were measured while searches held half
-of the machine's sixteen cores; MAGNET's scores in tiles of a CPU's size, which have grown since.
+how fast they are. MiB is the most that tensors held, the bound's among them.
 
 | part | ms | bare products, ms | ratio | MiB |
 |---|--:|--:|--:|--:|"""

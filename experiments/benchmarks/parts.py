@@ -122,9 +122,8 @@ def routed_training(data: InteractionData, *, epochs: int = 4, device: str = "cp
     features = [modality.features.to(device) for modality in corpus.modalities.values()]
     maps = [torch.randn(f.shape[1], dim, device=device) for f in features]
     propagations = [part for part in model.modules() if isinstance(part, Propagation)]
-    # Copies, as a trainer moves a model's own when it has ended.
-    products = [(part.adjacency.clone(), part.layers) for part in propagations]
-    neighbours = [part.adjacency.clone() for part in model.modules() if isinstance(part, Smoothing)]
+    products = [(part.adjacency, part.layers) for part in propagations]
+    neighbours = [part.adjacency for part in model.modules() if isinstance(part, Smoothing)]
 
     def step() -> None:
         for _ in range(2):
