@@ -11,6 +11,7 @@ from scipy import stats
 
 from experiments import contest as module
 from experiments.contest import Contest
+from experiments.leaderboard.__main__ import without
 from experiments.mamex import __main__ as cold
 from experiments.missing.__main__ import lacking, ranked_without
 from mmrec.models import ContentBPR, ItemKNN
@@ -261,3 +262,10 @@ def test_neighbours_are_sought_anew_without_a_modality(checkerboard):
     chosen = less[items] > 0  # those that look alike in text alone
     assert torch.equal(chosen, alone[items] > 0)
     assert (less[:, items] > 0).any()
+
+
+def test_a_column_is_left_out_of_a_table_and_all_else_stays():
+    table = "### T\n\n| a | tried | b |\n| --- | --: | --- |\n| 1 | 2 | 3 |\n\ntried: no column\n"
+    expected = "### T\n\n| a | b |\n| --- | --- |\n| 1 | 3 |\n\ntried: no column\n"
+    assert without(table, "tried") == expected
+    assert without(expected, "tried") == expected

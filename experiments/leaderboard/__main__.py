@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.contest import Contest, models
-from experiments.study import provenance, setup_logging
+from experiments.study import provenance, setup_logging, spread
 from mmrec.report.__main__ import report
-from mmrec.report.collect import by_protocol, collect
+from mmrec.report.collect import Run, by_protocol, collect
 
 HERE = Path(__file__).parent
 OUTPUTS = Path("outputs/leaderboard")
 KINDS = ("results", "significance", "groups", "costs")
 COLD = ("clcrec", "content_bpr", "dropoutnet", "mamex")  # theirs is experiments/mamex
 SOFTMAX = {f"{name}_softmax": name for name in ("lightgcn", "gated_lightgcn", "magnet")}
+COLUMNS = {
+    "val recall@20": "val/recall@20",
+    "recall@20": "test/recall@20",
+    "ndcg@20": "test/ndcg@20",
+    "tail recall@20": "test/tail/recall@20",
+}
 CONTEST = Contest(
     chosen=HERE / "conf",
     outputs=OUTPUTS,
@@ -67,13 +74,46 @@ def write(data: str) -> None:
             "",
             "How it was done: [README.md](README.md).",
             "",
-            *(table.read_text() for table in tables if table.exists()),
+            *(without(table.read_text(), "tried") for table in tables if table.exists()),
+            *either_loss(data, runs),
             "### Where the figures come from",
             "",
             provenance(results, command),
             "",
         ]
     (HERE / f"{data}.md").write_text("\n".join(parts))
+
+
+def without(table: str, column: str) -> str:
+    """A Markdown table less a column: of trials, only those of this machine could be counted."""
+    lines = table.split("\n")
+    head = next((line for line in lines if f"| {column} |" in line), None)
+    if head is None:
+        return table
+    place = [cell.strip() for cell in head.split("|")].index(column)
+    return "\n".join(
+        "|".join(cell for n, cell in enumerate(line.split("|")) if n != place)
+        if line.startswith("|")
+        else line
+        for line in lines
+    )
+
+
+def either_loss(data: str, runs: Sequence[Run]) -> list[str]:
+    """What a softmax in BPR's place is worth to the models that have both searched."""
+    folders = {name: CONTEST.repeats(name, data) for pair in SOFTMAX.items() for name in pair}
+    known = {
+        name: [run.result["metrics"] for run in runs if run.folder.is_relative_to(folder)]
+        for name, folder in folders.items()
+    }
+    if not all(known.values()):
+        return []
+    lines = [f"| entry | {' | '.join(COLUMNS)} |", f"|---|{'--:|' * len(COLUMNS)}"]
+    for name in sorted(known):
+        cells = [spread([metrics[key] for metrics in known[name]]) for key in COLUMNS.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    note = "The tables above have each model with the loss that validation prefers."
+    return ["### BPR and a softmax over the batch", "", *lines, "", note, ""]
 
 
 if __name__ == "__main__":
