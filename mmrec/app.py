@@ -211,6 +211,8 @@ def _explain(error: BaseException, config_name: str) -> str:
         return f"{group}={choice}: there is no conf/{found[1]}.yaml" + _instead(group, choice)
     if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
         key, known = found[1].split("@")[0], _keys(config_name)
+        if key in known:
+            return f"{key}: not all that is combined has this setting; run apart those that have it"
         elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
         return f"{key}: no such setting" + nearest(key, elsewhere or known)
     if found := re.search(

@@ -160,12 +160,12 @@ class RankingMetric(Metric):
         cutoffs = evaluation.cutoffs
         ranked = _candidates(corpus, part, evaluation)  # [I] bool
         if cutoffs[-1] > (count := int(ranked.sum())):
-            what = "catalogue" if count == corpus.n_items else "candidates"
-            fits = [k for k in cutoffs if k <= count] or [count]
+            what = "catalogue" if count == corpus.n_items else "cold candidates"
+            fits = ",".join(str(k) for k in cutoffs if k <= count) or count
             raise ValueError(
                 f"cutoff {cutoffs[-1]} is larger than the {what} of {corpus.name}, {count} items; "
-                f"leave it out, as cutoffs={fits} (of a run: evaluation.cutoffs, and a monitor at "
-                "one of them)"
+                f"leave it out, as evaluation.cutoffs=[{fits}] of a run, with a monitor at one of "
+                f"them, or cutoffs=[{fits}] of evaluate"
             )
         self.cutoffs = cutoffs
         self.detailed = detailed

@@ -53,7 +53,7 @@ def command(in_process, capfd):
         ("evaluation.cutoffs=[0,20]", ("cutoffs=[0, 20]:", "above 0 in rising order")),
         (
             "evaluation.cutoffs=[20,99]",
-            ("cutoff 99", "planted, 60 items", "leave it out, as cutoffs=[20]"),
+            ("cutoff 99", "planted, 60 items", "leave it out, as evaluation.cutoffs=[20] of a run"),
         ),
         ("data=_base", ("data=_base: a part of other files",)),
         ("data.cold_share=0.5", ("data.cold_share=0.5: it is for data.split=item_cold",)),
@@ -81,6 +81,11 @@ def test_a_mistake_is_one_line_with_the_remedy_and_leaves_nothing(
     for part in expected:
         assert part in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_that_one_of_several_models_lacks_is_no_unknown_one(command):
+    message = command("-m", "model=lightgcn,bpr", "model.loss=softmax")
+    assert "model.loss: not all that is combined has this setting" in message
 
 
 def test_a_model_that_needs_content_says_so_on_data_without(command, tmp_path):
