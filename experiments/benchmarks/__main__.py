@@ -254,8 +254,9 @@ Two threads; LightGCN with 64 dimensions, 2 layers and batches of 2,048.
 
 OTHER = """
 The ratio of MAGNET's plain scores depends on how fast a machine's products are: it was 2.4 to 2.6
-before a pass was saved for each expert, with products of .3 s. Those of `model.fused=true` are well below it. An epoch of MAMEX on small data is above its
-own: what is left there is Lightning's loop, the loss and the gate between modalities.
+before a pass was saved for each expert, with products of .3 s. Those of `model.fused=true` are well
+below it. An epoch of MAMEX on small data is above its own: what is left there is Lightning's loop,
+the loss and the gate between modalities.
 
 | | measured | limit |
 |---|---|---|"""
