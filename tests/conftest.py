@@ -243,9 +243,9 @@ def centred():
 def quiet_trainer() -> Callable[..., Trainer]:
     """`quiet_trainer(max_epochs=2)`: Lightning's trainer as the command has it, without files."""
 
-    def make(**options: Any) -> Trainer:
+    def make(accelerator: str = "cpu", **options: Any) -> Trainer:
         return Trainer(
-            accelerator="cpu",
+            accelerator=accelerator,
             devices=1,
             logger=False,
             enable_checkpointing=False,

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 from hydra.utils import get_object, instantiate
-from lightning import Trainer, seed_everything
+from lightning import seed_everything
 from omegaconf import OmegaConf
 
 from mmrec.config import conf_dir
@@ -62,24 +62,19 @@ def scores(model):
         return model.eval().score(model.encode(), users).cpu()
 
 
-def fit(model, **options):
-    data = InteractionData(batch_size=128)
-    data.corpus = model.corpus
-    model.optimizer = partial(torch.optim.Adam, lr=2e-2, fused=True)
-    trainer = Trainer(
-        accelerator="gpu",
-        devices=1,
-        deterministic="warn",
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **{"max_epochs": 3, **options},
-    )
-    trainer.fit(model, data)
-    return trainer
+@pytest.fixture
+def fit(quiet_trainer):
+    """`fit(model, precision="bf16-mixed")`: its trainer, after three epochs."""
+
+    def train(model, **options):
+        data = InteractionData(batch_size=128)
+        data.corpus = model.corpus
+        model.optimizer = partial(torch.optim.Adam, lr=2e-2, fused=True)
+        trainer = quiet_trainer(accelerator="gpu", deterministic="warn", max_epochs=3, **options)
+        trainer.fit(model, data)
+        return trainer
+
+    return train
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,7 +113,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(name, changes, make):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_what_was_trained_there_ranks_alike_on_a_cpu(name, make):
+def test_what_was_trained_there_ranks_alike_on_a_cpu(name, make, fit):
     model = make(name)
     fit(model)
     there = scores(model.to(CUDA))
@@ -126,9 +121,9 @@ def test_what_was_trained_there_ranks_alike_on_a_cpu(name, make):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_half_precision_trains(name, make):
+def test_half_precision_trains(name, make, fit):
     model = make(name)
-    trainer = fit(model, precision="bf16-mixed", max_epochs=2)
+    trainer = fit(model, precision="bf16-mixed")
     assert trainer.callback_metrics["train/loss"].isfinite()
 
 

@@ -244,7 +244,7 @@ def mixture(logits: Sequence[Tensor], scores: Sequence[Tensor], top_k: int | Non
 
 
 def block_mixture(logits: Tensor, scores: Tensor, top_k: int | None) -> tuple[Tensor, Tensor]:
-    """The same for training: with gradients, at a third of the memory of one op at a time.
+    """The same for training: with gradients, which need gates and scores alone to be kept.
 
     Args:
         logits: [E, B, M].
