@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.contest import Contest, models
-from experiments.study import provenance, setup_logging, spread
+from experiments.study import provenance, setup_logging
 from mmrec.report.__main__ import report
-from mmrec.report.collect import Run, by_protocol, collect
+from mmrec.report.collect import by_protocol, collect
 
 HERE = Path(__file__).parent
 OUTPUTS = Path("outputs/leaderboard")
 KINDS = ("results", "significance", "groups", "costs")
 COLD = ("clcrec", "content_bpr", "dropoutnet", "mamex")  # theirs is experiments/mamex
 SOFTMAX = {f"{name}_softmax": name for name in ("lightgcn", "gated_lightgcn", "magnet")}
-COLUMNS = {
-    "val recall@20": "val/recall@20",
-    "recall@20": "test/recall@20",
-    "ndcg@20": "test/ndcg@20",
-    "tail recall@20": "test/tail/recall@20",
-}
 CONTEST = Contest(
     chosen=HERE / "conf",
     outputs=OUTPUTS,
@@ -61,6 +54,7 @@ def write(data: str) -> None:
     report(
         runs=[f"{OUTPUTS}/search/*-{data}/**", *seeds],
         output=str(folder),
+        by=["model.loss"],
         title=f"Leaderboard, {data}",
     )
     parts = []
@@ -75,7 +69,6 @@ def write(data: str) -> None:
             "How it was done: [README.md](README.md).",
             "",
             *(without(table.read_text(), "tried") for table in tables if table.exists()),
-            *either_loss(data, runs),
             "### Where the figures come from",
             "",
             provenance(results, command),
@@ -97,23 +90,6 @@ def without(table: str, column: str) -> str:
         else line
         for line in lines
     )
-
-
-def either_loss(data: str, runs: Sequence[Run]) -> list[str]:
-    """What a softmax in BPR's place is worth to the models that have both searched."""
-    folders = {name: CONTEST.repeats(name, data) for pair in SOFTMAX.items() for name in pair}
-    known = {
-        name: [run.result["metrics"] for run in runs if run.folder.is_relative_to(folder)]
-        for name, folder in folders.items()
-    }
-    if not all(known.values()):
-        return []
-    lines = [f"| entry | {' | '.join(COLUMNS)} |", f"|---|{'--:|' * len(COLUMNS)}"]
-    for name in sorted(known):
-        cells = [spread([metrics[key] for metrics in known[name]]) for key in COLUMNS.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    note = "The tables above have each model with the loss that validation prefers."
-    return ["### BPR and a softmax over the batch", "", *lines, "", note, ""]
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def report(
     metric: str = "recall@20",
     metrics: Sequence[str] = ("recall@10", "recall@20", "ndcg@10", "ndcg@20"),
     baseline: str | None = None,
+    by: Sequence[str] = (),
     resamples: int = 10_000,
     storages: Sequence[str] = (),
     title: str = "Runs",
@@ -49,6 +50,7 @@ def report(
         metric: that methods are compared by, without its split.
         metrics: columns of the results.
         baseline: model that the others are compared with; None: the best on validation.
+        by: settings, as `model.loss`: for each value of one, a model has a line of its own.
         resamples: of intervals and tests.
         storages: of searches that are not in files beside their runs, as `sweep.storage` has them.
         title: of the page.
@@ -73,7 +75,11 @@ def report(
     known = {run.result["model"] for run in found.runs}
     if baseline is not None and baseline not in known:
         raise ConfigError(f"baseline={baseline}: no run of it{nearest(baseline, known)}")
-    options = Options(metric=metric, metrics=metrics, baseline=baseline, resamples=resamples)
+    settings = {name for run in found.runs for name in run.settings}
+    for name in by:
+        if name not in settings:
+            raise ConfigError(f"by={name}: no run has this setting{nearest(name, settings)}")
+    options = Options(metric=metric, metrics=metrics, baseline=baseline, by=by, resamples=resamples)
     protocols = by_protocol(found.runs)
     warnings = list(_apart(protocols))
     for warning in warnings:

@@ -156,7 +156,7 @@ def ablation(
     axes.axvline(0, color=TEXT, linewidth=0.8)
     axes.set(
         xlabel=f"change of test {metric}, %; 95 % intervals over users",
-        title=f"{base.model}: ablations",
+        title=f"{base.name}: ablations",
     )
     return figure
 

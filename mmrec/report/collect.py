@@ -8,7 +8,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,18 +73,25 @@ class Method:
         model: name.
         ablation: name; None: the model as it is.
         runs: one a seed, by seed.
+        variant: settings that tell it from others of the model, as `loss=softmax`.
         tried: how many sets of settings it was chosen from.
     """
 
     model: str
     ablation: str | None
     runs: tuple[Run, ...]
+    variant: str = ""
     tried: int = 1
 
     @property
     def name(self) -> str:
         """For people."""
-        return self.model if self.ablation is None else f"{self.model}, {self.ablation}"
+        return ", ".join(filter(None, (self.model, self.variant, self.ablation)))
+
+    @property
+    def slug(self) -> str:
+        """For names of files."""
+        return re.sub(r"[^a-z0-9_]+", "-", self.name.lower()).strip("-")
 
     def values(self, metric: str) -> list[float]:
         """Of each seed; empty if the runs do not have the metric."""
@@ -190,19 +197,33 @@ def by_protocol(runs: Iterable[Run]) -> dict[Protocol, list[Run]]:
     return dict(sorted(found.items(), key=lambda pair: pair[0].name))
 
 
-def methods(runs: Iterable[Run]) -> list[Method]:
-    """Runs that differ by their seed only, together."""
+def methods(runs: Iterable[Run], by: Sequence[str] = ()) -> list[Method]:
+    """Runs that differ by their seed only, together.
+
+    Args:
+        runs: of one protocol.
+        by: settings, as `model.loss`, that make variants of a model; one that lacks them has none.
+    """
     found: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
         found[_method_key(run)].append(run)
     return [
-        Method(group[0].result["model"], group[0].ablation, tuple(sorted(group, key=_seed)))
+        Method(
+            group[0].result["model"],
+            group[0].ablation,
+            tuple(sorted(group, key=_seed)),
+            _variant(group[0].settings, by),
+        )
         for group in found.values()
     ]
 
 
+def _variant(settings: Mapping[str, Any], by: Sequence[str]) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]}={settings[key]}" for key in by if key in settings)
+
+
 def chosen(candidates: Iterable[Method], metric: str) -> list[Method]:
-    """For each model and ablation the settings that validation likes best.
+    """For each model, variant and ablation the settings that validation likes best.
 
     Those with the most seeds come first: what a search tried once is what they were chosen from.
 
@@ -210,14 +231,14 @@ def chosen(candidates: Iterable[Method], metric: str) -> list[Method]:
         candidates: of one protocol.
         metric: without its split, as `recall@20`.
     """
-    groups: defaultdict[tuple[str, str | None], list[Method]] = defaultdict(list)
+    groups: defaultdict[str, list[Method]] = defaultdict(list)
     for method in candidates:
         if method.values(f"val/{metric}"):
-            groups[method.model, method.ablation].append(method)
+            groups[method.name].append(method)
     best = []
-    for (model, ablation), group in groups.items():
+    for group in groups.values():
         top = max(group, key=lambda m: (len(m.runs), m.mean(f"val/{metric}")))
-        best.append(Method(model, ablation, top.runs, len(group)))
+        best.append(replace(top, tried=len(group)))
     return best
 
 

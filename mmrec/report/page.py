@@ -71,12 +71,14 @@ class Options:
         metric: that methods are compared by, without its split.
         metrics: columns of the results.
         baseline: model that the others are compared with; None: the one that validation likes best.
+        by: settings that make variants of a model.
         resamples: of intervals and tests.
     """
 
     metric: str
     metrics: Sequence[str]
     baseline: str | None
+    by: Sequence[str]
     resamples: int
 
 
@@ -86,7 +88,7 @@ def comparison(protocol: Protocol, runs: Sequence[Run], options: Options) -> lis
     Raises:
         ResultError: a run's table of users cannot be read.
     """
-    everything = chosen(methods(runs), options.metric)
+    everything = chosen(methods(runs, options.by), options.metric)
     whole = [m for m in everything if m.ablation is None]
     whole.sort(key=lambda m: m.mean(f"val/{options.metric}"), reverse=True)
     sections = []
@@ -98,7 +100,8 @@ def comparison(protocol: Protocol, runs: Sequence[Run], options: Options) -> lis
         everything.sort(key=lambda m: m.mean(f"val/{options.metric}"), reverse=True)
     sections.append(_results(protocol, slug, runs, whole or everything, options))
     for base in whole:
-        same = [m for m in everything if m.model == base.model and m.ablation is not None]
+        kind = (base.model, base.variant)
+        same = [m for m in everything if (m.model, m.variant) == kind and m.ablation is not None]
         if same:
             sections.append(_ablations(protocol, slug, base, same, options))
     return sections
@@ -407,6 +410,7 @@ def _ablations(
 ) -> Section:
     compared = significance.against(base, ablations, options.metric, resamples=options.resamples)
     columns = list(dict.fromkeys([options.metric, *options.metrics]))
+    name = f"{slug}-{base.slug}-ablations"
     whole = base.mean(f"test/{options.metric}")
     ordered = sorted(ablations, key=lambda m: -m.mean(f"test/{options.metric}"))
     rows: list[list[str | Value]] = []
@@ -420,15 +424,16 @@ def _ablations(
                 change, between = f"{mean:+.1f} %", f"{low:+.1f} to {high:+.1f}"
             p = _p(one.p_users)
         values = [over_seeds(method.values(f"test/{column}")) for column in columns]
-        name = method.ablation or base.model
-        rows.append([name, f"{len(method.runs)}", *values, change, between, p])
+        rows.append(
+            [method.ablation or base.name, f"{len(method.runs)}", *values, change, between, p]
+        )
     return Section(
-        f"{base.model} on {protocol.name}: ablations",
-        f"{slug}-{base.model}-ablations",
+        f"{base.name} on {protocol.name}: ablations",
+        name,
         tables=[
             Table(
-                f"{slug}-{base.model}-ablations",
-                f"{base.model} as it is, and with one change each; test",
+                name,
+                f"{base.name} as it is, and with one change each; test",
                 ["ablation", "seeds", *columns, "change", "95 % interval", "p, users"],
                 marked(rows, range(2, 2 + len(columns))),
                 [

@@ -76,6 +76,31 @@ def test_the_page_needs_no_other_file(tmp_path):
     assert "Completed runs: 7; models: 3; protocols: 1; folders left out: 1." in page
 
 
+def test_each_value_of_a_setting_can_have_a_line(write_run, command, tmp_path):
+    for loss, gain in (("bpr", 0.1), ("softmax", 0.2)):
+        write_run(f"{loss}0", model="vbpr", loss=loss, gain=gain)
+        write_run(f"{loss}1", model="vbpr", loss=loss, gain=gain / 2, l2=0.2)
+        write_run(f"sum_{loss}", model="vbpr", loss=loss, ablation="sum")
+    write_run("pop", model="most_pop", epochs=0)
+    words = ("runs=outputs", "metrics=[recall@20]", "resamples=100")
+    assert command(*words, "output=out", "by=[model.loss]") is None
+    tables = tmp_path / "out/tables"
+    table = pl.read_csv(tables / f"{SLUG}-results.csv")
+    assert table["model"].to_list() == [
+        "vbpr, loss=softmax",
+        *("vbpr, loss=bpr †", "most_pop †"),
+    ]
+    assert table["tried"].to_list() == [2, 2, 1]
+    for loss in ("bpr", "softmax"):
+        ablations = pl.read_csv(tables / f"{SLUG}-vbpr-loss-{loss}-ablations.csv")
+        assert ablations["ablation"].to_list()[0] == f"vbpr, loss={loss}"
+        assert ablations.height == 2
+    assert command(*words, "output=one") is None
+    assert pl.read_csv(tmp_path / f"one/tables/{SLUG}-results.csv").height == 2
+    error = command(*words, "by=[model.los]")
+    assert "by=model.los: no run has this setting; did you mean model.loss" in error
+
+
 def test_protocols_are_told_apart_and_said(write_run, tmp_path, caplog):
     write_run("a")
     other = write_run("b", model="vbpr", seen="none")
