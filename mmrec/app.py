@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+NAMED_BY_DATA = {"data.corrupt": "+data.corrupt.visual=0.2"}  # whose keys are modalities
 
 
 def launch(main: Callable[[], None], config_name: str) -> None:
@@ -211,6 +212,9 @@ def _explain(error: BaseException, config_name: str) -> str:
         return f"{group}={choice}: there is no conf/{found[1]}.yaml" + _instead(group, choice)
     if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
         key, known = found[1].split("@")[0], _keys(config_name)
+        for place in (key, key.rpartition(".")[0]):
+            if place in NAMED_BY_DATA:
+                return f"{key}: what stands below {place} is added, as {NAMED_BY_DATA[place]}"
         if key in known:
             return f"{key}: not all that is combined has this setting; run apart those that have it"
         elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]

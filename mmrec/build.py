@@ -80,13 +80,15 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     """
     from lightning import seed_everything
 
+    from mmrec.evaluation import check_rankable
+
     seed_everything(plain["seed"], verbose=False)
     data: InteractionData = instantiate(plain["data"], _convert_="all")
     model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus)
     model.evaluation = instantiate(plain["evaluation"], _convert_="all")
     model.optimizer = instantiate(plain["optimizer"], _convert_="all")
     _give_schedule(model, plain["router_schedule"])
-    model.setup("validate")  # says now, not after a first epoch, that a ranking cannot be judged
+    check_rankable(data.corpus, model.evaluation)
     return data, model
 
 
@@ -167,7 +169,7 @@ def warn_of_early_peaks(plain: Mapping[str, Any]) -> None:
     patience = stopping.get("patience") if TARGET in stopping else None
     if data.get("split") != "item_cold" or None in (every, patience) or every * patience >= EARLY:
         return
-    short = f"{data.get('name')}_cold"
+    short = f"{data.get('name', 'planted')}_cold"  # what is planted is in no folder
     there = (conf_dir() / "data" / f"{short}.yaml").is_file()
     way = f"data={short}" if there else "conf/data/_cold.yaml, as data=scientific_cold has them,"
     log.warning(

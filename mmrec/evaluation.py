@@ -157,17 +157,8 @@ class RankingMetric(Metric):
         detailed: bool,
     ) -> None:
         super().__init__()
-        cutoffs = evaluation.cutoffs
         ranked = _candidates(corpus, part, evaluation)  # [I] bool
-        if cutoffs[-1] > (count := int(ranked.sum())):
-            what = "catalogue" if count == corpus.n_items else "cold candidates"
-            fits = ",".join(str(k) for k in cutoffs if k <= count) or count
-            raise ValueError(
-                f"cutoff {cutoffs[-1]} is larger than the {what} of {corpus.name}, {count} items; "
-                f"leave it out, as evaluation.cutoffs=[{fits}] of a run, with a monitor at one of "
-                f"them, or cutoffs=[{fits}] of evaluate"
-            )
-        self.cutoffs = cutoffs
+        self.cutoffs = cutoffs = evaluation.cutoffs
         self.detailed = detailed
         self.n_users, self.n_items = corpus.n_users, corpus.n_items
         relevant = _held_out(corpus, part)
@@ -376,9 +367,7 @@ class Rankings(nn.Module):
         super().__init__()
         self.split, self.cold = split, split == "test" and corpus.cold is not None
         self.main = RankingMetric(corpus, split, evaluation, detailed=split == "test")
-        beside: list[Part] = []
-        if self.cold and corpus.warm is not None and len(corpus.warm):
-            beside = ["test_warm", "test_all"]
+        beside = _beside_test(corpus) if split == "test" else ()
         self.beside = nn.ModuleDict(
             {part: RankingMetric(corpus, part, evaluation, detailed=False) for part in beside}
         )
@@ -457,16 +446,52 @@ def _held_out(corpus: Corpus, part: Part) -> Interactions:
     return corpus.warm if part == "test_warm" else _together(corpus.test, corpus.warm)
 
 
+def check_rankable(corpus: Corpus, evaluation: Evaluation) -> None:
+    """Refuse cutoffs beyond what any part ranks: before a run, and not when it comes to its test.
+
+    Raises:
+        ValueError: names the cutoff, and those that fit.
+    """
+    parts: tuple[Part, ...] = ("val", "test", *_beside_test(corpus))
+    for part in parts:
+        _candidates(corpus, part, evaluation)
+
+
+def _beside_test(corpus: Corpus) -> tuple[Part, ...]:
+    """What is judged beside cold items."""
+    warm = corpus.cold is not None and corpus.warm is not None and len(corpus.warm)
+    return ("test_warm", "test_all") if warm else ()
+
+
 def _candidates(corpus: Corpus, part: Part, evaluation: Evaluation) -> Tensor:
-    """What a part ranks: [I] bool."""
+    """What a part ranks: [I] bool.
+
+    Raises:
+        ValueError: fewer items than a cutoff.
+    """
+    ranked, what = _ranked(corpus, part, evaluation)
+    cutoffs = evaluation.cutoffs
+    if cutoffs[-1] > (count := int(ranked.sum())):
+        fits = ",".join(str(k) for k in cutoffs if k <= count) or count
+        raise ValueError(
+            f"cutoff {cutoffs[-1]} is larger than the {what} of {corpus.name}, {count} items; "
+            f"leave it out, as evaluation.cutoffs=[{fits}] of a run, with a monitor at one of "
+            f"them, or cutoffs=[{fits}] of evaluate"
+        )
+    return ranked
+
+
+def _ranked(corpus: Corpus, part: Part, evaluation: Evaluation) -> tuple[Tensor, str]:
+    """What a part ranks, and what that is called."""
     kind = evaluation.candidates_in(corpus)
     if corpus.cold is not None and part == "test_warm":
-        return corpus.cold == TRAIN
+        return corpus.cold == TRAIN, "warm items"
     if corpus.cold is None or part == "test_all" or kind == "all":
-        return torch.ones(corpus.n_items, dtype=torch.bool)
+        return torch.ones(corpus.n_items, dtype=torch.bool), "catalogue"
     if kind == "cold":
-        return corpus.cold != TRAIN
-    return corpus.cold == (VAL if part == "val" else TEST)
+        return corpus.cold != TRAIN, "cold candidates"
+    of = "val" if part == "val" else "test"
+    return corpus.cold == (VAL if of == "val" else TEST), f"cold candidates in {of}"
 
 
 def seen_interactions(corpus: Corpus, part: Part, seen: Seen) -> Interactions:

@@ -29,7 +29,7 @@ class Routing(NamedTuple):
         confidence: weight of `H_s`, which makes the router decide for each pair.
         temperature: of the gates' softmax.
         noise: standard deviation of what is added to logits in training.
-        top_k: experts that a pair keeps; None for all.
+        top_k: experts that a pair keeps, in MAMEX of each modality; None for all.
     """
 
     coverage: float
@@ -43,8 +43,9 @@ class Observed(NamedTuple):
     """What a router did in an epoch, on its training positives.
 
     Attributes:
-        pair_entropy: H_s, mean entropy of a pair's gates over log E; 0..1, 0 is decided.
-        gate_entropy: H_m, entropy of the mean gates over log E, before experts are left out; 0..1.
+        pair_entropy: H_s, mean entropy of a pair's gates over log E, or of what the pair has of
+            experts; 0..1, 0 is decided.
+        gate_entropy: H_m, entropy of the mean gates, likewise, before experts are left out; 0..1.
         load_entropy: the same after that: 1 is evenly used.
     """
 

@@ -57,6 +57,13 @@ def command(in_process, capfd):
         ),
         ("data=_base", ("data=_base: a part of other files",)),
         ("data.cold_share=0.5", ("data.cold_share=0.5: it is for data.split=item_cold",)),
+        ("data.warm_test=false", ("data.warm_test=False: it is for data.split=item_cold",)),
+        (
+            "data.temporal_cutoffs=[0.7,0.9]",
+            ("data.temporal_cutoffs=(0.7, 0.9): it is for data.split=temporal, not random_per",),
+        ),
+        ("data.corrupt={visual:0.2}", ("below data.corrupt is added, as +data.corrupt.visual=",)),
+        ("data.corrupt.visual=0.2", ("below data.corrupt is added, as +data.corrupt.visual=0.2",)),
         ("optimizer.lr=-1", ("optimizer: Invalid learning rate: -1",)),
         ("trainer.precision=foo", ("trainer.precision=foo:", "'32-true'")),
         ("model.dim=[", ("quote values that hold spaces, commas or brackets",)),

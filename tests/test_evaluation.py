@@ -1,6 +1,7 @@
 import copy
 import math
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec.data.corpus import Corpus, Interactions, Modality
-from mmrec.evaluation import Evaluation, NonFiniteScores, RankingMetric, Rankings, groups
+from mmrec.evaluation import (
+    Evaluation,
+    NonFiniteScores,
+    RankingMetric,
+    Rankings,
+    check_rankable,
+    groups,
+)
 
 CUTOFFS = (1, 3, 8)
 ACCURACY = ("recall", "hit_rate", "precision", "ndcg", "mrr", "map")
@@ -413,8 +421,22 @@ def test_cold_candidates_need_cold_items():
 
 
 def test_a_cutoff_beyond_the_candidates_is_refused():
-    with pytest.raises(ValueError, match="cutoff 8 is larger than the cold candidates of toy, 4 "):
-        Rankings(cold_corpus(0), "val", Evaluation((1, 8), candidates="split"))
+    message = "cutoff 8 is larger than the cold candidates in val of toy, 4 "
+    for check in (check_rankable, lambda *words: Rankings(words[0], "val", words[1])):
+        with pytest.raises(ValueError, match=message):
+            check(cold_corpus(0), Evaluation((1, 8), candidates="split"))
+
+
+def test_a_cutoff_that_only_a_test_lacks_items_for_is_refused_before_it():
+    corpus = cold_corpus(0)
+    warm = replace(corpus, cold=torch.tensor([0] * 3 + [1] * 9 + [2] * 8, dtype=torch.int8))
+    with pytest.raises(ValueError, match="cutoff 4 is larger than the warm items of toy, 3 items"):
+        check_rankable(warm, Evaluation((1, 4)))
+    few = replace(corpus, cold=torch.tensor([0] * 12 + [1] * 6 + [2] * 2, dtype=torch.int8))
+    message = "cutoff 3 is larger than the cold candidates in test of toy, 2 items"
+    with pytest.raises(ValueError, match=message):
+        check_rankable(few, Evaluation((1, 3), candidates="split"))
+    check_rankable(corpus, Evaluation((1, 4)))
 
 
 def test_a_result_names_its_candidates():

@@ -202,7 +202,7 @@ def test_data_with_cold_items_train_without_callbacks_and_in_the_short_trial(go,
 )
 def test_cold_items_without_patience_are_warned_of(composed, caplog, words, told):
     warn_of_early_peaks(check(composed(*words)))
-    assert ("as data=scientific_cold has them, wait 200" in caplog.text) == told
+    assert ("the settings of data=planted_cold wait 200" in caplog.text) == told
 
 
 def test_the_warning_names_the_short_form_of_the_data(composed, caplog):

@@ -81,7 +81,8 @@ class InteractionData(LightningDataModule):
         cold_share: of `item_cold`, the share of items that leave train, where they are not given.
         cold_items: of `item_cold`: `given` with the data, `random`, or the `newest`; None: given
             where there are any, else random.
-        warm_test: whether `item_cold` holds out a tenth of each user's warm items too, for test.
+        warm_test: whether `item_cold` holds out warm items too, for test, as `random_per_user` has
+            them: one of users with 3 to 9, a tenth beyond.
         modalities: which models see, and in which order; None: all there are.
         corrupt: per modality, the share of items whose features are replaced by noise.
         batch_size: observed pairs in a training batch, in each process.
@@ -288,7 +289,8 @@ def _corrupt(modality: Modality, share: float, seed: int) -> Modality:
     rows = modality.present.nonzero().squeeze(1)
     order = rows[torch.randperm(len(rows), generator=generator)]
     chosen = order[: round(share * len(rows))]
-    mean, std = modality.features[rows].mean(0), modality.features[rows].std(0)
+    found = modality.features[rows]
+    mean, std = found.mean(0), found.std(0, correction=int(len(rows) > 1))
     noise: Tensor = torch.randn((len(chosen), modality.width), generator=generator)
     features = modality.features.index_copy(0, chosen, mean + std * noise)
     digest = content_hash([modality.digest, repr(share), str(seed)])

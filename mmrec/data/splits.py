@@ -173,9 +173,10 @@ def item_cold(
 
 
 def hold_out_warm(interactions: Interactions, label: Tensor, *, seed: int) -> Tensor:
-    """A tenth of each user's train interactions, as `random_per_user` holds it out for test.
+    """What `random_per_user` would hold out for test of each user's train interactions.
 
-    An item that would have none left keeps its own: it would not be warm.
+    That is one of a user with 3 to 9, and a tenth beyond: 12 to 18 % of all on sparse data. An item
+    that would have none left keeps its own: it would not be warm.
 
     Args:
         interactions: N of them.
@@ -212,9 +213,9 @@ def split_corpus(
         source: what was read.
         split: name of the rule.
         seed: of `random_per_user` and `item_cold`.
-        temporal_cutoffs: of `temporal`.
-        cold_share: of `item_cold` where cold items are not given; another than the default is
-            refused where it would have no effect.
+        temporal_cutoffs: of `temporal`; this and the next three are refused, unless they have
+            their default, where they would have no effect.
+        cold_share: of `item_cold` where cold items are not given.
         cold_items: of `item_cold`: `given` with the source, `random`, or the `newest`; None: given
             where there are any, else random.
         warm_test: whether `item_cold` holds out warm interactions too, for test.
@@ -224,10 +225,15 @@ def split_corpus(
         ValueError: no such rule, or a parameter out of range.
     """
     data, cold, rule = source.interactions, None, str(split)
-    defaults = {"cold_share": (cold_share, COLD_SHARE), "cold_items": (cold_items, None)}
-    for name, (value, default) in defaults.items():
-        if value != default and split != "item_cold":
-            raise ValueError(f"data.{name}={value}: it is for data.split=item_cold, not {split}")
+    defaults: dict[str, tuple[object, object, Split]] = {
+        "cold_share": (cold_share, COLD_SHARE, "item_cold"),
+        "cold_items": (cold_items, None, "item_cold"),
+        "warm_test": (warm_test, True, "item_cold"),
+        "temporal_cutoffs": (tuple(temporal_cutoffs), CUTOFFS, "temporal"),
+    }
+    for name, (value, default, reader) in defaults.items():
+        if value != default and split != reader:
+            raise ValueError(f"data.{name}={value}: it is for data.split={reader}, not {split}")
     match split:
         case "official":
             label = official(source.label)
@@ -249,7 +255,8 @@ def split_corpus(
             if chosen == "given" and source.cold is None:
                 raise DataError(
                     f"data.cold_items=given: {source.name} has no cold items of its own; add "
-                    "cold_items.csv (itemID, cold_label), or choose data.cold_items=random"
+                    "cold_items.csv (itemID, cold_label; data.world.cold_items where they are "
+                    "planted), or choose data.cold_items=random"
                 )
             if chosen == "given" and cold_share != COLD_SHARE:
                 raise ValueError(

@@ -19,12 +19,12 @@ from torch.optim import Adam, Optimizer
 
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
 from mmrec.evaluation import Evaluation, NonFiniteScores, Rankings
-from mmrec.nn import Content, Shelf, entropies, filled, imbalance
+from mmrec.nn import Content, Shelf, entropies, evenness, filled, imbalance
 from mmrec.nn.content import Rows
 from mmrec.schedules import Constant, Observed, RouterSchedule, Routing, TooFewExperts
 
 log = logging.getLogger(__name__)
-DEAD = 0.01  # of the load: an expert with less is as good as gone
+DEAD = 0.01  # of the load, where it is shared evenly: with less an expert is as good as gone
 CROWDED, FOR = 0.9, 5  # of the load, and epochs: a router that has collapsed
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
@@ -297,8 +297,9 @@ class RoutedRecommender(Recommender):
         """
         top_k = schedule.routing().top_k
         if top_k is not None and top_k > self.eligible:
+            of_what = "in all" if self.eligible == len(self.experts) else "of each modality"
             raise TooFewExperts(
-                f"router_schedule.top_k is {top_k}, of {self.eligible} experts in all "
+                f"router_schedule.top_k is {top_k}, of {self.eligible} experts {of_what} "
                 f"({', '.join(self.experts[: self.eligible])}); give at most as many, or null for "
                 "all"
             )
@@ -339,15 +340,23 @@ class RoutedRecommender(Recommender):
         now = self.routing
         return now.coverage * imbalance(gates) + now.confidence * self.observe(gates, load)
 
-    def observe(self, gates: Tensor, load: Tensor) -> Tensor:
+    def observe(self, gates: Tensor, load: Tensor, even: Tensor | None = None) -> Tensor:
         """Note what the router does, for its schedule and the log; arguments as for `route_loss`.
+
+        Args:
+            gates: as of `route_loss`; rows that have no expert are zero, and do not count.
+            load: as of `route_loss`.
+            even: [N, E], equal gates, where some rows lack some experts; None: nothing lacks any.
 
         Returns:
             H_s, a scalar.
         """
-        pair_entropy, _ = entropies(gates)
-        count = gates.new_tensor([len(gates)])
-        seen = torch.cat([count, count * pair_entropy, gates.sum(0), load.sum(0)])
+        pair_entropy, _ = entropies(gates, even)
+        if even is None:
+            even = torch.full_like(gates, 1 / len(self.experts))
+        even = even.sum(0)
+        count = even.sum().unsqueeze(0)
+        seen = torch.cat([count, count * pair_entropy, gates.sum(0), load.sum(0), even])
         self._gates.append(seen.detach())
         return pair_entropy
 
@@ -371,14 +380,14 @@ class RoutedRecommender(Recommender):
             return
         total = self.trainer.strategy.reduce(torch.stack(self._gates).sum(0), reduce_op="sum")
         count, width = total[0], len(self.experts)
-        gates, load = total[2:].split(width)
-        gates, load = gates / gates.sum(), load / load.sum()
+        gates, load, even = total[2:].split(width)
         self._observed = Observed(
-            pair_entropy=float(total[1] / count),
-            gate_entropy=float(entropies(gates.unsqueeze(0))[1]),
-            load_entropy=float(entropies(load.unsqueeze(0))[1]),
+            pair_entropy=float(total[1] / count.clamp(min=1)),
+            gate_entropy=float(evenness(gates, even)),
+            load_entropy=float(evenness(load, even)),
         )
-        share = load.tolist()
+        share = (load / load.sum().clamp(min=1)).tolist()
+        dead = load < DEAD * width * even  # of what an even load would give it
         now = self.routing
         self.log_dict(
             {
@@ -391,7 +400,7 @@ class RoutedRecommender(Recommender):
                 "router/load_entropy": self._observed.load_entropy,
                 "router/largest_load": max(share),
                 "router/smallest_load": min(share),
-                "router/dead": sum(x < DEAD for x in share) / width,
+                "router/dead": float(dead.float().mean()),
                 **{f"load/{name}": x for name, x in zip(self.experts, share, strict=True)},
             }
         )

@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
     """Final vectors."""
 
     users: Tensor  # [U, D]
-    items: Tensor  # [I, D], of length one
+    items: Tensor  # [I, D], of length one; shorter where an item is the mean of others
 
 
 class CLCRec(ContentRecommender):

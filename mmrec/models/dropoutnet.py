@@ -65,7 +65,8 @@ class DropoutNet(ContentRecommender):
         l2: float = 0.0,
     ) -> None:
         check_at_least(1, dim=dim, hidden=hidden, rounds=rounds)
-        check_at_least(0, alpha=alpha, factor_l2=factor_l2, l2=l2)
+        check_at_least(0, alpha=alpha, l2=l2)
+        check_at_least(1e-6, factor_l2=factor_l2)  # without it fewer items than D have no solution
         check_share(dropout=dropout)
         super().__init__(corpus)
         self.dim, self.dropout, self.l2 = dim, dropout, l2

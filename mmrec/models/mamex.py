@@ -35,6 +35,7 @@ from mmrec.nn import (
     Preference,
     Shelf,
     SparseMixture,
+    even_gates,
     filled,
     imbalance,
     masked_softmax,
@@ -55,7 +56,7 @@ class Encoded(NamedTuple):
 class Views(NamedTuple):
     """What content says of N items."""
 
-    items: Tensor  # [N, D]
+    items: Tensor  # [N, D], anything where an item has no content
     each: Tensor  # [N, M, D], zero where a modality is absent
     present: Tensor  # [N, M] bool
     full: Tensor  # [N, M, E] gates of experts
@@ -67,7 +68,8 @@ class MAMEX(RoutedRecommender, ContentRecommender):
     """Two levels of gates between content and an item's vector.
 
     `x_m = sum_e w_e (W_e f_m + b_e)` over the `top_k` experts of modality m, `f_m` of length one;
-    `e = sum_m g_m x_m`, `g = softmax(MLP([x_1, ..., x_M]))`; score `<u, e>`.
+    `e = sum_m g_m x_m`, `g = softmax(MLP([x_1, ..., x_M]))`; score `<u, e>`. The schedule's
+    `top_k`, `temperature` and `noise` are of the experts of each modality, and not of the gate g.
 
     Args:
         corpus: what the model learns from; it needs at least one modality.
@@ -106,8 +108,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         check_at_least(1, dim=dim, experts=experts)
         check_at_least(0, align=align, balance=balance, l2=l2)
         check_choice(FusionOfViews, fusion=fusion)
-        check_share(dropout=dropout)
-        check_share(modality_dropout=modality_dropout, whole=False)
+        check_share(dropout=dropout, modality_dropout=modality_dropout, whole=False)
         super().__init__(corpus, [f"{m}/{e}" for m in modalities for e in range(1, experts + 1)])
         self.names = tuple(modalities)
         self.align, self.balance, self.l2 = align, balance, l2
@@ -162,13 +163,16 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         return Views(items, stacked, present, torch.stack(full, 1), torch.stack(kept, 1), share)
 
     def catalogue(self) -> Views:
-        """Of all items, some modalities hidden in training; those without content are the mean."""
+        """Of all items, some modalities hidden in training."""
         content = self.shelf()
         if self.training and self.modality_dropout:
             content = content._replace(present=thinned(content.present, self.modality_dropout))
-        views = self.views(content)
-        items, present = views.items, views.present
-        return views._replace(items=filled(items, present, mean_item(items, present)))
+        return self.views(content)
+
+    def ranked(self, views: Views) -> Tensor:
+        """Items as a score takes them; those without content are the mean of the others: [N, D]."""
+        items = self.preference.compared(views.items)
+        return filled(items, views.present, mean_item(items, views.present))
 
     def from_content(self, content: Content) -> Tensor:
         """New items."""
@@ -177,24 +181,32 @@ class MAMEX(RoutedRecommender, ContentRecommender):
     def typical_item(self) -> Tensor:
         """The mean item of the catalogue."""
         known = self.catalogue()
-        return self.preference.compared(mean_item(known.items, known.present))
+        return mean_item(self.preference.compared(known.items), known.present)
 
     def encode(self) -> Encoded:
         """Users as they are, items from their content."""
-        compared = self.preference.compared
-        return Encoded(compared(self.user.weight), compared(self.catalogue().items))
+        users = self.preference.compared(self.user.weight)
+        return Encoded(users, self.ranked(self.catalogue()))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Preference, alignment over all items, balance of experts and of modalities."""
         views = self.catalogue()
         picked = self.preference.pick(batch)
-        rows = picked.rows(self.user.weight, views.items)  # [B, D] [B, D] [B, K, D], or distinct
+        rows = picked.rows(self.user.weight, self.ranked(views))  # [B, D] [B, D] [B, K, D]
+        if self.preference.softmax:  # or distinct: [B, D] [M, D]
+            users, items = rows
+            prefer = self.preference.among(picked, self.preference.compared(users) @ items.T)
+            rows = users, views.items[picked.item]  # of cosines the length is lost
+        else:
+            prefer = self.preference(picked, *rows)
         now = self.routing
         share = shares(views)[batch.positive]
         gates, load = (joint(share, x[batch.positive]) for x in (views.full, views.kept))
-        decided = self.observe(gates, load)
+        there = views.present[batch.positive]
+        even = even_gates(there.repeat_interleave(self.eligible, 1))
+        decided = self.observe(gates, load, even)
         return {
-            **self.preference(picked, *rows),
+            **prefer,
             "align": self.align * alignment(views),
             "balance": self.balance * now.coverage * balance(views),
             "confidence": now.confidence * decided,
@@ -226,9 +238,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
 
 def shares(views: Views) -> Tensor:
     """Of modalities: the gate's, or equal ones: [N, M]."""
-    if views.share is not None:
-        return views.share
-    return views.present / views.present.sum(1, keepdim=True).clamp(min=1)
+    return even_gates(views.present) if views.share is None else views.share
 
 
 def joint(share: Tensor, gates: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ C channels, E experts, D dim, B users, I items, R rank.
 from __future__ import annotations
 
 import functools
-import math
 import os
 import shutil
 import sysconfig
@@ -308,17 +307,33 @@ def _largest(planes: Sequence[Tensor], k: int | None) -> tuple[Tensor, Tensor | 
     return best[0], None if everything else best[-1]
 
 
-def entropies(gates: Tensor) -> tuple[Tensor, Tensor]:
+def entropies(gates: Tensor, even: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """How undecided the router is for a pair, and how evenly it uses the experts.
 
     Args:
-        gates: [N, E], rows that sum to one.
+        gates: [N, E], rows that sum to one; a row of zeros, which has no expert, does not count.
+        even: the same of `even_gates`, where some rows lack some experts; None: all equal.
 
     Returns:
-        H_s, mean entropy of the rows, and H_m, entropy of the mean row: scalars, over log E.
+        H_s, mean entropy of the rows, and H_m, entropy of the mean row: scalars, over those of
+        equal gates, which are log E where nothing is lacking.
     """
-    scale = math.log(gates.shape[1]) if gates.shape[1] > 1 else 1.0
-    return _entropy(gates).mean() / scale, _entropy(gates.mean(0)) / scale
+    if even is None:
+        even = torch.full_like(gates, 1 / gates.shape[1])
+    some = even.sum(1) > 0
+    pair = evenness(gates, even).sum() / some.sum().clamp(min=1)
+    return pair, evenness(gates.sum(0), even.sum(0))
+
+
+def evenness(gates: Tensor, even: Tensor) -> Tensor:
+    """Entropy of gates over that of equal ones, of any scale: [..., E] -> [...], 0..1."""
+    found, most = (_entropy(x / x.sum(-1, keepdim=True).clamp(min=1e-12)) for x in (gates, even))
+    return torch.where(most > 0, found / most.clamp(min=1e-12), 0.0)  # one expert has none
+
+
+def even_gates(present: Tensor) -> Tensor:
+    """Equal gates among what is there: [N, E] bool -> [N, E]; rows without anything are zero."""
+    return present / present.sum(1, keepdim=True).clamp(min=1)
 
 
 def imbalance(gates: Tensor, present: Tensor | None = None) -> Tensor:
@@ -339,8 +354,8 @@ def imbalance(gates: Tensor, present: Tensor | None = None) -> Tensor:
     if present is None:
         mean = gates.mean(0)
         return -(len(mean) * mean).clamp(min=tiny).log().mean()
-    there = present.to(gates.dtype).view(len(gates), -1).expand_as(gates)
-    equal = there / there.sum(1, keepdim=True).clamp(min=1)  # [N, E]
+    there = present.view(len(gates), -1).expand_as(gates)
+    equal = even_gates(there).to(gates.dtype)  # [N, E]
     count = equal.sum().clamp(min=1)  # a batch may have hidden it from all
     even, mean = equal.sum(0) / count, (gates * there).sum(0) / count
     apart: Tensor = torch.special.xlogy(even, even / mean.clamp(min=tiny)).sum()

@@ -311,8 +311,8 @@ def _warm_table(slug: str, whole: Sequence[Method], options: Options) -> list[Ta
             ["model", *parts.values()],
             marked(rows, range(1, 1 + len(parts))),
             [
-                "cold: as above; warm: a tenth of each user's warm items, among warm items; all: "
-                "both, among all items."
+                "cold: as above; warm: what is held out of warm items, one of users with 3 to 9 "
+                "and a tenth beyond, among warm items; all: both, among all items."
             ],
         )
     ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from lightning import Trainer
 
-from mmrec.data import DataError, PlantedData, planted
+from mmrec.data import DataError, Modality, PlantedData, planted
 from mmrec.data.datamodule import corrupt_modalities, select_modalities
 from mmrec.models import GatedLightGCN
 
@@ -93,6 +94,15 @@ def test_noise_replaces_a_share_of_the_rows_that_are_there_and_nothing_else():
     assert after.digest != before.digest
     assert noisy.fingerprint != corpus.fingerprint
     assert corrupt_modalities(corpus, {"visual": 0.0}, seed=0) is corpus
+
+
+def test_noise_in_the_place_of_the_only_row_is_that_row():
+    corpus = PlantedData(world=small).corpus
+    known = corpus.modalities["visual"]
+    one = known.present & (known.present.cumsum(0) == 1)
+    alone = Modality(known.features * one.unsqueeze(1), one, "one")
+    noisy = corrupt_modalities(replace(corpus, modalities={"visual": alone}), {"visual": 1}, seed=0)
+    torch.testing.assert_close(noisy.modalities["visual"].features, alone.features)
 
 
 def test_noise_has_the_mean_and_the_spread_of_what_it_replaces():

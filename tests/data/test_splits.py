@@ -409,7 +409,7 @@ def test_a_corpus_names_its_rule_with_the_parameters_that_matter(split, given_wi
         source(DENSE, **given_with_data),
         split=split,
         seed=7,
-        temporal_cutoffs=[0.5, 0.75],
+        **({"temporal_cutoffs": [0.5, 0.75]} if split == "temporal" else {}),
         **({"cold_share": 0.4} if "share" in rule else {}),
     )
     assert corpus.split == rule

@@ -10,7 +10,7 @@ import torch
 from lightning import seed_everything
 from torch.nn.functional import normalize
 
-from mmrec.data import DataError, PlantedData, Queries, Triplets, planted
+from mmrec.data import DataError, InteractionData, PlantedData, Queries, Triplets, planted
 from mmrec.models import BPR, MAMEX
 from mmrec.models.mamex import Views, alignment, balance, thinned
 from mmrec.schedules import Constant
@@ -100,21 +100,50 @@ def test_losses_by_hand(corpus):
     assert found["balance"].item() == pytest.approx(0.25 * 2.0 * total, rel=1e-4)
 
     joint = (views.share.unsqueeze(-1) * views.full).flatten(1)[[10, 11]]
-    entropy = -(joint * joint.clamp(min=1e-12).log()).sum(1).mean() / math.log(12)
+    of_each = -(joint * joint.clamp(min=1e-12).log()).sum(1)
+    counts = torch.stack([m.present for m in corpus.modalities.values()]).sum(0)[[10, 11]]
+    entropy = (of_each / (4 * counts).log()).mean()
     assert found["confidence"].item() == pytest.approx(0.3 * entropy.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("lacking", [8, 15])
+def test_what_items_lack_is_no_decision_of_the_router(checkerboard, quiet_trainer, lacking):
+    """Of experts that are evenly used none is dead, and nothing is decided, whatever is missing."""
+    corpus = checkerboard(modalities=("visual", "textual"), missing=lacking)
+    model = made(corpus).train()
+    for part in (model.fuse[0], model.fuse[3], *(mixture.gate for mixture in model.mixtures)):
+        torch.nn.init.zeros_(part.weight)
+        if part.bias is not None:
+            torch.nn.init.zeros_(part.bias)
+    model.route_by(Constant(confidence=1.0, top_k=None))
+    model.optimizer = partial(torch.optim.SGD, lr=0.0)
+    data = InteractionData(batch_size=64)
+    data.corpus = corpus
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(model, data)
+    found = trainer.callback_metrics
+    for name in ("pair_entropy", "gate_entropy", "load_entropy"):
+        assert found[f"router/{name}"].item() == pytest.approx(1, abs=1e-5)
+    assert found["router/dead"] == 0
 
 
 @torch.no_grad()
 def test_the_softmax_is_over_the_items_of_the_batch_by_cosine(corpus):
     model = made(corpus, loss="softmax", temperature=0.5)
     batch = Triplets(torch.tensor([0, 1, 2]), torch.tensor([10, 11, 10]), torch.zeros(3, 1).long())
-    items, expected = model.catalogue().items, 0.0
+    views, expected = model.catalogue(), 0.0
+    items = views.items
     for user, own in ((0, 10), (1, 11), (2, 10)):
         u = normalize(model.user.weight[user], dim=0)
         power = {i: math.exp(float(u @ normalize(items[i], dim=0)) / 0.5) for i in (10, 11)}
         expected -= math.log(power[own] / sum(power.values())) / 3
     assert model.losses(batch)["softmax"].item() == pytest.approx(expected, rel=1e-5)
-    cosines = normalize(model.user.weight[:2], dim=1) @ normalize(items, dim=1).T
+    # An item without content is the mean of unit vectors, which is shorter than they are.
+    bare = ~views.present.any(1)
+    assert bare.any()
+    unit = normalize(items, dim=1)
+    unit[bare] = unit[~bare].mean(0)
+    cosines = normalize(model.user.weight[:2], dim=1) @ unit.T
     torch.testing.assert_close(model.score(model.encode(), Queries(torch.arange(2))), cosines)
     features = {name: m.features[[9]] for name, m in corpus.modalities.items()}
     present = {name: m.present[[9]] for name, m in corpus.modalities.items()}
@@ -384,7 +413,9 @@ def test_what_cannot_be_is_refused(corpus, options, message):
 
 
 def test_more_experts_than_a_modality_has_cannot_be_kept(corpus):
-    with pytest.raises(ValueError, match=r"top_k is 5, of 4 experts in all \(visual/1, .*/4\)"):
+    with pytest.raises(
+        ValueError, match=r"top_k is 5, of 4 experts of each modality \(visual/1, .*/4\)"
+    ):
         made(corpus).route_by(Constant(top_k=5))
 
 

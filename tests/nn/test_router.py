@@ -17,6 +17,7 @@ from mmrec.nn import (
     block_mixture,
     cross,
     entropies,
+    even_gates,
     fused_ranking,
     imbalance,
     mixture,
@@ -170,6 +171,20 @@ def test_entropies_of_gates_computed_by_hand():
     assert float(load) == pytest.approx(math.log(2) / math.log(4))
     pair, load = entropies(torch.ones(3, 1))
     assert float(pair) == float(load) == 0
+
+
+def test_entropies_are_over_what_rows_have():
+    gates = torch.tensor([[0.25] * 4, [0.5, 0.5, 0.0, 0.0], [0.0] * 4])
+    even = even_gates(gates > 0)
+    torch.testing.assert_close(even, gates)
+    pair, load = entropies(gates, even)
+    assert float(pair) == float(load) == pytest.approx(1)  # nothing is decided, all is shared
+    gates[1] = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    pair, load = entropies(gates, even)
+    assert float(pair) == pytest.approx(0.5)
+    mean, most = [0.625, 0.125, 0.125, 0.125], [0.375, 0.375, 0.125, 0.125]
+    by_hand = [-sum(p * math.log(p) for p in row) for row in (mean, most)]
+    assert float(load) == pytest.approx(by_hand[0] / by_hand[1])
 
 
 def test_imbalance_of_gates_computed_by_hand():
