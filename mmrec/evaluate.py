@@ -88,7 +88,11 @@ def evaluate(
         ranking.to(users.device).update(users, scores)
     metrics = {name: float(value) for name, value in ranking.compute().items()}
 
-    same = evaluation == opened.model.evaluation and opened.at_best
+    before, now = (
+        replace(x, candidates=x.candidates_in(opened.corpus))
+        for x in (opened.model.evaluation, evaluation)
+    )
+    same = before == now and opened.at_best
     noted = {k: v for k, v in opened.result["metrics"].items() if k.startswith(split)}
     with opened.checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

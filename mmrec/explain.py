@@ -61,8 +61,8 @@ def explain(
         users: ids of users, the data's own where there are any; None: some of each activity.
         k: length of the lists.
         seen: what is no candidate.
-        accelerator: what to compute on.
-        output: a folder; None: `explain` in the run's.
+        accelerator: what to rank on.
+        output: a folder; None: `explain` in the run's, or `explain-last` of its last checkpoint.
 
     Returns:
         The page.
@@ -85,6 +85,7 @@ def explain(
     opened = open_run(run)
     if k > opened.corpus.n_items:
         raise ConfigError(f"k={k}: the catalogue has {opened.corpus.n_items} items")
+    chosen = _chosen(users, opened.corpus)
     train = opened.corpus.train
     weights = opened.model.pair_weights(train.user, train.item)
     if not weights and not isinstance(opened.model, RoutedRecommender):
@@ -93,8 +94,8 @@ def explain(
             "other; explain a run of a model with a gate or a router (gated_lightgcn, magnet, "
             "mamex)"
         )
-    chosen = _chosen(users, opened.corpus)
-    folder = Path(output) if output else opened.folder / "explain"
+    name = "explain" if opened.at_best else f"explain-{opened.checkpoint.stem}"
+    folder = Path(output) if output else opened.folder / name
     folder.mkdir(parents=True, exist_ok=True)
     with charts.style():
         sections = [
@@ -126,7 +127,7 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
     if not isinstance(opened.model, RoutedRecommender) or not path.is_file():
         return []
     try:
-        table = pl.read_csv(path)
+        table = pl.read_csv(path, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         raise ResultError(f"{path} cannot be read ({error}); run it again") from None
     if "router/stage" not in table.columns:
@@ -199,7 +200,8 @@ def _of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
         "adds more to a score than its weight says. Where an item lacks a modality, the others "
         "have its share; one without content has none to give. "
         f"{_shares('items', charts.POPULARITY, evaluation.item_groups)}; "
-        f"{_shares('users', charts.ACTIVITY, evaluation.user_groups)}; by train interactions.",
+        f"{_shares('users', charts.ACTIVITY, evaluation.user_groups)}; by train interactions."
+        f"{_about(categories)}",
         tables,
         figures,
     )
@@ -212,12 +214,13 @@ def _of_items(opened: OpenRun) -> list[Section]:
     """
     import torch
 
-    from mmrec.models import ContentRecommender, RoutedRecommender
+    from mmrec.models import RoutedRecommender
+    from mmrec.models.base import weighs_pairs
     from mmrec.report import charts
     from mmrec.report.page import Section
 
     corpus, model = opened.corpus, opened.model
-    by_pairs = isinstance(model, RoutedRecommender) and not isinstance(model, ContentRecommender)
+    by_pairs = weighs_pairs(model)
     tables, figures, told = [], {}, []
 
     def add(
@@ -262,6 +265,7 @@ def _of_items(opened: OpenRun) -> list[Section]:
         experts = dict(zip(model.experts, model.item_gates().T, strict=True))
         add("experts-by-category", "Experts by category", experts, item, group, shown)
     about = "Means over items; one without content has nothing to weigh. " + " ".join(told)
+    about += _about(categories)
     return [Section("Items", "items", about, tables, figures)] if tables else []
 
 
@@ -274,6 +278,16 @@ def _largest(categories: Categories) -> tuple[Tensor, list[str]]:
     place = torch.full((len(categories.names),), -1)
     place[largest] = torch.arange(len(largest))
     return place, [categories.names[c] for c in largest.tolist()]
+
+
+def _about(categories: Categories | None) -> str:
+    """What those are that a page shows."""
+    if categories is None:
+        return ""
+    count = len(categories.names)
+    largest = f"Of {count} categories the {CATEGORIES} largest; " if count > CATEGORIES else ""
+    several = "what has several counts in each."
+    return f" {largest}{several}" if largest else f" Of categories, {several}"
 
 
 def _shares(what: str, names: Sequence[str], shares: Sequence[float]) -> str:
@@ -425,7 +439,7 @@ def _chosen(users: Sequence[str | int] | None, corpus: Corpus) -> Tensor:
             else:
                 hint = nearest(str(name), index) if len(index) < 100_000 else ""
             raise ConfigError(f"users={name}: {corpus.name} has no such user{hint}")
-    return torch.tensor([index[str(name)] for name in dict.fromkeys(users)])
+    return torch.tensor([index[str(name)] for name in dict.fromkeys(map(str, users))])
 
 
 if __name__ == "__main__":

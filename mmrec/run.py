@@ -319,6 +319,7 @@ def _write_tables(
     """
     from mmrec.data import PlantedData
     from mmrec.models import ContentRecommender, RoutedRecommender
+    from mmrec.models.base import weighs_pairs
     from mmrec.recovery import role_recovery, rounded
 
     per_user = _of_all_processes(model.test_ranking.per_user())
@@ -331,7 +332,7 @@ def _write_tables(
         return {}
     from mmrec.report.figures import write_item_weights
 
-    write_item_weights(folder, weights, model.corpus)
+    write_item_weights(folder, weights, model.corpus, of_pairs=weighs_pairs(model))
     if not isinstance(data, PlantedData):
         return {}
     group = None

@@ -7,6 +7,7 @@ plain types, and the configuration may only name models, data modules and their 
 from __future__ import annotations
 
 import inspect
+import logging
 import pickle
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,9 +29,11 @@ from mmrec.config import TARGET, ConfigError, check_call
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
 from mmrec.evaluation import Evaluation
 from mmrec.models import NoNewItems, Recommender
+from mmrec.nn import fused_ranking
 from mmrec.results import BEST, CONFIG, ResultError, locate_run, read_result
 from mmrec.schedules import RouterSchedule
 
+log = logging.getLogger(__name__)
 KINDS = {
     "model": Recommender,
     "data": InteractionData,
@@ -90,10 +93,23 @@ def open_run(path: str | Path) -> OpenRun:
             f"{checkpoint}: there is no such checkpoint; the run ended before its first validation "
             "or the file was removed: run it again"
         )
-    data, model = build({name: config[name] for name in (*KINDS, "seed")})  # what is checked
+    checked = {name: config[name] for name in (*KINDS, "seed")}
+    data, model = build({**checked, "model": {**config["model"], **_unfused(config["model"])}})
     _check_data(folder, result["data_card"], data.corpus)
     _load(model, checkpoint)
     return OpenRun(folder, checkpoint, config, result, data, model.eval())
+
+
+def _unfused(model: Mapping[str, Any]) -> dict[str, bool]:
+    """Many passes in place of a compiled one, for a run from a machine that could compile it."""
+    if not model.get("fused"):
+        return {}
+    try:
+        fused_ranking()
+    except ValueError as error:
+        log.warning("ranked without model.fused: %s", str(error).partition(";")[0])
+        return {"fused": False}
+    return {}
 
 
 @torch.no_grad()

@@ -85,6 +85,8 @@ def test_cold_warm_and_all_items_are_those_of_the_run(composed, tmp_path):
     report = evaluate(run=tmp_path / "run", accelerator="cpu")
     assert report["differences"] == {}
     assert {name.partition("/")[0] for name in report["metrics"]} == parts - {"val"}
+    named = evaluate(run=tmp_path / "run", candidates="cold", accelerator="cpu")
+    assert named == report  # it says what holds anyway
     other = evaluate(run=tmp_path / "run", candidates="all", accelerator="cpu")
     assert other["data_card"]["candidates"] == "all"
     assert other["differences"] is None

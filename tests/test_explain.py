@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from mmrec.config import ConfigError
 from mmrec.data import Queries
 from mmrec.explain import explain, main
+from mmrec.report import charts
 from mmrec.run import run
 from mmrec.runs import open_run
 
@@ -199,6 +200,24 @@ def test_what_cannot_be_asked_is_refused(finished, tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         explain(run=finished("gated_lightgcn"), output=str(tmp_path / "no"), **options)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_user_who_is_named_twice_has_one_list(finished, tmp_path):
+    folder, output = finished("gated_lightgcn"), str(tmp_path / "out")
+    page = explain(run=folder, users=[7, "7"], k=3, output=output, accelerator="cpu")
+    assert table(page, "user-7").height == 3
+
+
+def test_the_last_checkpoint_has_a_page_of_its_own(finished):
+    folder = finished("gated_lightgcn")
+    page = explain(run=folder / "checkpoints" / "last.ckpt", users=[7], accelerator="cpu")
+    assert page == folder / "explain-last" / "index.html"
+
+
+def test_a_category_may_cost_dollars():
+    with charts.style():
+        figure = charts.stacked(torch.ones(2, 1), ["a"], ["$5 & Under $10", "100% $a #1 $"], "By $")
+        assert b"$5 &amp; Under $10" in charts.rendered(figure)["svg"]
 
 
 def test_a_model_without_weights_is_told_apart(finished, tmp_path):

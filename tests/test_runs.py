@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mmrec.data import DataError
+from mmrec.nn import fused_ranking, ranking
 from mmrec.results import ResultError
 from mmrec.run import run
 from mmrec.runs import open_run
@@ -32,6 +33,17 @@ def finished(composed, tmp_path_factory):
 def folder(finished, tmp_path):
     """A copy, to be spoilt."""
     return shutil.copytree(finished, tmp_path / "copy")
+
+
+def test_a_compiled_run_opens_where_nothing_compiles(composed, tmp_path, monkeypatch, caplog):
+    folder = tmp_path / "magnet"
+    run(composed("model=magnet", "model.dim=8", *WORLD, *TINY, f"run_dir={folder}"), [])
+    change(folder, "model.fused", value=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CXX", "nowhere/g++")
+    fused_ranking.cache_clear()
+    assert open_run(folder).model.ranking is ranking
+    assert "ranked without model.fused: model.fused=true needs a C++ compiler" in caplog.text
 
 
 def change(folder: Path, place: str, value: object) -> None:

@@ -19,13 +19,13 @@ from torch.optim import Adam, Optimizer
 
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
 from mmrec.evaluation import Evaluation, NonFiniteScores, Rankings
-from mmrec.nn import Content, Shelf, entropies, evenness, filled, imbalance
+from mmrec.nn import Content, Shelf, choices, entropies, evenness, filled, imbalance
 from mmrec.nn.content import Rows
 from mmrec.schedules import Constant, Observed, RouterSchedule, Routing, TooFewExperts
 
 log = logging.getLogger(__name__)
 DEAD = 0.01  # of the load, where it is shared evenly: with less an expert is as good as gone
-CROWDED, FOR = 0.9, 5  # of the load, and epochs: a router that has collapsed
+CROWDED, FOR = 0.9, 5  # of the load, and epochs: a router that has collapsed, if data allow others
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
 
@@ -354,9 +354,8 @@ class RoutedRecommender(Recommender):
         pair_entropy, _ = entropies(gates, even)
         if even is None:
             even = torch.full_like(gates, 1 / len(self.experts))
-        even = even.sum(0)
-        count = even.sum().unsqueeze(0)
-        seen = torch.cat([count, count * pair_entropy, gates.sum(0), load.sum(0), even])
+        count = choices(even).sum(0, keepdim=True).to(gates.dtype)
+        seen = torch.cat([count, count * pair_entropy, gates.sum(0), load.sum(0), even.sum(0)])
         self._gates.append(seen.detach())
         return pair_entropy
 
@@ -386,8 +385,10 @@ class RoutedRecommender(Recommender):
             gate_entropy=float(evenness(gates, even)),
             load_entropy=float(evenness(load, even)),
         )
-        share = (load / load.sum().clamp(min=1)).tolist()
-        dead = load < DEAD * width * even  # of what an even load would give it
+        share, due = (x / x.sum().clamp(min=1) for x in (load, even))
+        dead = share < DEAD * width * due
+        largest = int(share.argmax())
+        crowded = share[largest] > CROWDED and share[largest] - due[largest] > 1 - CROWDED
         now = self.routing
         self.log_dict(
             {
@@ -398,18 +399,18 @@ class RoutedRecommender(Recommender):
                 "router/pair_entropy": self._observed.pair_entropy,
                 "router/gate_entropy": self._observed.gate_entropy,
                 "router/load_entropy": self._observed.load_entropy,
-                "router/largest_load": max(share),
-                "router/smallest_load": min(share),
+                "router/largest_load": float(share[largest]),
+                "router/smallest_load": float(share.min()),
                 "router/dead": float(dead.float().mean()),
-                **{f"load/{name}": x for name, x in zip(self.experts, share, strict=True)},
+                **dict(zip((f"load/{x}" for x in self.experts), share.tolist(), strict=True)),
             }
         )
-        self._crowded = self._crowded + 1 if max(share) > CROWDED else 0
+        self._crowded = self._crowded + 1 if crowded else 0
         if self._crowded == FOR and width > 1 and self.trainer.is_global_zero:
             log.warning(
                 "router: expert %s has had more than %.0f %% of the load for %d epochs; raise "
                 "router_schedule.coverage or temperature, or lower router_schedule.confidence",
-                self.experts[share.index(max(share))],
+                self.experts[largest],
                 100 * CROWDED,
                 FOR,
             )
@@ -437,6 +438,11 @@ class RoutedRecommender(Recommender):
         self.schedule.load_state_dict(state["schedule"])
         self._observed = None if state["observed"] is None else Observed(**state["observed"])
         self._crowded = state["crowded"]
+
+
+def weighs_pairs(model: Recommender) -> bool:
+    """Whether what an item weighs is a mean over the pairs that it is in; without any, over all."""
+    return isinstance(model, RoutedRecommender) and not isinstance(model, ContentRecommender)
 
 
 @contextmanager

@@ -518,8 +518,14 @@ class MAGNET(RoutedRecommender):
     @torch.no_grad()
     def pair_weights(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
         """What each channel weighs in the scores of pairs: [P] each."""
-        shares = self.mix.shares(self.present)[items]  # [P, E, C]
-        weights = torch.einsum("pe,pec->cp", self.pair_gates(users, items), shares)
+        # Of items that have the same channels all shares are the same: a few dozen of [E, C].
+        kinds, kind = torch.unique(self.present, dim=0, return_inverse=True)
+        shares, kind = self.mix.shares(kinds), kind[items]  # [S, E, C], [P]
+        gates = self.pair_gates(users, items)  # [P, E]
+        weights = gates.new_zeros(len(self.channels), len(items))
+        for place, of_kind in enumerate(shares):
+            pairs = (kind == place).nonzero().squeeze(1)
+            weights[:, pairs] = (gates[pairs] @ of_kind).T
         return dict(zip(self.channels, weights, strict=True))
 
 

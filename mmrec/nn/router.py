@@ -22,6 +22,7 @@ from mmrec.nn.experts import Side
 
 Sees = Literal["pair", "user", "item", "all", "nothing"]
 Agreement = Literal["cosine", "vector"]
+TINY = 1e-12
 
 
 class Terms(NamedTuple):
@@ -311,24 +312,42 @@ def entropies(gates: Tensor, even: Tensor | None = None) -> tuple[Tensor, Tensor
     """How undecided the router is for a pair, and how evenly it uses the experts.
 
     Args:
-        gates: [N, E], rows that sum to one; a row of zeros, which has no expert, does not count.
+        gates: [N, E], rows that sum to one; those with one expert, or none, decide nothing, and
+            do not count for H_s.
         even: the same of `even_gates`, where some rows lack some experts; None: all equal.
 
     Returns:
-        H_s, mean entropy of the rows, and H_m, entropy of the mean row: scalars, over those of
-        equal gates, which are log E where nothing is lacking.
+        H_s, the mean of the rows' evenness, and H_m, that of the mean row: scalars, and entropies
+        over log E where nothing is lacking.
     """
     if even is None:
         even = torch.full_like(gates, 1 / gates.shape[1])
-    some = even.sum(1) > 0
-    pair = evenness(gates, even).sum() / some.sum().clamp(min=1)
+    pair = evenness(gates, even).sum() / choices(even).sum().clamp(min=1)
     return pair, evenness(gates.sum(0), even.sum(0))
 
 
 def evenness(gates: Tensor, even: Tensor) -> Tensor:
-    """Entropy of gates over that of equal ones, of any scale: [..., E] -> [...], 0..1."""
-    found, most = (_entropy(x / x.sum(-1, keepdim=True).clamp(min=1e-12)) for x in (gates, even))
-    return torch.where(most > 0, found / most.clamp(min=1e-12), 0.0)  # one expert has none
+    """How near gates p are to even ones q: `1 - KL(p || q) / max_e log(1 / q_e)`, 0..1.
+
+    Where q is uniform that is the entropy of p over log E. An entropy over that of another q would
+    be above 1 where a rare expert has more than its share.
+
+    Args:
+        gates: [..., E], of any scale.
+        even: [..., E], of any scale.
+
+    Returns:
+        [...]; 0 where there is but one expert.
+    """
+    p, q = (x / x.sum(-1, keepdim=True).clamp(min=TINY) for x in (gates, even))
+    apart = torch.special.xlogy(p, p.clamp(min=TINY) / q.clamp(min=TINY)).sum(-1)
+    most = torch.where(q > 0, -q.clamp(min=TINY).log(), 0.0).amax(-1)
+    return torch.where(most > 0, 1 - apart / most.clamp(min=TINY), 0.0)
+
+
+def choices(even: Tensor) -> Tensor:
+    """Which rows have more than one expert, and so something to decide: [N, E] -> [N] bool."""
+    return (even > 0).sum(1) > 1
 
 
 def even_gates(present: Tensor) -> Tensor:
@@ -360,8 +379,3 @@ def imbalance(gates: Tensor, present: Tensor | None = None) -> Tensor:
     even, mean = equal.sum(0) / count, (gates * there).sum(0) / count
     apart: Tensor = torch.special.xlogy(even, even / mean.clamp(min=tiny)).sum()
     return apart
-
-
-def _entropy(p: Tensor) -> Tensor:
-    entropy: Tensor = -torch.special.xlogy(p, p.clamp(min=1e-12)).sum(-1)
-    return entropy

@@ -45,6 +45,7 @@ def style() -> Iterator[None]:
         "legend.frameon": False,
         "font.size": 9,
         "svg.fonttype": "none",
+        "text.parse_math": False,  # a category may cost $10
         "svg.hashsalt": "mmrec",
     }
     with matplotlib.rc_context(look):
@@ -61,7 +62,7 @@ def learning_curves(methods: Sequence[Method], monitor: str) -> Figure | None:
             path = run.folder / EPOCHS
             if run.result["best_epoch"] is None or not path.is_file():
                 continue
-            table = pl.read_csv(path)
+            table = pl.read_csv(path, infer_schema_length=None)
             if monitor not in table.columns:
                 continue
             shown = table.select("epoch", monitor).drop_nulls()

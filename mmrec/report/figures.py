@@ -26,7 +26,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "os^Dv<>"
 
 
-def write_item_weights(folder: Path, weights: Mapping[str, Tensor], corpus: Corpus) -> None:
+def write_item_weights(
+    folder: Path, weights: Mapping[str, Tensor], corpus: Corpus, *, of_pairs: bool = False
+) -> None:
     """Write what a model found to matter for each item, as a table and as a figure.
 
     `item_weights.parquet` has the columns `item`, `item_id` (where the data have ids of their own),
@@ -37,6 +39,8 @@ def write_item_weights(folder: Path, weights: Mapping[str, Tensor], corpus: Corp
         folder: of the run.
         weights: channel -> [I].
         corpus: the model's.
+        of_pairs: weights are means over an item's pairs of train: items without any have a mean of
+            all pairs in the table, and are left out of the figure.
     """
     table = pl.DataFrame(
         {
@@ -54,6 +58,8 @@ def write_item_weights(folder: Path, weights: Mapping[str, Tensor], corpus: Corp
     whole = torch.ones(corpus.n_items, dtype=torch.bool)
     for modality in corpus.modalities.values():
         whole &= modality.present
+    if of_pairs:
+        whole &= corpus.item_counts() > 0
     figure = _draw_item_weights(table.filter(whole.numpy()), list(weights), corpus.name)
     for suffix in ("png", "svg"):
         _save(figure, folder / f"item_weights.{suffix}")
@@ -73,7 +79,7 @@ def learning_curve(metrics_csv: Path, monitor: str, output: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    table = pl.read_csv(metrics_csv)
+    table = pl.read_csv(metrics_csv, infer_schema_length=None)  # validation may begin late
     if monitor not in table.columns:
         raise ValueError(
             f"{metrics_csv}: no column {monitor}; there are {', '.join(table.columns)}"

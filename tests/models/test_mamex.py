@@ -127,6 +127,23 @@ def test_what_items_lack_is_no_decision_of_the_router(checkerboard, quiet_traine
     assert found["router/dead"] == 0
 
 
+def test_a_modality_that_nearly_all_items_lack_is_no_collapse(checkerboard, quiet_trainer, caplog):
+    corpus = checkerboard(missing=92)
+    audio = corpus.modalities["visual"]
+    whole = replace(audio, present=torch.ones_like(audio.present))
+    corpus = replace(corpus, modalities={**corpus.modalities, "textual": whole})
+    model = made(corpus, experts=1).train()
+    model.route_by(Constant(coverage=1.0, top_k=1))
+    data = InteractionData(batch_size=64)
+    data.corpus = corpus
+    trainer = quiet_trainer(max_epochs=6)
+    trainer.fit(model, data)
+    found = trainer.callback_metrics
+    assert found["router/largest_load"] > 0.9
+    assert 0 <= found["router/load_entropy"] <= found["router/gate_entropy"] + 1e-6 <= 1 + 1e-5
+    assert "has had more than" not in caplog.text
+
+
 @torch.no_grad()
 def test_the_softmax_is_over_the_items_of_the_batch_by_cosine(corpus):
     model = made(corpus, loss="softmax", temperature=0.5)

@@ -182,9 +182,17 @@ def test_entropies_are_over_what_rows_have():
     gates[1] = torch.tensor([1.0, 0.0, 0.0, 0.0])
     pair, load = entropies(gates, even)
     assert float(pair) == pytest.approx(0.5)
-    mean, most = [0.625, 0.125, 0.125, 0.125], [0.375, 0.375, 0.125, 0.125]
-    by_hand = [-sum(p * math.log(p) for p in row) for row in (mean, most)]
-    assert float(load) == pytest.approx(by_hand[0] / by_hand[1])
+    apart = 0.625 * math.log(0.625 / 0.375) + 0.125 * math.log(0.125 / 0.375)
+    assert float(load) == pytest.approx(1 - apart / math.log(8))
+
+
+def test_a_rare_expert_with_more_than_its_share_is_not_more_than_even():
+    even = even_gates(torch.tensor([[True, False]] * 8 + [[True, True]] * 2))
+    rare = torch.tensor([[1.0, 0.0]] * 8 + [[0.0, 1.0]] * 2)
+    pair, load = entropies(rare, even)
+    assert float(pair) == 0  # of the two rows that have a choice
+    assert 0.9 < float(load) < 1
+    assert float(entropies(even, even)[0]) == float(entropies(even, even)[1]) == pytest.approx(1)
 
 
 def test_imbalance_of_gates_computed_by_hand():

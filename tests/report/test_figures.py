@@ -86,6 +86,15 @@ def test_items_that_lack_a_modality_are_in_the_table_and_not_in_the_figure(
     assert "19 items" in found[0].get_suptitle()
 
 
+def test_items_without_pairs_are_not_drawn_where_pairs_make_the_weights(
+    tmp_path, corpus, weights, monkeypatch
+):
+    found = drawn(monkeypatch)
+    write_item_weights(tmp_path, weights, corpus, of_pairs=True)
+    assert "17 items" in found[0].get_suptitle()
+    assert pl.read_parquet(tmp_path / "item_weights.parquet").height == ITEMS
+
+
 @pytest.mark.parametrize("share", [0.5, 1 / 3])
 def test_weights_that_are_equal_up_to_rounding_are_drawn(tmp_path, corpus, monkeypatch, share):
     found = drawn(monkeypatch)
@@ -133,6 +142,15 @@ def test_the_learning_curve_marks_the_best_epoch(tmp_path, metrics_csv, monkeypa
     assert [line.get_label() for line in training.lines] == ["bpr", "l2"]
     assert list(validation.lines[0].get_xdata()) == [0, 2, 3]
     assert [list(xy) for xy in validation.lines[1].get_data()] == [[2], [0.3]]
+
+
+def test_a_validation_after_a_hundred_epochs_is_drawn(tmp_path, monkeypatch):
+    rows = [f"{epoch},{1 / (epoch + 1)},{0.25 if epoch == 119 else ''}" for epoch in range(130)]
+    path = tmp_path / "metrics.csv"
+    path.write_text("\n".join(["epoch,train/bpr,val/recall@20", *rows]) + "\n")
+    found = drawn(monkeypatch)
+    learning_curve(path, "val/recall@20", tmp_path / "curve.svg")
+    assert found[0].axes[1].lines[1].get_label() == "best: 0.2500 at epoch 119"
 
 
 def test_an_unknown_monitor_names_the_columns_there_are(tmp_path, metrics_csv):
