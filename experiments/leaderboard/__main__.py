@@ -51,14 +51,15 @@ def write(data: str) -> None:
     folder = OUTPUTS / "report" / data
     ran_in = [CONTEST.repeats(model, data) for model in CONTEST.entries()]
     seeds = [f"{folder}/**" for folder in ran_in if folder.exists()]
+    found = collect(seeds).runs
     report(
         runs=[f"{OUTPUTS}/search/*-{data}/**", *seeds],
         output=str(folder),
-        by=["model.loss"],
+        by=[key for key in ("model.loss",) if any(key in run.settings for run in found)],
         title=f"Leaderboard, {data}",
     )
     parts = []
-    for protocol, runs in by_protocol(collect(seeds).runs).items():
+    for protocol, runs in by_protocol(found).items():
         tables = [folder / "tables" / f"{protocol.slug}-{kind}.md" for kind in KINDS]
         results = [run.result for run in runs]
         ran = ",".join(str(seed) for seed in sorted({result["seed"] for result in results}))
