@@ -114,6 +114,12 @@ def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
         )
 
 
+def quiet_lightning() -> None:
+    """What Lightning tells at INFO the commands say themselves."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def build_trainer(
     plain: dict[str, Any], folder: Path, *more: Callback
 ) -> tuple[Trainer, Timing, Checkpoints]:
@@ -121,10 +127,9 @@ def build_trainer(
     from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
     from mmrec.tracking import Guarded
 
-    # What Lightning tells at INFO the run says itself. The warnings are about Lightning's own code,
-    # and about metrics that are summed over processes before they are logged.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_lightning()
+    # These warnings are about Lightning's own code, and about metrics that are summed over
+    # processes before they are logged.
     for message in (r"`isinstance\(treespec, LeafSpec\)` is deprecated", r".*sync_dist=True"):
         warnings.filterwarnings("ignore", message)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from mmrec.build import build
+from mmrec.build import build, quiet_lightning
 from mmrec.config import TARGET, ConfigError, check_call
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
 from mmrec.evaluation import Evaluation
@@ -136,6 +136,7 @@ def scored(
         DataError: the new items' content is not what the model has learned from.
     """
     precision = run.config["trainer"]["precision"]
+    quiet_lightning()
     try:
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     except (MisconfigurationException, RuntimeError) as error:
