@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir, nearest
 from mmrec.recommend import Seen
-from mmrec.results import EPOCHS, ResultError, locate_run
+from mmrec.results import EPOCHS, ResultError, locate_run, read_epochs
 
 if TYPE_CHECKING:
     import polars as pl
@@ -127,7 +127,7 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
     if not isinstance(opened.model, RoutedRecommender) or not path.is_file():
         return []
     try:
-        table = pl.read_csv(path, infer_schema_length=None)
+        table = read_epochs(path)
     except pl.exceptions.PolarsError as error:
         raise ResultError(f"{path} cannot be read ({error}); run it again") from None
     if "router/stage" not in table.columns:
@@ -285,9 +285,9 @@ def _about(categories: Categories | None) -> str:
     if categories is None:
         return ""
     count = len(categories.names)
-    largest = f"Of {count} categories the {CATEGORIES} largest; " if count > CATEGORIES else ""
-    several = "what has several counts in each."
-    return f" {largest}{several}" if largest else f" Of categories, {several}"
+    largest = f"Of {count} categories the {CATEGORIES} largest;"
+    which = largest if count > CATEGORIES else "Of categories,"
+    return f" {which} what has several counts in each."
 
 
 def _shares(what: str, names: Sequence[str], shares: Sequence[float]) -> str:

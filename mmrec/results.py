@@ -14,10 +14,13 @@ from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmrec import __version__
 from mmrec.paths import replace_file
+
+if TYPE_CHECKING:
+    import polars as pl
 
 CONFIG, OVERRIDES, RESULT = "config.yaml", "overrides.yaml", "result.json"
 EPOCHS, PER_USER = "metrics.csv", "per_user.parquet"
@@ -77,6 +80,16 @@ def locate_run(path: str | Path) -> tuple[Path, Path]:
             f"there is no {folder / CONFIG}; give the folder of a run, as outputs/..."
         )
     return folder, checkpoint
+
+
+def read_epochs(path: Path) -> pl.DataFrame:
+    """A run's table of epochs, `metrics.csv`: a row an epoch, null where nothing was measured.
+
+    All rows are looked at to tell numbers from text: the first validation may come late.
+    """
+    import polars as pl
+
+    return pl.read_csv(path, infer_schema_length=None)
 
 
 def read_result(folder: Path) -> dict[str, Any]:

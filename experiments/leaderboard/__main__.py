@@ -52,10 +52,11 @@ def write(data: str) -> None:
     ran_in = [CONTEST.repeats(model, data) for model in CONTEST.entries()]
     seeds = [f"{folder}/**" for folder in ran_in if folder.exists()]
     found = collect(seeds).runs
+    has_losses = any("model.loss" in run.settings for run in found)
     report(
         runs=[f"{OUTPUTS}/search/*-{data}/**", *seeds],
         output=str(folder),
-        by=[key for key in ("model.loss",) if any(key in run.settings for run in found)],
+        by=["model.loss"] if has_losses else [],
         title=f"Leaderboard, {data}",
     )
     parts = []

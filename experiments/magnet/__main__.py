@@ -22,6 +22,7 @@ from experiments.study import (
     spread,
     summarize,
 )
+from mmrec.results import EPOCHS, read_epochs
 
 SEEDS = (0, 1, 2)
 SHARED = ("data=planted", "optimizer.lr=5e-3")
@@ -99,7 +100,7 @@ def router_health(results: Mapping[str, Result]) -> str:
     )
     lines = header(names)
     for data, result in results.items():
-        epochs = pl.read_csv(Path(result["run_dir"]) / "metrics.csv")
+        epochs = read_epochs(Path(result["run_dir"]) / EPOCHS)
         first = epochs.filter(pl.col("router/stage") == 1).to_dict(as_series=False)
         last = epochs.row(-1, named=True)
         columns = [

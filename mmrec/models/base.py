@@ -351,9 +351,9 @@ class RoutedRecommender(Recommender):
         Returns:
             H_s, a scalar.
         """
-        pair_entropy, _ = entropies(gates, even)
         if even is None:
             even = torch.full_like(gates, 1 / len(self.experts))
+        pair_entropy, _ = entropies(gates, even)
         count = choices(even).sum(0, keepdim=True).to(gates.dtype)
         seen = torch.cat([count, count * pair_entropy, gates.sum(0), load.sum(0), even.sum(0)])
         self._gates.append(seen.detach())

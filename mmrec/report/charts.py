@@ -13,7 +13,7 @@ import polars as pl
 
 from mmrec.report.collect import Method
 from mmrec.report.figures import COLOURS, MARKERS
-from mmrec.results import EPOCHS
+from mmrec.results import EPOCHS, read_epochs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ def learning_curves(methods: Sequence[Method], monitor: str) -> Figure | None:
             path = run.folder / EPOCHS
             if run.result["best_epoch"] is None or not path.is_file():
                 continue
-            table = pl.read_csv(path, infer_schema_length=None)
+            table = read_epochs(path)
             if monitor not in table.columns:
                 continue
             shown = table.select("epoch", monitor).drop_nulls()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmrec.data import Corpus
 from mmrec.paths import replace_file
+from mmrec.results import read_epochs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +80,7 @@ def learning_curve(metrics_csv: Path, monitor: str, output: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    table = pl.read_csv(metrics_csv, infer_schema_length=None)  # validation may begin late
+    table = read_epochs(metrics_csv)
     if monitor not in table.columns:
         raise ValueError(
             f"{metrics_csv}: no column {monitor}; there are {', '.join(table.columns)}"

@@ -129,8 +129,8 @@ def test_what_items_lack_is_no_decision_of_the_router(checkerboard, quiet_traine
 
 def test_a_modality_that_nearly_all_items_lack_is_no_collapse(checkerboard, quiet_trainer, caplog):
     corpus = checkerboard(missing=92)
-    audio = corpus.modalities["visual"]
-    whole = replace(audio, present=torch.ones_like(audio.present))
+    visual = corpus.modalities["visual"]
+    whole = replace(visual, present=torch.ones_like(visual.present))
     corpus = replace(corpus, modalities={**corpus.modalities, "textual": whole})
     model = made(corpus, experts=1).train()
     model.route_by(Constant(coverage=1.0, top_k=1))
