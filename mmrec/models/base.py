@@ -353,7 +353,8 @@ class RoutedRecommender(Recommender):
         """
         if even is None:
             even = torch.full_like(gates, 1 / len(self.experts))
-        pair_entropy, _ = entropies(gates, even)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.routing.confidence > 0):
+            pair_entropy, _ = entropies(gates, even)
         count = choices(even).sum(0, keepdim=True).to(gates.dtype)
         seen = torch.cat([count, count * pair_entropy, gates.sum(0), load.sum(0), even.sum(0)])
         self._gates.append(seen.detach())

@@ -157,7 +157,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         share = None
         if self.gated:
             share = masked_softmax(self.fuse(stacked.flatten(1)), present, dim=1)
-            items = torch.einsum("nm,nmd->nd", share, stacked)
+            items = (share.unsqueeze(-1) * stacked).sum(1)  # einsum takes thrice the time
         else:
             items, _ = self.fuse(stacked, present)
         return Views(items, stacked, present, torch.stack(full, 1), torch.stack(kept, 1), share)
@@ -172,6 +172,8 @@ class MAMEX(RoutedRecommender, ContentRecommender):
     def ranked(self, views: Views) -> Tensor:
         """Items as a score takes them; those without content are the mean of the others: [N, D]."""
         items = self.preference.compared(views.items)
+        if self.shelf.complete:
+            return items
         return filled(items, views.present, mean_item(items, views.present))
 
     def from_content(self, content: Content) -> Tensor:
@@ -248,9 +250,10 @@ def joint(share: Tensor, gates: Tensor) -> Tensor:
 
 def alignment(views: Views) -> Tensor:
     """`sum_m MSE(e, x_m)`, over the items that have m."""
-    apart = (views.items.unsqueeze(1) - views.each).square().mean(-1)  # [N, M]
+    apart = views.items.unsqueeze(1) - views.each  # [N, M, D]
     there = views.present
-    return ((apart * there).sum(0) / there.sum(0).clamp(min=1)).sum()
+    share = there / (there.sum(0).clamp(min=1) * apart.shape[-1])
+    return (share * torch.linalg.vecdot(apart, apart)).sum()
 
 
 def balance(views: Views) -> Tensor:

@@ -34,6 +34,9 @@ class Shelf(nn.Module):
     Args:
         modalities: by name.
 
+    Attributes:
+        complete: whether every item has some content.
+
     Raises:
         DataError: a modality that no item has.
     """
@@ -50,6 +53,7 @@ class Shelf(nn.Module):
             self.register_buffer(f"rows_{name}", normalize(modality.features), persistent=False)
         present = torch.stack([m.present for m in modalities.values()], 1)  # [I, M]
         self.register_buffer("present", present, persistent=False)
+        self.complete = bool(present.any(1).all())
 
     def forward(self) -> Content:
         """The catalogue's."""

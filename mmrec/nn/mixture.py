@@ -86,6 +86,6 @@ class SparseMixture(nn.Module):
         for weight, bias, gate in each:
             rows = gate.nonzero().squeeze(1)
             some = x.index_select(0, rows)  # a quarter of the time of x[rows]
-            made = gate[rows].unsqueeze(1) * linear(some, weight, bias)
+            made = gate.index_select(0, rows).unsqueeze(1) * linear(some, weight, bias)
             found.index_add_(0, rows, made.to(found.dtype))  # autocast makes halves
         return found
