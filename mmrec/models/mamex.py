@@ -253,7 +253,8 @@ def alignment(views: Views) -> Tensor:
     apart = views.items.unsqueeze(1) - views.each  # [N, M, D]
     there = views.present
     share = there / (there.sum(0).clamp(min=1) * apart.shape[-1])
-    return (share * torch.linalg.vecdot(apart, apart)).sum()
+    squared: Tensor = torch.linalg.vecdot(apart, apart)  # [N, M]
+    return (share * squared).sum()
 
 
 def balance(views: Views) -> Tensor:
