@@ -80,7 +80,7 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     """
     from lightning import seed_everything
 
-    from mmrec.evaluation import check_rankable
+    from mmrec.protocol import check_rankable
 
     seed_everything(plain["seed"], verbose=False)
     data: InteractionData = instantiate(plain["data"], _convert_="all")

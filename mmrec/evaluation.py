@@ -7,8 +7,7 @@ A accuracy metrics, G = 3 groups, M modalities.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import polars as pl
 import torch
@@ -16,11 +15,16 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from mmrec import metrics
-from mmrec.data.corpus import TEST, TRAIN, VAL, Corpus, Interactions
-
-Seen = Literal["train", "train+val", "none"]
-Candidates = Literal["all", "cold", "split"]
-Part = Literal["val", "test", "test_warm", "test_all"]
+from mmrec.data.corpus import Corpus, Interactions
+from mmrec.protocol import (
+    Evaluation,
+    Part,
+    beside_test,
+    candidates,
+    groups,
+    held_out_in,
+    seen_interactions,
+)
 
 ACCURACY = ("recall", "hit_rate", "precision", "ndcg", "mrr", "map")
 GROUPED = ("recall", "ndcg")
@@ -34,73 +38,6 @@ UNIT = 2.0**-40
 
 class NonFiniteScores(ValueError):
     """A model gave NaN or infinity where a score was due."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a ranking is judged.
-
-    Attributes:
-        cutoffs: lengths of the lists that are judged, rising.
-        seen: what is no candidate. `train`: the user's train items; `train+val`: at test the
-            validation items as well; `none`: nothing, the whole catalogue is ranked.
-        item_groups: share of the items that are head (most popular), and mid; the rest is tail.
-        user_groups: share of the users that are active (the most train interactions), and regular;
-            the rest is occasional.
-        candidates: `all` items; the `cold` ones, of validation and test together; or those of the
-            `split` that is judged. None: the cold ones where there are any, else all.
-
-    Raises:
-        ValueError: a setting that cannot be.
-    """
-
-    cutoffs: tuple[int, ...] = (5, 10, 20, 50)
-    seen: Seen = "train"
-    item_groups: tuple[float, float] = (0.2, 0.3)
-    user_groups: tuple[float, float] = (0.2, 0.3)
-    candidates: Candidates | None = None
-
-    def __post_init__(self) -> None:
-        # YAML has lists only.
-        object.__setattr__(self, "cutoffs", tuple(self.cutoffs))
-        whole = all(type(k) is int and k > 0 for k in self.cutoffs)
-        if not (self.cutoffs and whole and list(self.cutoffs) == sorted(set(self.cutoffs))):
-            raise ValueError(
-                f"cutoffs={list(self.cutoffs)}: expected whole numbers above 0 in rising order, "
-                "as [5, 10, 20, 50]"
-            )
-        if self.seen not in get_args(Seen):
-            raise ValueError(f"seen={self.seen}: choose one of {', '.join(get_args(Seen))}")
-        if self.candidates not in (None, *get_args(Candidates)):
-            raise ValueError(
-                f"candidates={self.candidates}: choose one of {', '.join(get_args(Candidates))}"
-            )
-        for name, shares in (("item_groups", self.item_groups), ("user_groups", self.user_groups)):
-            object.__setattr__(self, name, tuple(shares))
-            if len(shares) != 2 or min(shares) <= 0 or sum(shares) >= 1:
-                raise ValueError(
-                    f"{name}={list(shares)}: expected two shares above 0 that leave something for "
-                    "a third, as [0.2, 0.3]"
-                )
-
-    def candidates_in(self, corpus: Corpus) -> Candidates:
-        """What is ranked.
-
-        Raises:
-            ValueError: cold items, where there are none.
-        """
-        if self.candidates is None:
-            return "all" if corpus.cold is None else "cold"
-        if self.candidates != "all" and corpus.cold is None:
-            raise ValueError(
-                f"evaluation.candidates={self.candidates} ranks cold items, and {corpus.name} has "
-                "none; choose data.split=item_cold, or leave the setting out"
-            )
-        return self.candidates
-
-    def card(self, corpus: Corpus) -> dict[str, str]:
-        """What a result must say about its evaluation, beside cutoffs."""
-        return {"seen": self.seen, "candidates": self.candidates_in(corpus)}
 
 
 class RankingMetric(Metric):
@@ -157,11 +94,11 @@ class RankingMetric(Metric):
         detailed: bool,
     ) -> None:
         super().__init__()
-        ranked = _candidates(corpus, part, evaluation)  # [I] bool
+        ranked = candidates(corpus, part, evaluation)  # [I] bool
         self.cutoffs = cutoffs = evaluation.cutoffs
         self.detailed = detailed
         self.n_users, self.n_items = corpus.n_users, corpus.n_items
-        relevant = _held_out(corpus, part)
+        relevant = held_out_in(corpus, part)
         start, item = _by_user(seen_interactions(corpus, part, evaluation.seen), corpus.n_users)
         self._constant("excluded", (~ranked).nonzero().squeeze(1))
         held_out = torch.bincount(relevant.user, minlength=corpus.n_users)
@@ -303,9 +240,9 @@ class RankingMetric(Metric):
         result = self._named(ACCURACY, _mean(self.accuracy, self.n_evaluated))
         if not self.detailed:
             return result
-        candidates = torch.ones_like(self.item_counts, dtype=torch.bool)
-        candidates[self.excluded] = False
-        recommended, popular = self.recommended[:, candidates], self.item_counts[candidates]
+        ranked = torch.ones_like(self.item_counts, dtype=torch.bool)
+        ranked[self.excluded] = False
+        recommended, popular = self.recommended[:, ranked], self.item_counts[ranked]
         beyond = {
             "coverage": metrics.coverage(recommended),
             "gini": metrics.gini(recommended),
@@ -367,7 +304,7 @@ class Rankings(nn.Module):
         super().__init__()
         self.split, self.cold = split, split == "test" and corpus.cold is not None
         self.main = RankingMetric(corpus, split, evaluation, detailed=split == "test")
-        beside = _beside_test(corpus) if split == "test" else ()
+        beside = beside_test(corpus) if split == "test" else ()
         self.beside = nn.ModuleDict(
             {part: RankingMetric(corpus, part, evaluation, detailed=False) for part in beside}
         )
@@ -416,95 +353,6 @@ class _Content(nn.Module):
     def forward(self, ranked: Tensor, cutoffs: Sequence[int]) -> Tensor:
         """[B, K] -> [B, C]"""
         return metrics.diversity(ranked, self.features, self.inverse_norm, cutoffs)
-
-
-def groups(counts: Tensor, shares: tuple[float, float]) -> Tensor:
-    """Cuts by rank into three: 0 for the highest counts, then 1, then 2.
-
-    Equal counts are ordered by index.
-
-    Args:
-        counts: [N] int64.
-        shares: of the N, those in group 0 and those in group 1; rounded to whole numbers.
-
-    Returns:
-        [N] int64.
-    """
-    first, second = (round(share * len(counts)) for share in (shares[0], sum(shares)))
-    order = counts.argsort(descending=True, stable=True)
-    position = torch.empty_like(order)
-    position[order] = torch.arange(len(order), device=order.device)
-    return (position >= first).long() + (position >= second).long()
-
-
-def _held_out(corpus: Corpus, part: Part) -> Interactions:
-    """What a part looks for."""
-    if part == "val":
-        return corpus.val
-    if part == "test" or corpus.warm is None:
-        return corpus.test
-    return corpus.warm if part == "test_warm" else _together(corpus.test, corpus.warm)
-
-
-def check_rankable(corpus: Corpus, evaluation: Evaluation) -> None:
-    """Refuse cutoffs beyond what any part ranks: before a run, and not when it comes to its test.
-
-    Raises:
-        ValueError: names the cutoff, and those that fit.
-    """
-    parts: tuple[Part, ...] = ("val", "test", *_beside_test(corpus))
-    for part in parts:
-        _candidates(corpus, part, evaluation)
-
-
-def _beside_test(corpus: Corpus) -> tuple[Part, ...]:
-    """What is judged beside cold items."""
-    warm = corpus.cold is not None and corpus.warm is not None and len(corpus.warm)
-    return ("test_warm", "test_all") if warm else ()
-
-
-def _candidates(corpus: Corpus, part: Part, evaluation: Evaluation) -> Tensor:
-    """What a part ranks: [I] bool.
-
-    Raises:
-        ValueError: fewer items than a cutoff.
-    """
-    ranked, what = _ranked(corpus, part, evaluation)
-    cutoffs = evaluation.cutoffs
-    if cutoffs[-1] > (count := int(ranked.sum())):
-        fits = ",".join(str(k) for k in cutoffs if k <= count) or count
-        raise ValueError(
-            f"cutoff {cutoffs[-1]} is larger than the {what} of {corpus.name}, {count} items; "
-            f"leave it out, as evaluation.cutoffs=[{fits}] of a run, with a monitor at one of "
-            f"them, or cutoffs=[{fits}] of evaluate"
-        )
-    return ranked
-
-
-def _ranked(corpus: Corpus, part: Part, evaluation: Evaluation) -> tuple[Tensor, str]:
-    """What a part ranks, and what that is called."""
-    kind = evaluation.candidates_in(corpus)
-    if corpus.cold is not None and part == "test_warm":
-        return corpus.cold == TRAIN, "warm items"
-    if corpus.cold is None or part == "test_all" or kind == "all":
-        return torch.ones(corpus.n_items, dtype=torch.bool), "catalogue"
-    if kind == "cold":
-        return corpus.cold != TRAIN, "cold candidates"
-    of = "val" if part == "val" else "test"
-    return corpus.cold == (VAL if of == "val" else TEST), f"cold candidates in {of}"
-
-
-def seen_interactions(corpus: Corpus, part: Part, seen: Seen) -> Interactions:
-    """What is no candidate of a part because its user has it."""
-    if seen == "none":
-        return corpus.train.select(torch.empty(0, dtype=torch.int64))
-    if seen == "train" or part == "val":
-        return corpus.train
-    return _together(corpus.train, corpus.val)
-
-
-def _together(*parts: Interactions) -> Interactions:
-    return Interactions(torch.cat([p.user for p in parts]), torch.cat([p.item for p in parts]))
 
 
 def _by_user(interactions: Interactions, n_users: int) -> tuple[Tensor, Tensor]:

@@ -159,7 +159,7 @@ def _of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
     """Mean weights of train pairs, by what is known of their items and users."""
     import torch
 
-    from mmrec.evaluation import groups
+    from mmrec.protocol import groups
     from mmrec.report import charts
     from mmrec.report.page import Section
 

@@ -171,8 +171,8 @@ def ranked_lists(
 
     from mmrec.checks import check_choice
     from mmrec.data.datamodule import QueryLoader
-    from mmrec.evaluation import seen_interactions
     from mmrec.nn import History
+    from mmrec.protocol import seen_interactions
     from mmrec.runs import scored
 
     check_choice(Seen, "recommend", seen=seen)

@@ -27,9 +27,9 @@ from tqdm import tqdm
 from mmrec.build import build, quiet_lightning
 from mmrec.config import TARGET, ConfigError, check_call
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
-from mmrec.evaluation import Evaluation
 from mmrec.models import NoNewItems, Recommender
 from mmrec.nn import fused_ranking
+from mmrec.protocol import Evaluation
 from mmrec.results import BEST, CONFIG, ResultError, locate_run, read_result
 from mmrec.schedules import RouterSchedule
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
-from mmrec.evaluation import Evaluation, NonFiniteScores, Rankings
+from mmrec.evaluation import NonFiniteScores, Rankings
 from mmrec.nn import Content, Shelf, choices, entropies, evenness, filled, imbalance
 from mmrec.nn.content import Rows
+from mmrec.protocol import Evaluation
 from mmrec.schedules import Constant, Observed, RouterSchedule, Routing, TooFewExperts
 
 log = logging.getLogger(__name__)

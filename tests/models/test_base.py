@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from mmrec.data import InteractionData
-from mmrec.evaluation import Evaluation, NonFiniteScores
+from mmrec.evaluation import NonFiniteScores
 from mmrec.models import Recommender
 from mmrec.models.base import NonFiniteLoss
+from mmrec.protocol import Evaluation
 
 
 class Toy(Recommender):

@@ -20,8 +20,9 @@ from omegaconf import OmegaConf
 
 from mmrec.config import ConfigError, check_call, conf_dir
 from mmrec.data import DataError, InteractionData, Interactions, Queries, Triplets
-from mmrec.evaluation import Evaluation, Rankings
+from mmrec.evaluation import Rankings
 from mmrec.models import Random, Recommender, RoutedRecommender
+from mmrec.protocol import Evaluation
 
 CLASSES = {
     path.stem: get_object(OmegaConf.load(path)["_target_"])

@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy, normalize
 
 from mmrec.callbacks import EpochSeed
 from mmrec.data import DataError, PlantedData, Queries, Triplets, planted
-from mmrec.evaluation import Evaluation
 from mmrec.graphs import augmented_adjacency, normalized_adjacency, pseudo_edges
 from mmrec.losses import bpr
 from mmrec.models import MAGNET, magnet
+from mmrec.protocol import Evaluation
 from mmrec.schedules import Constant, EntropyTriggered
 
 WORLD = partial(planted, users=60, items=40, interactions_per_user=6, missing=0.1, widths=8)
