@@ -7,9 +7,10 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -167,9 +168,10 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
             result["status"] = "pruned"
         else:
             tested = time.perf_counter()
-            result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
-            result["seconds"]["test"] = time.perf_counter() - tested
-            result |= _write_tables(folder, model, data, writes=writes)
+            with _ended_by_sigterm():
+                result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
+                result["seconds"]["test"] = time.perf_counter() - tested
+                result |= _write_tables(folder, model, data, writes=writes)
         if writes and timing.train_epochs and (folder / EPOCHS).exists():
             _draw(folder, plain["monitor"])
     except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
@@ -185,6 +187,20 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
     if result["status"] == "interrupted":
         signal.signal(signal.SIGINT, on_interrupt)
     return result
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM is an interruption here too; in training it is Lightning that sees to it."""
+    before = signal.getsignal(signal.SIGTERM)
+    ours = before is signal.SIG_DFL and current_thread() is main_thread()
+    if ours:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _pruning(watch: str | None) -> list[Pruning]:

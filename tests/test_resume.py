@@ -232,6 +232,19 @@ def test_an_interruption_before_the_first_epoch_has_nothing_to_go_on_from(
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["test_step", "item_weights"])
+def test_an_interruption_after_training_is_one_too(where, signum, whole, go, tmp_path, monkeypatch):
+    before = signal.getsignal(signum)
+    with monkeypatch.context() as patch:
+        patch.setattr(Recommender, where, lambda *_: os.kill(os.getpid(), signum))
+        result = go(tmp_path)
+    assert signal.getsignal(signum) is before
+    assert result["status"] == "interrupted" == read_result(tmp_path)["status"]
+    go(tmp_path, "ckpt=last")
+    assert summary(tmp_path) == whole
+
+
 @pytest.fixture
 def small_disk():
     """`with small_disk(bytes)`: no file may grow beyond."""
