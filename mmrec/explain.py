@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SHOWN = 5  # users whose lists are shown where none are asked for
+BEFORE = 10  # items of train that are shown beside a list
+WIDE = 60  # letters of a title
 CATEGORIES = 20  # the largest
 TEMPERATURE = ("warm", "cold")
 LEAST = 0.05  # gate of an expert that is named
@@ -54,7 +56,7 @@ def explain(
     Of a router: the load of its experts over epochs, with the trigger marked. Of any gate: the mean
     weight of each channel by item popularity, by category and by user activity, over the pairs of
     train; over items, that of cold ones, and of experts by category. Of some
-    users: their best items, and what carried each of them.
+    users: their best items, and what carried each of them, beside the last that train has of them.
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
@@ -358,34 +360,75 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: s
     from mmrec.report.page import SEEN, Section
 
     corpus = opened.corpus
-    frame = pl.concat(ranked_lists(opened, users, k, seen, 512, accelerator))
+    best = pl.concat(ranked_lists(opened, users, k, seen, 512, accelerator))
+    before = _last_of_train(corpus, users)
     counts, have = corpus.item_counts(), corpus.user_counts()
     device = opened.model.device
-    user, item = (frame[name].to_torch().long().to(device) for name in ("user", "item"))
     truth = opened.data.truth if isinstance(opened.data, PlantedData) else None
-    roles = [] if truth is None else [truth.role_names[r] for r in truth.role[item.cpu()].tolist()]
-    frame = frame.with_columns(
-        pl.Series("train users", counts[item.cpu()].numpy()),
-        *([pl.Series("true role", roles)] if roles else []),
-        *(pl.Series(n, w.cpu().numpy()) for n, w in opened.model.pair_weights(user, item).items()),
-        *_experts(opened, user, item),
-    )
+
+    def told(frame: pl.DataFrame) -> pl.DataFrame:
+        """What is known of the items, and what gates make of them."""
+        user, item = (frame[name].to_torch().long() for name in ("user", "item"))
+        pairs = user.to(device), item.to(device)
+        weights = opened.model.pair_weights(*pairs)
+        more = [pl.Series("train users", counts[item].numpy())]
+        if corpus.item_titles is not None:
+            more.insert(0, _short(corpus.item_titles.gather(frame["item"])))
+        if truth is not None:
+            roles = [truth.role_names[role] for role in truth.role[item].tolist()]
+            more.append(pl.Series("true role", roles))
+        return frame.with_columns(
+            *more,
+            *(pl.Series(name, weight.cpu().numpy()) for name, weight in weights.items()),
+            *_experts(opened, *pairs),
+        )
+
+    best, before = told(best), told(before)
     routed = isinstance(opened.model, RoutedRecommender)
     experts = f"; of experts, gates of at least {LEAST:.2f} are shown" if routed else ""
     tables = []
     for one in users.tolist():
-        shown = frame.filter(pl.col("user") == one).drop("user")
-        name = one
-        if corpus.user_ids is not None:
-            name, shown = shown["user_id"][0], shown.drop("user_id")
-        tables.append(_table(shown, f"User {name}, {int(have[one])} items in train", f"user-{one}"))
+        name = one if corpus.user_ids is None else corpus.user_ids[one]
+        count = int(have[one])
+        last = "" if count <= BEFORE else f", the last {BEFORE} of them"
+        for frame, title, file in (
+            (best, f"User {name}, {count} items in train", f"user-{one}"),
+            (before, f"User {name}: what train has{last}", f"user-{one}-train"),
+        ):
+            shown = frame.filter(pl.col("user") == one).drop("user", "user_id", strict=False)
+            if len(shown):
+                tables.append(_table(shown, title, file))
     return Section(
         "Recommendations",
         "recommendations",
-        f"The {k} best items of some users; {SEEN[seen]}. Columns of channels say what gates give "
-        f"them{experts}. An item without train users is cold.",
+        f"The {k} best items of some users, and the last that train has of each; {SEEN[seen]}. "
+        f"Columns of channels say what gates give them{experts}. An item without train users is "
+        "cold.",
         tables,
     )
+
+
+def _last_of_train(corpus: Corpus, users: Tensor) -> pl.DataFrame:
+    """The latest first, where there is a time."""
+    import polars as pl
+
+    pairs = {"user": corpus.train.user.numpy(), "item": corpus.train.item.numpy()}
+    chosen = pl.col("user").is_in(users.tolist())
+    frame = pl.DataFrame(pairs).reverse().filter(chosen)
+    frame = frame.group_by("user", maintain_order=True).head(BEFORE)
+    if corpus.item_ids is not None:
+        frame = frame.with_columns(corpus.item_ids.gather(frame["item"]).alias("item_id"))
+    return frame
+
+
+def _short(title: pl.Series) -> pl.Series:
+    """[N] what fits into a table."""
+    import polars as pl
+
+    long = title.str.len_chars() > WIDE
+    return pl.select(
+        pl.when(long).then(title.str.head(WIDE) + "…").otherwise(title).alias("title")
+    ).to_series()
 
 
 def _experts(opened: OpenRun, user: Tensor, item: Tensor) -> list[pl.Series]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -98,9 +99,8 @@ def test_weights_by_group_are_the_means_over_train_pairs(finished, tmp_path):
 def test_lists_are_those_of_recommend_with_what_carried_each_item(finished, tmp_path):
     folder = routed(finished)
     page = explain(run=folder, users=[7, "3", 7], k=4, output=str(tmp_path), accelerator="cpu")
-    assert {p.name for p in (tmp_path / "tables").glob("user-*.csv")} == {
-        "user-7.csv",
-        "user-3.csv",
+    assert {p.stem for p in (tmp_path / "tables").glob("user-*.csv")} == {
+        *("user-7", "user-3", "user-7-train", "user-3-train")
     }
     shown = table(page, "user-7")
     opened = open_run(folder)
@@ -116,6 +116,28 @@ def test_lists_are_those_of_recommend_with_what_carried_each_item(finished, tmp_
     assert shown["true role"].to_list() == expected
     channels = shown.select("behaviour", "visual", "textual").sum_horizontal()
     assert channels.to_list() == pytest.approx([1.0] * 4, abs=2e-3)
+    had, train = table(page, "user-7-train"), opened.corpus.train
+    latest = train.item[train.user == 7].flip(0)[:10]
+    assert had["item"].to_list() == latest.tolist()
+    weights = opened.model.pair_weights(torch.full_like(latest, 7), latest)
+    assert had["visual"].to_list() == pytest.approx(weights["visual"].tolist(), abs=1e-3)
+
+
+def test_items_have_their_ids_and_titles(finished, tmp_path, monkeypatch):
+    opened = open_run(routed(finished))
+    count = opened.corpus.n_items
+    titles = pl.Series("title", [f"{'long' * 20} {i}" if i % 2 else f"|{i}|" for i in range(count)])
+    ids = pl.Series([f"B{i}" for i in range(count)])
+    known = replace(opened.corpus, item_titles=titles, item_ids=ids)
+    monkeypatch.setattr(type(opened), "corpus", known)
+    monkeypatch.setattr("mmrec.runs.open_run", lambda _: opened)
+    page = explain(run=opened.folder, users=[7], output=str(tmp_path), accelerator="cpu")
+    for name in ("user-7", "user-7-train"):
+        shown = table(page, name)
+        assert shown["item_id"].to_list() == [f"B{i}" for i in shown["item"]]
+        assert shown["title"].to_list() == [
+            f"{'long' * 15}…" if i % 2 else f"|{i}|" for i in shown["item"]
+        ]
 
 
 def test_a_gated_model_has_no_router_and_the_rest(finished, tmp_path):

@@ -111,6 +111,7 @@ class Source:
         cold: [I] int8, the cold-item assignment given with the data (0 warm, 1 validation, 2 test).
         user_ids: [U] original ids, if they differ from 0..U-1.
         item_ids: [I] original ids, if they differ from 0..I-1.
+        item_titles: [I] what people call them, if known; empty for items without.
         fingerprint: hash of the content of everything above.
         clock: whether times are seconds, and not positions within a user.
     """
@@ -127,6 +128,7 @@ class Source:
     cold: Tensor | None = None
     user_ids: pl.Series | None = None
     item_ids: pl.Series | None = None
+    item_titles: pl.Series | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +153,7 @@ class Corpus:
         warm: under `item_cold`, what is held out of warm items, for test; there may be none.
         user_ids: [U] original ids, if they differ from 0..U-1.
         item_ids: [I] original ids, if they differ from 0..I-1.
+        item_titles: [I] what people call them, if known; empty for items without.
 
     Raises:
         DataError: an index out of range, a wrong shape, or an empty split.
@@ -170,6 +173,7 @@ class Corpus:
     warm: Interactions | None = None
     user_ids: pl.Series | None = None
     item_ids: pl.Series | None = None
+    item_titles: pl.Series | None = None
 
     def __post_init__(self) -> None:
         parts = self.train, self.val, self.test

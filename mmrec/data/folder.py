@@ -106,7 +106,7 @@ def read_folder(
     digest = digests([table, *features.values(), *side])
 
     found = _interaction_columns(table, columns)
-    details = _item_columns(table.parent / "items.csv", "categories", optional=["categories"])
+    details = _item_columns(table.parent / "items.csv", optional=["categories", "title"])
     cold = _item_columns(table.parent / "cold_items.csv", "cold_label")
     content = {kind: read_modality(path, digest[path]) for kind, path in features.items()}
     users = _user_index(found["user"])
@@ -127,6 +127,7 @@ def read_folder(
         cold=_cold(cold, items),
         user_ids=users.ids,
         item_ids=items.ids,
+        item_titles=_titles(details, items),
         clock="time" in found,
         fingerprint=content_hash(
             [digest[table], *astuple(columns), f"k_core={k_core}"]
@@ -262,11 +263,11 @@ def _seconds(column: Column) -> pl.Series:
     return seconds
 
 
-def _item_columns(path: Path, name: str, *, optional: Sequence[str] = ()) -> dict[str, Column]:
-    """The ids and one more column of a file on items; none if there is no file."""
+def _item_columns(path: Path, *needed: str, optional: Sequence[str] = ()) -> dict[str, Column]:
+    """The ids and further columns of a file on items; none if there is no file."""
     if not path.exists():
         return {}
-    names = {"itemID": "itemID", name: name}
+    names = {name: name for name in ("itemID", *needed, *optional)}
     found = read_table(path).columns(names, optional=optional, remedy=RENAME)
     found["itemID"].reject(found["itemID"].values.is_null(), "an id; complete the line, or drop it")
     return found
@@ -365,6 +366,18 @@ def _categories(details: Mapping[str, Column], items: _Index) -> Categories | No
     return Categories(pairs["item"].to_torch(), category.to_torch(), tuple(names))
 
 
+def _titles(details: Mapping[str, Column], items: _Index) -> pl.Series | None:
+    """[I]; the first, where a file has several of an item."""
+    if "title" not in details:
+        return None
+    title = details["title"].text.str.strip_chars()
+    known = pl.DataFrame({"item": items.rows(details["itemID"]), "title": title})
+    known = known.filter(pl.col("title") != "").unique("item", keep="first")
+    if known.is_empty():
+        return None
+    return pl.repeat("", items.count, eager=True).alias("title").scatter(*known)
+
+
 def _cold(columns: Mapping[str, Column], items: _Index) -> Tensor | None:
     """[I] int8: items that the file does not list are warm."""
     if not columns:
@@ -389,7 +402,7 @@ def _restrict(source: Source, k: int) -> Source:
     items, item_row = _renumber(kept.item, source.n_items)
     if len(users) == source.n_users and len(items) == source.n_items and len(kept) == len(mask):
         return source
-    categories = source.categories
+    categories, titles = source.categories, source.item_titles
     if categories is not None:
         item = item_row[categories.item]
         there = item >= 0
@@ -412,6 +425,7 @@ def _restrict(source: Source, k: int) -> Source:
         cold=None if source.cold is None else source.cold[items],
         user_ids=_restrict_ids(source.user_ids, users),
         item_ids=_restrict_ids(source.item_ids, items),
+        item_titles=titles if titles is None else titles.gather(items.numpy()),
     )
 
 

@@ -326,6 +326,7 @@ def split_corpus(
         warm=None if cold is None else warm,
         user_ids=source.user_ids,
         item_ids=source.item_ids,
+        item_titles=source.item_titles,
     )
 
 

@@ -104,6 +104,7 @@ def test_everything_is_read(root):
     assert source.categories.names == ("x", "y", "z")
     assert source.categories.item.tolist() == [0, 0, 2, 2, 3]
     assert source.categories.category.tolist() == [0, 1, 0, 1, 2]
+    assert source.item_titles.to_list() == ["a, b", "c", "d", "e", "f"]
     assert source.cold.tolist() == [0, 0, 0, 1, 2]
     assert source.user_ids.to_list() == ["ann", "1", "cat", "dan"]
     assert source.item_ids.to_list() == ["A", "B", "C", "D", "E"]
@@ -114,7 +115,7 @@ def test_a_folder_of_nothing_but_pairs_is_enough(root):
     source = read_folder(root, "toys")
     assert source.interactions.item.tolist() == TABLE["itemID"].to_list()
     assert source.interactions.time is None
-    assert source.label is source.categories is source.cold is None
+    assert source.label is source.categories is source.cold is source.item_titles is None
     assert source.user_ids is source.item_ids is None
     assert source.modalities == {}
 
@@ -234,8 +235,11 @@ def test_sparse_ids_take_the_catalogue_of_items_csv_along(root):
     table = TABLE.with_columns(itemID=TABLE["itemID"] * 10 + 7)
     folder = strip(root) / "toys"
     table.write_csv(folder / "toys.inter", separator="\t")
-    (folder / "items.csv").write_text("itemID,categories\n99,x\n17,y\n")
+    (folder / "items.csv").write_text(
+        "itemID,categories,title\n99,x,far\n17,y, near \n17,,2nd\n7,,\n"
+    )
     source = read_folder(root, "toys")
+    assert source.item_titles.to_list() == ["", "near", "", "", "", "far"]
     assert source.item_ids.to_list() == [7, 17, 27, 37, 47, 99]
     assert source.categories.item.tolist() == [1, 5]
 
@@ -441,6 +445,7 @@ def test_a_core_keeps_what_belongs_to_its_rows(root):
     assert (core.n_users, core.n_items) == (len(core.user_ids), len(core.item_ids))
     rows = [whole.item_ids.to_list().index(name) for name in core.item_ids]
     assert core.cold.tolist() == whole.cold[rows].tolist()
+    assert core.item_titles.to_list() == [whole.item_titles[row] for row in rows]
     for name, modality in core.modalities.items():
         assert torch.equal(modality.features, whole.modalities[name].features[rows])
         assert modality.digest != whole.modalities[name].digest
