@@ -118,6 +118,8 @@ def recommend(
             parts.append(Path(folder, f"{number}.parquet"))
             frame.write_parquet(parts[-1])
         sinks[path.suffix](pl.scan_parquet(parts, glob=False), part)
+    if offer.new is not None:
+        _warn_of_bare(offer.new)
     log.info("%d users, lists of %d: %s", len(chosen), k, path)
     return path
 
@@ -138,13 +140,18 @@ class Ranked(NamedTuple):
 
 def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
     """The catalogue, or the new items of a folder."""
-    import torch
-
     from mmrec.data import read_items
 
     if folder is None:
         return Ranked(corpus.n_items, corpus.item_ids, None)
     new, ids = read_items(folder)
+    return Ranked(len(next(iter(new.values())).features), ids, new)
+
+
+def _warn_of_bare(new: Mapping[str, Modality]) -> None:
+    """Say how many new items have nothing to be ranked by."""
+    import torch
+
     present = torch.stack([m.present for m in new.values()], 1).any(1)  # [N]
     if bare := int((~present).sum()):
         log.warning(
@@ -154,7 +161,6 @@ def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
             len(present),
             int((~present).nonzero()[0]),
         )
-    return Ranked(len(next(iter(new.values())).features), ids, new)
 
 
 def ranked_lists(
