@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from mmrec.data.corpus import Categories, Corpus
     from mmrec.report.page import Section
+    from mmrec.report.tables import Table
     from mmrec.runs import OpenRun
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ BEFORE = 10  # items of train that are shown beside a list
 WIDE = 60  # letters of a title
 CATEGORIES = 20  # the largest
 TEMPERATURE = ("warm", "cold")
+ITEMS = "items.csv"
+FIRST, ENOUGH = 5, 5  # items of an expert that are shown, and users that one needs to be
 LEAST = 0.05  # gate of an expert that is named
 
 
@@ -101,9 +105,9 @@ def explain(
     folder.mkdir(parents=True, exist_ok=True)
     with charts.style():
         sections = [
-            *_over_epochs(opened),
+            *_over_epochs(opened, list(weights)),
             *([_of_train(opened, weights)] if weights else []),
-            *_of_items(opened),
+            *_of_items(opened, list(weights)),
             *(_known(opened.result) if opened.at_best else []),
             _of_users(opened, chosen, k, seen, accelerator),
         ]
@@ -113,11 +117,12 @@ def explain(
             f"{opened.result['seed']}; weights of {opened.checkpoint}."
         )
         page = write_page(folder, "What gates decide", summary, [], sections)
+    _every_item(opened).write_csv(folder / ITEMS)
     log.info("explained: %s", page)
     return page
 
 
-def _over_epochs(opened: OpenRun) -> list[Section]:
+def _over_epochs(opened: OpenRun, channels: list[str]) -> list[Section]:
     """What the router did; nothing without one, or without its table of epochs."""
     import polars as pl
 
@@ -145,12 +150,13 @@ def _over_epochs(opened: OpenRun) -> list[Section]:
         Section(
             "Router",
             "router",
-            "Share of the train pairs' gates that each expert has, after experts are left out. "
+            "Share of the train pairs' gates that each expert has, once a pair has kept its few "
+            "(router_schedule.top_k). "
             "Entropies: of a pair's gates, 1 where they are alike and 0 where one expert decides; "
             "of the mean gates and of the load, 1 where all experts are used alike."
             f"{about}{begun}{shown}",
             figures={
-                "load": charts.loads(table, opened.model.experts, trigger),
+                "load": charts.loads(table, opened.model.experts, channels, trigger),
                 "entropy": charts.entropies(table, trigger),
             },
         )
@@ -178,7 +184,7 @@ def _of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
     ):
         table, means = _means(f"weights-by-{what}", f"By {what}", names, values, index, labels)
         tables.append(table)
-        figures[what] = charts.stacked(means, names, labels, f"Weights by {what}")
+        figures[what] = charts.stacked(means, names, names, labels, f"Weights by {what}")
     categories = corpus.categories
     if categories is not None:
         place, shown = _largest(categories)
@@ -194,28 +200,30 @@ def _of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
             "weights-by-category", "By category", names, values[pair[kept]], borne[kept], shown
         )
         tables.append(table)
-        figures["category"] = charts.stacked(means, names, shown, "Weights by category")
+        figures["category"] = charts.stacked(means, names, names, shown, "Weights by category")
     return Section(
         "Channels",
         "channels",
         "What gates give to each channel, the mean over train pairs; a channel of longer vectors "
         "adds more to a score than its weight says. Where an item lacks a modality, the others "
-        "have its share; one without content has none to give. "
-        f"{_shares('items', charts.POPULARITY, evaluation.item_groups)}; "
-        f"{_shares('users', charts.ACTIVITY, evaluation.user_groups)}; by train interactions."
+        "have its share; one without content has none to give, and does not count. "
+        f"Of {_shares('items', charts.POPULARITY, evaluation.item_groups)}; "
+        f"of {_shares('users', charts.ACTIVITY, evaluation.user_groups)}; by train interactions."
         f"{_about(categories)}",
         tables,
         figures,
     )
 
 
-def _of_items(opened: OpenRun) -> list[Section]:
-    """Mean weights of items: of cold ones, which no pair of train has, and of experts by category.
+def _of_items(opened: OpenRun, names: list[str]) -> list[Section]:
+    """Of items: weights of cold ones, which no pair of train has; what experts carry.
 
-    Nothing where there is neither.
+    Experts by category, and by the true role where it is known, and the items that each of them
+    carries most. Nothing where there is neither a router nor a cold item.
     """
     import torch
 
+    from mmrec.data import PlantedData
     from mmrec.models import RoutedRecommender
     from mmrec.models.base import weighs_pairs
     from mmrec.report import charts
@@ -236,7 +244,7 @@ def _of_items(opened: OpenRun) -> list[Section]:
         values = torch.stack(list(weights.values()), 1).cpu()[item]
         table, means = _means(name, title, list(weights), values, of, to, "items")
         tables.append(table)
-        figures[name] = charts.stacked(means, list(weights), to, title)
+        figures[name] = charts.stacked(means, list(weights), names, to, title)
 
     categories = corpus.categories
     if categories is not None:
@@ -259,16 +267,89 @@ def _of_items(opened: OpenRun) -> list[Section]:
             some = cold[item]
             title = "Cold items by category"
             add("cold-by-category", title, channels, item[some], group[some], shown)
-    if categories is not None and isinstance(model, RoutedRecommender):
+    if isinstance(model, RoutedRecommender):
         told.append(
             "An item's gates are the mean over its train users, where users matter; of all train "
-            "pairs, where it has none."
+            f"pairs, where it has none. {ITEMS}, beside this page, has those of every item."
         )
-        experts = dict(zip(model.experts, model.item_gates().T, strict=True))
-        add("experts-by-category", "Experts by category", experts, item, group, shown)
-    about = "Means over items; one without content has nothing to weigh. " + " ".join(told)
+        gates = model.item_gates()
+        experts = dict(zip(model.experts, gates.T, strict=True))
+        if categories is not None:
+            add("experts-by-category", "Experts by category", experts, item, group, shown)
+        if isinstance(opened.data, PlantedData):
+            truth = opened.data.truth
+            everything, roles = torch.arange(corpus.n_items), list(truth.role_names)
+            add("experts-by-role", "Experts by true role", experts, everything, truth.role, roles)
+        tables.append(_most(opened, gates))
+    about = "Means are over items; one without content has nothing to weigh, and does not count. "
+    about += " ".join(told)
     about += _about(categories)
     return [Section("Items", "items", about, tables, figures)] if tables else []
+
+
+def _most(opened: OpenRun, gates: Tensor) -> Table:
+    """The items that each expert carries most: [I, E].
+
+    Where gates are means over users, of items with some users: one of a single user says little.
+    """
+    import polars as pl
+
+    from mmrec.models import RoutedRecommender
+    from mmrec.models.base import weighs_pairs
+
+    assert isinstance(opened.model, RoutedRecommender)
+    gates = gates.cpu()
+    if weighs_pairs(opened.model):
+        counts = opened.corpus.item_counts()
+        rare = counts < min(ENOUGH, int(counts.max()))
+        gates = gates.masked_fill(rare.unsqueeze(1), -1.0)
+    best = gates.topk(min(FIRST, len(gates)), dim=0)
+    frames = [
+        _described(opened, pl.DataFrame({"item": item.numpy()})).select(
+            pl.lit(name).alias("expert"), pl.all(), pl.Series("gate", gate.numpy())
+        )
+        for name, item, gate in zip(
+            opened.model.experts, best.indices.T, best.values.T, strict=True
+        )
+    ]
+    found = pl.concat(frames).filter(pl.col("gate") > 0)
+    return _table(found, "What each expert carries most", "items-of-experts")
+
+
+def _described(opened: OpenRun, frame: pl.DataFrame) -> pl.DataFrame:
+    """What is known of the items of a frame."""
+    import polars as pl
+
+    from mmrec.data import PlantedData
+
+    corpus, item = opened.corpus, frame["item"].cast(pl.Int64)
+    more = []
+    if corpus.item_ids is not None and "item_id" not in frame.columns:
+        more.append(corpus.item_ids.gather(item).alias("item_id"))
+    if corpus.item_titles is not None:
+        more.append(_short(corpus.item_titles.gather(item)))
+    more.append(pl.Series("train users", corpus.item_counts()[item.to_torch()].numpy()))
+    if isinstance(opened.data, PlantedData):
+        truth = opened.data.truth
+        roles = [truth.role_names[role] for role in truth.role[item.to_torch()].tolist()]
+        more.append(pl.Series("true role", roles))
+    return frame.with_columns(more)
+
+
+def _every_item(opened: OpenRun) -> pl.DataFrame:
+    """A row an item: what is known of it, and what channels and experts weigh in it."""
+    import polars as pl
+
+    from mmrec.models import RoutedRecommender
+
+    model = opened.model
+    weights = dict(model.item_weights())
+    if isinstance(model, RoutedRecommender):
+        weights |= dict(zip(model.experts, model.item_gates().T, strict=True))
+    items = pl.DataFrame({"item": range(opened.corpus.n_items)})
+    return _described(opened, items).with_columns(
+        pl.Series(name, weight.cpu().numpy()) for name, weight in weights.items()
+    )
 
 
 def _largest(categories: Categories) -> tuple[Tensor, list[str]]:
@@ -295,7 +376,7 @@ def _about(categories: Categories | None) -> str:
 def _shares(what: str, names: Sequence[str], shares: Sequence[float]) -> str:
     """What groups are called, and how large they are."""
     sizes = (f"{name} {share:.0%}" for name, share in zip(names, shares, strict=False))
-    return f"Of {what}, {', '.join(sizes)}, {names[-1]} the rest"
+    return f"{what}, {', '.join(sizes)}, {names[-1]} the rest"
 
 
 def _means(
@@ -307,11 +388,16 @@ def _means(
     labels: Sequence[str],
     counted: str = "pairs",
 ) -> tuple[Any, Tensor]:
-    """A table of means by group, and the means [G, C]; NaN where a group is empty."""
+    """A table of means by group, and the means [G, C]; NaN where a group is empty.
+
+    Rows without any weight are of items without content, and do not count.
+    """
     import torch
 
     from mmrec.report.tables import Table, Value
 
+    there = values.any(1)  # or nothing is weighed
+    values, index = values[there], index[there]
     count = torch.bincount(index, minlength=len(labels))
     values = values.double()  # float32 loses its third digit over ten million pairs
     total = values.new_zeros(len(labels), values.shape[1]).index_add_(0, index, values)
@@ -354,7 +440,6 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: s
     """Their best items, and what carried each."""
     import polars as pl
 
-    from mmrec.data import PlantedData
     from mmrec.models import RoutedRecommender
     from mmrec.recommend import ranked_lists
     from mmrec.report.page import SEEN, Section
@@ -362,25 +447,15 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: s
     corpus = opened.corpus
     best = pl.concat(ranked_lists(opened, users, k, seen, 512, accelerator))
     before = _last_of_train(corpus, users)
-    counts, have = corpus.item_counts(), corpus.user_counts()
-    device = opened.model.device
-    truth = opened.data.truth if isinstance(opened.data, PlantedData) else None
+    have, device = corpus.user_counts(), opened.model.device
 
     def told(frame: pl.DataFrame) -> pl.DataFrame:
         """What is known of the items, and what gates make of them."""
-        user, item = (frame[name].to_torch().long() for name in ("user", "item"))
-        pairs = user.to(device), item.to(device)
-        weights = opened.model.pair_weights(*pairs)
-        more = [pl.Series("train users", counts[item].numpy())]
-        if corpus.item_titles is not None:
-            more.insert(0, _short(corpus.item_titles.gather(frame["item"])))
-        if truth is not None:
-            roles = [truth.role_names[role] for role in truth.role[item].tolist()]
-            more.append(pl.Series("true role", roles))
-        return frame.with_columns(
-            *more,
+        user, item = (frame[name].to_torch().long().to(device) for name in ("user", "item"))
+        weights = opened.model.pair_weights(user, item)
+        return _described(opened, frame).with_columns(
             *(pl.Series(name, weight.cpu().numpy()) for name, weight in weights.items()),
-            *_experts(opened, *pairs),
+            *_experts(opened, user, item),
         )
 
     best, before = told(best), told(before)
@@ -389,11 +464,13 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: s
     tables = []
     for one in users.tolist():
         name = one if corpus.user_ids is None else corpus.user_ids[one]
-        count = int(have[one])
+        # Another's id may be no name of a file, or this one's number.
+        plain = corpus.user_ids is not None and re.fullmatch(r"\w*[A-Za-z]\w*", str(name), re.A)
+        file_of, count = name if plain else one, int(have[one])
         last = "" if count <= BEFORE else f", the last {BEFORE} of them"
         for frame, title, file in (
-            (best, f"User {name}, {count} items in train", f"user-{one}"),
-            (before, f"User {name}: what train has{last}", f"user-{one}-train"),
+            (best, f"User {name}, {count} items in train", f"user-{file_of}"),
+            (before, f"User {name}: what train has{last}", f"user-{file_of}-train"),
         ):
             shown = frame.filter(pl.col("user") == one).drop("user", "user_id", strict=False)
             if len(shown):
@@ -415,10 +492,7 @@ def _last_of_train(corpus: Corpus, users: Tensor) -> pl.DataFrame:
     pairs = {"user": corpus.train.user.numpy(), "item": corpus.train.item.numpy()}
     chosen = pl.col("user").is_in(users.tolist())
     frame = pl.DataFrame(pairs).reverse().filter(chosen)
-    frame = frame.group_by("user", maintain_order=True).head(BEFORE)
-    if corpus.item_ids is not None:
-        frame = frame.with_columns(corpus.item_ids.gather(frame["item"]).alias("item_id"))
-    return frame
+    return frame.group_by("user", maintain_order=True).head(BEFORE)
 
 
 def _short(title: pl.Series) -> pl.Series:
@@ -452,7 +526,7 @@ def _experts(opened: OpenRun, user: Tensor, item: Tensor) -> list[pl.Series]:
     ]
 
 
-def _table(frame: pl.DataFrame, title: str, name: str) -> Any:
+def _table(frame: pl.DataFrame, title: str, name: str) -> Table:
     import polars as pl
 
     from mmrec.report.tables import Table, Value

@@ -236,9 +236,54 @@ def test_the_last_checkpoint_has_a_page_of_its_own(finished):
     assert page == folder / "explain-last" / "index.html"
 
 
+def test_items_without_content_do_not_count_in_means(finished, tmp_path):
+    folder = finished("mamex", *COLD, "data.world.missing=0.4")
+    opened = open_run(folder)
+    weights, cold = opened.model.item_weights(), opened.corpus.cold > 0
+    there = torch.stack(list(weights.values()), 1).any(1)
+    assert 0 < there.sum() < len(there)
+    found = table(explain(run=folder, output=str(tmp_path), accelerator="cpu"), "warm-and-cold")
+    assert found["items"].to_list() == [int((there & ~cold).sum()), int((there & cold).sum())]
+    assert found.select(*weights).sum_horizontal().to_list() == pytest.approx([1, 1])
+
+
+def test_each_expert_has_its_items_and_each_item_its_experts(finished, tmp_path):
+    folder = routed(finished)
+    page = explain(run=folder, output=str(tmp_path), accelerator="cpu")
+    opened = open_run(folder)
+    model, truth = opened.model, opened.data.truth
+    gates, have = model.item_gates(), opened.corpus.item_counts()
+    every = pl.read_csv(page.parent / "items.csv")
+    assert every["item"].to_list() == list(range(opened.corpus.n_items))
+    assert every["train users"].to_list() == have.tolist()
+    assert every.select(model.experts).to_numpy() == pytest.approx(gates.numpy(), abs=1e-6)
+    most = table(page, "items-of-experts")
+    for e, name in enumerate(model.experts):
+        rows = most.filter(pl.col("expert") == name)
+        best = gates[have >= 5, e].sort(descending=True).values[:5]
+        assert rows["gate"].to_list() == pytest.approx(best.tolist(), abs=1e-3)
+        assert gates[rows["item"].to_list(), e].tolist() == pytest.approx(best.tolist())
+        assert rows["true role"].to_list() == [
+            truth.role_names[truth.role[item]] for item in rows["item"]
+        ]
+    roles = table(page, "experts-by-role")
+    assert roles["group"].to_list() == list(truth.role_names)
+    assert roles["items"].sum() == opened.corpus.n_items
+
+
+def test_a_channel_and_its_experts_have_one_colour():
+    channels = ["behaviour", "visual"]
+    names = ["dominant/visual", "balanced/behaviour+visual", "complementary/visual", "visual/2"]
+    blue, orange = charts.COLOURS[:2]
+    assert charts.looks(channels, channels) == [(blue, 0), (orange, 0)]
+    assert charts.looks(names, channels) == [(orange, 0), (blue, 0), (orange, 1), (orange, 2)]
+    assert charts.looks(["a/1", "a/2"], []) == [(blue, 0), (orange, 0)]
+
+
 def test_a_category_may_cost_dollars():
+    prices = ["$5 & Under $10", "100% $a #1 $"]
     with charts.style():
-        figure = charts.stacked(torch.ones(2, 1), ["a"], ["$5 & Under $10", "100% $a #1 $"], "By $")
+        figure = charts.stacked(torch.ones(2, 1), ["a"], [], prices, "By $")
         assert b"$5 &amp; Under $10" in charts.rendered(figure)["svg"]
 
 

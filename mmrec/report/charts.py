@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -17,6 +18,7 @@ from mmrec.results import EPOCHS, read_epochs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from optuna import Study
     from torch import Tensor
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 TEXT = "#222222"  # becomes the colour of the page's text in a page
 SIZE = (4.8, 3.4)  # inches
 POPULARITY, ACTIVITY = ("head", "mid", "tail"), ("active", "regular", "occasional")
+HATCHES, DASHES = ("", "//", "..", "xx", "--"), ("-", "--", ":", "-.", (0, (1, 3)))
 COSTS = {"fit": "training, seconds", "peak_rss_mib": "peak memory, MiB"}
 
 
@@ -114,8 +117,10 @@ def quality_and_cost(
     for (method, x, y), colour, marker in zip(points, cycle(COLOURS), cycle(MARKERS), strict=False):
         axes.plot(x, y, marker, color=colour, label=method.name)
     front = [(x, y) for _, x, y in points if not any(a <= x and b > y for _, a, b in points)]
-    axes.plot(*zip(*sorted(front), strict=True), color=TEXT, linewidth=0.8, zorder=0)
+    label = "none is better at less"
+    axes.plot(*zip(*sorted(front), strict=True), color=TEXT, linewidth=0.8, zorder=0, label=label)
     axes.set_xscale("log")
+    _plain(axes.xaxis)
     _legend(axes)
     return figure
 
@@ -162,17 +167,34 @@ def ablation(
     return figure
 
 
-def loads(table: pl.DataFrame, experts: Sequence[str], trigger: int | None) -> Figure:
+def looks(names: Sequence[str], channels: Sequence[str]) -> list[tuple[str, int]]:
+    """A colour for each name, and how many before it have that colour.
+
+    It is that of the first channel which the name holds, as `balanced/visual+textual` or
+    `visual/2`, so that a channel and its experts look alike in all figures; of a name that holds
+    none, the next one.
+    """
+    found: list[tuple[str, int]] = []
+    for n, name in enumerate(names):
+        place = [channels.index(part) for part in re.split("[/+]", name) if part in channels]
+        colour = COLOURS[(place[0] if place else n) % len(COLOURS)]
+        found.append((colour, sum(colour == other for other, _ in found)))
+    return found
+
+
+def loads(
+    table: pl.DataFrame, experts: Sequence[str], channels: Sequence[str], trigger: int | None
+) -> Figure:
     """Share of the load of each expert, epoch by epoch."""
     figure, axes = _axes("epoch", "share of the load", "Load of the experts")
     shown = table.select("epoch", *(f"load/{name}" for name in experts)).drop_nulls()
-    lines = zip(experts, cycle(COLOURS), cycle(MARKERS), strict=False)
-    for place, (name, colour, marker) in enumerate(lines):
+    lines = zip(experts, looks(experts, channels), cycle(MARKERS), strict=False)
+    for name, (colour, again), marker in lines:
         axes.plot(
             shown["epoch"],
             shown[f"load/{name}"],
             color=colour,
-            linestyle=("-", "--", ":")[place // len(COLOURS) % 3],
+            linestyle=DASHES[again % len(DASHES)],
             marker=marker,
             markersize=3,
             markevery=max(1, len(shown) // 8),
@@ -202,24 +224,26 @@ def entropies(table: pl.DataFrame, trigger: int | None) -> Figure:
     return figure
 
 
-def stacked(means: Tensor, channels: Sequence[str], groups: Sequence[str], title: str) -> Figure:
-    """Mean weights of channels: a bar of parts for each group; [G, C]."""
+def stacked(
+    means: Tensor, parts: Sequence[str], channels: Sequence[str], groups: Sequence[str], title: str
+) -> Figure:
+    """Mean weights of channels, or experts: a bar of parts for each group; [G, C]."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(SIZE[0], 1.4 + 0.24 * len(groups)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(groups))
-    for n, (values, channel) in enumerate(zip(means.nan_to_num().T.numpy(), channels, strict=True)):
-        rounds, colour = divmod(n, len(COLOURS))
+    shares = means.nan_to_num().T.numpy()
+    for values, part, (colour, again) in zip(shares, parts, looks(parts, channels), strict=True):
         axes.barh(
             range(len(groups)),
             values,
             left=left,
-            color=COLOURS[colour],
-            hatch="//" * rounds,  # a colour that comes again looks otherwise
-            edgecolor="white" if rounds else None,
+            color=colour,
+            hatch=HATCHES[again % len(HATCHES)],
+            edgecolor="white" if again else None,
             linewidth=0,
-            label=channel,
+            label=part,
         )
         left += values
     axes.set_yticks(range(len(groups)), groups)
@@ -307,6 +331,9 @@ def _tidy(figure: Figure, *, wide: bool) -> None:
                 axes.set_xticks(axes.get_xticks(), names, rotation=0, ha="center")
             for label in axes.get_yticklabels(which="both"):
                 label.set_fontsize(7)
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                _plain(axis)
 
 
 def rendered(figure: Figure) -> dict[str, bytes]:
@@ -347,6 +374,15 @@ def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
     if x == "epoch":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, axes
+
+
+def _plain(axis: Axis) -> None:
+    """Numbers at a logarithmic axis as they are: its powers would be mathematics, left unparsed."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _legend(axes: Axes) -> None:

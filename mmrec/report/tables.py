@@ -132,22 +132,23 @@ def latex(table: Table) -> str:
 
 def comma_separated(table: Table) -> str:
     """For other programs: all digits, and the deviation in a column of its own."""
-    values = {
-        place for row in table.rows for place, cell in enumerate(row) if isinstance(cell, Value)
+    spread = {
+        place
+        for row in table.rows
+        for place, cell in enumerate(row)
+        if isinstance(cell, Value) and cell.deviation is not None
     }
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     head: list[str] = []
     for place, name in enumerate(table.head):
-        head += [name, f"{name} std"] if place in values else [name]
+        head += [name, f"{name} std"] if place in spread else [name]
     writer.writerow(head)
     for row in table.rows:
         line: list[str | float | None] = []
         for place, cell in enumerate(row):
-            if isinstance(cell, Value):
-                line += [cell.mean, cell.deviation]
-            else:
-                line += [cell, None] if place in values else [cell]
+            both = (cell.mean, cell.deviation) if isinstance(cell, Value) else (cell, None)
+            line += both if place in spread else both[:1]
         writer.writerow(line)
     return file.getvalue()
 

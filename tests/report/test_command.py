@@ -54,6 +54,7 @@ def test_it_writes_everything_from_the_command_line(command, tmp_path):
         assert {f"{SLUG}-{figure}.{suffix}" for suffix in ("png", "svg")} <= drawn
     for path in (tmp_path / "out/figures").glob("*.svg"):
         ET.parse(path)
+        assert "mathdefault" not in path.read_text()  # as powers of ten are at a log axis
     table = pl.read_csv(tmp_path / f"out/tables/{SLUG}-results.csv")
     assert table["model"].to_list() == ["vbpr", "bpr †", "most_pop †"]
     assert table["seeds"].to_list() == [2, 2, 1]
