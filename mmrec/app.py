@@ -40,6 +40,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     sys.argv[1:] = folders_first(sys.argv[1:])
     wants_traceback = bool(os.environ.get(FULL_ERROR))
     keep_freed_memory()
+    logging.raiseExceptions = wants_traceback  # as where nobody reads what is said any more
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it tells, the error says
     os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
     try:
@@ -50,6 +51,9 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # who reads has had enough, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes again
+        sys.exit(141)
     except (Exception, SystemExit) as raised:
         # A task gives its error to a SystemExit to carry past Hydra, which announces it otherwise.
         error = (isinstance(raised, SystemExit) and raised.__cause__) or raised
@@ -219,6 +223,8 @@ def _explain(error: BaseException, config_name: str) -> str:
             return f"{key}: not all that is combined has this setting; run apart those that have it"
         elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
         return f"{key}: no such setting" + nearest(key, elsewhere or known)
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=([^']+,[^']+)'", text):
+        return f"{found[1]}={found[2]}: these are several, and that is many runs: add -m"
     if found := re.search(
         r"Ambiguous value for argument|mismatched input|no viable alternative", text
     ):

@@ -174,14 +174,14 @@ def warn_of_early_peaks(plain: Mapping[str, Any]) -> None:
     patience = stopping.get("patience") if TARGET in stopping else None
     if data.get("split") != "item_cold" or None in (every, patience) or every * patience >= EARLY:
         return
-    short = f"{data.get('name', 'planted')}_cold"  # what is planted is in no folder
-    there = (conf_dir() / "data" / f"{short}.yaml").is_file()
-    way = f"data={short}" if there else "conf/data/_cold.yaml, as data=scientific_cold has them,"
+    epochs = plain["trainer"]["max_epochs"]
+    if epochs is not None and 0 <= epochs <= every * patience:  # it never stops a run
+        return
     log.warning(
         "data.split=item_cold: few items decide a validation, and %d epochs without a better one "
-        "may end a run at an early peak; the settings of %s wait 200",
+        "may end a run at an early peak; trainer.check_val_every_n_epoch=10 "
+        "callbacks.early_stopping.patience=20, as the data sets with _cold have them, wait 200",
         every * patience,
-        way,
     )
 
 

@@ -125,6 +125,8 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
     start = time.perf_counter()
     import_torchmetrics()
     folder = Path(config.run_dir)
+    if {"run_dir=", "run_dir=''", 'run_dir=""', "run_dir=null"}.intersection(overrides):
+        raise ConfigError("run_dir= is empty: give a folder, or leave it out")
     try:
         if HydraConfig.initialized():
             check_ablation(HydraConfig.get().runtime.choices, config.model[TARGET])
@@ -252,12 +254,28 @@ def _bring_best(checkpoint: Path | None, folder: Path) -> None:
 
 
 def _introduce(model: Recommender, result: dict[str, Any]) -> None:
-    """Say what is run; of a routed model, which experts the data leave it."""
+    """Say what is run; of a routed model, which experts the data leave it; what is cold."""
+    from mmrec.data.corpus import TEST, VAL
     from mmrec.models import RoutedRecommender
+    from mmrec.protocol import candidates
 
     log.info("%s on %s: %d parameters", result["model"], result["data"], result["parameters"])
     if isinstance(model, RoutedRecommender):
         log.info("experts: %s", ", ".join(model.experts))
+    corpus, evaluation = model.corpus, model.evaluation
+    if corpus.cold is not None:
+        k = 20 if 20 in evaluation.cutoffs else evaluation.cutoffs[-1]
+        ranked = int(candidates(corpus, "test", evaluation).sum())
+        log.info(
+            "cold items by %s: %d for validation, %d for test; of %d candidates, %d at random find "
+            "%.3f of what is held out",
+            corpus.split,
+            int((corpus.cold == VAL).sum()),
+            int((corpus.cold == TEST).sum()),
+            ranked,
+            k,
+            k / ranked,
+        )
 
 
 def _select(

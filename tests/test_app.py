@@ -78,6 +78,8 @@ def command(in_process, capfd):
             ("those of a search are found with --config-dir multirun/bpr-planted",),
         ),
         ("logger=wandbb", ("; there are csv, mlflow, none, tensorboard, wandb",)),
+        ("run_dir=", ("run_dir= is empty: give a folder, or leave it out",)),
+        ("model=bpr,vbpr", ("model=bpr,vbpr: these are several, and that is many runs: add -m",)),
         ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: there is no nowhere.ckpt",)),
     ],
 )
@@ -134,6 +136,20 @@ def test_the_shell_sees_one_line_on_stderr_and_status_1(shell, tmp_path):
         "error: data.negatives is 0: expected 1 or more  (HYDRA_FULL_ERROR=1 shows where)"
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_reads_may_leave_early(surroundings):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmrec.run", "--help"],
+        env=surroundings,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.skipif(

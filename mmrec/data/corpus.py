@@ -202,6 +202,14 @@ class Corpus:
                     f"for {self.n_items} items"
                 )
 
+    def __repr__(self) -> str:
+        parts = " + ".join(f"{len(getattr(self, split)):,} {split}" for split in SPLITS)
+        content = "".join(f", {name}: {m.width}" for name, m in self.modalities.items())
+        return (
+            f"Corpus({self.name}, {self.split}, {self.n_users:,} users, {self.n_items:,} items, "
+            f"{parts}{content})"
+        )
+
     def item_counts(self) -> Tensor:
         """[I] int64: how many train interactions an item has."""
         return torch.bincount(self.train.item, minlength=self.n_items)

@@ -254,7 +254,11 @@ class ContentRecommender(Recommender):
     def encode_items(
         self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None
     ) -> Tensor:
-        """New items, for `users @ items.T`: [N, D]; arguments and errors as of `Shelf.new`."""
+        """New items, in the place of those of `encode`: [N, D].
+
+        `model.score(model.encode()._replace(items=items), queries)` ranks them. Arguments and
+        errors are as of `mmrec.nn.Shelf.new`.
+        """
         content = self.shelf.new(features, present)
         with evaluating(self):  # what training hides or drops is no part of an item
             items = self.from_content(content)
