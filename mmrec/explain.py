@@ -12,8 +12,8 @@ import hydra
 from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch
-from mmrec.config import ConfigError, conf_dir, nearest
-from mmrec.recommend import Seen
+from mmrec.config import ConfigError, conf_dir
+from mmrec.recommend import Seen, named_users
 from mmrec.results import EPOCHS, ResultError, locate_run, read_epochs
 
 if TYPE_CHECKING:
@@ -545,18 +545,7 @@ def _chosen(users: Sequence[str | int] | None, corpus: Corpus) -> Tensor:
     if users is None:
         order = corpus.user_counts().argsort(descending=True, stable=True)
         return order[torch.linspace(0, len(order) - 1, min(SHOWN, len(order))).long()]
-    if not users:
-        raise ConfigError("users=[]: name one, or leave the setting out")
-    ids = range(corpus.n_users) if corpus.user_ids is None else corpus.user_ids.to_list()
-    index = {str(name): n for n, name in enumerate(ids)}
-    for name in users:
-        if str(name) not in index:
-            if corpus.user_ids is None:
-                hint = f"; they are 0 to {corpus.n_users - 1}"
-            else:
-                hint = nearest(str(name), index) if len(index) < 100_000 else ""
-            raise ConfigError(f"users={name}: {corpus.name} has no such user{hint}")
-    return torch.tensor([index[str(name)] for name in dict.fromkeys(map(str, users))])
+    return named_users(users, corpus)
 
 
 if __name__ == "__main__":

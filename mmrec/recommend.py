@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch, output_file
-from mmrec.config import ConfigError, conf_dir
+from mmrec.config import ConfigError, conf_dir, nearest
 from mmrec.paths import replace_file
 from mmrec.results import locate_run
 
@@ -44,7 +44,7 @@ def recommend(
     run: str | Path,
     output: str,
     k: int | None = None,
-    users: str | None = None,
+    users: str | Sequence[str | int] | None = None,
     items: str | None = None,
     seen: Seen = "train+val",
     block: int = 512,
@@ -59,8 +59,8 @@ def recommend(
         run: its folder, its `result.json`, or one of its checkpoints.
         output: a `.parquet`, `.csv` or `.jsonl` file; it is there whole or not at all.
         k: length of the lists; None: 20, or as many items as there are.
-        users: a table of the users who are asked for, as text or Parquet, with a column `user_id`
-            (ids of the data's own) or `user` (0..U-1); None: everybody.
+        users: ids of users, the data's own where there are any; or a table of them, as text or
+            Parquet, with a column `user_id` (those ids) or `user` (0..U-1); None: everybody.
         items: a folder with `<modality>_feat.npy` of items that came after training, a row an item,
             and perhaps `i_id_mapping.csv`; they alone are ranked. None: the catalogue.
         seen: what is no candidate; nobody has seen new items.
@@ -100,7 +100,10 @@ def recommend(
     if k > offer.n_items:
         what = f"there are {offer.n_items} new" if items else f"the catalogue has {offer.n_items}"
         raise ConfigError(f"k={k}: {what} items; give at most that many")
-    chosen = _users(Path(users) if users else None, opened.corpus)
+    if users is None or isinstance(users, str):
+        chosen = _users(Path(users) if users else None, opened.corpus)
+    else:
+        chosen = named_users(users, opened.corpus)
     cold = int((opened.corpus.user_counts()[chosen] == 0).sum())
     if cold:
         log.warning(
@@ -254,6 +257,28 @@ def _users(path: Path | None, corpus: Corpus) -> Tensor:
     hint = f", as {near[0]}" if near else ""
     column.reject(found.is_null(), f"a {role} of {corpus.name}{hint}")
     return found.unique(maintain_order=True).cast(pl.Int64).to_torch()
+
+
+def named_users(names: Sequence[str | int], corpus: Corpus) -> Tensor:
+    """Indices of the users who are asked for, each once and in this order.
+
+    Raises:
+        ConfigError: nobody, or somebody who is unknown.
+    """
+    import torch
+
+    if not names:
+        raise ConfigError("users=[]: name one, or leave the setting out")
+    ids = range(corpus.n_users) if corpus.user_ids is None else corpus.user_ids.to_list()
+    index = {str(name): n for n, name in enumerate(ids)}
+    for name in names:
+        if str(name) not in index:
+            if corpus.user_ids is None:
+                hint = f"; they are 0 to {corpus.n_users - 1}"
+            else:
+                hint = nearest(str(name), index) if len(index) < 100_000 else ""
+            raise ConfigError(f"users={name}: {corpus.name} has no such user{hint}")
+    return torch.tensor([index[str(name)] for name in dict.fromkeys(map(str, names))])
 
 
 if __name__ == "__main__":

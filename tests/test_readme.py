@@ -100,6 +100,18 @@ def test_the_python_example_trains_and_tests(tmp_path):
     assert "BPR" in call("opened.py", cwd=tmp_path)
 
 
+@pytest.mark.slow
+def test_the_python_example_of_new_items_scores_them(tmp_path):
+    _, opened = blocks(section("From Python"), "python")
+    [scored] = blocks(section("Models"), "python")
+    cold = ("data=planted_cold", "evaluation.cutoffs=[5,10]", "trainer.check_val_every_n_epoch=1")
+    words = ("model=mamex", *TINY, *cold, "run_dir=outputs/first")
+    call("-m", "mmrec.run", *words, cwd=tmp_path)
+    made = "import numpy\narray = numpy.ones((3, run.model.shelf.widths[0]))\n"
+    (tmp_path / "new.py").write_text(opened + made + scored + "print(scores.shape)")
+    assert "torch.Size([2, 3])" in call("new.py", cwd=tmp_path)
+
+
 @pytest.mark.parametrize("target", LINK.findall(README))
 def test_every_link_leads_to_a_file(target):
     assert (ROOT / target).exists()

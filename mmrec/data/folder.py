@@ -280,6 +280,7 @@ def _originals(path: Path, key: str) -> pl.Series | None:
     table = read_table(path)
     row = table.columns({"row": key}, remedy=RENAME)["row"]
     others = [name for name in table.frame.columns if name != row.name]
+    others.sort(key=lambda name: name != "original_id")
     if not others:
         raise DataError(f"{shown(path)}: expected a column of original ids beside {key}; add it")
     original = Column(path, others[0], table.frame[others[0]].cast(pl.String))
@@ -287,7 +288,9 @@ def _originals(path: Path, key: str) -> pl.Series | None:
     once = "a row number of 0 or more, once; correct the line, or drop it"
     row.reject((number < 0) | number.is_duplicated(), once)
     values = original.values
-    original.reject(values.is_not_null() & values.is_duplicated(), "each id once; correct the line")
+    which = "" if len(others) == 1 else ", or name the column of ids original_id"
+    once = f"each id once; correct the line{which}"
+    original.reject(values.is_not_null() & values.is_duplicated(), once)
     ids = pl.int_range(int(number.to_numpy().max(initial=-1)) + 1, eager=True).cast(pl.String)
     return ids.alias(key).scatter(number.filter(values.is_not_null()), values.drop_nulls())
 
@@ -310,6 +313,8 @@ def _item_index(item: Column, detail: Column | None, content: Mapping[str, Modal
     for file, height in heights.items():
         if not index.named:
             has_row = f"below {height}, the number of rows in {file}; add a row (NaN if missing)"
+            if item.integers.min() == 1 and item.integers.max() == height:
+                has_row = f"0 to {height - 1}, a row of {file} each; number the items from 0"
             item.reject(item.integers >= height, has_row)
         if height != index.count:
             raise DataError(

@@ -332,6 +332,27 @@ CORRUPTIONS = [
 ]  # fmt: skip
 
 
+def test_ids_that_begin_at_one_are_to_begin_at_zero(root):
+    table = TABLE.with_columns(itemID=TABLE["itemID"] + 1)
+    folder = strip(root, "image_feat.npy", "text_feat.npy") / "toys"
+    table.write_csv(folder / "toys.inter", separator="\t")
+    expected = (
+        r"itemID is 5, expected 0 to 4, a row of image_feat\.npy each; number the items from 0"
+    )
+    with pytest.raises(DataError, match=expected):
+        read_folder(root, "toys")
+
+
+def test_the_column_of_original_ids_is_told_by_its_name_among_several(root):
+    rows = ["title,original_id,itemID", *(f"same,{name},{n}" for n, name in enumerate("ABCDE"))]
+    mapping = root / "toys/i_id_mapping.csv"
+    mapping.write_text("\n".join(rows) + "\n")
+    assert read_folder(root, "toys").item_ids.to_list() == list("ABCDE")
+    mapping.write_text("\n".join(rows).replace("original_id", "asin") + "\n")
+    with pytest.raises(DataError, match=r"each id once; .*or name the column of ids original_id"):
+        read_folder(root, "toys")
+
+
 @pytest.mark.parametrize(("file", "old", "new", "message"), CORRUPTIONS)
 def test_a_mistake_is_named_by_file_line_and_remedy(root, file, old, new, message):
     edit(root / "toys" / file, old, new)
