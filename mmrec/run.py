@@ -439,7 +439,7 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
     if result["metrics"]:
         log.info("\n%s", metrics_table(result["metrics"]))
     if result["best_epoch"] is not None:
-        log.info("best epoch %d of %d", result["best_epoch"], result["epochs"])
+        log.info("best epoch %d, of 0 to %d", result["best_epoch"], result["epochs"] - 1)
     log.info("%s: %s", result["status"], folder)
     within = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
     if result["status"] != "interrupted" or within:
