@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -40,6 +41,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     sys.argv[1:] = folders_first(sys.argv[1:])
     wants_traceback = bool(os.environ.get(FULL_ERROR))
     keep_freed_memory()
+    raised_before = logging.raiseExceptions
     logging.raiseExceptions = wants_traceback  # as where nobody reads what is said any more
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it tells, the error says
     os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
@@ -51,10 +53,9 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # who reads has had enough, as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes again
-        sys.exit(141)
     except (Exception, SystemExit) as raised:
+        if isinstance(raised, BrokenPipeError) and nobody_reads():
+            sys.exit(141)
         # A task gives its error to a SystemExit to carry past Hydra, which announces it otherwise.
         error = (isinstance(raised, SystemExit) and raised.__cause__) or raised
         reason = error
@@ -71,6 +72,19 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         sys.exit(f"error: {message}  ({FULL_ERROR}=1 shows where)")
     finally:
         del os.environ[FULL_ERROR]
+        logging.raiseExceptions = raised_before
+
+
+def nobody_reads() -> bool:
+    """Whether who reads our output has had enough, as `| head` has; then it goes nowhere."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # what is broken is told of in any case
+    gone = bool(poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes again
+    return gone
 
 
 def folders_first(words: Sequence[str]) -> list[str]:
@@ -224,7 +238,10 @@ def _explain(error: BaseException, config_name: str) -> str:
         elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
         return f"{key}: no such setting" + nearest(key, elsewhere or known)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=([^']+,[^']+)'", text):
-        return f"{found[1]}={found[2]}: these are several, and that is many runs: add -m"
+        key, value = found.groups()
+        if config_name == "config" and (key == "seed" or (conf_dir() / key).is_dir()):
+            return f"{key}={value}: these are several, and that is many runs: add -m"
+        return f"{key}={value}: a list has brackets, {key}=[{value}]; quote a text with commas"
     if found := re.search(
         r"Ambiguous value for argument|mismatched input|no viable alternative", text
     ):

@@ -170,12 +170,12 @@ def _validated(trainer: Mapping[str, Any]) -> dict[str, int]:
 def warn_of_early_peaks(plain: Mapping[str, Any]) -> None:
     """Say that a run on cold items may end before it has begun to learn."""
     data, every = plain["data"], plain["trainer"]["check_val_every_n_epoch"]
+    epochs = plain["trainer"]["max_epochs"]
     stopping = plain["callbacks"].get("early_stopping") or {}
-    patience = stopping.get("patience") if TARGET in stopping else None
+    patience: Any = stopping.get("patience") if TARGET in stopping else None
     if data.get("split") != "item_cold" or None in (every, patience) or every * patience >= EARLY:
         return
-    epochs = plain["trainer"]["max_epochs"]
-    if epochs is not None and 0 <= epochs <= every * patience:  # it never stops a run
+    if epochs is not None and 0 <= epochs <= every * (patience + 1):  # it never stops a run
         return
     log.warning(
         "data.split=item_cold: few items decide a validation, and %d epochs without a better one "

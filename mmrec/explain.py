@@ -6,13 +6,14 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import hydra
 from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir
+from mmrec.paths import replace_file
 from mmrec.recommend import Seen, named_users
 from mmrec.results import EPOCHS, ResultError, locate_run, read_epochs
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmrec.data.corpus import Categories, Corpus
+    from mmrec.models import Recommender
     from mmrec.report.page import Section
     from mmrec.report.tables import Table
     from mmrec.runs import OpenRun
@@ -31,7 +33,7 @@ BEFORE = 10  # items of train that are shown beside a list
 WIDE = 60  # letters of a title
 CATEGORIES = 20  # the largest
 TEMPERATURE = ("warm", "cold")
-ITEMS = "items.csv"
+ITEMS = "weights.csv"
 FIRST, ENOUGH = 5, 5  # items of an expert that are shown, and users that one needs to be
 LEAST = 0.05  # gate of an expert that is named
 
@@ -103,11 +105,12 @@ def explain(
     name = "explain" if opened.at_best else f"explain-{opened.checkpoint.stem}"
     folder = Path(output) if output else opened.folder / name
     folder.mkdir(parents=True, exist_ok=True)
+    known = _weighed(opened.model)
     with charts.style():
         sections = [
             *_over_epochs(opened, list(weights)),
             *([_of_train(opened, weights)] if weights else []),
-            *_of_items(opened, list(weights)),
+            *_of_items(opened, known, list(weights)),
             *(_known(opened.result) if opened.at_best else []),
             _of_users(opened, chosen, k, seen, accelerator),
         ]
@@ -116,8 +119,9 @@ def explain(
             f"{type(opened.model).__name__} on {card['name']}, {card['split']}, seed "
             f"{opened.result['seed']}; weights of {opened.checkpoint}."
         )
+        with replace_file(folder / ITEMS) as part:
+            _every_item(opened, known).write_csv(part)
         page = write_page(folder, "What gates decide", summary, [], sections)
-    _every_item(opened).write_csv(folder / ITEMS)
     log.info("explained: %s", page)
     return page
 
@@ -215,7 +219,25 @@ def _of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
     )
 
 
-def _of_items(opened: OpenRun, names: list[str]) -> list[Section]:
+class _Weighed(NamedTuple):
+    """What a model weighs in each item: [I] each, by name."""
+
+    channels: dict[str, Tensor]
+    experts: dict[str, Tensor]
+
+
+def _weighed(model: Recommender) -> _Weighed:
+    """Once for the whole page: where pairs are weighed, it takes a pass over those of train."""
+    from mmrec.models import RoutedRecommender
+
+    channels = {name: weight.cpu() for name, weight in model.item_weights().items()}
+    if not isinstance(model, RoutedRecommender):
+        return _Weighed(channels, {})
+    gates = model.item_gates().cpu()
+    return _Weighed(channels, dict(zip(model.experts, gates.unbind(1), strict=True)))
+
+
+def _of_items(opened: OpenRun, known: _Weighed, names: list[str]) -> list[Section]:
     """Of items: weights of cold ones, which no pair of train has; what experts carry.
 
     Experts by category, and by the true role where it is known, and the items that each of them
@@ -224,13 +246,12 @@ def _of_items(opened: OpenRun, names: list[str]) -> list[Section]:
     import torch
 
     from mmrec.data import PlantedData
-    from mmrec.models import RoutedRecommender
     from mmrec.models.base import weighs_pairs
     from mmrec.report import charts
     from mmrec.report.page import Section
 
-    corpus, model = opened.corpus, opened.model
-    by_pairs = weighs_pairs(model)
+    corpus = opened.corpus
+    by_pairs = weighs_pairs(opened.model)
     tables, figures, told = [], {}, []
 
     def add(
@@ -241,7 +262,7 @@ def _of_items(opened: OpenRun, names: list[str]) -> list[Section]:
         of: Tensor,
         to: list[str],
     ) -> None:
-        values = torch.stack(list(weights.values()), 1).cpu()[item]
+        values = torch.stack(list(weights.values()), 1)[item]
         table, means = _means(name, title, list(weights), values, of, to, "items")
         tables.append(table)
         figures[name] = charts.stacked(means, list(weights), names, to, title)
@@ -252,7 +273,7 @@ def _of_items(opened: OpenRun, names: list[str]) -> list[Section]:
         group = place[categories.category]
         item, group = categories.item[group >= 0], group[group >= 0]
     # Gates of pairs say nothing of cold items, which are in none.
-    if corpus.cold is not None and not by_pairs and (channels := model.item_weights()):
+    if corpus.cold is not None and not by_pairs and (channels := known.channels):
         cold, everything = corpus.cold > 0, torch.arange(corpus.n_items)
         told.append("Cold items have no interaction in train: their content decides.")
         add(
@@ -267,38 +288,35 @@ def _of_items(opened: OpenRun, names: list[str]) -> list[Section]:
             some = cold[item]
             title = "Cold items by category"
             add("cold-by-category", title, channels, item[some], group[some], shown)
-    if isinstance(model, RoutedRecommender):
+    if experts := known.experts:
         told.append(
             "An item's gates are the mean over its train users, where users matter; of all train "
             f"pairs, where it has none. {ITEMS}, beside this page, has those of every item."
         )
-        gates = model.item_gates()
-        experts = dict(zip(model.experts, gates.T, strict=True))
         if categories is not None:
             add("experts-by-category", "Experts by category", experts, item, group, shown)
         if isinstance(opened.data, PlantedData):
             truth = opened.data.truth
             everything, roles = torch.arange(corpus.n_items), list(truth.role_names)
             add("experts-by-role", "Experts by true role", experts, everything, truth.role, roles)
-        tables.append(_most(opened, gates))
+        tables.append(_most(opened, experts))
     about = "Means are over items; one without content has nothing to weigh, and does not count. "
     about += " ".join(told)
     about += _about(categories)
     return [Section("Items", "items", about, tables, figures)] if tables else []
 
 
-def _most(opened: OpenRun, gates: Tensor) -> Table:
-    """The items that each expert carries most: [I, E].
+def _most(opened: OpenRun, experts: Mapping[str, Tensor]) -> Table:
+    """The items that each expert carries most.
 
     Where gates are means over users, of items with some users: one of a single user says little.
     """
     import polars as pl
+    import torch
 
-    from mmrec.models import RoutedRecommender
     from mmrec.models.base import weighs_pairs
 
-    assert isinstance(opened.model, RoutedRecommender)
-    gates = gates.cpu()
+    gates = torch.stack(list(experts.values()), 1)  # [I, E]
     if weighs_pairs(opened.model):
         counts = opened.corpus.item_counts()
         rare = counts < min(ENOUGH, int(counts.max()))
@@ -308,9 +326,7 @@ def _most(opened: OpenRun, gates: Tensor) -> Table:
         _described(opened, pl.DataFrame({"item": item.numpy()})).select(
             pl.lit(name).alias("expert"), pl.all(), pl.Series("gate", gate.numpy())
         )
-        for name, item, gate in zip(
-            opened.model.experts, best.indices.T, best.values.T, strict=True
-        )
+        for name, item, gate in zip(experts, best.indices.T, best.values.T, strict=True)
     ]
     found = pl.concat(frames).filter(pl.col("gate") > 0)
     return _table(found, "What each expert carries most", "items-of-experts")
@@ -327,7 +343,7 @@ def _described(opened: OpenRun, frame: pl.DataFrame) -> pl.DataFrame:
     if corpus.item_ids is not None and "item_id" not in frame.columns:
         more.append(corpus.item_ids.gather(item).alias("item_id"))
     if corpus.item_titles is not None:
-        more.append(_short(corpus.item_titles.gather(item)))
+        more.append(corpus.item_titles.gather(item).alias("title"))
     more.append(pl.Series("train users", corpus.item_counts()[item.to_torch()].numpy()))
     if isinstance(opened.data, PlantedData):
         truth = opened.data.truth
@@ -336,19 +352,22 @@ def _described(opened: OpenRun, frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(more)
 
 
-def _every_item(opened: OpenRun) -> pl.DataFrame:
+def _every_item(opened: OpenRun, known: _Weighed) -> pl.DataFrame:
     """A row an item: what is known of it, and what channels and experts weigh in it."""
     import polars as pl
 
-    from mmrec.models import RoutedRecommender
+    items = _described(opened, pl.DataFrame({"item": range(opened.corpus.n_items)}))
+    return _beside(items, known.channels | known.experts)
 
-    model = opened.model
-    weights = dict(model.item_weights())
-    if isinstance(model, RoutedRecommender):
-        weights |= dict(zip(model.experts, model.item_gates().T, strict=True))
-    items = pl.DataFrame({"item": range(opened.corpus.n_items)})
-    return _described(opened, items).with_columns(
-        pl.Series(name, weight.cpu().numpy()) for name, weight in weights.items()
+
+def _beside(frame: pl.DataFrame, weights: Mapping[str, Tensor]) -> pl.DataFrame:
+    """Weights as columns; a modality may be called what a column is."""
+    import polars as pl
+
+    taken = frame.columns
+    return frame.with_columns(
+        pl.Series(f"weight of {name}" if name in taken else name, weight.cpu().numpy())
+        for name, weight in weights.items()
     )
 
 
@@ -406,7 +425,7 @@ def _means(
         [label, f"{n:,}", *(Value(x) if n else "–" for x in row)]
         for label, n, row in zip(labels, count.tolist(), means.tolist(), strict=True)
     ]
-    return Table(name, title, ["group", counted, *channels], rows), means
+    return Table(name, title, ["group", counted, *channels], rows, deviations=False), means
 
 
 def _known(result: dict[str, Any]) -> list[Section]:
@@ -451,12 +470,11 @@ def _of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: s
 
     def told(frame: pl.DataFrame) -> pl.DataFrame:
         """What is known of the items, and what gates make of them."""
+        if not len(frame):  # nobody of them has anything in train
+            return frame
         user, item = (frame[name].to_torch().long().to(device) for name in ("user", "item"))
-        weights = opened.model.pair_weights(user, item)
-        return _described(opened, frame).with_columns(
-            *(pl.Series(name, weight.cpu().numpy()) for name, weight in weights.items()),
-            *_experts(opened, user, item),
-        )
+        known = _described(opened, frame).with_columns(_experts(opened, user, item))
+        return _beside(known, opened.model.pair_weights(user, item))
 
     best, before = told(best), told(before)
     routed = isinstance(opened.model, RoutedRecommender)
@@ -495,16 +513,6 @@ def _last_of_train(corpus: Corpus, users: Tensor) -> pl.DataFrame:
     return frame.group_by("user", maintain_order=True).head(BEFORE)
 
 
-def _short(title: pl.Series) -> pl.Series:
-    """[N] what fits into a table."""
-    import polars as pl
-
-    long = title.str.len_chars() > WIDE
-    return pl.select(
-        pl.when(long).then(title.str.head(WIDE) + "…").otherwise(title).alias("title")
-    ).to_series()
-
-
 def _experts(opened: OpenRun, user: Tensor, item: Tensor) -> list[pl.Series]:
     """The experts that a pair was given to, with their gates."""
     import polars as pl
@@ -535,7 +543,12 @@ def _table(frame: pl.DataFrame, title: str, name: str) -> Table:
         return Value(value, digits=3) if isinstance(value, float) else str(value)
 
     frame = frame.with_columns(pl.col(pl.Float32).cast(pl.Float64))
-    return Table(name, title, frame.columns, [[cell(v) for v in row] for row in frame.iter_rows()])
+    if frame.schema.get("title") == pl.String:
+        text = pl.col("title").str
+        cut = pl.when(text.len_chars() > WIDE).then(text.head(WIDE) + "…")
+        frame = frame.with_columns(cut.otherwise(pl.col("title")))
+    rows = [[cell(v) for v in row] for row in frame.iter_rows()]
+    return Table(name, title, frame.columns, rows, deviations=False)
 
 
 def _chosen(users: Sequence[str | int] | None, corpus: Corpus) -> Tensor:

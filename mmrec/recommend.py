@@ -44,7 +44,7 @@ def recommend(
     run: str | Path,
     output: str,
     k: int | None = None,
-    users: str | Sequence[str | int] | None = None,
+    users: str | Path | Sequence[str | int] | None = None,
     items: str | None = None,
     seen: Seen = "train+val",
     block: int = 512,
@@ -100,7 +100,7 @@ def recommend(
     if k > offer.n_items:
         what = f"there are {offer.n_items} new" if items else f"the catalogue has {offer.n_items}"
         raise ConfigError(f"k={k}: {what} items; give at most that many")
-    if users is None or isinstance(users, str):
+    if users is None or isinstance(users, str | Path):
         chosen = _users(Path(users) if users else None, opened.corpus)
     else:
         chosen = named_users(users, opened.corpus)

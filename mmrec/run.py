@@ -71,6 +71,8 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def _main(config: DictConfig) -> float | dict[str, Any] | None:
     hydra_config = HydraConfig.get()
+    if hydra_config.mode is RunMode.RUN and not hydra_config.run.dir:
+        raise SystemExit(1) from ConfigError("run_dir= is empty: give a folder, or leave it out")
     config.run_dir = hydra_config.runtime.output_dir
     watch: str | None = hydra_config.sweeper.get("trial")
     job = hydra_config.mode is RunMode.MULTIRUN
@@ -125,8 +127,6 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
     start = time.perf_counter()
     import_torchmetrics()
     folder = Path(config.run_dir)
-    if {"run_dir=", "run_dir=''", 'run_dir=""', "run_dir=null"}.intersection(overrides):
-        raise ConfigError("run_dir= is empty: give a folder, or leave it out")
     try:
         if HydraConfig.initialized():
             check_ablation(HydraConfig.get().runtime.choices, config.model[TARGET])
@@ -163,7 +163,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
     if writes:
         _introduce(model, result)
 
-    on_interrupt = signal.getsignal(signal.SIGINT)
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         best = _select(trainer, model, data, checkpoint, checkpoints, timing, result)
         if any(callback.pruned for callback in pruning):
@@ -175,9 +175,11 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
                 result["seconds"]["test"] = time.perf_counter() - tested
                 result |= _write_tables(folder, model, data, writes=writes)
         if writes and timing.train_epochs and (folder / EPOCHS).exists():
-            _draw(folder, plain["monitor"])
+            with _ended_by_sigterm():
+                _draw(folder, plain["monitor"])
     except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would lose the result
+        for signum in handlers:
+            signal.signal(signum, signal.SIG_IGN)  # a second one would lose the result
         result["status"] = "interrupted"
     except BaseException as error:
         result["status"] = "failed"
@@ -187,13 +189,14 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         raise
     _finish(folder, result, trainer, timing, checkpoints)
     if result["status"] == "interrupted":
-        signal.signal(signal.SIGINT, on_interrupt)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
     return result
 
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM is an interruption here too; in training it is Lightning that sees to it."""
+    """SIGTERM is an interruption here too; Lightning sees to it only between its batches."""
     before = signal.getsignal(signal.SIGTERM)
     ours = before is signal.SIG_DFL and current_thread() is main_thread()
     if ours:

@@ -80,6 +80,8 @@ def command(in_process, capfd):
         ("logger=wandbb", ("; there are csv, mlflow, none, tensorboard, wandb",)),
         ("run_dir=", ("run_dir= is empty: give a folder, or leave it out",)),
         ("model=bpr,vbpr", ("model=bpr,vbpr: these are several, and that is many runs: add -m",)),
+        ("++run_dir=", ("run_dir= is empty",)),
+        ("evaluation.cutoffs=5,10", ("a list has brackets, evaluation.cutoffs=[5,10]",)),
         ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: there is no nowhere.ckpt",)),
     ],
 )

@@ -253,7 +253,7 @@ def test_each_expert_has_its_items_and_each_item_its_experts(finished, tmp_path)
     opened = open_run(folder)
     model, truth = opened.model, opened.data.truth
     gates, have = model.item_gates(), opened.corpus.item_counts()
-    every = pl.read_csv(page.parent / "items.csv")
+    every = pl.read_csv(page.parent / "weights.csv")
     assert every["item"].to_list() == list(range(opened.corpus.n_items))
     assert every["train users"].to_list() == have.tolist()
     assert every.select(model.experts).to_numpy() == pytest.approx(gates.numpy(), abs=1e-6)
@@ -271,6 +271,29 @@ def test_each_expert_has_its_items_and_each_item_its_experts(finished, tmp_path)
     assert roles["items"].sum() == opened.corpus.n_items
 
 
+def test_users_without_train_items_have_a_list_alone(finished, tmp_path, monkeypatch):
+    opened = open_run(routed(finished))
+    train = opened.corpus.train
+    without = replace(opened.corpus, train=train.select((train.user != 7).nonzero().squeeze(1)))
+    monkeypatch.setattr(type(opened), "corpus", without)
+    monkeypatch.setattr("mmrec.runs.open_run", lambda _: opened)
+    explain(run=opened.folder, users=[7], output=str(tmp_path), accelerator="cpu")
+    assert {path.name for path in tmp_path.glob("tables/user-*.csv")} == {"user-7.csv"}
+
+
+def test_a_modality_may_be_called_as_a_column(finished, tmp_path):
+    folder = finished("mamex", *COLD, "data.world.modalities=[title,score]")
+    page = explain(run=folder, users=[7], output=str(tmp_path), accelerator="cpu")
+    opened = open_run(folder)
+    every = pl.read_csv(page.parent / "weights.csv")
+    weights = opened.model.item_weights()
+    assert every["title"].to_list() == pytest.approx(weights["title"].tolist(), abs=1e-6)
+    shown = table(page, "user-7")
+    assert shown["weight of score"].to_list() == pytest.approx(
+        weights["score"][shown["item"].to_list()].tolist(), abs=1e-3
+    )
+
+
 def test_a_channel_and_its_experts_have_one_colour():
     channels = ["behaviour", "visual"]
     names = ["dominant/visual", "balanced/behaviour+visual", "complementary/visual", "visual/2"]
@@ -278,6 +301,8 @@ def test_a_channel_and_its_experts_have_one_colour():
     assert charts.looks(channels, channels) == [(blue, 0), (orange, 0)]
     assert charts.looks(names, channels) == [(orange, 0), (blue, 0), (orange, 1), (orange, 2)]
     assert charts.looks(["a/1", "a/2"], []) == [(blue, 0), (orange, 0)]
+    many = charts.looks([f"visual/{n}" for n in range(8)], channels)
+    assert len({(colour, charts.HATCHES[again]) for colour, again in many}) == 8
 
 
 def test_a_category_may_cost_dollars():

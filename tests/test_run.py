@@ -198,8 +198,8 @@ def test_data_with_cold_items_train_without_callbacks_and_in_the_short_trial(go,
         (["data=planted_cold", "callbacks=none", "trainer.check_val_every_n_epoch=1"], False),
         (["data=planted_cold", "callbacks.early_stopping=null"], False),
         (["data=planted"], False),
-        (["data=tiktok", "data.split=item_cold", "trainer.max_epochs=20"], False),
-        (["data=tiktok", "data.split=item_cold", "trainer.max_epochs=21"], True),
+        (["data=tiktok", "data.split=item_cold", "trainer.max_epochs=21"], False),
+        (["data=tiktok", "data.split=item_cold", "trainer.max_epochs=22"], True),
     ],
 )
 def test_cold_items_without_patience_are_warned_of(composed, caplog, words, told):

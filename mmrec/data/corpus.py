@@ -204,6 +204,8 @@ class Corpus:
 
     def __repr__(self) -> str:
         parts = " + ".join(f"{len(getattr(self, split)):,} {split}" for split in SPLITS)
+        if self.warm is not None:
+            parts += f" + {len(self.warm):,} warm"
         content = "".join(f", {name}: {m.width}" for name, m in self.modalities.items())
         return (
             f"Corpus({self.name}, {self.split}, {self.n_users:,} users, {self.n_items:,} items, "

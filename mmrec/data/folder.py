@@ -289,8 +289,8 @@ def _originals(path: Path, key: str) -> pl.Series | None:
     row.reject((number < 0) | number.is_duplicated(), once)
     values = original.values
     which = "" if len(others) == 1 else ", or name the column of ids original_id"
-    once = f"each id once; correct the line{which}"
-    original.reject(values.is_not_null() & values.is_duplicated(), once)
+    repeated = values.is_not_null() & values.is_duplicated()
+    original.reject(repeated, f"each id once; correct the line{which}")
     ids = pl.int_range(int(number.to_numpy().max(initial=-1)) + 1, eager=True).cast(pl.String)
     return ids.alias(key).scatter(number.filter(values.is_not_null()), values.drop_nulls())
 
@@ -375,7 +375,7 @@ def _titles(details: Mapping[str, Column], items: _Index) -> pl.Series | None:
     """[I]; the first, where a file has several of an item."""
     if "title" not in details:
         return None
-    title = details["title"].text.str.strip_chars()
+    title = details["title"].text.str.replace_all(r"\s+", " ").str.strip_chars()
     known = pl.DataFrame({"item": items.rows(details["itemID"]), "title": title})
     known = known.filter(pl.col("title") != "").unique("item", keep="first")
     if known.is_empty():

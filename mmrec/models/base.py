@@ -354,7 +354,7 @@ class RoutedRecommender(Recommender):
             even: [N, E], equal gates, where some rows lack some experts; None: nothing lacks any.
 
         Returns:
-            H_s, a scalar.
+            H_s, a scalar; without a gradient where the schedule gives it no weight.
         """
         if even is None:
             even = torch.full_like(gates, 1 / len(self.experts))

@@ -253,8 +253,7 @@ def alignment(views: Views) -> Tensor:
     apart = views.items.unsqueeze(1) - views.each  # [N, M, D]
     there = views.present
     share = there / (there.sum(0).clamp(min=1) * apart.shape[-1])
-    squared: Tensor = torch.linalg.vecdot(apart, apart)  # [N, M]
-    return (share * squared).sum()
+    return (share * apart.square().sum(-1)).sum()
 
 
 def balance(views: Views) -> Tensor:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 TEXT = "#222222"  # becomes the colour of the page's text in a page
 SIZE = (4.8, 3.4)  # inches
 POPULARITY, ACTIVITY = ("head", "mid", "tail"), ("active", "regular", "occasional")
-HATCHES, DASHES = ("", "//", "..", "xx", "--"), ("-", "--", ":", "-.", (0, (1, 3)))
+HATCHES = ("", "//", "..", "xx", "--", "\\\\", "++", "oo")
+DASHES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (8, 4)))
 COSTS = {"fit": "training, seconds", "peak_rss_mib": "peak memory, MiB"}
 
 

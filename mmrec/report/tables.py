@@ -13,6 +13,13 @@ from typing import Literal
 Mark = Literal["best", "second"]
 
 
+LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    | {"–": "--", "±": r"$\pm$"}
+)
+
+
 @dataclass(frozen=True)
 class Value:
     """A number over seeds.
@@ -48,6 +55,7 @@ class Table:
         head: of each column.
         rows: texts and values.
         notes: what has to be known about it.
+        deviations: whether other programs get a column for them, whether there are any or not.
     """
 
     name: str
@@ -55,6 +63,7 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str | Value]]
     notes: Sequence[str] = ()
+    deviations: bool = True
 
 
 def over_seeds(values: Sequence[float], digits: int = 4) -> Value | str:
@@ -136,7 +145,7 @@ def comma_separated(table: Table) -> str:
         place
         for row in table.rows
         for place, cell in enumerate(row)
-        if isinstance(cell, Value) and cell.deviation is not None
+        if isinstance(cell, Value) and table.deviations
     }
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -176,9 +185,7 @@ def _pipes(cells: Iterable[str]) -> str:
 
 
 def _latex_text(text: str) -> str:
-    for sign in "&%$#_{}":
-        text = text.replace(sign, f"\\{sign}")
-    return text.replace("–", "--").replace("±", r"$\pm$")
+    return text.translate(LATEX)
 
 
 def _html_cell(cell: str | Value) -> str:

@@ -57,6 +57,13 @@ def test_the_presence_mask_has_a_row_for_each_item():
         corpus(modalities={"image": short})
 
 
+def test_a_corpus_is_a_line_to_read():
+    assert repr(corpus(warm=interactions([(1, 1)]))) == (
+        "Corpus(toy, random_per_user(seed=0), 3 users, 4 items, 3 train + 1 val + 2 test + 1 warm, "
+        "image: 3, text: 5)"
+    )
+
+
 def test_a_corpus_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         corpus().n_users = 4
