@@ -251,7 +251,7 @@ def _of_items(opened: OpenRun, known: _Weighed, names: list[str]) -> list[Sectio
     from mmrec.report.page import Section
 
     corpus = opened.corpus
-    by_pairs = weighs_pairs(opened.model)
+    by_pairs, everything = weighs_pairs(opened.model), torch.arange(corpus.n_items)
     tables, figures, told = [], {}, []
 
     def add(
@@ -274,7 +274,7 @@ def _of_items(opened: OpenRun, known: _Weighed, names: list[str]) -> list[Sectio
         item, group = categories.item[group >= 0], group[group >= 0]
     # Gates of pairs say nothing of cold items, which are in none.
     if corpus.cold is not None and not by_pairs and (channels := known.channels):
-        cold, everything = corpus.cold > 0, torch.arange(corpus.n_items)
+        cold = corpus.cold > 0
         told.append("Cold items have no interaction in train: their content decides.")
         add(
             "warm-and-cold",
@@ -297,7 +297,7 @@ def _of_items(opened: OpenRun, known: _Weighed, names: list[str]) -> list[Sectio
             add("experts-by-category", "Experts by category", experts, item, group, shown)
         if isinstance(opened.data, PlantedData):
             truth = opened.data.truth
-            everything, roles = torch.arange(corpus.n_items), list(truth.role_names)
+            roles = list(truth.role_names)
             add("experts-by-role", "Experts by true role", experts, everything, truth.role, roles)
         tables.append(_most(opened, experts))
     about = "Means are over items; one without content has nothing to weigh, and does not count. "
@@ -322,14 +322,12 @@ def _most(opened: OpenRun, experts: Mapping[str, Tensor]) -> Table:
         rare = counts < min(ENOUGH, int(counts.max()))
         gates = gates.masked_fill(rare.unsqueeze(1), -1.0)
     best = gates.topk(min(FIRST, len(gates)), dim=0)
-    frames = [
-        _described(opened, pl.DataFrame({"item": item.numpy()})).select(
-            pl.lit(name).alias("expert"), pl.all(), pl.Series("gate", gate.numpy())
-        )
-        for name, item, gate in zip(experts, best.indices.T, best.values.T, strict=True)
-    ]
-    found = pl.concat(frames).filter(pl.col("gate") > 0)
-    return _table(found, "What each expert carries most", "items-of-experts")
+    names = [name for name in experts for _ in range(len(best.values))]
+    found = _described(opened, pl.DataFrame({"item": best.indices.T.flatten().numpy()})).select(
+        pl.Series("expert", names), pl.all(), pl.Series("gate", best.values.T.flatten().numpy())
+    )
+    shown = found.filter(pl.col("gate") > 0)
+    return _table(shown, "What each expert carries most", "items-of-experts")
 
 
 def _described(opened: OpenRun, frame: pl.DataFrame) -> pl.DataFrame:
@@ -406,7 +404,7 @@ def _means(
     index: Tensor,
     labels: Sequence[str],
     counted: str = "pairs",
-) -> tuple[Any, Tensor]:
+) -> tuple[Table, Tensor]:
     """A table of means by group, and the means [G, C]; NaN where a group is empty.
 
     Rows without any weight are of items without content, and do not count.

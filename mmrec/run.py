@@ -166,16 +166,15 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         best = _select(trainer, model, data, checkpoint, checkpoints, timing, result)
-        if any(callback.pruned for callback in pruning):
-            result["status"] = "pruned"
-        else:
-            tested = time.perf_counter()
-            with _ended_by_sigterm():
+        with _ended_by_sigterm():
+            if any(callback.pruned for callback in pruning):
+                result["status"] = "pruned"
+            else:
+                tested = time.perf_counter()
                 result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
                 result["seconds"]["test"] = time.perf_counter() - tested
                 result |= _write_tables(folder, model, data, writes=writes)
-        if writes and timing.train_epochs and (folder / EPOCHS).exists():
-            with _ended_by_sigterm():
+            if writes and timing.train_epochs and (folder / EPOCHS).exists():
                 _draw(folder, plain["monitor"])
     except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
         for signum in handlers:
