@@ -29,7 +29,7 @@ class Contest:
         trials: of each model's search, its own settings among them.
         over: the setting that the runs of a model differ in.
         values: of that setting, as on a command line.
-        models: by default.
+        models: by default, of variants those whose settings are on record.
         own: words that a model has in place of its data set's, by `model` or `model-data`.
         variants: the model of an entry that is one with words of its `own`, by the entry's name,
             which may have a space of its own too.
@@ -56,7 +56,10 @@ class Contest:
         parser = argparse.ArgumentParser(description=description)
         parser.add_argument("--data", nargs="+", choices=self.data, default=list(self.data))
         parser.add_argument(
-            "--models", nargs="+", choices=self.entries(), default=list(self.models)
+            "--models",
+            nargs="+",
+            choices=self.entries(),
+            help="by default all, but variants that were never searched on a data set",
         )
         parser.add_argument(
             "--trials", type=int, help=f"of a model, in all; by default {dict(self.trials)}"
@@ -74,13 +77,14 @@ class Contest:
         launcher = parallel if options.jobs > 1 else []
         failed = []
         for data in options.data:
+            chosen = options.models or self.known(data)
             lost = [
                 f"{model} on {data}"
-                for model in options.models
+                for model in chosen
                 if not self.compete(model, data, options, [*launcher, *more])
             ]
             failed += lost
-            if len(lost) < len(options.models):
+            if len(lost) < len(chosen):
                 yield data
         if failed:
             sys.exit(f"failed: {', '.join(failed)}; the same command runs only what is missing")
@@ -135,6 +139,10 @@ class Contest:
         for word in (*self.data[data], *own):
             chosen[word.partition("=")[0]] = word
         return list(chosen.values())
+
+    def known(self, data: str) -> list[str]:
+        """The models that run by default: a variant's search, of hours, is for who asks for it."""
+        return [m for m in self.models if m not in self.variants or self.best(m, data).exists()]
 
     def entries(self) -> list[str]:
         """All models, and those with words of their own."""

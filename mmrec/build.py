@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -42,6 +43,8 @@ def check(config: DictConfig) -> dict[str, Any]:
         if group in config:
             raise ConfigError(f"{group}=... {what}, and that is many runs: add -m")
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**32:
+        raise ConfigError(f"seed={plain['seed']}: expected a whole number from 0 to 2^32 - 1")
     unknown = set(plain) - set(ROOT)
     if unknown:
         word = min(unknown)
@@ -55,8 +58,7 @@ def check(config: DictConfig) -> dict[str, Any]:
                 f"callbacks.{name}: it has no _target_; name the class of the callback, or leave "
                 f"the callback out with ~callbacks.{name}"
             )
-    if not isinstance(plain["seed"], int) or plain["seed"] < 0:
-        raise ConfigError(f"seed={plain['seed']}: expected a whole number of at least 0")
+    instantiate(plain["evaluation"], _convert_="all")  # says which cutoffs it can't have
     check_monitor(plain["monitor"], plain["evaluation"]["cutoffs"], ACCURACY)
     checked: dict[str, Any] = plain
     return checked
@@ -92,8 +94,23 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     return data, model
 
 
-def try_optimizer(model: Recommender) -> None:
-    """Let torch refuse what it cannot have, as a negative learning rate."""
+def check_trainable(model: Recommender, plain: Mapping[str, Any]) -> None:
+    """Refuse what no epoch can be trained with.
+
+    Raises:
+        ConfigError: says which setting.
+    """
+    trainer = plain["trainer"]
+    for name in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches"):
+        # Without end, max_epochs is -1; Lightning checks what is below that itself.
+        if trainer.get(name) == 0:
+            raise ConfigError(f"trainer.{name}=0: nothing would be chosen; expected 1 or more")
+    stopping = plain["callbacks"].get("early_stopping") or {}
+    if (stopping.get("patience") or 0) < 0:
+        raise ConfigError(
+            f"callbacks.early_stopping.patience={stopping['patience']}: expected 0 or more; "
+            "~callbacks.early_stopping trains all epochs"
+        )
     try:
         model.optimizer(model.parameters())
     except ValueError as error:
@@ -124,6 +141,8 @@ def build_trainer(
     plain: dict[str, Any], folder: Path, *more: Callback
 ) -> tuple[Trainer, Timing, Checkpoints]:
     """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
     from mmrec.tracking import Guarded
 
@@ -139,17 +158,26 @@ def build_trainer(
     kept = [] if plain["trainer"]["fast_dev_run"] else [checkpoints]
     asked = {name: node for name, node in plain["callbacks"].items() if node and TARGET in node}
     watchers = instantiate(asked, _convert_="all").values()
-    trainer: Trainer = instantiate(
-        {**plain["trainer"], **_validated(plain["trainer"])},
-        _convert_="all",
-        callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *more, *kept],
-        logger=[
-            logger if isinstance(logger, EpochTable) else Guarded(logger)
-            for logger in instantiate(plain["logger"], _convert_="all").values()
-        ],
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=str(folder),
-    )
+    loggers = [
+        logger if isinstance(logger, EpochTable) else Guarded(logger)
+        for logger in instantiate(plain["logger"], _convert_="all").values()
+    ]
+    try:
+        trainer: Trainer = instantiate(
+            {**plain["trainer"], **_validated(plain["trainer"])},
+            _convert_="all",
+            callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *more, *kept],
+            logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=str(folder),
+        )
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, MisconfigurationException):
+            raise
+        wanted = plain["trainer"]["accelerator"]
+        raise ConfigError(
+            f"trainer: {error.__cause__} (accelerator={wanted}); trainer=auto takes what there is"
+        ) from None
     return trainer, timing, checkpoints
 
 

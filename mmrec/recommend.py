@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch, output_file
-from mmrec.config import ConfigError, conf_dir, nearest
+from mmrec.config import ConfigError, conf_dir
 from mmrec.paths import replace_file
 from mmrec.results import locate_run
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Seen = Literal["train", "train+val", "none"]
+Role = Literal["user_id", "user"]  # the data's own ids, or 0..U-1
 LENGTH = 20  # of a list
+MANY = 100_000  # users, among whom the nearest name takes too long to find
 
 
 def main() -> None:
@@ -231,7 +233,6 @@ def best_items(scores: Tensor, users: Tensor, k: int, mask: Tensor | None = None
 
 def _users(path: Path | None, corpus: Corpus) -> Tensor:
     """The users of a file, each once and in its order; without a file, everybody."""
-    import polars as pl
     import torch
 
     from mmrec.data import DataError
@@ -240,23 +241,16 @@ def _users(path: Path | None, corpus: Corpus) -> Tensor:
     if path is None:
         return torch.arange(corpus.n_users)
     table = read_table(path)
-    role = "user_id" if "user_id" in table.frame.columns else "user"
+    role: Role = "user_id" if "user_id" in table.frame.columns else "user"
     remedy = "name the column user_id (ids of the data's own) or user (0..U-1)"
     column = table.columns({role: role}, remedy=remedy)[role]
-    known = pl.arange(corpus.n_users, eager=True)
-    if role == "user_id" and corpus.user_ids is not None:
-        known = corpus.user_ids
-    known = known.cast(pl.String)
-    index = pl.DataFrame({"id": known}).with_row_index("index")
-    asked = pl.DataFrame({"id": column.text})
-    found = asked.join(index, on="id", how="left", maintain_order="left")["index"]
-    if not len(found):
+    if not len(column.text):
         raise DataError(f"{path}: there is no user in it; leave users= out for everybody")
-    unknown = asked.filter(found.is_null())["id"].drop_nulls()
-    near = difflib.get_close_matches(unknown[0], known, n=1) if len(unknown) else []
-    hint = f", as {near[0]}" if near else ""
+    found = _indices(column.text, corpus, role)
+    unknown = column.text.filter(found.is_null()).drop_nulls()
+    hint = _nearest_user(unknown[0], corpus, role) if len(unknown) else ""
     column.reject(found.is_null(), f"a {role} of {corpus.name}{hint}")
-    return found.unique(maintain_order=True).cast(pl.Int64).to_torch()
+    return found.unique(maintain_order=True).to_torch()
 
 
 def named_users(names: Sequence[str | int], corpus: Corpus) -> Tensor:
@@ -265,20 +259,44 @@ def named_users(names: Sequence[str | int], corpus: Corpus) -> Tensor:
     Raises:
         ConfigError: nobody, or somebody who is unknown.
     """
-    import torch
+    import polars as pl
 
     if not names:
         raise ConfigError("users=[]: name one, or leave the setting out")
-    ids = range(corpus.n_users) if corpus.user_ids is None else corpus.user_ids.to_list()
-    index = {str(name): n for n, name in enumerate(ids)}
-    for name in names:
-        if str(name) not in index:
-            if corpus.user_ids is None:
-                hint = f"; they are 0 to {corpus.n_users - 1}"
-            else:
-                hint = nearest(str(name), index) if len(index) < 100_000 else ""
-            raise ConfigError(f"users={name}: {corpus.name} has no such user{hint}")
-    return torch.tensor([index[str(name)] for name in dict.fromkeys(map(str, names))])
+    asked = pl.Series("id", [str(name) for name in names])
+    found = _indices(asked, corpus, "user_id")
+    if found.has_nulls():
+        name = asked.filter(found.is_null())[0]
+        hint = _nearest_user(name, corpus, "user_id")
+        raise ConfigError(f"users={name}: {corpus.name} has no such user{hint}")
+    return found.unique(maintain_order=True).to_torch()
+
+
+def _indices(asked: pl.Series, corpus: Corpus, role: Role) -> pl.Series:
+    """Of users by their names, as text; null where there is no such user."""
+    import polars as pl
+
+    index = pl.DataFrame({"id": _names(corpus, role)}).with_row_index("index")
+    found = pl.DataFrame({"id": asked}).join(index, on="id", how="left", maintain_order="left")
+    return found["index"].cast(pl.Int64)
+
+
+def _names(corpus: Corpus, role: Role) -> pl.Series:
+    """What users are called, as text: by the data's own ids, if they are asked for and there."""
+    import polars as pl
+
+    own = corpus.user_ids if role == "user_id" else None
+    return (pl.arange(corpus.n_users, eager=True) if own is None else own).cast(pl.String)
+
+
+def _nearest_user(name: str, corpus: Corpus, role: Role) -> str:
+    """What an error adds about a user who is unknown."""
+    if role == "user" or corpus.user_ids is None:
+        return f"; they are 0 to {corpus.n_users - 1}"
+    if corpus.n_users > MANY:
+        return ""
+    near = difflib.get_close_matches(name, _names(corpus, role))
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 if __name__ == "__main__":

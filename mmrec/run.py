@@ -25,9 +25,9 @@ from mmrec.build import (
     check,
     check_ablation,
     check_continuable,
+    check_trainable,
     checkpoint_to_continue,
     to_continue,
-    try_optimizer,
     warn_of_early_peaks,
 )
 from mmrec.code import code_digest
@@ -146,7 +146,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         if not model.closed_form:
             # These say now, not in a folder of their own, what cannot be trained.
             _ = data.sampler
-            try_optimizer(model)
+            check_trainable(model, plain)
             warn_of_early_peaks(plain)
         if checkpoint:
             check_continuable(checkpoint, model, plain)

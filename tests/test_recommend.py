@@ -303,9 +303,12 @@ def test_the_column_user_is_a_number_even_where_there_are_ids(shop, tmp_path):
     [
         (
             "user_id\nu01\nu0x\n",
-            r"users\.csv, line 3: user_id is u0x, expected a user_id of shop, as u",
+            r"users\.csv, line 3: user_id is u0x, expected a user_id of shop; did you mean u",
         ),
-        ("user\n0\n11\n", r"users\.csv, line 3: user is 11, expected a user of shop"),
+        (
+            "user\n0\n11\n",
+            r"users\.csv, line 3: user is 11, expected a user of shop; they are 0 to",
+        ),
         ("user_id\nu01\n\n", r"users\.csv, line 3: user_id is empty, expected"),
         ("name\nu01\n", r"users\.csv: expected a column user, found name; name the column user_id"),
         ("user_id\n", r"users\.csv: there is no user in it; leave users= out"),

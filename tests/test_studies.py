@@ -51,6 +51,18 @@ def run(contest, monkeypatch, *words):
     return list(contest.main("what it is"))
 
 
+def test_a_variant_is_searched_only_if_asked_for(contest, monkeypatch):
+    made, calls = contest
+    made = replace(made, models=("random", "bpr_wide"), variants={"bpr_wide": "bpr"})
+    run(made, monkeypatch)
+    assert [words[1] for words in calls] == ["model=random"]
+    run(made, monkeypatch, "--models", "bpr_wide")
+    assert calls[1][:2] == ("sweep=bpr", "model=bpr")
+    calls.clear()
+    run(made, monkeypatch)  # now its settings are on record
+    assert [words[1] for words in calls] == ["model=random", "experiment=bpr_wide-planted-best"]
+
+
 def test_a_model_is_searched_once_and_repeated(contest, monkeypatch, tmp_path):
     made, calls = contest
     assert run(made, monkeypatch) == ["planted"]

@@ -28,9 +28,11 @@ from mmrec.recommend import best_items
 from mmrec.schedules import Constant
 
 
-def training(data: InteractionData, *, epochs: int = 2, device: str = "cpu") -> Row:
+def training(
+    data: InteractionData, *, epochs: int = 2, device: str = "cpu", threads: int = THREADS
+) -> Row:
     """A MAMEX epoch, beside its products with features alone, forward and backward."""
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
     model, steps = MAMEX(data.corpus).to(device), len(data.train_dataloader())
     model.route_by(Constant(coverage=1.0, top_k=2))
     items, width = data.corpus.n_items, model.user.weight.shape[1]
@@ -79,9 +81,9 @@ def baby(device: str = "cpu") -> Row:
     return training(with_features(FolderData(name="baby"), WIDTHS), device=device)
 
 
-def scientific(device: str = "cpu") -> Row:
+def scientific(device: str = "cpu", *, threads: int = THREADS) -> Row:
     """On Scientific."""
-    return training(FolderData(name="scientific"), epochs=5, device=device)
+    return training(FolderData(name="scientific"), epochs=9, device=device, threads=threads)
 
 
 def dispatch(*, repeats: int = 9) -> Row:

@@ -146,10 +146,11 @@ def write(
     draws: int,
 ) -> None:
     """The page, the figure and the numbers."""
+    over = "one draw" if draws == 1 else f"{draws} draws"
     parts = [
         f"# Cold items of {data} that lack a modality",
         "",
-        f"Test recall@20, mean and deviation over {draws} draws of cold items. Training has all "
+        f"Test recall@20, mean and deviation over {over} of cold items. Training has all "
         "content; the last column is the model trained without the modality.",
         "",
     ]

@@ -263,7 +263,7 @@ def _blocks(array: npt.NDArray[Any]) -> Iterator[tuple[slice, npt.NDArray[np.flo
     step = max(1, BLOCK // array.shape[1])
     for start in range(0, len(array), step):
         rows = slice(start, start + step)
-        with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+        with np.errstate(over="ignore"):  # what overflows is refused
             yield rows, array[rows].astype(np.float32, copy=False)
 
 
@@ -279,7 +279,10 @@ def _scan(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.bool_]:
         bad[missing] = False
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            what = "NaN in a part of the row" if np.isnan(values[row, column]) else "infinite value"
+            what = "NaN in a part of the row"
+            if np.isinf(values[row, column]):
+                given = array[rows.start + row, column]
+                what = "infinite value" if np.isinf(given) else f"{given:g} is beyond float32"
             raise DataError(
                 f"{shown(path)}, row {rows.start + row}: {what} (column {column}); "
                 f"use a row of NaN for a missing {path.name.removesuffix(FEATURES)}"

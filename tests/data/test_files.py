@@ -145,7 +145,7 @@ def test_digest_follows_content_not_name_or_time(folder):
         (3, 2, np.inf, r"toys/image_feat\.npy, row 3: infinite value \(column 2\); use a row of"),
         (0, 4, -np.inf, r"row 0: infinite value \(column 4\); .*NaN for a missing image"),
         (6, 0, np.nan, r"row 6: NaN in a part of the row \(column 0\); .*for a missing image"),
-        (5, 1, 1e300, r"row 5: infinite value \(column 1\)"),
+        (5, 1, 1e300, r"row 5: 1e\+300 is beyond float32 \(column 1\)"),
     ],
 )
 def test_a_bad_value_names_row_and_column_and_nothing_is_kept(folder, row, column, value, message):
