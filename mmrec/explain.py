@@ -38,7 +38,7 @@ def _main(config: DictConfig) -> None:
 def explain(
     *,
     run: str | Path,
-    users: Sequence[str | int] | None = None,
+    users: int | Sequence[str | int] | None = None,
     k: int = 10,
     seen: Seen = "train+val",
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
@@ -53,7 +53,8 @@ def explain(
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
-        users: ids of users, the data's own where there are any; None: some of each activity.
+        users: ids of users, or one number, the data's own where there are any; None: some of each
+            activity.
         k: length of the lists.
         seen: what is no candidate.
         accelerator: what to rank on.
@@ -113,14 +114,14 @@ def explain(
     return page
 
 
-def _chosen(users: Sequence[str | int] | None, corpus: Corpus) -> Tensor:
+def _chosen(users: int | Sequence[str | int] | None, corpus: Corpus) -> Tensor:
     """Indices of the users who are asked for."""
     import torch
 
     if users is None:
         order = corpus.user_counts().argsort(descending=True, stable=True)
         return order[torch.linspace(0, len(order) - 1, min(SHOWN, len(order))).long()]
-    return named_users(users, corpus)
+    return named_users([users] if isinstance(users, int) else users, corpus)
 
 
 if __name__ == "__main__":

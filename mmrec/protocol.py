@@ -89,8 +89,9 @@ def held_out_in(corpus: Corpus, part: Part) -> Interactions:
     """What a part looks for."""
     if part == "val":
         return corpus.val
-    if part == "test" or corpus.warm is None:
+    if part == "test":
         return corpus.test
+    assert corpus.warm is not None, f"{part} stands beside cold items, and there are none"
     return corpus.warm if part == "test_warm" else _together(corpus.test, corpus.warm)
 
 

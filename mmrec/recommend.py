@@ -46,7 +46,7 @@ def recommend(
     run: str | Path,
     output: str,
     k: int | None = None,
-    users: str | Path | Sequence[str | int] | None = None,
+    users: str | Path | int | Sequence[str | int] | None = None,
     items: str | None = None,
     seen: Seen = "train+val",
     block: int = 512,
@@ -61,8 +61,9 @@ def recommend(
         run: its folder, its `result.json`, or one of its checkpoints.
         output: a `.parquet`, `.csv` or `.jsonl` file; it is there whole or not at all.
         k: length of the lists; None: 20, or as many items as there are.
-        users: ids of users, the data's own where there are any; or a table of them, as text or
-            Parquet, with a column `user_id` (those ids) or `user` (0..U-1); None: everybody.
+        users: ids of users, or one number, the data's own where there are any; or a table of them,
+            as text or Parquet, with a column `user_id` (those ids) or `user` (0..U-1); None:
+            everybody.
         items: a folder with `<modality>_feat.npy` of items that came after training, a row an item,
             and perhaps `i_id_mapping.csv`; they alone are ranked. None: the catalogue.
         seen: what is no candidate; nobody has seen new items.
@@ -102,6 +103,8 @@ def recommend(
     if k > offer.n_items:
         what = f"there are {offer.n_items} new" if items else f"the catalogue has {offer.n_items}"
         raise ConfigError(f"k={k}: {what} items; give at most that many")
+    if isinstance(users, int):
+        users = [users]
     if users is None or isinstance(users, str | Path):
         chosen = _users(Path(users) if users else None, opened.corpus)
     else:

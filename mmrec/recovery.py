@@ -44,7 +44,7 @@ def role_recovery(
         deals: of the same weights at random, whose mean is chance; 0 leaves chance out.
 
     Returns:
-        By name; empty unless two modalities have a weight.
+        By name; empty unless two modalities have a weight, and some items count.
     """
     names = [name for name in corpus.modalities if name in weights]
     if len(names) < 2:
@@ -52,6 +52,8 @@ def role_recovery(
     counted = corpus.item_counts() > 0 if items is None else items.clone()
     for modality in corpus.modalities.values():
         counted &= modality.present
+    if not counted.any():
+        return {}
     share = torch.stack([weights[name].cpu() for name in names], 1)[counted]  # [I', M]
     share = rounded(share.double() / share.sum(1, keepdim=True).clamp(min=1e-12))
     role = truth.role[counted]

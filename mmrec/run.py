@@ -145,7 +145,8 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         data, model = build(plain)
         if not model.closed_form:
             # These say now, not in a folder of their own, what cannot be trained.
-            _ = data.sampler
+            if model.reads_negatives:
+                _ = data.sampler
             check_trainable(model, plain)
             warn_of_early_peaks(plain)
         if checkpoint:

@@ -120,6 +120,24 @@ def test_a_model_that_needs_content_says_so_on_data_without(command, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_user_who_has_everything_is_told_only_where_negatives_are_drawn(
+    command, run_words, tmp_path
+):
+    folder = tmp_path / "sets" / "full"
+    folder.mkdir(parents=True)
+    rows = [f"{user},{item},{max(item - 5, 0)}" for user in range(1, 5) for item in range(user, 8)]
+    rows += [f"0,{item},0" for item in range(8)]
+    (folder / "full.csv").write_text("\n".join(["userID,itemID,x_label", *rows]) + "\n")
+    words = (
+        *("model=lightgcn", "data=folder", "data.name=full", f"data.root={folder.parent}"),
+        *("trainer=cpu", "trainer.max_epochs=1"),
+        *("evaluation.cutoffs=[2]", "monitor=val/recall@2"),
+    )
+    assert "user 0 has every item that could be drawn" in command(*words)
+    result = run_words(tmp_path / "run", *words, "model.loss=softmax")
+    assert result["status"] == "completed"
+
+
 def test_an_infinite_feature_names_the_file(command, tmp_path):
     folder = tmp_path / "sets" / "bad"
     folder.mkdir(parents=True)

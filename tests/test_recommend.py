@@ -277,8 +277,9 @@ def test_chosen_users_come_in_the_order_of_the_file_each_once(shop, tmp_path, na
 def test_users_may_be_named_on_the_command_line(shop, finished, tmp_path):
     lists = recommend(run=shop, output=str(tmp_path / "r.csv"), k=1, users=["u07", "zoe", "u07"])
     assert pl.read_csv(lists)["user_id"].to_list() == ["u07", "zoe"]
-    lists = recommend(run=finished, output=str(tmp_path / "r.csv"), k=1, users=[59, "0"])
-    assert pl.read_csv(lists)["user"].to_list() == [59, 0]
+    for named, expected in (([59, "0"], [59, 0]), (59, [59])):
+        lists = recommend(run=finished, output=str(tmp_path / "r.csv"), k=1, users=named)
+        assert pl.read_csv(lists)["user"].to_list() == expected
     with pytest.raises(ConfigError, match=r"users=u77: .* no such user; did you mean u"):
         recommend(run=shop, output=str(tmp_path / "r.csv"), users=["u77"])
 

@@ -47,6 +47,12 @@ def test_only_the_items_that_are_asked_for_count(two):
     assert role_recovery(corpus, truth, wrong, items=~some)["auc"] == 0
 
 
+def test_without_an_item_that_counts_there_is_nothing_to_say(two):
+    corpus, truth = two
+    none = torch.zeros(corpus.n_items, dtype=torch.bool)
+    assert role_recovery(corpus, truth, oracle(corpus, truth), truth.role, items=none) == {}
+
+
 def test_equal_weights_tell_nothing(two):
     corpus, truth = two
     even = {name: torch.full((corpus.n_items,), 0.25) for name in corpus.modalities}

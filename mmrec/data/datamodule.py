@@ -161,11 +161,13 @@ class InteractionData(LightningDataModule):
         )
 
     def train_dataloader(self) -> TripletLoader:
-        """Shuffled triplets."""
+        """Shuffled triplets; without negatives, where a trainer's model does not read them."""
         train = self.corpus.train
         rank, world = self._process()
         batches = EpochBatches(len(train), self.batch_size, seed=self.seed, rank=rank, world=world)
-        return TripletLoader(TripletDataset(train, self.sampler, self.negatives), batches)
+        model = self.trainer and self.trainer.lightning_module
+        sampler = self.sampler if getattr(model, "reads_negatives", True) else None
+        return TripletLoader(TripletDataset(train, sampler, self.negatives), batches)
 
     def val_dataloader(self) -> QueryLoader:
         """The users with validation items, each once, shared among the processes."""

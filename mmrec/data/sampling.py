@@ -175,11 +175,13 @@ class TripletDataset(Dataset[Triplets]):
 
     Args:
         train: what batches are made of.
-        sampler: draws the negatives.
+        sampler: draws the negatives; None: there are none, whatever K is.
         negatives: K, for each observed pair.
     """
 
-    def __init__(self, train: Interactions, sampler: NegativeSampler, negatives: int) -> None:
+    def __init__(
+        self, train: Interactions, sampler: NegativeSampler | None, negatives: int
+    ) -> None:
         self.train = train
         self.sampler = sampler
         self.negatives = negatives
@@ -187,5 +189,7 @@ class TripletDataset(Dataset[Triplets]):
     def __getitem__(self, draw: Draw) -> Triplets:
         """The rows [B] of train, each with K negatives."""
         rows, generator = draw
-        user = self.train.user[rows]
-        return Triplets(user, self.train.item[rows], self.sampler(user, self.negatives, generator))
+        user, item = self.train.user[rows], self.train.item[rows]
+        if self.sampler is None:
+            return Triplets(user, item, item.new_empty(len(item), 0))
+        return Triplets(user, item, self.sampler(user, self.negatives, generator))

@@ -44,6 +44,7 @@ class Recommender(LightningModule):
     Attributes:
         corpus: what it learns from.
         closed_form: the model is solved when it is built and has nothing to train.
+        reads_negatives: its losses look at a batch's negatives; otherwise none are drawn.
         evaluation: how it is ranked; assign another one before a trainer runs.
         optimizer: called with the parameters; assign another one before a trainer runs.
 
@@ -52,6 +53,7 @@ class Recommender(LightningModule):
     """
 
     closed_form = False
+    reads_negatives = True
 
     def __init__(self, corpus: Corpus) -> None:
         super().__init__()
@@ -147,7 +149,9 @@ class Recommender(LightningModule):
         if stage == "test":
             self.test_ranking = Rankings(self.corpus, "test", self.evaluation)
         # Buffers are constants that every process has, and sparse ones cannot be sent.
-        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
+        # A tensor that has two names may be two once they are on a device.
+        buffers = self.named_buffers(remove_duplicate=False)
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in buffers]
 
     def on_validation_epoch_start(self) -> None:
         """Encode once per evaluation."""

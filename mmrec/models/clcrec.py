@@ -46,6 +46,7 @@ class CLCRec(ContentRecommender):
         l2: weight of the squared norm of a batch's embeddings.
     """
 
+    reads_negatives = False
     warm: Tensor  # [I] bool
 
     def __init__(

@@ -92,6 +92,7 @@ class GatedLightGCN(Recommender):
             self.item = nn.Embedding(corpus.n_items, dim)
             nn.init.xavier_uniform_(self.item.weight)
         self.preference = Preference(corpus, loss, temperature)
+        self.reads_negatives = not self.preference.softmax
         self.project = Projection(modalities, dim)
         self.fuse = Fusion(len(modalities), dim, kind=fusion)
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)

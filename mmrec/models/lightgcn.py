@@ -69,8 +69,9 @@ class LightGCN(Recommender):
             nn.init.xavier_uniform_(part)
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
         self.preference = Preference(corpus, loss, temperature)
+        self.reads_negatives = not self.preference.softmax
         self.propagate = Propagation(adjacency, layers)
-        self.thinned = Propagation(adjacency, layers)
+        self.thinned = self.propagate
 
     def on_train_epoch_start(self) -> None:
         """Draw the epoch's edges."""
@@ -79,7 +80,7 @@ class LightGCN(Recommender):
             train = self.corpus.train
             kept = train.select(sample_edges(len(train), 1 - self.edge_dropout))
             adjacency = normalized_adjacency(kept, self.corpus.n_users, self.corpus.n_items)
-            self.thinned.adjacency = adjacency.to(self.device)
+            self.thinned = Propagation(adjacency.to(self.device), self.propagate.layers)
 
     @property
     def graph(self) -> Propagation:

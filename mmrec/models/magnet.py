@@ -29,7 +29,7 @@ M items that a batch is compared by, N = U + I nodes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -52,6 +52,7 @@ from mmrec.models.base import RoutedRecommender
 from mmrec.nn import (
     ROLES,
     Agreement,
+    Graph,
     Loss,
     PairRouter,
     Picked,
@@ -110,22 +111,18 @@ class Views(nn.Module):
     """The same signal over each graph in parallel: `z = g z_0 + (1 - g) z_1`.
 
     Args:
-        graphs: the collaborative one, and the augmented one; or one alone, with no gate.
+        graphs: the collaborative one, and the augmented one; or one alone, with no gate. Others may
+            share them.
         layers: propagation steps.
     """
 
-    def __init__(self, graphs: Sequence[Tensor], layers: int) -> None:
+    def __init__(self, graphs: Iterable[Graph], layers: int) -> None:
         super().__init__()
         self.views = nn.ModuleList(Propagation(graph, layers) for graph in graphs)
-        self.gated = len(graphs) == 2 and layers > 0  # without a step both views are the signal
+        # Without a step both views are the signal.
+        self.gated = len(self.views) == 2 and layers > 0
         if self.gated:
             self.gate = nn.Parameter(torch.tensor(2.0))  # .88 of it collaborative, at first
-
-    def take(self, picked: Picked, n_users: int) -> Wanted:
-        """What a batch's rows need of the graphs; all over the same graphs can share it."""
-        index = picked.nodes(n_users)
-        found = [take_rows(view.adjacency, index) for view in self.views]  # type: ignore[arg-type]
-        return Wanted(picked, index, found)
 
     def forward(self, x: Tensor, wanted: Wanted | None = None) -> Tensor:
         """[N, D] -> [N, D], or only the rows that are wanted: -> [B+M, D]."""
@@ -246,6 +243,11 @@ class MAGNET(RoutedRecommender):
                 "model.user_content=history needs a step from items to users; give "
                 "model.content_layers=1 or more"
             )
+        if not behaviour and user_content == "history" and content == "projected":
+            raise ValueError(
+                "model.behaviour=false, user_content=history and content=projected leave no use "
+                "for an embedding; change one of them"
+            )
         names = (*((BEHAVIOUR,) if behaviour else ()), *modalities)
         templates = role_templates(names, roles)
         if experts == "one":
@@ -262,6 +264,7 @@ class MAGNET(RoutedRecommender):
         self.content_layers, self.late_add = content_layers, late_add
         self.route, self.template, self.l2, self.content_l2 = route, template, l2, content_l2
         self.preference = Preference(corpus, loss, temperature)
+        self.reads_negatives = not self.preference.softmax
         self.ranking = fused_ranking() if fused else ranking
 
         self.node = nn.Embedding(corpus.n_users + corpus.n_items, dim)  # users first
@@ -292,8 +295,12 @@ class MAGNET(RoutedRecommender):
             )
             self.about_edges = f"{corpus.name}: {edge_statistics(corpus, edges)}"
             graphs.append(augmented_adjacency(corpus, edges, pseudo_weight))
-        self.behaviour = Views(graphs, layers)
-        self.contents = nn.ModuleList(Views(graphs, content_layers) for _ in modalities)
+        shared = [Graph(adjacency) for adjacency in graphs]
+        self.graphs = nn.ModuleList(shared)
+        self.behaviour = None
+        if behaviour or user_content != "history":  # else nobody looks at it
+            self.behaviour = Views(shared, layers)
+        self.contents = nn.ModuleList(Views(shared, content_layers) for _ in modalities)
 
         self.mix = RoleExperts(templates, dim, hidden=hidden, anchored=experts != "free")
         self.router = PairRouter(
@@ -306,6 +313,12 @@ class MAGNET(RoutedRecommender):
         super().on_fit_start()
         if self.about_edges and self.trainer.is_global_zero:
             log.info("%s", self.about_edges)
+
+    def wanted(self, picked: Picked) -> Wanted:
+        """What a batch's rows need of the graphs."""
+        index = picked.nodes(self.corpus.n_users)
+        rows = [take_rows(graph.adjacency, index) for graph in self.graphs]  # type: ignore[arg-type]
+        return Wanted(picked, index, rows)
 
     def item_content(self, items: Tensor, projected: Tensor | None) -> list[Tensor]:
         """What items bring to each content channel, from IDs [I, D] and features: [I, D] each."""
@@ -363,9 +376,10 @@ class MAGNET(RoutedRecommender):
                 return rows[:n_users], rows[n_users:]
             return wanted.picked.sides(rows)
 
-        shown = self.items_of(wanted)
-        user, item = sides(self.behaviour(self.node.weight, wanted))
-        found = [(user, item)]
+        shown, found = self.items_of(wanted), []
+        if self.behaviour is not None:
+            user, item = sides(self.behaviour(self.node.weight, wanted))
+            found.append((user, item))
         users, items = torch.split(self.node.weight, [n_users, self.corpus.n_items])
         own = torch.zeros_like(users) if self.user_content == "history" else users
         for view, content in zip(self.contents, self.item_content(items, projected), strict=True):
@@ -398,7 +412,7 @@ class MAGNET(RoutedRecommender):
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Preference by mixed scores, the router's terms, and what holds templates and vectors."""
-        wanted = self.behaviour.take(self.preference.pick(batch), self.corpus.n_users)
+        wanted = self.wanted(self.preference.pick(batch))
         projected = self.projected(wanted)
         users, items = self.channel_vectors(projected, wanted)  # [C, B, D] [C, M, D]
         prefer = self.pairs if wanted.picked.own is None else self.block
@@ -485,8 +499,9 @@ class MAGNET(RoutedRecommender):
             self.router.terms("item", items),
         )
 
+    @torch.no_grad()  # it works in place
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:
-        """`sum_e g_e(u, i) <y_u^e, y_i^e>`, in tiles of items: [B, I]."""
+        """`sum_e g_e(u, i) <y_u^e, y_i^e>`, in tiles of items: [B, I]; for rankings only."""
         users = self.expert_users(encoded.users[:, queries.user])  # [E, B, D]
         now = self.routing
         user, item, weights = self.router.scaled(

@@ -9,8 +9,8 @@ balance terms keep experts and modalities in use; users are free embeddings. Our
 and `modality_dropout`, of which the paper speaks and the code has nothing; the balance of experts
 looks at gates before the smaller ones are cut, so that an expert that nobody keeps can come back;
 alignment and balance are over all items, as in the code: cold ones, whose content is known, too;
-negatives are warm items, unless `data.distribution` says otherwise, where the code draws from all;
-an item without any content is scored as the mean item.
+where items are cold, negatives are warm ones, unless `data.distribution` says otherwise, and the
+code draws from all; an item without any content is scored as the mean item.
 
 U users, I items, M modalities, E experts of each, F_m width of modality m, D dim, B batch,
 K negatives a pair.
@@ -115,6 +115,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         self.modality_dropout = modality_dropout
         # Uncorrected, it learns what is liked beyond popularity: all that a cold item can have.
         self.preference = Preference(corpus, loss, temperature, corrected=False)
+        self.reads_negatives = not self.preference.softmax
         self.shelf = Shelf(modalities)
         self.user = nn.Embedding(corpus.n_users, dim)
         nn.init.normal_(self.user.weight, std=0.1)

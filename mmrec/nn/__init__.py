@@ -16,6 +16,7 @@ from mmrec.nn.lookup import Picked, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
 from mmrec.nn.preference import Loss, Preference
 from mmrec.nn.propagation import (
+    Graph,
     Propagation,
     Smoothing,
     TakenRows,
@@ -47,6 +48,7 @@ __all__ = [
     "Content",
     "Fusion",
     "FusionKind",
+    "Graph",
     "History",
     "Loss",
     "Mixed",

@@ -47,17 +47,18 @@ class Shelf(nn.Module):
         super().__init__()
         self.names = tuple(modalities)
         self.widths = tuple(m.width for m in modalities.values())
-        for name, modality in modalities.items():
+        for place, (name, modality) in enumerate(modalities.items()):
             if not modality.present.any():
                 raise DataError(f"no item has {name}; leave it out with data.modalities=[...]")
-            self.register_buffer(f"rows_{name}", normalize(modality.features), persistent=False)
+            self.register_buffer(f"rows_{place}", normalize(modality.features), persistent=False)
         present = torch.stack([m.present for m in modalities.values()], 1)  # [I, M]
         self.register_buffer("present", present, persistent=False)
         self.complete = bool(present.any(1).all())
 
     def forward(self) -> Content:
         """The catalogue's."""
-        return Content([getattr(self, f"rows_{name}") for name in self.names], self.present)
+        rows = [getattr(self, f"rows_{place}") for place in range(len(self.names))]
+        return Content(rows, self.present)
 
     def new(
         self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None

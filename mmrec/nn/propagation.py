@@ -151,6 +151,20 @@ class _SymmetricProduct(torch.autograd.Function):
         return None, sparse_matmul(ctx.matrix, grad.contiguous())
 
 
+class Graph(nn.Module):
+    """A fixed sparse matrix as a part of what uses it: shared by several, a device holds it once.
+
+    Args:
+        adjacency: [N, N] sparse CSR, symmetric.
+    """
+
+    adjacency: Tensor
+
+    def __init__(self, adjacency: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("adjacency", adjacency, persistent=False)
+
+
 class Smoothing(nn.Module):
     """A signal's product with one symmetric matrix: `A x`.
 
@@ -175,18 +189,21 @@ class Propagation(nn.Module):
     """Mean of a signal and its repeated products with one symmetric matrix: `1/(L+1) sum A^l x`.
 
     Args:
-        adjacency: [N, N] sparse CSR, symmetric.
+        graph: [N, N] sparse CSR, symmetric; a `Graph` where others use it too.
         layers: number of products L; 0 returns the signal.
     """
 
-    adjacency: Tensor
-
-    def __init__(self, adjacency: Tensor, layers: int) -> None:
+    def __init__(self, graph: Tensor | Graph, layers: int) -> None:
         super().__init__()
         if layers < 0:
             raise ValueError(f"layers is {layers}; give 0 or more propagation steps")
-        self.register_buffer("adjacency", adjacency, persistent=False)
+        self.graph = graph if isinstance(graph, Graph) else Graph(graph)
         self.layers = layers
+
+    @property
+    def adjacency(self) -> Tensor:
+        """[N, N] sparse CSR."""
+        return self.graph.adjacency
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, D] -> [N, D]; single precision under autocast, where sparse products have no half."""

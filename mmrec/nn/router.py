@@ -308,20 +308,18 @@ def _largest(planes: Sequence[Tensor], k: int | None) -> tuple[Tensor, Tensor | 
     return best[0], None if everything else best[-1]
 
 
-def entropies(gates: Tensor, even: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def entropies(gates: Tensor, even: Tensor) -> tuple[Tensor, Tensor]:
     """How undecided the router is for a pair, and how evenly it uses the experts.
 
     Args:
         gates: [N, E], rows that sum to one; those with one expert, or none, decide nothing, and
             do not count for H_s.
-        even: the same of `even_gates`, where some rows lack some experts; None: all equal.
+        even: the same of `even_gates`: all equal, among the experts that a row has.
 
     Returns:
         H_s, the mean of the rows' evenness, and H_m, that of the mean row: scalars, and entropies
         over log E where nothing is lacking.
     """
-    if even is None:
-        even = torch.full_like(gates, 1 / gates.shape[1])
     pair = evenness(gates, even).sum() / choices(even).sum().clamp(min=1)
     return pair, evenness(gates.sum(0), even.sum(0))
 

@@ -260,6 +260,41 @@ def test_every_parameter_gets_a_gradient(name, make, board):
     assert idle == []
 
 
+@every_model
+def test_modalities_may_be_called_anything(name, make, checkerboard):
+    model = make(name, checkerboard(("clip.large", "1 x")))
+    assert scores(model).isfinite().all()
+
+
+@every_model
+def test_a_device_holds_each_constant_once_and_processes_send_none(name, make, board):
+    model = make(name, board)
+    before = len({id(x) for x in model.buffers()})
+    model.double().float()  # new tensors, as on the way to a device
+    assert len({id(x) for x in model.buffers()}) == before
+    model.setup("fit")
+    everywhere = {key for key, _ in model.named_buffers(remove_duplicate=False)}
+    assert set(model._ddp_params_and_buffers_to_ignore) == everywhere
+
+
+@pytest.mark.parametrize("name", [*TRAINED, *WITH_LOSSES])
+def test_negatives_are_drawn_for_who_reads_them(name, make, setting, board):
+    name, _, loss = name.partition("/")
+    model = make(name, board)
+    if loss:
+        model = instantiate({**setting(name), "loss": loss}, _convert_="all")(board)
+    batch = everything(board)
+    other = batch._replace(negative=batch.negative.flip(0).roll(1))
+    terms = []
+    for some in (batch, other):
+        seed_everything(0, verbose=False)
+        terms.append(torch.stack([*model.train().losses(some).values()]))
+    assert model.reads_negatives is not torch.equal(*terms)
+    _, _, data = fit(model, epochs=1, negatives=3)
+    drawn = next(iter(data.train_dataloader())).negative
+    assert drawn.shape[1] == (3 if model.reads_negatives else 0)
+
+
 @closed_forms
 def test_a_closed_form_has_nothing_to_train(name, make, board):
     model = make(name, board)

@@ -64,6 +64,7 @@ OPTIONS = [
     {"content": "projected", "user_content": "propagated"},
     {"content": "gated"},
     {"behaviour": False},
+    {"behaviour": False, "user_content": "history"},
     {"experts": "one"},
     {"pseudo_edges": 0},
     {"pseudo_choice": "random"},
@@ -254,7 +255,7 @@ def test_items_that_a_batch_does_not_depend_on_need_no_projection(
         sum(losses.values()).backward()
         found = [(name, p.grad) for name, p in model.named_parameters()]
         grads = {name: grad.to_dense() for name, grad in found if grad is not None}
-        wanted = model.behaviour.take(model.preference.pick(batch), corpus.n_users)
+        wanted = model.wanted(model.preference.pick(batch))
         return losses, grads, model.reached(wanted)
 
     (all_losses, all_grads, everything), (losses, grads, few) = step(0), step(1)
@@ -323,6 +324,10 @@ def test_noise_reaches_gates_in_training_only(corpus, loss):
         ({"route": -1.0}, r"model\.route is -1"),
         ({"pseudo_weight": math.inf}, r"model\.pseudo_weight is inf"),
         ({"user_content": "history", "content_layers": 0}, r"history needs a step from items"),
+        (
+            {"behaviour": False, "user_content": "history", "content": "projected"},
+            r"leave no use for an embedding; change one of them",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(corpus, options, message):

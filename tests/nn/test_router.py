@@ -161,15 +161,20 @@ def test_a_mixture_is_gates_times_scores(rows, top_k):
     torch.testing.assert_close(mixture(values.unbind(), scores.unbind(), top_k), expected)
 
 
+def equal(gates):
+    return torch.full_like(gates, 1 / gates.shape[1])
+
+
 def test_entropies_of_gates_computed_by_hand():
     sure = torch.eye(4)
-    pair, load = entropies(sure)
+    pair, load = entropies(sure, equal(sure))
     assert float(pair) == pytest.approx(0, abs=1e-6)
     assert float(load) == pytest.approx(1)
-    pair, load = entropies(torch.tensor([[0.5, 0.5, 0.0, 0.0]] * 3))
+    two = torch.tensor([[0.5, 0.5, 0.0, 0.0]] * 3)
+    pair, load = entropies(two, equal(two))
     assert float(pair) == pytest.approx(math.log(2) / math.log(4))
     assert float(load) == pytest.approx(math.log(2) / math.log(4))
-    pair, load = entropies(torch.ones(3, 1))
+    pair, load = entropies(torch.ones(3, 1), torch.ones(3, 1))
     assert float(pair) == float(load) == 0
 
 
@@ -210,7 +215,7 @@ def test_imbalance_pulls_at_an_expert_that_is_nearly_gone_where_the_entropy_does
 
     assert pull(imbalance) > 0.3
     assert pull(imbalance, far=40.0) == pytest.approx(1 / 3)
-    assert 0 < pull(lambda gates: 1 - entropies(gates)[1]) < 0.01
+    assert 0 < pull(lambda gates: 1 - entropies(gates, equal(gates))[1]) < 0.01
 
 
 def test_imbalance_has_finite_gradients_where_no_pair_wants_an_expert():
@@ -230,5 +235,5 @@ def test_imbalance_of_what_nobody_has_is_nothing():
 
 def test_entropies_have_finite_gradients_where_gates_vanish():
     gates = torch.tensor([[1.0, 0.0, 0.0]], requires_grad=True)
-    sum(entropies(gates)).backward()
+    sum(entropies(gates, equal(gates))).backward()
     assert gates.grad.isfinite().all()
