@@ -40,6 +40,7 @@ from mmrec.nn import (
     imbalance,
     masked_softmax,
     mean_item,
+    single,
 )
 from mmrec.schedules import Constant
 
@@ -157,7 +158,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         stacked = torch.stack(each, 1)  # [N, M, D]
         share = None
         if self.gated:
-            share = masked_softmax(self.fuse(stacked.flatten(1)), present, dim=1)
+            share = masked_softmax(single(self.fuse(stacked.flatten(1))), present, dim=1)
             items = (share.unsqueeze(-1) * stacked).sum(1)  # einsum takes thrice the time
         else:
             items, _ = self.fuse(stacked, present)

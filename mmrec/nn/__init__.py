@@ -39,6 +39,7 @@ from mmrec.nn.router import (
     imbalance,
     mixture,
     ranking,
+    single,
     sparse_softmax,
 )
 
@@ -84,6 +85,7 @@ __all__ = [
     "mixture",
     "ranking",
     "role_templates",
+    "single",
     "sparse_matmul",
     "sparse_softmax",
     "take_rows",

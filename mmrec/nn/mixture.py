@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from mmrec.nn.router import sparse_softmax
+from mmrec.nn.router import single, sparse_softmax
 
 
 class Mixed(NamedTuple):
@@ -58,7 +58,7 @@ class SparseMixture(nn.Module):
             temperature: of the gates.
             noise: standard deviation of what is added to logits.
         """
-        logits = self.gate(x)
+        logits = single(self.gate(x))
         if noise:
             logits = logits + noise * torch.randn_like(logits)
         logits = logits / temperature

@@ -324,6 +324,11 @@ def entropies(gates: Tensor, even: Tensor) -> tuple[Tensor, Tensor]:
     return pair, evenness(gates.sum(0), even.sum(0))
 
 
+def single(logits: Tensor) -> Tensor:
+    """Logits of gates, whose shares and logs half precision has too few digits for."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def evenness(gates: Tensor, even: Tensor) -> Tensor:
     """How near gates p are to even ones q: `1 - KL(p || q) / max_e log(1 / q_e)`, 0..1.
 

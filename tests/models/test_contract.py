@@ -23,6 +23,7 @@ from mmrec.data import DataError, InteractionData, Interactions, Queries, Triple
 from mmrec.evaluation import Rankings
 from mmrec.models import Random, Recommender, RoutedRecommender
 from mmrec.protocol import Evaluation
+from mmrec.schedules import Constant
 
 CLASSES = {
     path.stem: get_object(OmegaConf.load(path)["_target_"])
@@ -325,6 +326,18 @@ def test_a_softmax_over_the_batch_learns_too(name, setting, board):
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     fit(model)
     judge(model)
+
+
+@trained_models
+def test_the_shortest_floats_have_finite_gradients(name, make, checkerboard):
+    model = make(name, board := checkerboard(missing=8)).train()
+    if isinstance(model, RoutedRecommender):  # all that a router can be asked for
+        model.route_by(Constant(coverage=1.0, confidence=0.1, noise=0.5, top_k=2))
+    with torch.autocast("cpu", dtype=torch.float16):
+        total = sum(model.losses(everything(board)).values())
+    total.backward()
+    bad = [key for key, p in model.named_parameters() if not p.grad.isfinite().all()]
+    assert bad == []
 
 
 @pytest.mark.parametrize("name", [*TRAINED, *WITH_LOSSES])
