@@ -36,8 +36,12 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     """
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    mendable = HydraException | OmegaConfBaseException | ValueError | ArithmeticError | OSError
+    mendable = (
+        *(HydraException, OmegaConfBaseException, YAMLError),
+        *(ValueError, ArithmeticError, OSError),
+    )
     sys.argv[1:] = folders_first(sys.argv[1:])
     wants_traceback = bool(os.environ.get(FULL_ERROR))
     keep_freed_memory()
@@ -46,8 +50,11 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it tells, the error says
     os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
     try:
+        many = {"-m", "--multirun"} & {*sys.argv}
         for word in sys.argv[1:]:
             group, _, choice = word.partition("=")
+            if many and group == "run_dir":
+                raise ValueError(f"{word}: it is of one run; hydra.sweep.dir= is that of many")
             if choice.startswith("_") and (conf_dir() / group / f"{choice}.yaml").is_file():
                 raise ValueError(f"{word}: a part of other files{_instead(group, choice)}")
         main()
@@ -90,17 +97,23 @@ def nobody_reads() -> bool:
 def folders_first(words: Sequence[str]) -> list[str]:
     """Words of a command line with `--config-dir` before the settings.
 
-    Hydra takes no settings behind an option and its value, where people add them.
+    Hydra takes no settings behind an option and its value, where people add them; and of several
+    folders the last alone, so the others go into its search path.
     """
     folders: list[str] = []
     settings: list[str] = []
     left = iter(words)
     for word in left:
         if word in ("--config-dir", "-cd"):
-            folders += [word, *islice(left, 1)]
+            folders += islice(left, 1)
         else:
             settings.append(word)
-    return [*folders, *settings]
+    others = ",".join(quoted(f"file://{Path(folder).absolute()}") for folder in folders[-2::-1])
+    return [
+        *(word for folder in folders[-1:] for word in ("--config-dir", folder)),
+        *([f"hydra.searchpath=[{others}]"] if others else []),
+        *settings,
+    ]
 
 
 def answer(config: DictConfig, name: str, command: Callable[..., object]) -> None:
@@ -233,7 +246,7 @@ def _explain(error: BaseException, config_name: str) -> str:
         for place in (key, key.rpartition(".")[0]):
             if place in NAMED_BY_DATA:
                 return f"{key}: what stands below {place} is added, as {NAMED_BY_DATA[place]}"
-        if key in known:
+        if key in known and config_name == "config":
             return f"{key}: not all that is combined has this setting; run apart those that have it"
         elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
         return f"{key}: no such setting" + nearest(key, elsewhere or known)
@@ -242,6 +255,8 @@ def _explain(error: BaseException, config_name: str) -> str:
         if config_name == "config" and (key == "seed" or (conf_dir() / key).is_dir()):
             return f"{key}={value}: these are several, and that is many runs: add -m"
         return f"{key}={value}: a list has brackets, {key}=[{value}]; quote a text with commas"
+    if found := re.search(r"Error parsing override '([^']*)'\s*missing EQUAL", text):
+        return f"{found[1]}: expected a setting and its value, as run=outputs/... or seed=1"
     if found := re.search(
         r"Ambiguous value for argument|mismatched input|no viable alternative", text
     ):
@@ -261,7 +276,10 @@ def _instead(group: str, choice: str) -> str:
 
 
 def _choices(group: str) -> list[str]:
-    return [p.stem for p in (conf_dir() / group).glob("*.yaml") if not p.stem.startswith("_")]
+    folder = conf_dir() / group
+    depth = "*/*.yaml" if group == "ablation" else "*.yaml"
+    found = (path.relative_to(folder).with_suffix("") for path in folder.glob(depth))
+    return [path.as_posix() for path in found if not path.name.startswith("_")]
 
 
 def _keys(config_name: str) -> list[str]:
@@ -271,7 +289,7 @@ def _keys(config_name: str) -> list[str]:
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    groups = {p.name for p in conf_dir().iterdir() if p.is_dir()}
+    groups = {p.name for p in conf_dir().iterdir() if p.is_dir() and config_name == "config"}
     chosen = [word for word in sys.argv[1:] if word.split("=")[0] in groups and "," not in word]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -50,7 +50,11 @@ def check(config: DictConfig) -> dict[str, Any]:
         word = min(unknown)
         raise ConfigError(f"{word}: no such setting{nearest(word, ROOT)}")
     for group in GROUPS:
+        if group != "router_schedule" and group != "callbacks" and TARGET not in plain[group]:
+            raise ConfigError(f"{group}: it has no {TARGET}, the name of what makes it")
         check_call(plain[group], group)
+    if not plain["model"].get("_partial_"):
+        raise ConfigError("model: give it _partial_: true, as its corpus comes later")
     for name, node in plain["callbacks"].items():
         # Data with cold items bring a patience, which nobody has with callbacks=none.
         if node and TARGET not in node and (name, *node) != ("early_stopping", "patience"):
@@ -64,7 +68,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     return checked
 
 
-def check_ablation(choices: Mapping[str, Any], target: str) -> None:
+def check_ablation(choices: Mapping[str, Any], target: str | None) -> None:
     """Refuse a model's ablation with another model: it would be settings that are not there."""
     ablation = choices.get("ablation")
     of = ablation.rpartition("/")[0] if isinstance(ablation, str) else ""
@@ -223,10 +227,10 @@ def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
         return None
     path = folder / LAST if ckpt == "last" else Path(ckpt)
     if not path.is_file():
-        raise ConfigError(
-            f"ckpt={ckpt}: there is no {path}; give the path of a last.ckpt, or ckpt=last together "
-            "with the run_dir of the run to continue"
-        )
+        way = "give the path of a last.ckpt, or ckpt=last and the run_dir of the run to continue"
+        if ckpt == "last" and (folder / CONFIG).is_file():
+            way = "the run was stopped before its first one; delete the folder to begin again"
+        raise ConfigError(f"ckpt={ckpt}: there is no {path}; {way}")
     return path
 
 

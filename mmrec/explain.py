@@ -70,8 +70,12 @@ def explain(
     """
     if k < 1:
         raise ConfigError(f"k={k}: expected 1 or more")
+    if output and Path(output).is_file():
+        raise ConfigError(f"output={output}: it is a file; give a folder")
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
+
+    import torch
 
     from mmrec.models import RoutedRecommender
     from mmrec.report import charts, gates
@@ -83,18 +87,18 @@ def explain(
         raise ConfigError(f"k={k}: the catalogue has {opened.corpus.n_items} items")
     chosen = _chosen(users, opened.corpus)
     train = opened.corpus.train
-    weights = opened.model.pair_weights(train.user, train.item)
-    if not weights and not isinstance(opened.model, RoutedRecommender):
-        raise ConfigError(
-            f"{opened.folder}: {type(opened.model).__name__} weighs no channels against each "
-            "other; explain a run of a model with a gate or a router (gated_lightgcn, magnet, "
-            "mamex)"
-        )
-    name = "explain" if opened.at_best else f"explain-{opened.checkpoint.stem}"
-    folder = Path(output) if output else opened.folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    known = gates.weighed(opened.model)
-    with charts.style():
+    with torch.no_grad(), charts.style():
+        weights = opened.model.pair_weights(train.user, train.item)
+        if not weights and not isinstance(opened.model, RoutedRecommender):
+            raise ConfigError(
+                f"{opened.folder}: {type(opened.model).__name__} weighs no channels against each "
+                "other; explain a run of a model with a gate or a router (gated_lightgcn, magnet, "
+                "mamex)"
+            )
+        name = "explain" if opened.at_best else f"explain-{opened.checkpoint.stem}"
+        folder = Path(output) if output else opened.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        known = gates.weighed(opened.model)
         sections = [
             *gates.over_epochs(opened, list(weights)),
             *([gates.of_train(opened, weights)] if weights else []),

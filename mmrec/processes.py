@@ -56,7 +56,8 @@ def config_dirs() -> list[str]:
     if not HydraConfig.initialized():
         return []
     sources = HydraConfig.get().runtime.config_sources
-    given = [source.path for source in sources if source.provider == "command-line"]
+    # The one that Hydra's option names stands first in its search path, and last on our line.
+    given = [source.path for source in sources if "command-line" in source.provider][::-1]
     return [word for path in given for word in ("--config-dir", path)]
 
 

@@ -84,6 +84,8 @@ def recommend(
     for name, value in (("k", k), ("block", block)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value}: expected 1 or more")
+    if isinstance(users, str) and not Path(users).exists():
+        raise ConfigError(f"users={users}: there is no such file; ids have brackets, [{users}]")
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
 
@@ -149,10 +151,14 @@ class Ranked(NamedTuple):
 def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
     """The catalogue, or the new items of a folder."""
     from mmrec.data import read_items
+    from mmrec.data.files import FEATURES
 
     if folder is None:
         return Ranked(corpus.n_items, corpus.item_ids, None)
     new, ids = read_items(folder)
+    if lacking := [name for name in corpus.modalities if name not in new]:
+        files = ", ".join(f"{name}{FEATURES}" for name in lacking)
+        log.warning("%s: new items lack %s; there is no %s", folder, ", ".join(lacking), files)
     return Ranked(len(next(iter(new.values())).features), ids, new)
 
 

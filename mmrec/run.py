@@ -8,12 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -71,11 +72,11 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def _main(config: DictConfig) -> float | dict[str, Any] | None:
     hydra_config = HydraConfig.get()
-    if hydra_config.mode is RunMode.RUN and not hydra_config.run.dir:
+    job = hydra_config.mode is RunMode.MULTIRUN
+    if not job and not hydra_config.run.dir:
         raise SystemExit(1) from ConfigError("run_dir= is empty: give a folder, or leave it out")
     config.run_dir = hydra_config.runtime.output_dir
     watch: str | None = hydra_config.sweeper.get("trial")
-    job = hydra_config.mode is RunMode.MULTIRUN
     if job:
         forget_peak_memory()
     for name in {"wandb", "mlflow"} & {*config.logger}:
@@ -124,17 +125,27 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         ConfigError: a setting cannot be.
         DataError: the data cannot be what it claims to be.
     """
+    with ExitStack() as held:
+        return _run(config, overrides, watch, held)
+
+
+def _run(
+    config: DictConfig, overrides: list[str], watch: str | None, held: ExitStack
+) -> dict[str, Any]:
+    """As `run`, with what is let go at its end."""
     start = time.perf_counter()
     import_torchmetrics()
     folder = Path(config.run_dir)
     try:
         if HydraConfig.initialized():
-            check_ablation(HydraConfig.get().runtime.choices, config.model[TARGET])
+            check_ablation(HydraConfig.get().runtime.choices, config.model.get(TARGET))
         plain = check(config)
         checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
         pruning = _pruning(watch)
         trainer, timing, checkpoints = build_trainer(plain, folder, *pruning)
         writes = trainer.is_global_zero  # of several processes, one
+        if writes:
+            held.enter_context(_alone(folder))
         if checkpoint is None and writes and (folder / CONFIG).exists():
             way = "give another run_dir"
             if (folder / LAST).exists():
@@ -156,13 +167,14 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
             _bring_best(checkpoint, folder)
             _write_identity(folder, plain, overrides, data.corpus)
     except BaseException:
+        held.close()
         _remove_if_empty(folder, parents=not any(w.startswith("run_dir=") for w in overrides))
         raise
     for logger in trainer.loggers:
         logger.log_hyperparams(plain)
     result["seconds"]["setup"] = time.perf_counter() - start
     if writes:
-        _introduce(model, result)
+        _introduce(model, result, scheduled=bool(plain["router_schedule"]))
 
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -192,6 +204,28 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
     return result
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep every other process from writing this run, as one that continues it would.
+
+    Raises:
+        ConfigError: one is writing it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".running"  # one that a killed process has left holds nobody up
+    try:
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"{folder}: a process is writing this run; wait for its end, or stop it"
+        ) from None
+    with lock:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -256,7 +290,7 @@ def _bring_best(checkpoint: Path | None, folder: Path) -> None:
         shutil.copy(best, part)
 
 
-def _introduce(model: Recommender, result: dict[str, Any]) -> None:
+def _introduce(model: Recommender, result: dict[str, Any], *, scheduled: bool) -> None:
     """Say what is run; of a routed model, which experts the data leave it; what is cold."""
     from mmrec.data.corpus import TEST, VAL
     from mmrec.models import RoutedRecommender
@@ -265,6 +299,8 @@ def _introduce(model: Recommender, result: dict[str, Any]) -> None:
     log.info("%s on %s: %d parameters", result["model"], result["data"], result["parameters"])
     if isinstance(model, RoutedRecommender):
         log.info("experts: %s", ", ".join(model.experts))
+        if not scheduled:
+            log.info("no router_schedule: all experts count, and no term holds them apart or alike")
     corpus, evaluation = model.corpus, model.evaluation
     if corpus.cold is not None:
         k = 20 if 20 in evaluation.cutoffs else evaluation.cutoffs[-1]
@@ -354,6 +390,8 @@ def _write_tables(
     Returns:
         For the result, what a known truth says of it.
     """
+    import torch
+
     from mmrec.data import PlantedData
     from mmrec.models import ContentRecommender, RoutedRecommender
     from mmrec.models.base import weighs_pairs
@@ -364,7 +402,8 @@ def _write_tables(
         return {}
     with replace_file(folder / PER_USER) as part:
         per_user.write_parquet(part)
-    weights = model.eval().item_weights()  # a trainer leaves it as it was in training
+    with torch.no_grad():
+        weights = model.eval().item_weights()  # a trainer leaves it as it was in training
     if not weights:
         return {}
     from mmrec.report.figures import write_item_weights

@@ -249,6 +249,8 @@ def _load(model: Recommender, path: Path) -> None:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ResultError(

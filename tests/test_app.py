@@ -90,6 +90,8 @@ def command(in_process, capfd):
         ("model=bpr,vbpr", ("model=bpr,vbpr: these are several, and that is many runs: add -m",)),
         ("++run_dir=", ("run_dir= is empty",)),
         ("evaluation.cutoffs=5,10", ("a list has brackets, evaluation.cutoffs=[5,10]",)),
+        ("model", ("model: expected a setting and its value, as run=outputs/... or seed=1",)),
+        ("ablation=stage_1", ("no conf/ablation/stage_1.yaml; did you mean magnet/stage_1",)),
         ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: there is no nowhere.ckpt",)),
     ],
 )
@@ -100,6 +102,17 @@ def test_a_mistake_is_one_line_with_the_remedy_and_leaves_nothing(
     for part in expected:
         assert part in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_one_run_is_none_of_many(command):
+    message = command("-m", "model=bpr", "run_dir=here")
+    assert "run_dir=here: it is of one run; hydra.sweep.dir= is that of many" in message
+
+
+def test_a_broken_file_of_configuration_is_named(command, tmp_path):
+    (tmp_path / "mine/model").mkdir(parents=True)
+    (tmp_path / "mine/model/own.yaml").write_text("dim: [\n")
+    assert "mine/model/own.yaml" in command("--config-dir", "mine", "model=own")
 
 
 def test_a_setting_that_one_of_several_models_lacks_is_no_unknown_one(command):
@@ -220,8 +233,12 @@ print(faults() - before)
     ("words", "expected"),
     [
         ("model=a --config-dir mine seed=1", "--config-dir mine model=a seed=1"),
-        ("-m model=a -cd mine", "-cd mine -m model=a"),
-        ("model=a --config-dir", "--config-dir model=a"),
+        ("-m model=a -cd mine", "--config-dir mine -m model=a"),
+        ("model=a --config-dir", "model=a"),
+        (
+            "--config-dir /a --config-dir /b model=a -cd c",
+            "--config-dir c hydra.searchpath=['file:///b','file:///a'] model=a",
+        ),
         ("-m model=a", "-m model=a"),
     ],
 )

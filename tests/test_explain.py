@@ -224,6 +224,12 @@ def test_what_cannot_be_asked_is_refused(finished, tmp_path, options, message):
     assert not (tmp_path / "no").exists()
 
 
+def test_a_page_needs_a_folder(finished, tmp_path):
+    (tmp_path / "page").write_text("")
+    with pytest.raises(ConfigError, match=r"page: it is a file; give a folder"):
+        explain(run=finished("gated_lightgcn"), output=str(tmp_path / "page"))
+
+
 def test_a_user_who_is_named_twice_has_one_list(finished, tmp_path):
     folder, output = finished("gated_lightgcn"), str(tmp_path / "out")
     page = explain(run=folder, users=[7, "7"], k=3, output=output, accelerator="cpu")

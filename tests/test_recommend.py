@@ -163,6 +163,18 @@ def test_few_new_items_are_ranked_and_those_without_content_told(content, tmp_pa
     ]
 
 
+def test_what_new_items_lack_and_what_is_not_read_is_told(content, tmp_path, caplog):
+    folder, arrivals = content
+    new = tmp_path / "new"
+    shutil.copytree(arrivals, new)
+    (new / "textual_feat.npy").rename(new / "textual_feats.npy")
+    with caplog.at_level(logging.WARNING):
+        recommend(run=folder, items=str(new), output=str(tmp_path / "new.csv"))
+    told = " ".join(caplog.messages)
+    assert "textual_feats.npy is not read: content is in <modality>_feat.npy" in told
+    assert "new: new items lack textual; there is no textual_feat.npy" in told
+
+
 def test_new_items_may_be_arrays(content):
     folder, arrivals = content
     model = open_run(folder).model
@@ -280,6 +292,8 @@ def test_users_may_be_named_on_the_command_line(shop, finished, tmp_path):
     for named, expected in (([59, "0"], [59, 0]), (59, [59])):
         lists = recommend(run=finished, output=str(tmp_path / "r.csv"), k=1, users=named)
         assert pl.read_csv(lists)["user"].to_list() == expected
+    with pytest.raises(ConfigError, match=r"users=u07: there is no such file; ids have brackets"):
+        recommend(run=shop, output=str(tmp_path / "r.csv"), users="u07")
     with pytest.raises(ConfigError, match=r"users=u77: .* no such user; did you mean u"):
         recommend(run=shop, output=str(tmp_path / "r.csv"), users=["u77"])
 
@@ -323,7 +337,7 @@ def test_a_user_file_that_is_wrong_is_named_with_its_line(shop, tmp_path, text, 
 
 
 def test_a_user_file_that_is_not_there_is_named(shop, tmp_path):
-    with pytest.raises(DataError, match=r"users\.csv: cannot be read \(No such file"):
+    with pytest.raises(ConfigError, match=r"users\.csv: there is no such file"):
         recommend(run=shop, output=str(tmp_path / "r.csv"), users=str(tmp_path / "users.csv"), k=1)
 
 

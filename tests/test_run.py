@@ -7,6 +7,7 @@ import logging
 import polars as pl
 import pytest
 import torch
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
@@ -217,8 +218,41 @@ def test_a_callback_without_a_class_is_refused(composed, word):
 
 def test_a_run_without_a_validated_epoch_says_so(go, tmp_path):
     with pytest.raises(ValueError, match=r"no epoch was validated.*check_val_every_n_epoch"):
-        go(tmp_path / "run", "callbacks=none", "trainer.max_epochs=0")
+        go(tmp_path / "run", "callbacks=none", "+trainer.limit_val_batches=0")
     assert read_result(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_run_that_another_process_writes_is_left_alone(go, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lock = folder / ".running"
+    with (
+        FileLock(lock).acquire(),
+        pytest.raises(ConfigError, match=r"run: a process is writing this run; wait for its end"),
+    ):
+        go(folder)
+    assert [*folder.iterdir()] == [lock]
+    assert go(folder)["status"] == "completed"  # what a dead process leaves holds nobody up
+    assert not lock.exists()
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_cannot_go_on(go, tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    with pytest.raises(ConfigError, match=r"last\.ckpt; the run was stopped before its first one"):
+        go(tmp_path, "ckpt=last")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("~model._partial_", r"^model: give it _partial_: true"),
+        ("~model._target_", r"^model: it has no _target_, the name of what makes it"),
+        ("~optimizer._target_", r"^optimizer: it has no _target_"),
+    ],
+)
+def test_a_group_that_names_nothing_is_refused(composed, word, message):
+    with pytest.raises(ConfigError, match=message):
+        check(composed(word))
 
 
 def test_epochs_between_validations_are_never_the_best(go, tmp_path):

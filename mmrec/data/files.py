@@ -36,7 +36,7 @@ BLOCK = 2**22  # values of a feature matrix that are looked at together
 
 def shown(path: Path) -> str:
     """A file as messages name it: data set and file."""
-    return f"{path.parent.name}/{path.name}"
+    return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
 
 
 @contextmanager
@@ -214,6 +214,8 @@ def read_modality(path: Path, digest: str) -> Modality:
         DataError: not such a file, an infinite value, or a row of which only a part is NaN.
     """
     array = _open(path)
+    if array.ndim == 2 and not array.size:
+        raise DataError(f"{shown(path)}: it has no values, its shape is {list(array.shape)}")
     if array.dtype.kind != "f" or array.dtype.itemsize > 8 or array.ndim != 2 or not array.size:
         raise DataError(
             f"{shown(path)}: expected float16, float32 or float64 of shape [items, width], "

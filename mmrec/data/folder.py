@@ -5,6 +5,7 @@ Shape legend: U users, I items, N interactions.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from mmrec.data.corpus import Categories, DataError, Interactions, Modality, Source, content_hash
 from mmrec.data.files import FEATURES, Column, digests, read_modality, read_table, shown
 
+log = logging.getLogger(__name__)
 SIDE_FILES = ("items.csv", "cold_items.csv", "u_id_mapping.csv", "i_id_mapping.csv")
 RENAME = "rename {nearest} to {name} if that is it"
 
@@ -155,6 +157,8 @@ def read_items(folder: Path) -> tuple[dict[str, Modality], pl.Series | None]:
     files = _feature_files(folder, None)
     if not files:
         raise DataError(f"{folder}: no features; put a <modality>_feat.npy there, a row an item")
+    for path in {*folder.glob("*.npy")} - {*files.values()}:
+        log.warning("%s is not read: content is in <modality>%s", path, FEATURES)
     digest = digests([*files.values()])
     content = {kind: read_modality(path, digest[path]) for kind, path in files.items()}
     ids = _originals(folder / "i_id_mapping.csv", "itemID")
@@ -194,9 +198,14 @@ def _interactions_file(root: Path, name: str, file: str | None) -> Path:
             "set MMREC_DATA or data.root to the folder that holds it"
         )
     files = [file] if file else [f"{name}{kind}" for kind in (".inter", ".csv", ".tsv", ".parquet")]
-    for candidate in files:
-        if (folder / candidate).is_file():
-            return folder / candidate
+    there = [candidate for candidate in files if (folder / candidate).is_file()]
+    if len(there) > 1:
+        others = ", ".join(there[1:])
+        log.warning(
+            "%s: read is %s, not %s; data.interactions_file chooses", folder, there[0], others
+        )
+    if there:
+        return folder / there[0]
     raise DataError(
         f"{folder}: no interactions, expected {' or '.join(files)}; "
         "add the file, or set data.interactions_file to its name"

@@ -323,6 +323,7 @@ class RoutedRecommender(Recommender):
         """What each expert weighs in the scores of pairs: [P] and [P] -> [P, E]."""
         raise TypeError(f"{type(self).__name__} must define pair_gates()")
 
+    @torch.no_grad()
     def item_gates(self) -> Tensor:
         """The mean over an item's train users of what each expert weighs: [I, E].
 

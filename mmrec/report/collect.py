@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import yaml
 from tqdm import tqdm
 
@@ -308,6 +309,11 @@ def _read(folder: Path) -> Run:
     for name in needed:
         if not (folder / name).is_file():
             raise ResultError(f"there is no {name}")
+    try:
+        if PER_USER in needed:
+            pl.read_parquet_schema(folder / PER_USER)
+    except pl.exceptions.PolarsError as error:
+        raise ResultError(f"{PER_USER} cannot be read ({first_line(error)})") from None
     try:
         config = yaml.load((folder / CONFIG).read_text(), _LOADER)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +15,13 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import Trial
 
 from mmrec.build import check
-from mmrec.config import ConfigError
+from mmrec.config import ConfigError, conf_dir
 from mmrec.results import first_line, flat, is_free
 from mmrec.sweep.objective import directions, objectives
 from mmrec.sweep.settings import Direction, Settings
 from mmrec.sweep.space import Space, as_word, contains, parse
+
+log = logging.getLogger(__name__)
 
 Further = Callable[[DictConfig, Trial], None]
 
@@ -138,6 +141,8 @@ def _refuse_other_models(
     """A space of a file may be of another model than the command line names."""
     chosen = base.hydra.runtime.choices
     model, whose = chosen.get("model"), config.hydra.runtime.choices.get("sweep")
+    if whose != model and (conf_dir() / "model" / f"{whose}.yaml").is_file():
+        log.warning("sweep=%s: a space of model=%s, searched for model=%s", whose, whose, model)
     for name in settings.params or {}:
         parent, _, last = name.rpartition(".")
         node = OmegaConf.select(base, parent) if parent else base

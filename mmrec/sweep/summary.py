@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mmrec.config import conf_dir
 from mmrec.paths import replace_file
+from mmrec.processes import config_dirs
 from mmrec.results import VOLATILE
 from mmrec.sweep.check import Plan
 from mmrec.sweep.study import COPY_OF, ERROR, RETRIED, SURPLUS, finished
@@ -138,7 +140,8 @@ def write_top(folder: Path, name: str, top: Sequence[FrozenTrial], plan: Plan) -
         )
         log.info("%s: %s; %s", experiment, value, trial.params)
     if top:
-        log.info("run it: python -m mmrec.run --config-dir %s experiment=%s-best", folder, name)
+        words = [*config_dirs(), "--config-dir", str(folder), f"experiment={name}-best"]
+        log.info("run it: python -m mmrec.run %s", shlex.join(words))
 
 
 def write_experiment(

@@ -166,8 +166,8 @@ def test_a_bad_value_names_row_and_column_and_nothing_is_kept(folder, row, colum
         (np.zeros((3, 2), dtype=complex), "found complex128"),
         (np.zeros(3), r"found float64 of shape \[3\]"),
         (np.zeros((3, 2, 2)), r"found float64 of shape \[3, 2, 2\]"),
-        (np.zeros((0, 2)), r"found float64 of shape \[0, 2\]"),
-        (np.zeros((3, 0)), r"found float64 of shape \[3, 0\]"),
+        (np.zeros((0, 2)), r"feat\.npy: it has no values, its shape is \[0, 2\]"),
+        (np.zeros((3, 0)), r"feat\.npy: it has no values, its shape is \[3, 0\]"),
         (np.array([{"a": 1}]), r"image_feat\.npy: cannot be read \(Array can't be memory-mapped"),
     ],
 )

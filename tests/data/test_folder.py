@@ -264,10 +264,13 @@ def test_modalities_are_those_asked_for_in_that_order(root):
     assert read_folder(root, "toys", modalities=[]).modalities == {}
 
 
-def test_the_first_interactions_file_of_the_list_is_read(root):
+def test_the_first_interactions_file_of_the_list_is_read(root, caplog):
     TABLE.head(3).write_csv(root / "toys/toys.csv")
     assert len(read_folder(root, "toys").interactions) == 8
+    assert "read is toys.inter, not toys.csv; data.interactions_file chooses" in caplog.text
+    caplog.clear()
     assert len(read_folder(root, "toys", interactions_file="toys.csv").interactions) == 3
+    assert not caplog.text
 
 
 def test_fingerprint_follows_content_and_arguments(root):

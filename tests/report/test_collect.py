@@ -77,6 +77,7 @@ def test_what_is_no_completed_run_is_listed_with_its_reason(write_run, tmp_path)
     cut.write_text(cut.read_text()[:99])
     (write_run("no_config", l2=0.6) / "config.yaml").unlink()
     (write_run("no_users", l2=0.8) / "per_user.parquet").unlink()
+    (write_run("bad_users", l2=0.9) / "per_user.parquet").write_bytes(b"")
     (write_run("bad_config", l2=0.7) / "config.yaml").write_text("a: [")
     found = collect(str(tmp_path))
     assert [run.folder.name for run in found.runs] == ["whole"]
@@ -87,6 +88,7 @@ def test_what_is_no_completed_run_is_listed_with_its_reason(write_run, tmp_path)
     assert "cut short" in reasons["cut"]
     assert reasons["no_config"] == "there is no config.yaml"
     assert reasons["no_users"] == "there is no per_user.parquet"
+    assert reasons["bad_users"].startswith("per_user.parquet cannot be read")
     assert reasons["bad_config"].startswith("config.yaml cannot be read")
 
 
