@@ -39,8 +39,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     from yaml import YAMLError
 
     mendable = (
-        *(HydraException, OmegaConfBaseException, YAMLError),
-        *(ValueError, ArithmeticError, OSError),
+        HydraException | OmegaConfBaseException | YAMLError | ValueError | ArithmeticError | OSError
     )
     sys.argv[1:] = folders_first(sys.argv[1:])
     wants_traceback = bool(os.environ.get(FULL_ERROR))

@@ -50,7 +50,7 @@ def check(config: DictConfig) -> dict[str, Any]:
         word = min(unknown)
         raise ConfigError(f"{word}: no such setting{nearest(word, ROOT)}")
     for group in GROUPS:
-        if group != "router_schedule" and group != "callbacks" and TARGET not in plain[group]:
+        if TARGET not in plain[group] and group not in ("callbacks", "router_schedule"):
             raise ConfigError(f"{group}: it has no {TARGET}, the name of what makes it")
         check_call(plain[group], group)
     if not plain["model"].get("_partial_"):

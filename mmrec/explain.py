@@ -125,7 +125,7 @@ def _chosen(users: int | Sequence[str | int] | None, corpus: Corpus) -> Tensor:
     if users is None:
         order = corpus.user_counts().argsort(descending=True, stable=True)
         return order[torch.linspace(0, len(order) - 1, min(SHOWN, len(order))).long()]
-    return named_users([users] if isinstance(users, int) else users, corpus)
+    return named_users(users, corpus)
 
 
 if __name__ == "__main__":

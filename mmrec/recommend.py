@@ -105,8 +105,6 @@ def recommend(
     if k > offer.n_items:
         what = f"there are {offer.n_items} new" if items else f"the catalogue has {offer.n_items}"
         raise ConfigError(f"k={k}: {what} items; give at most that many")
-    if isinstance(users, int):
-        users = [users]
     if users is None or isinstance(users, str | Path):
         chosen = _users(Path(users) if users else None, opened.corpus)
     else:
@@ -262,7 +260,7 @@ def _users(path: Path | None, corpus: Corpus) -> Tensor:
     return found.unique(maintain_order=True).to_torch()
 
 
-def named_users(names: Sequence[str | int], corpus: Corpus) -> Tensor:
+def named_users(names: int | Sequence[str | int], corpus: Corpus) -> Tensor:
     """Indices of the users who are asked for, each once and in this order.
 
     Raises:
@@ -270,6 +268,7 @@ def named_users(names: Sequence[str | int], corpus: Corpus) -> Tensor:
     """
     import polars as pl
 
+    names = [names] if isinstance(names, int) else names
     if not names:
         raise ConfigError("users=[]: name one, or leave the setting out")
     asked = pl.Series("id", [str(name) for name in names])

@@ -68,7 +68,7 @@ def written(tmp_path_factory, added):
 
 
 def test_a_model_is_added_in_under_40_lines():
-    assert len(section("Add a model").splitlines()) < 43  # a paragraph about its space among them
+    assert len(section("Add a model").splitlines()) < 40
 
 
 @pytest.mark.slow

@@ -165,18 +165,8 @@ class Graph(nn.Module):
         self.register_buffer("adjacency", adjacency, persistent=False)
 
 
-class Smoothing(nn.Module):
-    """A signal's product with one symmetric matrix: `A x`.
-
-    Args:
-        adjacency: [N, N] sparse CSR, symmetric.
-    """
-
-    adjacency: Tensor
-
-    def __init__(self, adjacency: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("adjacency", adjacency, persistent=False)
+class Smoothing(Graph):
+    """A signal's product with one symmetric matrix: `A x`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, D] -> [N, D]; single precision under autocast."""

@@ -62,11 +62,16 @@ def setting(composed):
 
 @pytest.fixture(scope="module")
 def make(setting):
-    """`make(name, corpus, seed=0)`: the model as it is configured, with a larger learning rate."""
+    """`make(name, corpus, seed=0)`: the model as it is configured, with a larger learning rate.
+
+    `name/loss` has another loss.
+    """
 
     def build(name, corpus, seed=0):
         seed_everything(seed, verbose=False)
-        model = instantiate(setting(name), _convert_="all")(corpus)
+        name, _, loss = name.partition("/")
+        other = {"loss": loss} if loss else {}
+        model = instantiate({**setting(name), **other}, _convert_="all")(corpus)
         model.optimizer = partial(torch.optim.Adam, lr=2e-2)
         model.evaluation = Evaluation(cutoffs=(CUTOFF,))
         return model
@@ -279,11 +284,8 @@ def test_a_device_holds_each_constant_once_and_processes_send_none(name, make, b
 
 
 @pytest.mark.parametrize("name", [*TRAINED, *WITH_LOSSES])
-def test_negatives_are_drawn_for_who_reads_them(name, make, setting, board):
-    name, _, loss = name.partition("/")
+def test_negatives_are_drawn_for_who_reads_them(name, make, board):
     model = make(name, board)
-    if loss:
-        model = instantiate({**setting(name), "loss": loss}, _convert_="all")(board)
     batch = everything(board)
     other = batch._replace(negative=batch.negative.flip(0).roll(1))
     terms = []
@@ -316,12 +318,8 @@ def test_a_negative_drawn_three_times_costs_as_much_as_once(name, make, board):
 
 
 @pytest.mark.parametrize("name", WITH_LOSSES)
-def test_a_softmax_over_the_batch_learns_too(name, setting, board):
-    seed_everything(0, verbose=False)
-    name, _, loss = name.partition("/")
-    model = instantiate({**setting(name), "loss": loss}, _convert_="all")(board)
-    model.optimizer = partial(torch.optim.Adam, lr=2e-2)
-    model.evaluation = Evaluation(cutoffs=(CUTOFF,))
+def test_a_softmax_over_the_batch_learns_too(name, make, board):
+    model = make(name, board)
     sum(model.train().losses(everything(board)).values()).backward()
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     fit(model)
@@ -341,12 +339,8 @@ def test_the_shortest_floats_have_finite_gradients(name, make, checkerboard):
 
 
 @pytest.mark.parametrize("name", [*TRAINED, *WITH_LOSSES])
-def test_half_precision_trains(name, make, setting, board):
-    name, _, loss = name.partition("/")
-    model = make(name, board)
-    if loss:
-        model = instantiate({**setting(name), "loss": loss}, _convert_="all")(board)
-    model, trainer, _ = fit(model, epochs=2, precision="bf16-mixed")
+def test_half_precision_trains(name, make, board):
+    model, trainer, _ = fit(make(name, board), epochs=2, precision="bf16-mixed")
     assert trainer.callback_metrics["train/loss"].isfinite()
     assert scores(model).isfinite().all()
 
