@@ -315,6 +315,12 @@ def _introduce(model: Recommender, result: dict[str, Any], *, scheduled: bool) -
             k,
             k / ranked,
         )
+        if not model.reads_content:
+            log.warning(
+                "%s reads no content, and knows cold items apart by chance; mamex, content_bpr, "
+                "dropoutnet and clcrec are made for them, item_knn, vbpr and magnet can rank them",
+                result["model"],
+            )
 
 
 def _select(

@@ -281,6 +281,27 @@ def test_a_run_on_cold_items_says_what_is_cold_and_what_chance_gives(run_words, 
     ) in caplog.messages
 
 
+@pytest.mark.parametrize(
+    ("words", "warned"),
+    [
+        (["model=bpr"], True),
+        (["model=ease"], True),
+        (["model=ease", "model.content_weight=1"], False),
+        (["model=item_knn"], False),
+    ],
+)
+def test_a_model_that_reads_no_content_says_so_of_cold_items(
+    words, warned, run_words, tmp_path, caplog
+):
+    world = [word for word in TINY if word.startswith("data.world")]
+    cold = ["data=planted_cold", *world, "trainer=cpu", "trainer.fast_dev_run=true"]
+    with caplog.at_level(logging.WARNING, "mmrec"):
+        run_words(tmp_path / "run", *words, *cold, "evaluation.cutoffs=[10]")
+    name = words[0].removeprefix("model=")
+    told = f"{name} reads no content, and knows cold items apart by chance" in caplog.text
+    assert told is warned
+
+
 def test_a_closed_form_is_ranked_as_it_is(go, tmp_path):
     result = go(tmp_path, base=CLOSED_FORM)
     assert (result["status"], result["epochs"], result["best_epoch"]) == ("completed", 0, None)

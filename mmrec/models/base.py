@@ -45,6 +45,7 @@ class Recommender(LightningModule):
         corpus: what it learns from.
         closed_form: the model is solved when it is built and has nothing to train.
         reads_negatives: its losses look at a batch's negatives; otherwise none are drawn.
+        reads_content: scores depend on what items show; otherwise cold items are all alike.
         evaluation: how it is ranked; assign another one before a trainer runs.
         optimizer: called with the parameters; assign another one before a trainer runs.
 
@@ -54,6 +55,7 @@ class Recommender(LightningModule):
 
     closed_form = False
     reads_negatives = True
+    reads_content = True
 
     def __init__(self, corpus: Corpus) -> None:
         super().__init__()

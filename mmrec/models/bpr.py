@@ -38,6 +38,8 @@ class BPR(Recommender):
         norm: `squared` as in the paper, or `frobenius`.
     """
 
+    reads_content = False
+
     def __init__(
         self, corpus: Corpus, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
     ) -> None:

@@ -54,6 +54,7 @@ class EASE(Recommender):
                 f"{LARGEST} x {LARGEST}; use model=item_knn or a smaller catalogue"
             )
         weights = solve(corpus, l2)
+        self.reads_content = bool(content_weight)
         if content_weight:
             similarity = content_similarity(require_modalities(corpus, "ease"), k)
             weights += content_weight * similarity.to_dense()

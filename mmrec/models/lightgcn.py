@@ -46,6 +46,8 @@ class LightGCN(Recommender):
         temperature: of the softmax.
     """
 
+    reads_content = False
+
     def __init__(
         self,
         corpus: Corpus,

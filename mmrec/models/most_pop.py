@@ -16,6 +16,7 @@ class MostPop(Recommender):
     """
 
     closed_form = True
+    reads_content = False
     counts: Tensor
 
     def __init__(self, corpus: Corpus) -> None:

@@ -20,6 +20,7 @@ class Random(Recommender):
     """
 
     closed_form = True
+    reads_content = False
 
     def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
         super().__init__(corpus)

@@ -298,6 +298,18 @@ def test_negatives_are_drawn_for_who_reads_them(name, make, board):
     assert drawn.shape[1] == (3 if model.reads_negatives else 0)
 
 
+@every_model
+def test_other_content_gives_other_scores_where_a_model_says_that_it_reads_it(name, make, board):
+    cold = replace(board, train=board.train.select(board.train.item > 8))
+    other = {
+        key: replace(each, features=each.features.roll(1, 0), digest=each.digest[::-1])
+        for key, each in board.modalities.items()
+    }
+    before, after = (make(name, c) for c in (cold, replace(cold, modalities=other)))
+    changed = not torch.equal(scores(before), scores(after))
+    assert before.reads_content is changed
+
+
 @closed_forms
 def test_a_closed_form_has_nothing_to_train(name, make, board):
     model = make(name, board)
