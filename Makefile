@@ -57,14 +57,14 @@ ablation-mamex: DATA := $(or $(call given,DATA,$(DATA)),planted_cold)
 
 .PHONY: table
 table: $(ENV) ## Every model searched alike, on three seeds: experiments/leaderboard
-	$(BIN)/python -m experiments.leaderboard $(call given,DATA,--data $(subst $(comma), ,$(DATA))) \
-		--seeds $(SEEDS) $(OPTIONS)
+	$(BIN)/python -m experiments.leaderboard $(OPTIONS) --seeds $(SEEDS) \
+		$(call given,DATA,--data $(subst $(comma), ,$(DATA)))
 
 .PHONY: cold
 cold: $(ENV) ## Every model of cold items searched alike, on five draws of them: experiments/mamex
-	$(BIN)/python -m experiments.mamex $(call given,DATA,--data $(subst $(comma), ,$(DATA))) $(OPTIONS)
+	$(BIN)/python -m experiments.mamex $(OPTIONS) $(call given,DATA,--data $(subst $(comma), ,$(DATA)))
 
-##@ Studies
+##@ Studies: OPTIONS=--help says what each takes
 
 .PHONY: compare
 compare: $(ENV) ## Run the Gated LightGCN study
@@ -76,7 +76,7 @@ roles: $(ENV) ## Does MAGNET's routing find the roles of planted items?
 
 .PHONY: study-missing
 study-missing: $(ENV) ## What ranking cold items loses as they lack a modality
-	$(BIN)/python -m experiments.missing $(call given,DATA,--data $(subst $(comma), ,$(DATA))) $(OPTIONS)
+	$(BIN)/python -m experiments.missing $(OPTIONS) $(call given,DATA,--data $(subst $(comma), ,$(DATA)))
 
 .PHONY: reference
 reference: $(ENV) ## Compare with published numbers

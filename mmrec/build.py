@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import leave_memory_unfilled
 from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
-from mmrec.results import CONFIG, LAST, OVERRIDES, VOLATILE, flat
+from mmrec.results import CONFIG, LAST, VOLATILE, flat, to_continue
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -232,17 +231,6 @@ def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
             way = "the run was stopped before its first one; delete the folder to begin again"
         raise ConfigError(f"ckpt={ckpt}: there is no {path}; {way}")
     return path
-
-
-def to_continue(folder: Path) -> str:
-    """The command that goes on with a run that was stopped."""
-    try:
-        words = [str(word) for word in OmegaConf.load(folder / OVERRIDES)]
-    except Exception:  # those of YAML share no base; and older folders have no such file
-        return f"the words that it began with, run_dir={folder} and ckpt=last"
-    kept = [word for word in words if not word.startswith(("run_dir=", "ckpt="))]
-    line = shlex.join([*kept, f"run_dir={folder}", "ckpt=last"])
-    return f"python -m mmrec.run {line}"
 
 
 def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any]) -> None:

@@ -43,6 +43,7 @@ def nearest(word: str, choices: Iterable[str], n: int = 3) -> str:
     """`; did you mean a or b?`, with the choices nearest to a word, or all if none is near."""
     known = sorted(choices)
     near = difflib.get_close_matches(word, known, n=n, cutoff=0.5)
+    near = near or [choice for choice in known if len(word) > 2 and word in choice][:n]
     if near:
         return f"; did you mean {' or '.join(near)}?"
     return f"; there are {', '.join(known)}" if known else ""

@@ -121,11 +121,12 @@ def candidates(corpus: Corpus, part: Part, evaluation: Evaluation) -> Tensor:
     ranked, what = _ranked(corpus, part, evaluation)
     cutoffs = evaluation.cutoffs
     if cutoffs[-1] > (count := int(ranked.sum())):
-        fits = ",".join(str(k) for k in cutoffs if k <= count) or count
+        few = [k for k in cutoffs if k < count] or [max(1, count // 2)]
+        fits = ",".join(map(str, few))
         raise ValueError(
             f"cutoff {cutoffs[-1]} is larger than the {what} of {corpus.name}, {count} items; "
-            f"leave it out, as evaluation.cutoffs=[{fits}] of a run, with a monitor at one of "
-            f"them, or cutoffs=[{fits}] of evaluate"
+            f"leave it out, as evaluation.cutoffs=[{fits}] monitor=val/recall@{few[-1]} of a run, "
+            f"or cutoffs=[{fits}] of evaluate"
         )
     return ranked
 

@@ -127,7 +127,7 @@ def recommend(
             frame.write_parquet(parts[-1])
         sinks[path.suffix](pl.scan_parquet(parts, glob=False), part)
     if offer.new is not None:
-        _warn_of_bare(offer.new)
+        _warn_of_gaps(offer.new, opened.corpus)
     log.info("%d users, lists of %d: %s", len(chosen), k, path)
     return path
 
@@ -149,21 +149,22 @@ class Ranked(NamedTuple):
 def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
     """The catalogue, or the new items of a folder."""
     from mmrec.data import read_items
-    from mmrec.data.files import FEATURES
 
     if folder is None:
         return Ranked(corpus.n_items, corpus.item_ids, None)
     new, ids = read_items(folder)
-    if lacking := [name for name in corpus.modalities if name not in new]:
-        files = ", ".join(f"{name}{FEATURES}" for name in lacking)
-        log.warning("%s: new items lack %s; there is no %s", folder, ", ".join(lacking), files)
     return Ranked(len(next(iter(new.values())).features), ids, new)
 
 
-def _warn_of_bare(new: Mapping[str, Modality]) -> None:
-    """Say how many new items have nothing to be ranked by."""
+def _warn_of_gaps(new: Mapping[str, Modality], corpus: Corpus) -> None:
+    """Say which modalities new items lack, and how many have nothing to be ranked by."""
     import torch
 
+    from mmrec.data.files import FEATURES
+
+    if lacking := [name for name in corpus.modalities if name not in new]:
+        files = ", ".join(f"{name}{FEATURES}" for name in lacking)
+        log.warning("new items lack %s; there is no %s", ", ".join(lacking), files)
     present = torch.stack([m.present for m in new.values()], 1).any(1)  # [N]
     if bare := int((~present).sum()):
         log.warning(

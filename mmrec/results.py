@@ -8,6 +8,7 @@ import math
 import platform
 import re
 import resource
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -92,6 +93,19 @@ def read_epochs(path: Path) -> pl.DataFrame:
     return pl.read_csv(path, infer_schema_length=None)
 
 
+def to_continue(folder: Path) -> str:
+    """The command that goes on with a run that was stopped."""
+    from omegaconf import OmegaConf
+
+    try:
+        words = [str(word) for word in OmegaConf.load(folder / OVERRIDES)]
+    except Exception:  # those of YAML share no base; and older folders have no such file
+        return f"the words that it began with, run_dir={folder} and ckpt=last"
+    kept = [word for word in words if not word.startswith(("run_dir=", "ckpt="))]
+    line = shlex.join([*kept, f"run_dir={folder}", "ckpt=last"])
+    return f"python -m mmrec.run {line}"
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """Read and check `result.json`.
 
@@ -102,7 +116,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "give the folder of a run, as outputs/..."
         if (folder / LAST).is_file():
-            what = "the run has not ended: wait for it, or continue it with ckpt=last"
+            what = f"the run has not ended: wait for it, or continue it: {to_continue(folder)}"
         elif (folder / CONFIG).is_file():
             what = "the run has not ended its first epoch, or was killed in it"
         raise ResultError(f"{folder} holds no {RESULT}; {what}")

@@ -28,7 +28,6 @@ from mmrec.build import (
     check_continuable,
     check_trainable,
     checkpoint_to_continue,
-    to_continue,
     warn_of_early_peaks,
 )
 from mmrec.code import code_digest
@@ -48,6 +47,7 @@ from mmrec.results import (
     git_commit,
     metrics_table,
     peak_rss_mib,
+    to_continue,
     versions,
     write_result,
 )
@@ -86,6 +86,8 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
             result = run(config, list(hydra_config.overrides.task), watch)
     except Exception as error:
         if job:
+            if hydra_config.sweeper[TARGET].endswith("BasicSweeper"):  # others tell of each job
+                log.warning("#%s failed: %s", hydra_config.job.num, first_line(error))
             raise
         raise SystemExit(1) from error  # passes Hydra, which would announce the error a second time
     if result["status"] == "interrupted":

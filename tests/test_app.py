@@ -61,7 +61,11 @@ def command(in_process, capfd):
         ("evaluation.cutoffs=[0,20]", ("cutoffs=[0, 20]:", "above 0 in rising order")),
         (
             "evaluation.cutoffs=[20,99]",
-            ("cutoff 99", "planted, 60 items", "leave it out, as evaluation.cutoffs=[20] of a run"),
+            (
+                "cutoff 99",
+                "planted, 60 items",
+                "evaluation.cutoffs=[20] monitor=val/recall@20",
+            ),
         ),
         ("data=_base", ("data=_base: a part of other files",)),
         ("data.cold_share=0.5", ("data.cold_share=0.5: it is for data.split=item_cold",)),

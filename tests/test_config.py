@@ -138,3 +138,16 @@ def test_nothing_else_may_select(monitor, offered):
 def test_the_configuration_of_a_checkout_is_beside_the_package():
     assert conf_dir() == Path(__file__).parents[1] / "conf"
     assert (conf_dir() / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("sum_fusoin", "; did you mean sum_fusion?"),
+        ("sum", "; did you mean sum_fusion?"),
+        ("_f", "; there are sum_fusion, top_1, top_3"),
+        ("gate", "; there are sum_fusion, top_1, top_3"),
+    ],
+)
+def test_the_nearest_are_those_of_like_spelling_or_those_that_hold_the_word(word, said):
+    assert nearest(word, ["top_3", "sum_fusion", "top_1"]) == said

@@ -172,7 +172,17 @@ def test_what_new_items_lack_and_what_is_not_read_is_told(content, tmp_path, cap
         recommend(run=folder, items=str(new), output=str(tmp_path / "new.csv"))
     told = " ".join(caplog.messages)
     assert "textual_feats.npy is not read: content is in <modality>_feat.npy" in told
-    assert "new: new items lack textual; there is no textual_feat.npy" in told
+    assert "new items lack textual; there is no textual_feat.npy" in told
+
+
+def test_a_misspelt_modality_is_not_said_to_be_lacking(content, tmp_path, caplog):
+    folder, arrivals = content
+    new = tmp_path / "new"
+    shutil.copytree(arrivals, new)
+    (new / "visual_feat.npy").rename(new / "visul_feat.npy")
+    with pytest.raises(DataError, match=r"no modality visul; .*rename visul of the new items"):
+        recommend(run=folder, items=str(new), output=str(tmp_path / "new.csv"))
+    assert "lack" not in caplog.text
 
 
 def test_new_items_may_be_arrays(content):
@@ -201,6 +211,7 @@ def test_new_items_have_the_names_of_their_folder(content, tmp_path):
     ("change", "error", "message"),
     [
         ("none", DataError, r"there is no such folder; give one with <modality>_feat\.npy"),
+        ("a file", DataError, r"visual_feat\.npy: is a file; give its folder, .*new$"),
         ("empty", DataError, r"no features; put a <modality>_feat\.npy there"),
         ("renamed", DataError, r"knows no modality smell; it has visual, textual"),
         ("wider", DataError, r"visual of the new items is 5 wide, the model has learned from 4"),
@@ -216,6 +227,8 @@ def test_new_items_that_cannot_be_ranked_are_refused(content, tmp_path, change, 
         shutil.copytree(arrivals, new)
     visual = np.load(arrivals / "visual_feat.npy")
     match change:
+        case "a file":
+            new /= "visual_feat.npy"
         case "empty":
             for path in new.iterdir():
                 path.unlink()

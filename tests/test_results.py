@@ -87,7 +87,9 @@ def test_a_run_that_has_not_ended_is_told_from_no_run(tmp_path):
     last.parent.mkdir()
     last.touch()
     assert locate_run(last) == (tmp_path, last)
-    with pytest.raises(ResultError, match=r"has not ended: wait for it, or continue it with ckpt"):
+    with pytest.raises(
+        ResultError, match=r"has not ended: wait for it, or continue it: .*ckpt=last"
+    ):
         read_result(tmp_path)
 
 

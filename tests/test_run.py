@@ -15,6 +15,7 @@ from omegaconf import OmegaConf, open_dict
 import mmrec.run
 from mmrec.build import build, check, warn_of_early_peaks
 from mmrec.config import ConfigError, conf_dir
+from mmrec.data import DataError
 from mmrec.evaluation import RankingMetric
 from mmrec.models import Recommender
 from mmrec.results import read_result
@@ -281,6 +282,11 @@ def test_a_run_on_cold_items_says_what_is_cold_and_what_chance_gives(run_words, 
     ) in caplog.messages
 
 
+def test_planted_cold_without_cold_items_is_refused(run_words, tmp_path):
+    with pytest.raises(DataError, match=r"given: planted has no cold items .*data\.world\.cold_it"):
+        run_words(tmp_path / "run", "data=planted_cold", "data.world.cold_items=0")
+
+
 @pytest.mark.parametrize(
     ("words", "warned"),
     [
@@ -398,6 +404,15 @@ def test_a_multirun_makes_a_folder_for_each_job(done, shell, tmp_path):
     assert [result["seed"] for result in results] == [0, 1]
     assert results[0]["metrics"] == read_result(done)["metrics"]
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_a_multirun_tells_of_each_job_that_fails(shell, tmp_path):
+    words = ("-m", *TINY, "seed=0,1", "evaluation.cutoffs=[20,99]")
+    done = shell(*words, cwd=tmp_path, status=1)
+    for job in range(2):
+        assert f"#{job} failed: cutoff 99 is larger than the catalogue" in done.stdout
+    assert "\nerror: cutoff 99" in done.stderr
 
 
 @pytest.mark.slow

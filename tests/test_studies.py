@@ -13,6 +13,7 @@ from experiments import contest as module
 from experiments.contest import Contest
 from experiments.leaderboard.__main__ import without
 from experiments.mamex import __main__ as cold
+from experiments.missing import __main__ as missing
 from experiments.missing.__main__ import lacking, ranked_without
 from mmrec.models import ContentBPR, ItemKNN
 from mmrec.run import run as run_model
@@ -49,6 +50,13 @@ def contest(tmp_path, monkeypatch):
 def run(contest, monkeypatch, *words):
     monkeypatch.setattr("sys.argv", ["contest", *words])
     return list(contest.main("what it is"))
+
+
+def test_a_study_of_no_draw_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["missing", "--draws", "0"])
+    with pytest.raises(SystemExit):
+        missing.main()
+    assert "--draws 0: give 1 or more" in capsys.readouterr().err
 
 
 def test_a_variant_is_searched_only_if_asked_for(contest, monkeypatch):

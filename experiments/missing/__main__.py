@@ -58,9 +58,13 @@ def main() -> None:
     """Train what is missing, hide modalities, write a page and a figure for each data set."""
     setup_logging()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument(
+        "--data", nargs="+", choices=DATA, default=list(DATA), help="of two modalities"
+    )
     parser.add_argument("--draws", type=int, default=3, help="of cold items")
     options = parser.parse_args()
+    if options.draws < 1:
+        parser.error(f"--draws {options.draws}: give 1 or more")
     for data in options.data:
         study(data, options.draws)
 

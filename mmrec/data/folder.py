@@ -153,7 +153,10 @@ def read_items(folder: Path) -> tuple[dict[str, Modality], pl.Series | None]:
         DataError: there is no such folder, no features in it, or not one row an item in each.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; give one with <modality>_feat.npy")
+        what = f"is a file; give its folder, {folder.parent}" if folder.exists() else ""
+        raise DataError(
+            f"{folder}: {what or 'there is no such folder; give one with <modality>_feat.npy'}"
+        )
     files = _feature_files(folder, None)
     if not files:
         raise DataError(f"{folder}: no features; put a <modality>_feat.npy there, a row an item")

@@ -263,6 +263,12 @@ def split_corpus(
                     f"data.cold_share={cold_share}: {source.name} comes with its cold items; leave "
                     "it out, or have others chosen by data.cold_items=random or newest"
                 )
+            if chosen != "given" and source.cold is not None:
+                logger.info(
+                    "data.cold_items=%s leaves aside the cold items that %s comes with",
+                    chosen,
+                    source.name,
+                )
             if chosen == "given" and seed:
                 logger.info(
                     "%s comes with its cold items: data.split_seed=%d draws %s; "

@@ -87,7 +87,7 @@ class Shelf(nn.Module):
             if name not in self.names:
                 raise DataError(
                     f"the model knows no modality {name}; it has {', '.join(self.names)}: rename "
-                    "it or leave it out"
+                    f"{name} of the new items, or leave it out"
                 )
         given = {
             name: _array(f"modality {name} of the new items", x) for name, x in features.items()

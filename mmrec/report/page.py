@@ -94,7 +94,12 @@ def comparison(protocol: Protocol, runs: Sequence[Run], options: Options) -> lis
     sections = []
     slug = protocol.slug
     if not everything:
-        log.warning("%s: no run was validated by %s", protocol.name, options.metric)
+        log.warning(
+            "%s: no run was validated by %s; it is shown with metric=%s",
+            protocol.name,
+            options.metric,
+            runs[0].result["monitor"].removeprefix("val/"),
+        )
         return []
     if not whole:  # features that an ablation has spoiled are data of their own
         everything.sort(key=lambda m: m.mean(f"val/{options.metric}"), reverse=True)

@@ -220,13 +220,18 @@ def test_the_newest_need_a_clock():
         split_corpus(source(DENSE, clock=False), split="item_cold", cold_items="newest")
 
 
-def test_cold_items_can_be_drawn_though_some_are_given():
+def test_cold_items_can_be_drawn_though_some_are_given(caplog):
+    caplog.set_level("INFO")
     given_with_data = source(DENSE, cold=COLD)
     drawn = split_corpus(given_with_data, split="item_cold", cold_items="random", cold_share=0.4)
     assert drawn.split == "item_cold(seed=0, share=0.4, warm test)"
     assert not torch.equal(drawn.cold, COLD)
     newest = split_corpus(given_with_data, split="item_cold", cold_items="newest", cold_share=0.4)
     assert newest.split == "item_cold(newest, seed=0, share=0.4, warm test)"
+    assert caplog.messages == [
+        f"data.cold_items={choice} leaves aside the cold items that toy comes with"
+        for choice in ("random", "newest")
+    ]
 
 
 @pytest.mark.parametrize(
