@@ -153,6 +153,10 @@ def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
     if folder is None:
         return Ranked(corpus.n_items, corpus.item_ids, None)
     new, ids = read_items(folder)
+    if corpus.modalities.keys() < new.keys():  # where one is lacking, another may be misspelt
+        more = [name for name in new if name not in corpus.modalities]
+        log.warning("not read, as the model has not learned from them: %s", ", ".join(more))
+        new = {name: new[name] for name in corpus.modalities}
     return Ranked(len(next(iter(new.values())).features), ids, new)
 
 

@@ -175,6 +175,17 @@ def test_what_new_items_lack_and_what_is_not_read_is_told(content, tmp_path, cap
     assert "new items lack textual; there is no textual_feat.npy" in told
 
 
+def test_content_that_the_model_has_not_learned_from_is_left_aside(content, tmp_path, caplog):
+    folder, arrivals = content
+    new = tmp_path / "new"
+    shutil.copytree(arrivals, new)
+    np.save(new / "audio_feat.npy", np.ones((7, 3)))
+    for name, items in (("more", new), ("same", arrivals)):
+        recommend(run=folder, items=str(items), output=str(tmp_path / f"{name}.csv"), k=5)
+    assert "not read, as the model has not learned from them: audio" in caplog.text
+    assert (tmp_path / "more.csv").read_text() == (tmp_path / "same.csv").read_text()
+
+
 def test_a_misspelt_modality_is_not_said_to_be_lacking(content, tmp_path, caplog):
     folder, arrivals = content
     new = tmp_path / "new"

@@ -271,8 +271,9 @@ def _blocks(array: npt.NDArray[Any]) -> Iterator[tuple[slice, npt.NDArray[np.flo
 
 def _scan(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.bool_]:
     """[I] bool: the rows that are not missing."""
-    present = np.ones(len(array), dtype=np.bool_)
+    present, zeros = np.ones(len(array), dtype=np.bool_), 0
     for rows, values in _blocks(array):
+        zeros += int((values == 0).all(axis=1).sum())
         bad = ~np.isfinite(values)
         if not bad.any():
             continue
@@ -289,6 +290,12 @@ def _scan(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.bool_]:
                 f"{shown(path)}, row {rows.start + row}: {what} (column {column}); "
                 f"use a row of NaN for a missing {path.name.removesuffix(FEATURES)}"
             )
+    if 0 < zeros < present.sum():
+        log.warning(
+            "%s: %d rows are zero, and count as content; a row of NaN says that it is missing",
+            shown(path),
+            zeros,
+        )
     return present
 
 

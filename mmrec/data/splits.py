@@ -88,7 +88,7 @@ def leave_one_out(interactions: Interactions) -> Tensor:
     Raises:
         DataError: the interactions have no time.
     """
-    time = _require_time(interactions, "data.split=leave_one_out")
+    time = _require_time(interactions, "data.split=leave_one_out", column="timestamp or a position")
     place, count = _place_and_count(interactions.user, _lexsort(interactions.user, time))
     label = torch.full_like(place, TRAIN, dtype=torch.int8)
     label[(place == count - 2) & (count >= 3)] = VAL
@@ -337,11 +337,14 @@ def split_corpus(
 
 
 def _require_time(
-    interactions: Interactions, setting: str, instead: str = "data.split=random_per_user"
+    interactions: Interactions,
+    setting: str,
+    instead: str = "data.split=random_per_user",
+    column: str = "timestamp",
 ) -> Tensor:
     if interactions.time is None:
         raise DataError(
-            f"{setting} needs time, found none: add a timestamp or a position column to the file, "
+            f"{setting} needs time, found none: add a {column} column to the file, "
             f"name yours under data.columns, or choose {instead}"
         )
     return interactions.time

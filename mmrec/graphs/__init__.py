@@ -2,7 +2,7 @@
 
 from mmrec.graphs.bipartite import degree_weights, normalized_adjacency, sample_edges
 from mmrec.graphs.cache import cached
-from mmrec.graphs.content import content_similarity
+from mmrec.graphs.content import check_neighbours, content_similarity
 from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
 from mmrec.graphs.pseudo import (
     EdgeChoice,
@@ -22,6 +22,7 @@ __all__ = [
     "PseudoEdges",
     "augmented_adjacency",
     "cached",
+    "check_neighbours",
     "content_knn",
     "content_similarity",
     "csr_matrix",

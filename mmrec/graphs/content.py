@@ -21,7 +21,11 @@ def content_similarity(modalities: Mapping[str, Modality], k: int) -> Tensor:
 
     Returns:
         [I, I] sparse CSR, symmetric, zero diagonal; entries in 0..1.
+
+    Raises:
+        ValueError: fewer items have a modality than neighbours are asked for.
     """
+    check_neighbours(modalities, k, "model.k")
     graphs = [
         knn_adjacency(
             content_knn(modality, k), weights="similarity", normalize="none", symmetrize=True
@@ -29,3 +33,17 @@ def content_similarity(modalities: Mapping[str, Modality], k: int) -> Tensor:
         for modality in modalities.values()
     ]
     return reduce(torch.add, graphs) * (1 / len(graphs))
+
+
+def check_neighbours(modalities: Mapping[str, Modality], k: int, setting: str) -> None:
+    """An item cannot have more neighbours than there are others with the modality.
+
+    Raises:
+        ValueError: names the setting and the modality.
+    """
+    for name, modality in modalities.items():
+        if k >= (there := int(modality.present.sum())):
+            raise ValueError(
+                f"{setting} is {k}, but {there} items have {name}; give fewer, or leave it out "
+                "with data.modalities=[...]"
+            )

@@ -41,6 +41,7 @@ from mmrec.data import Corpus, Modality, Queries, Triplets, require_modalities
 from mmrec.graphs import (
     EdgeChoice,
     augmented_adjacency,
+    check_neighbours,
     content_knn,
     edge_statistics,
     knn_adjacency,
@@ -232,12 +233,7 @@ class MAGNET(RoutedRecommender):
         check_at_least(0, l2=l2, content_l2=content_l2)
         edged = views != "plain" and pseudo_edges > 0
         alike = modalities if content != "projected" or edged else {}
-        for name, modality in alike.items():
-            if neighbours >= (there := int(modality.present.sum())):
-                raise ValueError(
-                    f"model.neighbours is {neighbours}, but {there} items have {name}; give fewer, "
-                    "or leave it out with data.modalities=[...]"
-                )
+        check_neighbours(alike, neighbours, "model.neighbours")
         if user_content == "history" and not content_layers:
             raise ValueError(
                 "model.user_content=history needs a step from items to users; give "

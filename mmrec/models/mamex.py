@@ -18,6 +18,7 @@ K negatives a pair.
 
 from __future__ import annotations
 
+import logging
 from typing import Literal, NamedTuple
 
 import torch
@@ -43,6 +44,8 @@ from mmrec.nn import (
     single,
 )
 from mmrec.schedules import Constant
+
+log = logging.getLogger(__name__)
 
 FusionOfViews = Literal["gate", "mean", "sum", "concat"]
 
@@ -85,7 +88,8 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         balance: weight of the terms that even out experts and modalities, which the schedule
             weighs further.
         l2: weight of the squared norm of a batch's users and items.
-        modality_dropout: chance that training hides a modality of an item; one always stays.
+        modality_dropout: chance that training hides a modality of an item; one always stays, so
+            that it does nothing where there is one. Nor does the gate between them, nor `dropout`.
     """
 
     about_experts = "Expert a/1 is the first of modality a."
@@ -111,6 +115,8 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         check_choice(FusionOfViews, fusion=fusion)
         check_share(dropout=dropout, modality_dropout=modality_dropout, whole=False)
         super().__init__(corpus, [f"{m}/{e}" for m in modalities for e in range(1, experts + 1)])
+        if len(modalities) == 1 and modality_dropout:
+            log.warning("model.modality_dropout hides nothing: there is one modality, which stays")
         self.names = tuple(modalities)
         self.align, self.balance, self.l2 = align, balance, l2
         self.modality_dropout = modality_dropout
@@ -162,6 +168,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
             items = (share.unsqueeze(-1) * stacked).sum(1)  # einsum takes thrice the time
         else:
             items, _ = self.fuse(stacked, present)
+        items = items.to(self.user.weight.dtype)  # gates have more digits than a model of halves
         return Views(items, stacked, present, torch.stack(full, 1), torch.stack(kept, 1), share)
 
     def catalogue(self) -> Views:

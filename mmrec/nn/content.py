@@ -42,6 +42,7 @@ class Shelf(nn.Module):
     """
 
     present: Tensor
+    rows_0: Tensor
 
     def __init__(self, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
@@ -66,8 +67,8 @@ class Shelf(nn.Module):
         """That of items which need not be in the catalogue.
 
         Args:
-            features: [N, F_m] of each modality, at whatever scale; all items lack a modality that
-                is not given.
+            features: [N, F_m] of each modality, of lengths from 1e-12 to 1e19; all items lack a
+                modality that is not given.
             present: [N] bool of each modality; None: all. A row of NaN is absent in any case.
 
         Raises:
@@ -98,7 +99,7 @@ class Shelf(nn.Module):
                 "new items need features, the same number of rows in each modality; found "
                 + (", ".join(f"{name}: {n}" for name, n in counts.items()) or "none")
             )
-        count, device = next(iter(counts.values())), self.present.device
+        count, device, dtype = next(iter(counts.values())), self.present.device, self.rows_0.dtype
         rows, there = [], []
         for name, width in zip(self.names, self.widths, strict=True):
             x = given.get(name, torch.full((count, width), torch.nan)).to(device, torch.float32)
@@ -130,7 +131,7 @@ class Shelf(nn.Module):
                     row = int(some.nonzero()[0])
                     raise DataError(f"modality {name} of new item {row} {what}")
             mask = asked & ~lacking.all(1)
-            rows.append(normalize(torch.where(mask.unsqueeze(1), x, 0.0)))
+            rows.append(normalize(torch.where(mask.unsqueeze(1), x, 0.0)).to(dtype))
             there.append(mask)
         return Content(rows, torch.stack(there, 1))
 

@@ -15,6 +15,7 @@ from mmrec.checks import check_at_least, check_choice
 from mmrec.data import Corpus, Triplets
 from mmrec.losses import batch_softmax, bpr, pair_scores
 from mmrec.nn.lookup import Picked, distinct_items, pairs_with_negatives
+from mmrec.nn.router import single
 
 Loss = Literal["bpr", "softmax"]
 
@@ -54,7 +55,7 @@ class Preference(nn.Module):
 
     def compared(self, x: Tensor) -> Tensor:
         """Vectors as a score takes them: of length one for cosines."""
-        return normalize(x, dim=-1) if self.softmax else x
+        return normalize(single(x), dim=-1) if self.softmax else x
 
     def forward(self, picked: Picked, *parts: Tensor) -> dict[str, Tensor]:
         """The term, by its name, of `Picked.parts`."""

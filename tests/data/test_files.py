@@ -196,11 +196,17 @@ def test_features_that_say_nothing_warn_on_every_read(folder, caplog, value):
         assert caplog.text.count("image_feat.npy: every feature is zero") == reads
 
 
-def test_features_with_a_zero_row_first_do_not_warn(folder, caplog):
+def test_zero_rows_are_counted_when_a_file_is_first_read(folder, caplog):
     array = values()
-    array[0] = 0
-    read(saved(folder, array))
-    assert not caplog.records
+    array[[0, 2]] = 0
+    path = saved(folder, array)
+    for _ in range(2):
+        read(path)
+    (message,) = caplog.messages
+    assert message.endswith(
+        "image_feat.npy: 2 rows are zero, and count as content; a row of NaN says that it is "
+        "missing"
+    )
 
 
 def test_a_cache_that_cannot_be_written_says_which_setting_moves_it(folder, monkeypatch):

@@ -122,9 +122,12 @@ def test_leave_one_out_agrees_with_a_loop(data):
     assert leave_one_out(data).tolist() == expected
 
 
-@pytest.mark.parametrize("rule", [leave_one_out, temporal])
-def test_a_rule_by_time_says_which_columns_give_it(rule):
-    with pytest.raises(DataError, match=f"{rule.__name__} needs time.*timestamp or a position"):
+@pytest.mark.parametrize(
+    ("rule", "column"), [(leave_one_out, "timestamp or a position"), (temporal, "timestamp")]
+)
+def test_a_rule_by_time_says_which_columns_give_it(rule, column):
+    message = f"{rule.__name__} needs time, found none: add a {column} column"
+    with pytest.raises(DataError, match=message):
         rule(one_user(5))
 
 

@@ -84,6 +84,12 @@ def test_item_knn_is_a_sum_over_the_history(small_corpus):
     torch.testing.assert_close(scores(ItemKNN(corpus, k=k)), expected)
 
 
+def test_neighbours_that_no_modality_has_are_named(checkerboard):
+    message = r"model\.k is 88, but 88 items have visual; give fewer, or leave it out with"
+    with pytest.raises(ValueError, match=message):
+        ItemKNN(checkerboard(missing=8), k=88)
+
+
 def test_most_pop_counts(small_corpus):
     corpus = small_corpus()
     assert torch.equal(scores(MostPop(corpus)), history(corpus).sum(0).expand(7, 9))

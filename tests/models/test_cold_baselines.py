@@ -89,7 +89,7 @@ def test_dropoutnet_learns_the_scores_of_factors_with_and_without_them(corpus, d
 
 @torch.no_grad()
 def test_dropoutnet_ranks_a_cold_item_by_content_and_a_warm_one_by_both(corpus):
-    model = made(DropoutNet, corpus, rounds=2)
+    model, modalities = made(DropoutNet, corpus, rounds=2), corpus.modalities.items()
     items = model.encode().items
     for item in (3, 17):
         known = torch.cat([model.item_factors[item], flat(corpus, item)])
@@ -99,6 +99,8 @@ def test_dropoutnet_ranks_a_cold_item_by_content_and_a_warm_one_by_both(corpus):
         unknown = torch.cat([torch.zeros(6), flat(corpus, item)])
         found = model.encode_items(features, present)
         torch.testing.assert_close(found[0], model.of_item(unknown))
+    bare = model.encode_items({name: torch.full((1, m.width), torch.nan) for name, m in modalities})
+    torch.testing.assert_close(bare[0], items.mean(0))
 
 
 def test_dropoutnet_without_a_round_has_no_factors(corpus):

@@ -99,6 +99,10 @@ def test_losses_by_hand(corpus):
     total += sum(q * math.log(q / p) for q, p in means)
     assert found["balance"].item() == pytest.approx(0.25 * 2.0 * total, rel=1e-4)
 
+    load = (views.share.unsqueeze(-1) * views.kept).flatten(1)[[10, 11]]
+    assert not torch.equal(views.kept, views.full)
+    torch.testing.assert_close(model._gates[-1][14:26], load.sum(0))
+
     joint = (views.share.unsqueeze(-1) * views.full).flatten(1)[[10, 11]]
     of_each = -(joint * joint.clamp(min=1e-12).log()).sum(1)
     counts = torch.stack([m.present for m in corpus.modalities.values()]).sum(0)[[10, 11]]
@@ -146,7 +150,7 @@ def test_a_modality_that_nearly_all_items_lack_is_no_collapse(checkerboard, quie
 
 @torch.no_grad()
 def test_the_softmax_is_over_the_items_of_the_batch_by_cosine(corpus):
-    model = made(corpus, loss="softmax", temperature=0.5)
+    model = made(corpus, loss="softmax", temperature=0.5, l2=0.1)
     batch = Triplets(torch.tensor([0, 1, 2]), torch.tensor([10, 11, 10]), torch.zeros(3, 1).long())
     views, expected = model.catalogue(), 0.0
     items = views.items
@@ -154,7 +158,10 @@ def test_the_softmax_is_over_the_items_of_the_batch_by_cosine(corpus):
         u = normalize(model.user.weight[user], dim=0)
         power = {i: math.exp(float(u @ normalize(items[i], dim=0)) / 0.5) for i in (10, 11)}
         expected -= math.log(power[own] / sum(power.values())) / 3
-    assert model.losses(batch)["softmax"].item() == pytest.approx(expected, rel=1e-5)
+    losses = model.losses(batch)
+    assert losses["softmax"].item() == pytest.approx(expected, rel=1e-5)
+    norm = model.user.weight[:3].square().sum() + items[[10, 11]].square().sum()
+    assert losses["l2"].item() == pytest.approx(0.1 * norm.item() / 6, rel=1e-5)
     # An item without content is the mean of unit vectors, which is shorter than they are.
     bare = ~views.present.any(1)
     assert bare.any()
@@ -335,6 +342,52 @@ def test_a_model_in_training_encodes_new_items_as_it_would_after(corpus):
     model.encode_items(features)
     assert model.training
     assert not model.fuse.training
+
+
+@pytest.mark.parametrize("fusion", ["gate", "mean", "sum", "concat"])
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+@pytest.mark.parametrize("top_k", [2, None])
+def test_half_precision_has_finite_gradients_where_items_lack_all(corpus, fusion, loss, top_k):
+    model = made(corpus, fusion=fusion, loss=loss).train()
+    model.route_by(Constant(coverage=1.0, top_k=top_k))
+    users = torch.arange(corpus.n_items) % corpus.n_users
+    items = torch.arange(corpus.n_items).flip(0)  # of batches of softmax, bare ones too
+    with torch.autocast("cpu", dtype=torch.float16):
+        total = sum(model.losses(Triplets(users, items, items.unsqueeze(1))).values())
+    total.backward()
+    assert [key for key, p in model.named_parameters() if not p.grad.isfinite().all()] == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_noise_reaches_gates_in_training_only(corpus, loss):
+    model = made(corpus, loss=loss, dropout=0.0)
+    model.route_by(Constant(noise=5.0, top_k=2))
+    batch = Triplets(corpus.train.user, corpus.train.item, corpus.train.item.unsqueeze(1) * 0)
+    first, second = (model.train().losses(batch)["l2"] for _ in range(2))
+    assert first != second
+    one, two = (model.eval().encode().items for _ in range(2))
+    assert torch.equal(one, two)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_new_items_are_encoded_in_the_models_own_digits(corpus, dtype):
+    features = {name: m.features[:3] for name, m in corpus.modalities.items()}
+    model = made(corpus)
+    expected = model.encode_items(features)
+    found = model.to(dtype).encode_items(features)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
+
+
+def test_one_modality_cannot_be_hidden(checkerboard, caplog):
+    made(checkerboard(modalities=("visual",)), modality_dropout=0.5)
+    assert "model.modality_dropout hides nothing: there is one modality" in caplog.text
+    caplog.clear()
+    made(checkerboard(), modality_dropout=0.5)
+    made(checkerboard(modalities=("visual",)))
+    assert not caplog.messages
 
 
 @torch.no_grad()
