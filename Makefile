@@ -53,16 +53,16 @@ baselines: $(ENV) ## What a model is compared with, at the settings of conf/mode
 
 # What was asked for on the command line; the leaderboard has its own data sets.
 given = $(if $(filter command environment,$(firstword $(origin $(1)))),$(2))
+SETS = $(call given,DATA,--data $(subst $(comma), ,$(DATA)))
 ablation-mamex: DATA := $(or $(call given,DATA,$(DATA)),planted_cold)
 
 .PHONY: table
 table: $(ENV) ## Every model searched alike, on three seeds: experiments/leaderboard
-	$(BIN)/python -m experiments.leaderboard $(OPTIONS) --seeds $(SEEDS) \
-		$(call given,DATA,--data $(subst $(comma), ,$(DATA)))
+	$(BIN)/python -m experiments.leaderboard $(OPTIONS) --seeds $(SEEDS) $(SETS)
 
 .PHONY: cold
 cold: $(ENV) ## Every model of cold items searched alike, on five draws of them: experiments/mamex
-	$(BIN)/python -m experiments.mamex $(OPTIONS) $(call given,DATA,--data $(subst $(comma), ,$(DATA)))
+	$(BIN)/python -m experiments.mamex $(OPTIONS) $(SETS)
 
 ##@ Studies: OPTIONS=--help says what each takes
 
@@ -76,7 +76,7 @@ roles: $(ENV) ## Does MAGNET's routing find the roles of planted items?
 
 .PHONY: study-missing
 study-missing: $(ENV) ## What ranking cold items loses as they lack a modality
-	$(BIN)/python -m experiments.missing $(OPTIONS) $(call given,DATA,--data $(subst $(comma), ,$(DATA)))
+	$(BIN)/python -m experiments.missing $(OPTIONS) $(SETS)
 
 .PHONY: reference
 reference: $(ENV) ## Compare with published numbers

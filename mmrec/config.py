@@ -40,7 +40,7 @@ def conf_dir() -> Path:
 
 
 def nearest(word: str, choices: Iterable[str], n: int = 3) -> str:
-    """`; did you mean a or b?`, with the choices nearest to a word, or all if none is near."""
+    """`; did you mean a or b?`, with the choices nearest to a word or that hold it, or all."""
     known = sorted(choices)
     near = difflib.get_close_matches(word, known, n=n, cutoff=0.5)
     near = near or [choice for choice in known if len(word) > 2 and word in choice][:n]

@@ -127,7 +127,7 @@ def recommend(
             frame.write_parquet(parts[-1])
         sinks[path.suffix](pl.scan_parquet(parts, glob=False), part)
     if offer.new is not None:
-        _warn_of_gaps(offer.new, opened.corpus)
+        _warn_of_gaps(offer.new, opened.corpus, items)
     log.info("%d users, lists of %d: %s", len(chosen), k, path)
     return path
 
@@ -160,7 +160,7 @@ def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
     return Ranked(len(next(iter(new.values())).features), ids, new)
 
 
-def _warn_of_gaps(new: Mapping[str, Modality], corpus: Corpus) -> None:
+def _warn_of_gaps(new: Mapping[str, Modality], corpus: Corpus, folder: str | None) -> None:
     """Say which modalities new items lack, and how many have nothing to be ranked by."""
     import torch
 
@@ -168,7 +168,7 @@ def _warn_of_gaps(new: Mapping[str, Modality], corpus: Corpus) -> None:
 
     if lacking := [name for name in corpus.modalities if name not in new]:
         files = ", ".join(f"{name}{FEATURES}" for name in lacking)
-        log.warning("new items lack %s; there is no %s", ", ".join(lacking), files)
+        log.warning("%s: new items lack %s; there is no %s", folder, ", ".join(lacking), files)
     present = torch.stack([m.present for m in new.values()], 1).any(1)  # [N]
     if bare := int((~present).sum()):
         log.warning(

@@ -64,7 +64,7 @@ def command(in_process, capfd):
             (
                 "cutoff 99",
                 "planted, 60 items",
-                "evaluation.cutoffs=[20] monitor=val/recall@20",
+                "leave it out, as evaluation.cutoffs=[20] monitor=val/recall@20 of a run",
             ),
         ),
         ("data=_base", ("data=_base: a part of other files",)),

@@ -172,7 +172,7 @@ def test_what_new_items_lack_and_what_is_not_read_is_told(content, tmp_path, cap
         recommend(run=folder, items=str(new), output=str(tmp_path / "new.csv"))
     told = " ".join(caplog.messages)
     assert "textual_feats.npy is not read: content is in <modality>_feat.npy" in told
-    assert "new items lack textual; there is no textual_feat.npy" in told
+    assert "new: new items lack textual; there is no textual_feat.npy" in told
 
 
 def test_content_that_the_model_has_not_learned_from_is_left_aside(content, tmp_path, caplog):

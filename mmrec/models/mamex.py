@@ -115,8 +115,6 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         check_choice(FusionOfViews, fusion=fusion)
         check_share(dropout=dropout, modality_dropout=modality_dropout, whole=False)
         super().__init__(corpus, [f"{m}/{e}" for m in modalities for e in range(1, experts + 1)])
-        if len(modalities) == 1 and modality_dropout:
-            log.warning("model.modality_dropout hides nothing: there is one modality, which stays")
         self.names = tuple(modalities)
         self.align, self.balance, self.l2 = align, balance, l2
         self.modality_dropout = modality_dropout
@@ -139,6 +137,12 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         else:
             self.fuse = Fusion(count, dim, kind=fusion)
         self.schedule = Constant(coverage=1.0, top_k=min(2, experts))
+
+    def on_fit_start(self) -> None:
+        """Tell of a setting that does nothing."""
+        super().on_fit_start()
+        if self.modality_dropout and len(self.names) == 1 and self.trainer.is_global_zero:
+            log.warning("model.modality_dropout hides nothing: there is one modality, which stays")
 
     @property
     def eligible(self) -> int:

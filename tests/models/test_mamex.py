@@ -381,13 +381,19 @@ def test_new_items_are_encoded_in_the_models_own_digits(corpus, dtype):
     torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
 
 
-def test_one_modality_cannot_be_hidden(checkerboard, caplog):
-    made(checkerboard(modalities=("visual",)), modality_dropout=0.5)
-    assert "model.modality_dropout hides nothing: there is one modality" in caplog.text
-    caplog.clear()
-    made(checkerboard(), modality_dropout=0.5)
-    made(checkerboard(modalities=("visual",)))
-    assert not caplog.messages
+@pytest.mark.parametrize(
+    ("modalities", "chance", "told"),
+    [(("visual",), 0.5, 1), (("visual",), 0.0, 0), (("visual", "textual"), 0.5, 0)],
+)
+def test_training_tells_that_one_modality_cannot_be_hidden(
+    modalities, chance, told, checkerboard, quiet_trainer, caplog
+):
+    message = "model.modality_dropout hides nothing: there is one modality"
+    model, data = made(checkerboard(modalities), modality_dropout=chance), InteractionData()
+    data.corpus = model.corpus
+    assert message not in caplog.text  # a run that is only opened says nothing
+    quiet_trainer(max_epochs=1).fit(model.train(), data)
+    assert caplog.text.count(message) == told
 
 
 @torch.no_grad()
