@@ -95,11 +95,11 @@ def read_epochs(path: Path) -> pl.DataFrame:
 
 def to_continue(folder: Path) -> str:
     """The command that goes on with a run that was stopped."""
-    from omegaconf import OmegaConf
+    from yaml import YAMLError, safe_load
 
     try:
-        words = [str(word) for word in OmegaConf.load(folder / OVERRIDES)]
-    except Exception:  # those of YAML share no base; and older folders have no such file
+        words = [str(word) for word in safe_load((folder / OVERRIDES).read_text())]
+    except (OSError, TypeError, ValueError, YAMLError):  # older folders have no such file
         return f"the words that it began with, run_dir={folder} and ckpt=last"
     kept = [word for word in words if not word.startswith(("run_dir=", "ckpt="))]
     line = shlex.join([*kept, f"run_dir={folder}", "ckpt=last"])

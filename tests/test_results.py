@@ -91,6 +91,11 @@ def test_a_run_that_has_not_ended_is_told_from_no_run(tmp_path):
         ResultError, match=r"has not ended: wait for it, or continue it: .*ckpt=last"
     ):
         read_result(tmp_path)
+    words = ["model=bpr", "seed=1", "run_dir=elsewhere", "logger.name=${seed}"]
+    (tmp_path / "overrides.yaml").write_text("\n".join(f"- {word}" for word in words))
+    command = "python -m mmrec.run model=bpr seed=1 'logger.name=${seed}'"
+    with pytest.raises(ResultError, match=re.escape(f"{command} run_dir={tmp_path} ckpt=last")):
+        read_result(tmp_path)
 
 
 def test_a_folder_without_a_result_is_no_run(tmp_path):
