@@ -151,8 +151,8 @@ class Checkpoints(Checkpoint):
             if name.startswith("val/")
         }
         if metrics and metrics[self.monitor] > self.best_metrics.get(self.monitor, -math.inf):
-            self.best_epoch, self.best_metrics = trainer.current_epoch, metrics
             trainer.save_checkpoint(self.best, weights_only=True)
+            self.best_epoch, self.best_metrics = trainer.current_epoch, metrics
         trainer.save_checkpoint(self.last)
 
     def state_dict(self) -> dict[str, Any]:

@@ -345,7 +345,9 @@ def _select(
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         finally:
             result["seconds"]["fit"] = timing.fit()
-            result["epochs"] = trainer.current_epoch
+            # Lightning counts an epoch after its hooks; one that they have chosen counts already.
+            chosen = -1 if checkpoints.best_epoch is None else checkpoints.best_epoch
+            result["epochs"] = max(trainer.current_epoch, chosen + 1)
         if not trial and checkpoints.best_epoch is None:
             raise ConfigError(
                 "no epoch was validated, so none can be chosen: raise trainer.max_epochs, or lower "

@@ -217,6 +217,33 @@ def test_an_interruption_is_a_result_and_no_error(signals, slow_whole, go, tmp_p
     assert summary(folder) == slow_whole
 
 
+@pytest.mark.parametrize(
+    ("file", "chosen"),
+    [pytest.param("best.ckpt", 0, id="no better one"), pytest.param("last.ckpt", 1, id="chosen")],
+)
+def test_an_interruption_at_a_checkpoint_tells_of_the_epoch_that_is_on_disk(
+    file, chosen, whole, go, tmp_path, monkeypatch
+):
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def interrupt(self, checkpoint, path, **options):
+        if checkpoint["epoch"] == 1 and str(path).endswith(file):
+            raise KeyboardInterrupt
+        save(self, checkpoint, path, **options)
+
+    assert whole["epochs"][1]["val/recall@20"] > whole["epochs"][0]["val/recall@20"]
+    with monkeypatch.context() as patch:
+        patch.setattr(AtomicCheckpointIO, "save_checkpoint", interrupt)
+        result = go(tmp_path)
+    assert (result["status"], result["epochs"]) == ("interrupted", chosen + 1)
+    assert result["best_epoch"] == chosen
+    assert result["best_value"] == whole["epochs"][chosen]["val/recall@20"]
+    best = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
+    assert best["epoch"] == chosen
+    go(tmp_path, "ckpt=last")
+    assert summary(tmp_path) == whole
+
+
 def test_an_interruption_before_the_first_epoch_has_nothing_to_go_on_from(
     go, tmp_path, monkeypatch, caplog
 ):
