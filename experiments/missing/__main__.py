@@ -51,6 +51,7 @@ MODELS: dict[str, Cell] = {
     "random": ("model=random",),
 }
 METRIC = "test/recall@20"
+BESIDE = 115  # where a panel has the models that were trained without
 Curve = dict[float, list[float]]  # of each draw, by the share of items that lack the modality
 
 
@@ -180,21 +181,30 @@ def write(
     ]
     (HERE / f"{data}.md").write_text("\n".join(parts))
     (HERE / f"{data}.json").write_text(json.dumps({"curves": curves, "alone": alone}, indent=1))
-    draw(data, curves)
+    draw(data, curves, alone)
 
 
-def draw(data: str, curves: dict[str, dict[str, Curve]]) -> None:
+def draw(
+    data: str,
+    curves: dict[str, dict[str, Curve]],
+    alone: dict[str, dict[str, list[float]]],
+) -> None:
     """A panel for each modality."""
-    figure, panels = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4), sharey=True)
+    size = (5 * len(curves), 4.5)
+    figure, panels = plt.subplots(1, len(curves), figsize=size, sharey=True, layout="constrained")
     for axes, (name, of_models) in zip(panels, curves.items(), strict=True):
         for model, values in of_models.items():
             means = [statistics.fmean(values[rate]) for rate in RATES]
-            axes.plot([100 * rate for rate in RATES], means, marker="o", label=model)
+            (line,) = axes.plot([100 * rate for rate in RATES], means, marker="o", label=model)
+            without = statistics.fmean(alone[name][model])
+            axes.plot(BESIDE, without, marker="x", color=line.get_color())
         axes.set(title=f"without {name}", xlabel="cold items that lack it, %")
+        shares = [round(100 * rate) for rate in RATES]
+        axes.set_xticks([*shares, BESIDE], [*map(str, shares), "trained\nwithout"])
     panels[0].set_ylabel("test recall@20")
     panels[0].set_ylim(bottom=0)
-    panels[-1].legend(fontsize="small")
-    figure.tight_layout()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
     figure.savefig(HERE / f"{data}.png", dpi=100)
     plt.close(figure)
 
