@@ -255,10 +255,10 @@ OTHER = """
 The ratio of MAGNET's plain scores depends on how fast a machine's products are: it was 2.4 to 2.6
 before a pass was saved for each expert, with products of .3 s. Those of `model.fused=true` are well
 below it. An epoch of MAMEX on small data is above its own with two threads, at 1.7 to 2.2 as the
-machine's day is, and within it with one, as runs beside each other have: half of it are products,
-which a second thread halves, the rest many small operations that it does nothing for (the loss, the
-gate between modalities, dropout's draws, Lightning's loop). Commit `444a734` took a tenth off it,
-measured in turn with the code before.
+machine's day is, and about at it with one, at 1.40 to 1.54, as runs beside each other have: half of
+it are products, which a second thread halves, the rest many small operations that it does nothing
+for (the loss, the gate between modalities, dropout's draws, Lightning's loop). Commit `444a734`
+took a tenth off it, measured in turn with the code before.
 
 | | measured | limit |
 |---|---|---|"""
