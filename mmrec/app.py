@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+# Settings that name a file or a folder, which may be called 007 or 2026_11_29.
+NAMES = {"data.name", "data.root", "grid.name", "items", "output", "run", "run_dir", "runs"}
+LIKE_A_NUMBER = re.compile(r"[-+.\d][-+.\deE_]*")
 NAMED_BY_DATA = {"data.corrupt": "+data.corrupt.visual=0.2"}  # whose keys are modalities
 
 
@@ -41,7 +44,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     mendable = (
         HydraException | OmegaConfBaseException | YAMLError | ValueError | ArithmeticError | OSError
     )
-    sys.argv[1:] = folders_first(sys.argv[1:])
+    sys.argv[1:] = map(as_name, folders_first(sys.argv[1:]))
     wants_traceback = bool(os.environ.get(FULL_ERROR))
     keep_freed_memory()
     raised_before = logging.raiseExceptions
@@ -113,6 +116,14 @@ def folders_first(words: Sequence[str]) -> list[str]:
         *([f"hydra.searchpath=[{others}]"] if others else []),
         *settings,
     ]
+
+
+def as_name(word: str) -> str:
+    """A word of a command line; the name of a folder is text, also where Hydra sees a number."""
+    setting, _, value = word.partition("=")
+    if setting in NAMES and LIKE_A_NUMBER.fullmatch(value):
+        return f"{setting}={quoted(value)}"
+    return word
 
 
 def answer(config: DictConfig, name: str, command: Callable[..., object]) -> None:

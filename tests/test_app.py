@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from mmrec.app import folders_first, forget_peak_memory
+from mmrec.app import as_name, folders_first, forget_peak_memory
 from mmrec.results import peak_rss_mib
 from mmrec.run import main
 
@@ -248,6 +248,28 @@ print(faults() - before)
 )
 def test_settings_may_follow_a_folder_of_configuration(words, expected):
     assert folders_first(words.split()) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("items=007", "items='007'"),
+        ("run=2026_11_29", "run='2026_11_29'"),
+        ("run_dir=1e3", "run_dir='1e3'"),
+        ("data.name=-1.5", "data.name='-1.5'"),
+        *((word, word) for word in ("items=a", "items=null", "items='7'", "runs=[1,2]", "seed=7")),
+        *((word, word) for word in ("items", "items=", "--help", "users=7")),
+    ],
+)
+def test_a_folder_whose_name_looks_like_a_number_is_named_as_it_is(word, expected):
+    assert as_name(word) == expected
+
+
+@pytest.mark.parametrize("name", ["007", "2026_11_29"])
+def test_a_run_in_a_folder_with_the_name_of_a_number(name, in_process, tmp_path):
+    words = ("model=random", "data=planted", *TINY, "evaluation.cutoffs=[5]", "monitor=val/ndcg@5")
+    assert in_process(main, *words, f"run_dir={name}") is None
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_mistake_beside_a_folder_of_configuration_is_one_line(command, tmp_path):
