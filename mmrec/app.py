@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 # Settings that name a file or a folder, which may be called 007 or 2026_11_29.
-NAMES = {"data.name", "data.root", "grid.name", "items", "output", "run", "run_dir", "runs"}
+NAMES = {
+    *("ckpt", "data.name", "data.root", "grid.name", "items", "output"),
+    *("run", "run_dir", "runs", "sweep.study_name"),
+}
 LIKE_A_NUMBER = re.compile(r"[-+.\d][-+.\deE_]*")
 NAMED_BY_DATA = {"data.corrupt": "+data.corrupt.visual=0.2"}  # whose keys are modalities
 

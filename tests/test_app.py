@@ -257,6 +257,8 @@ def test_settings_may_follow_a_folder_of_configuration(words, expected):
         ("run=2026_11_29", "run='2026_11_29'"),
         ("run_dir=1e3", "run_dir='1e3'"),
         ("data.name=-1.5", "data.name='-1.5'"),
+        ("ckpt=2026", "ckpt='2026'"),
+        ("sweep.study_name=2026_11_29", "sweep.study_name='2026_11_29'"),
         *((word, word) for word in ("items=a", "items=null", "items='7'", "runs=[1,2]", "seed=7")),
         *((word, word) for word in ("items", "items=", "--help", "users=7")),
     ],
