@@ -191,16 +191,16 @@ def draw(
 ) -> None:
     """A panel for each modality."""
     size = (5 * len(curves), 4.5)
+    lacking = [round(100 * rate) for rate in RATES]
     figure, panels = plt.subplots(1, len(curves), figsize=size, sharey=True, layout="constrained")
     for axes, (name, of_models) in zip(panels, curves.items(), strict=True):
         for model, values in of_models.items():
             means = [statistics.fmean(values[rate]) for rate in RATES]
-            (line,) = axes.plot([100 * rate for rate in RATES], means, marker="o", label=model)
+            (line,) = axes.plot(lacking, means, marker="o", label=model)
             without = statistics.fmean(alone[name][model])
             axes.plot(BESIDE, without, marker="x", color=line.get_color())
         axes.set(title=f"without {name}", xlabel="cold items that lack it, %")
-        shares = [round(100 * rate) for rate in RATES]
-        axes.set_xticks([*shares, BESIDE], [*map(str, shares), "trained\nwithout"])
+        axes.set_xticks([*lacking, BESIDE], [*lacking, "trained\nwithout"])
     panels[0].set_ylabel("test recall@20")
     panels[0].set_ylim(bottom=0)
     handles, labels = panels[0].get_legend_handles_labels()
