@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def cache_dir() -> Path:
@@ -20,7 +29,10 @@ def data_root() -> Path:
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Write beside a file, then move into its place; on any failure nothing is left behind.
+    """Write beside a file, then move the result into its place.
+
+    A failed write leaves nothing behind. The leftover of a killed process is removed by the next
+    write of the same file.
 
     Args:
         path: the final name.
@@ -29,8 +41,72 @@ def replace_file(path: Path) -> Iterator[Path]:
         The name to write to, in the same folder.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    lock: AbstractContextManager[None] = nullcontext()
+    if fcntl is not None:
+        _remove_abandoned(path)
+        lock = _locked(part)
+    with lock:
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def reserve_space(file: BinaryIO, size: int) -> None:
+    """Allocate the space of a new file, so that a full disk is noticed before anything is written.
+
+    The file then has `size` bytes; whoever writes less truncates it.
+
+    Args:
+        file: open for writing.
+        size: in bytes.
+
+    Raises:
+        OSError: there is not enough space.
+    """
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            # The file system has no reservations; writing notices a full disk later.
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+
+
+def free_space(folder: Path) -> str:
+    """The free space of a folder as the end of a message, `, 1.0 MB free`; empty if unknown."""
     try:
-        yield part
-        part.replace(path)
+        return f", {shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
+    except OSError:
+        return ""
+
+
+@contextmanager
+def _locked(part: Path) -> Iterator[None]:
+    """Create a file and hold its lock; the lock of a process that dies is released."""
+    while True:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another process may have removed the file before it was locked.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), part.stat()):
+                break
+        os.close(descriptor)
+    try:
+        yield
     finally:
-        part.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the unfinished versions of a file that no living process has locked."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.part"):
+        with suppress(OSError):  # locked, or removed by another process in the meantime
+            if part.is_symlink():
+                part.unlink()
+            elif part.is_file():
+                with part.open("r+b") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    part.unlink()
