@@ -16,6 +16,7 @@ from mmrec.app import answer, import_torchmetrics, launch, output_file
 from mmrec.config import ConfigError, conf_dir
 from mmrec.paths import replace_file
 from mmrec.results import locate_run
+from mmrec.text import printable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -248,7 +249,7 @@ def _users(path: Path | None, corpus: Corpus) -> Tensor:
     import torch
 
     from mmrec.data import DataError
-    from mmrec.data.files import read_table
+    from mmrec.data.tables import read_table
 
     if path is None:
         return torch.arange(corpus.n_users)
@@ -309,7 +310,7 @@ def _nearest_user(name: str, corpus: Corpus, role: Role) -> str:
     if corpus.n_users > MANY:
         return ""
     near = difflib.get_close_matches(name, _names(corpus, role))
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"; did you mean {' or '.join(map(printable, near))}?" if near else ""
 
 
 if __name__ == "__main__":

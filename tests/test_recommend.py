@@ -348,7 +348,12 @@ def test_the_column_user_is_a_number_even_where_there_are_ids(shop, tmp_path):
             "user\n0\n11\n",
             r"users\.csv, line 3: user is 11, expected a user of shop; they are 0 to",
         ),
-        ("user_id\nu01\n\n", r"users\.csv, line 3: user_id is empty, expected"),
+        ("user_id\n\nu01\n\n\nu0x\n", r"users\.csv, line 6: user_id is u0x, expected"),
+        ('user_id,x\nu01,"a\n', r"users\.csv, line 2: a stray quote"),
+        (
+            "user_id#x\nu01#a\n",
+            r"users\.csv: .* found user_id#x; separate the columns by tab, comma",
+        ),
         ("name\nu01\n", r"users\.csv: expected a column user, found name; name the column user_id"),
         ("user_id\n", r"users\.csv: there is no user in it; leave users= out"),
     ],

@@ -196,7 +196,9 @@ class FolderData(InteractionData):
         root: the folder of data sets; None: `$MMREC_DATA`, else `data/`.
         columns: names of the interaction file's columns.
         interactions_file: name of the interaction file; None: `<name>.inter`, or .csv, .tsv,
-            .parquet.
+            .parquet, .jsonl; text also with .gz.
+        separator: of the interaction file: `tab`, `comma`, `semicolon`, `pipe`, `double_colon`,
+            `space`, or the characters themselves; None detects it.
         k_core: users and items with fewer interactions leave, until none has fewer; 0 keeps all.
     """
 
@@ -204,6 +206,7 @@ class FolderData(InteractionData):
     root: str | None = None
     columns: Columns = field(default_factory=Columns)
     interactions_file: str | None = None
+    separator: str | None = None
     k_core: int = 0
 
     def source(self) -> Source:
@@ -214,6 +217,7 @@ class FolderData(InteractionData):
             columns=self.columns,
             modalities=self.modalities,
             interactions_file=self.interactions_file,
+            separator=self.separator,
             k_core=self.k_core,
         )
 

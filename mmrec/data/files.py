@@ -1,58 +1,32 @@
-"""Files of a data set: columns of tables, feature matrices as memory maps, content hashes.
+"""Files of a data set: feature matrices as memory maps, content hashes.
 
 Hashing and scanning happen once per content; what they find is kept in the cache folder.
 
-Shape legend: I items, N rows of a table.
+Shape legend: I items.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import torch
 
 from mmrec.data.corpus import DataError, Modality
+from mmrec.data.tables import reading, shown
 from mmrec.paths import cache_dir, replace_file
-from mmrec.results import first_line
 
 log = logging.getLogger(__name__)
 
 FEATURES = "_feat.npy"
-SEPARATORS = "\t,;"
 BLOCK = 2**22  # values of a feature matrix that are looked at together
-
-
-def shown(path: Path) -> str:
-    """A file as messages name it: data set and file."""
-    return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while the block reads the file becomes a DataError that names it."""
-    try:
-        yield
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        if path.is_dir():
-            reason = "it is a folder"
-        else:
-            reason = getattr(error, "strerror", None) or first_line(error)
-        raise DataError(
-            f"{shown(path)}: cannot be read ({reason}); "
-            "check that the file is complete, of the kind its name says, and readable"
-        ) from error
 
 
 @contextmanager
@@ -67,114 +41,6 @@ def _caching(path: Path) -> Iterator[Path]:
             f"{path}: cannot be written ({error.strerror}); "
             "set MMREC_CACHE to a folder with room that can be written"
         ) from error
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a file, which knows where its values stand.
-
-    Attributes:
-        path: of the file.
-        name: in the file.
-        values: [N] text, or what a Parquet file says.
-    """
-
-    path: Path
-    name: str
-    values: pl.Series
-
-    @cached_property
-    def integers(self) -> pl.Series:
-        """[N] int64; null where the value is not written as an integer (017 and 17.0 are text)."""
-        numbers = self.values.cast(pl.Int64, strict=False)
-        if self.values.dtype.is_integer():
-            return numbers
-        written = numbers.cast(pl.String) == self.text
-        return pl.select(pl.when(written).then(numbers)).to_series()
-
-    @cached_property
-    def text(self) -> pl.Series:
-        """[N] as it is written."""
-        return self.values.cast(pl.String)
-
-    def reject(self, bad: pl.Series, expected: str) -> None:
-        """Raises a DataError about the first row where `bad` [N] is true or null, if there is one.
-
-        Args:
-            bad: the rows that cannot be right.
-            expected: what should stand there, and what to do.
-        """
-        if not (bad := bad.fill_null(True)).any():
-            return
-        row = int(bad.arg_true()[0])
-        place = f"row {row}" if self.path.suffix == ".parquet" else f"line {row + 2}"
-        value = "empty" if self.values[row] is None else self.text[row]
-        raise DataError(f"{shown(self.path)}, {place}: {self.name} is {value}, expected {expected}")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as it was read.
-
-    Attributes:
-        path: of the file.
-        frame: its content.
-    """
-
-    path: Path
-    frame: pl.DataFrame
-
-    def columns(
-        self, names: Mapping[str, str], *, optional: Collection[str] = (), remedy: str
-    ) -> dict[str, Column]:
-        """The columns that play the given roles, by role.
-
-        Args:
-            names: a column for each role; a type as in `user_id:token` may be left out.
-            optional: roles that the file may lack.
-            remedy: what to do about a missing column; `{role}`, `{name}` and `{nearest}` stand for
-                its role, its name, and the name in the file that is most like it.
-
-        Raises:
-            DataError: a column is missing.
-        """
-        header = {name.split(":")[0]: name for name in self.frame.columns}
-        found = {}
-        for role, name in names.items():
-            match = name if name in self.frame.columns else header.get(name.split(":")[0])
-            if match is not None:
-                found[role] = Column(self.path, match, self.frame[match])
-            elif role not in optional:
-                near = difflib.get_close_matches(name, header, n=3, cutoff=0.0)
-                raise DataError(
-                    f"{shown(self.path)}: expected a column {name}, found {', '.join(near)}; "
-                    + remedy.format(role=role, name=name, nearest=near[0])
-                )
-        return found
-
-
-def read_table(path: Path) -> Table:
-    """A delimited text file (tab, comma or semicolon, with a header) as text, or a Parquet file.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    with reading(path):
-        if path.suffix == ".parquet":
-            return Table(path, pl.read_parquet(path, glob=False))
-        with path.open(encoding="utf-8-sig") as file:
-            header = file.readline()
-        separator = max(SEPARATORS, key=header.count)
-        try:
-            frame = pl.read_csv(path, separator=separator, infer_schema=False, glob=False)
-        except pl.exceptions.ComputeError as error:
-            width = header.count(separator) + 1
-            with path.open(encoding="utf-8-sig") as file:
-                for line, text in enumerate(file, start=1):
-                    if text.count(separator) >= width:
-                        raise ValueError(f"line {line} has more than {width} values") from error
-            raise
-    return Table(path, frame)
 
 
 def digests(paths: Iterable[Path]) -> dict[Path, str]:

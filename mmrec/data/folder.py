@@ -16,10 +16,16 @@ import torch
 from torch import Tensor
 
 from mmrec.data.corpus import Categories, DataError, Interactions, Modality, Source, content_hash
-from mmrec.data.files import FEATURES, Column, digests, read_modality, read_table, shown
+from mmrec.data.files import FEATURES, digests, read_modality
+from mmrec.data.tables import Column, read_table, shown, without_controls
 
 log = logging.getLogger(__name__)
+INTERACTIONS = (
+    *(".inter", ".csv", ".tsv", ".parquet", ".jsonl"),
+    *(".inter.gz", ".csv.gz", ".tsv.gz", ".jsonl.gz"),
+)
 SIDE_FILES = ("items.csv", "cold_items.csv", "u_id_mapping.csv", "i_id_mapping.csv")
+SPARSE, MANY = 10, 10_000  # row numbers of a mapping are below 10 per row, or 10,000
 RENAME = "rename {nearest} to {name} if that is it"
 
 
@@ -79,6 +85,7 @@ def read_folder(
     columns: Columns = DEFAULT_COLUMNS,
     modalities: Sequence[str] | None = None,
     interactions_file: str | None = None,
+    separator: str | None = None,
     k_core: int = 0,
 ) -> Source:
     """Reads the data set in the folder `root/name`.
@@ -93,8 +100,11 @@ def read_folder(
         name: of the data set.
         columns: names of the columns of the interactions.
         modalities: names; each is read from `<modality>_feat.npy`. None reads all there are.
-        interactions_file: a delimited text or Parquet file in the folder. None looks for
-            `<name>.inter`, `.csv`, `.tsv` and `.parquet`, in this order.
+        interactions_file: a delimited text, JSON lines or Parquet file in the folder. None looks
+            for `<name>.inter`, `.csv`, `.tsv`, `.parquet` and `.jsonl`, in this order, and then for
+            the text formats with `.gz`.
+        separator: of the interactions: tab, comma, semicolon, pipe, double_colon, space, or the
+            characters themselves; None detects it.
         k_core: users and items with fewer interactions leave, until none has fewer; 0 keeps all.
 
     Raises:
@@ -107,7 +117,7 @@ def read_folder(
     side = [path for file in SIDE_FILES if (path := table.parent / file).exists()]
     digest = digests([table, *features.values(), *side])
 
-    found = _interaction_columns(table, columns)
+    found = _interaction_columns(table, columns, separator)
     details = _item_columns(table.parent / "items.csv", optional=["categories", "title"])
     cold = _item_columns(table.parent / "cold_items.csv", "cold_label")
     content = {kind: read_modality(path, digest[path]) for kind, path in features.items()}
@@ -133,6 +143,7 @@ def read_folder(
         clock="time" in found,
         fingerprint=content_hash(
             [digest[table], *astuple(columns), f"k_core={k_core}"]
+            + ([] if separator is None else [f"separator={separator}"])
             + [f"{path.name}: {digest[path]}" for path in (*features.values(), *side)]
         ),
     )
@@ -200,7 +211,7 @@ def _interactions_file(root: Path, name: str, file: str | None) -> Path:
             f"no data set {name} in {root}: found {', '.join(sets) or 'none'}; "
             "set MMREC_DATA or data.root to the folder that holds it"
         )
-    files = [file] if file else [f"{name}{kind}" for kind in (".inter", ".csv", ".tsv", ".parquet")]
+    files = [file] if file else [f"{name}{kind}" for kind in INTERACTIONS]
     there = [candidate for candidate in files if (folder / candidate).is_file()]
     if len(there) > 1:
         others = ", ".join(there[1:])
@@ -228,11 +239,12 @@ def _feature_files(folder: Path, modalities: Sequence[str] | None) -> dict[str, 
     }
 
 
-def _interaction_columns(path: Path, columns: Columns) -> dict[str, Column]:
+def _interaction_columns(path: Path, columns: Columns, separator: str | None) -> dict[str, Column]:
     names, default = asdict(columns), asdict(DEFAULT_COLUMNS)
     optional = [role for role in ("time", "position", "label") if names[role] == default[role]]
     remedy = "set data.columns.{role}={nearest} if that is it"
-    found = read_table(path).columns(names, optional=optional, remedy=remedy)
+    table = read_table(path, separator=separator, setting="data.separator")
+    found = table.columns(names, optional=optional, remedy=remedy)
     if found["user"].values.is_empty():
         raise DataError(
             f"{shown(path)}: no interaction below the header; give a file that has some"
@@ -295,10 +307,17 @@ def _originals(path: Path, key: str) -> pl.Series | None:
     others.sort(key=lambda name: name != "original_id")
     if not others:
         raise DataError(f"{shown(path)}: expected a column of original ids beside {key}; add it")
-    original = Column(path, others[0], table.frame[others[0]].cast(pl.String))
+    original = table.column(others[0])
+    original = replace(original, values=original.text)
     number = row.integers
     once = "a row number of 0 or more, once; correct the line, or drop it"
     row.reject((number < 0) | number.is_duplicated(), once)
+    # A row number far beyond the number of rows would allocate mostly empty rows.
+    most = max(SPARSE * len(number), MANY)
+    row.reject(
+        number >= most,
+        f"a row number below {most}, as the file has {len(number)} rows; correct the line",
+    )
     values = original.values
     which = "" if len(others) == 1 else ", or name the column of ids original_id"
     repeated = values.is_not_null() & values.is_duplicated()
@@ -387,7 +406,7 @@ def _titles(details: Mapping[str, Column], items: _Index) -> pl.Series | None:
     """[I]; the first, where a file has several of an item."""
     if "title" not in details:
         return None
-    title = details["title"].text.str.replace_all(r"\s+", " ").str.strip_chars()
+    title = without_controls(details["title"].text).str.replace_all(r"\s+", " ").str.strip_chars()
     known = pl.DataFrame({"item": items.rows(details["itemID"]), "title": title})
     known = known.filter(pl.col("title") != "").unique("item", keep="first")
     if known.is_empty():

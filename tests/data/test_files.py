@@ -7,13 +7,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
 from mmrec.data import files
 from mmrec.data.corpus import DataError, Modality
-from mmrec.data.files import Column, digests, read_modality, read_table
+from mmrec.data.files import digests, read_modality
 from mmrec.paths import cache_dir
 
 
@@ -241,53 +240,3 @@ def test_a_file_that_cannot_be_opened_is_named(folder, monkeypatch, error):
     message = rf"toys/toys\.inter: cannot be read \({error.strerror}\)"
     with pytest.raises(DataError, match=message):
         digests([path])
-    with pytest.raises(DataError, match=message):
-        read_table(path)
-
-
-def test_integers_are_what_is_written_as_an_integer():
-    written = ["17", "017", "-3", "17.0", "1e3", " 5", "", None, "+4", str(2**63 - 1), str(2**63)]
-    numbers = [17, None, -3, None, None, None, None, None, None, 2**63 - 1, None]
-    assert Column(Path("x"), "id", pl.Series(written)).integers.to_list() == numbers
-    unsigned = pl.Series([1, 2**64 - 1], dtype=pl.UInt64)
-    assert Column(Path("x"), "id", unsigned).integers.to_list() == [1, None]
-
-
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        (b"", r"t\.csv: cannot be read \(empty CSV\)"),
-        (b"a,b\n1,2\n1,2,3\n", r"cannot be read \(line 3 has more than 2 values\)"),
-        (b"a,b\n1,\xff\xfe\n", r"cannot be read \(.*utf-8"),
-        (b"\x80\x81,b\n", r"cannot be read \(.*utf-8"),
-    ],
-)
-def test_a_table_that_cannot_be_read_says_why(folder, raw, message):
-    (folder / "t.csv").write_bytes(raw)
-    with pytest.raises(DataError, match=message):
-        read_table(folder / "t.csv")
-
-
-def test_a_parquet_file_that_is_not_one_is_named(folder):
-    (folder / "t.parquet").write_bytes(b"not parquet")
-    with pytest.raises(DataError, match=r"toys/t\.parquet: cannot be read \("):
-        read_table(folder / "t.parquet")
-
-
-@pytest.mark.parametrize("separator", ["\t", ",", ";"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_the_separator_is_the_one_the_header_has(folder, separator, mark):
-    text = f"a{separator}b\n1{separator}2\n"
-    (folder / "t[1].txt").write_text(mark + text)
-    assert read_table(folder / "t[1].txt").frame.to_dict(as_series=False) == {
-        "a": ["1"],
-        "b": ["2"],
-    }
-
-
-@pytest.mark.parametrize("wanted", ["user_id", "user_id:token"])
-@pytest.mark.parametrize("header", ["user_id", "user_id:token"])
-def test_a_type_in_the_header_is_no_part_of_the_name(folder, wanted, header):
-    (folder / "t.inter").write_text(f"{header}\tx\n1\t2\n")
-    found = read_table(folder / "t.inter").columns({"user": wanted}, remedy="")
-    assert found["user"].name == header

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrec.data import files
+from mmrec.data import FolderData, files
 from mmrec.data.corpus import DataError, Interactions, Source
 from mmrec.data.folder import Columns, k_core, read_folder
 
@@ -130,6 +132,48 @@ def test_formats_mean_the_same(root, kind):
     else:
         TABLE.write_csv(path, separator="\t" if kind == "tsv" else ",")
     assert_same(read_folder(root, "toys"), expected)
+
+
+@pytest.mark.parametrize("kind", ["inter.gz", "csv.gz", "tsv.gz", "jsonl", "jsonl.gz"])
+def test_json_lines_and_compressed_files_mean_the_same(root, kind):
+    expected = read_folder(root, "toys")
+    (root / "toys/toys.inter").unlink()
+    raw = io.BytesIO()
+    if kind.startswith("jsonl"):
+        TABLE.write_ndjson(raw)
+    else:
+        TABLE.write_csv(raw, separator="," if kind == "csv.gz" else "\t")
+    content = raw.getvalue()
+    (root / f"toys/toys.{kind}").write_bytes(
+        gzip.compress(content) if kind.endswith(".gz") else content
+    )
+    assert_same(read_folder(root, "toys"), expected)
+
+
+@pytest.mark.parametrize("separator", ["::", "|", ", ", " ", ";", "#"])
+def test_separators_mean_the_same(root, separator):
+    expected = read_folder(root, "toys")
+    path = root / "toys/toys.inter"
+    path.write_text(path.read_text().replace("\t", separator))
+    if separator == "#":
+        with pytest.raises(DataError, match=r"separate the columns by .*or set data\.separator"):
+            read_folder(root, "toys")
+        assert_same(read_folder(root, "toys", separator="#"), expected)
+    else:
+        assert_same(read_folder(root, "toys"), expected)
+
+
+@pytest.mark.parametrize("separator", [";", "semicolon", "", 7])
+def test_a_separator_that_does_not_fit_names_the_setting(root, separator):
+    data = FolderData(name="toys", root=str(root), separator=separator)
+    with pytest.raises(DataError, match=r"data\.separator"):
+        _ = data.corpus
+
+
+def test_titles_hold_no_control_characters(root):
+    edit(root / "toys/items.csv", "1,c", "1,Moon\x1b]0;x\x07 \u202elamp\x9b")
+    titles = read_folder(root, "toys").item_titles
+    assert [title for title in titles if "Moon" in title] == ["Moon ]0;x lamp"]
 
 
 def test_renamed_and_typed_columns_mean_the_same(root):
@@ -313,8 +357,8 @@ CORRUPTIONS = [
     ("toys.inter", "\t11\t", "\tnan\t", r"line 5: timestamp is nan, expected seconds"),
     ("toys.inter", "\t11\t", "\t\t", r"line 5: timestamp is empty, expected seconds"),
     ("toys.inter", "\t11\t1", "\t11\tz", r"line 5: position is z, expected an integer"),
-    ("toys.inter", "1\t1\t2\t", "1\t1\t2\t9\t", r"read \(line 5 has more than 6 values\)"),
-    ("toys.inter", "\n1\t1", "\n\n1\t1", r"line 5: userID is empty"),
+    ("toys.inter", "1\t1\t2\t", "1\t1\t2\t9\t", r"line 5: 7 values separated by tab, expected 6"),
+    ("toys.inter", "11\t1\t0", "11\t1", r"line 5: 5 values separated by tab, expected 6"),
     ("toys.inter", "userID", "user_id", r"toys\.inter: expected a column userID, found user_id, .*"
      r"set data\.columns\.user=user_id"),
     ("toys.inter", "itemID", "item:token", r"expected a column itemID, .*set data\.columns\.item="),
@@ -327,6 +371,8 @@ CORRUPTIONS = [
     ("cold_items.csv", "4,2", "5,2", r"cold_items.csv, line 3: itemID is 5, expected a row"),
     ("cold_items.csv", "4,2", "3,2", r"cold_items.csv, line 2: itemID is 3, expected each item"),
     ("cold_items.csv", "cold_label", "cold", r"a column cold_label, found cold,.*rename cold"),
+    ("u_id_mapping.csv", "0\tann", "99999999999\tann", r"u_id_mapping.csv, line 2: userID is 999"),
+    ("items.csv", "3,e", '3,"e', r"items\.csv, line 5: a stray quote"),
     ("u_id_mapping.csv", "0\tann", "-1\tann", r"u_id_mapping.csv, line 2: userID is -1, expected"),
     ("u_id_mapping.csv", "0\tann", "1\tann", r"line 2: userID is 1, expected a row number.*, once"),
     ("u_id_mapping.csv", "0\tann", "0\tdan", r"line 2: original is dan, expected each id once"),
@@ -369,7 +415,7 @@ def test_a_mistake_is_named_by_file_line_and_remedy(root, file, old, new, messag
 def test_a_file_that_is_not_what_its_name_says_is_named(root, file, raw):
     (root / "toys" / file).write_bytes(raw)
     with pytest.raises(
-        DataError, match=rf"toys/{file}: cannot be read \(.+\); check that the file"
+        DataError, match=rf"toys/{file}(, line 1)?: (cannot be read \(|the file is|byte 0x80)"
     ):
         read_folder(root, "toys")
 

@@ -1,0 +1,241 @@
+"""Tables: text, JSON lines and Parquet, and columns that know their lines."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mmrec.data.corpus import DataError
+from mmrec.data.tables import Column, Table, read_table, shown
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    made = tmp_path / "toys"
+    made.mkdir()
+    return made
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def reject(path: Path, message: str, **arguments: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        read_table(path, **arguments).columns({"user": "userID", "item": "itemID"}, remedy="{role}")
+    assert str(error.value).startswith(f"toys/{path.name}")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "I/O")])
+def test_a_file_that_cannot_be_opened_is_named(folder, monkeypatch, error):
+    path = written(folder / "t.inter", "userID\n")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "open", refuse)
+    reject(path, rf"t\.inter: cannot be read \({error.strerror}\)")
+
+
+def test_a_folder_and_a_missing_file_are_named(folder):
+    reject(folder / "t.csv", r"t\.csv: cannot be read \(No such file")
+    (folder / "t.csv").mkdir()
+    reject(folder / "t.csv", r"t\.csv: cannot be read \(it is a folder\)")
+
+
+def test_integers_are_what_is_written_as_an_integer():
+    written = ["17", "017", "-3", "17.0", "1e3", " 5", "", None, "+4", str(2**63 - 1), str(2**63)]
+    numbers = [17, None, -3, None, None, None, None, None, None, 2**63 - 1, None]
+    assert Column(Path("x"), "id", pl.Series(written)).integers.to_list() == numbers
+    unsigned = pl.Series([1, 2**64 - 1], dtype=pl.UInt64)
+    assert Column(Path("x"), "id", unsigned).integers.to_list() == [1, None]
+
+
+def test_selected_values_know_their_lines():
+    column = Column(Path("toys/x"), "id", pl.Series(["a", "b", "c", "d"]), lines=[2, 3, 7, 9])
+    taken = column.take(pl.Series([3, 2, 0])).take(pl.Series([1, 2]))
+    assert taken.values.to_list() == ["c", "a"]
+    for bad, message in ([True, True], "line 7: id is c"), ([False, True], "line 2: id is a"):
+        with pytest.raises(DataError, match=message):
+            taken.reject(pl.Series(bad), "better")
+    typed = Column(Path("toys/x"), "id", pl.Series([5, 6])).take(pl.Series([1]))
+    with pytest.raises(DataError, match="row 1: id is 6"):
+        typed.reject(pl.Series([True]), "less")
+
+
+@pytest.mark.parametrize(
+    "name", ["t.inter", "t.csv", "t[1].tsv", "t.inter.gz", "t.csv.gz", "t.tsv.gz", "packed.csv"]
+)
+def test_text_is_read_with_and_without_compression(folder, name):
+    content = b"userID\titemID\n017\tb\n1_0\tc\n"
+    path = written(folder / name, gzip.compress(content) if name.endswith("gz") else content)
+    if name == "packed.csv":
+        path.write_bytes(gzip.compress(content))
+    table = read_table(path)
+    assert table.frame.rows() == [("017", "b"), ("1_0", "c")]
+    assert table.frame.columns == ["userID", "itemID"]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.ndjson", "t.jsonl.gz"])
+def test_json_lines_are_read_with_their_types_and_lines(folder, name):
+    rows = [{"userID": 7, "itemID": "007"}, {"userID": 8}, {"itemID": "x", "other": [1, {"a": 2}]}]
+    content = "\ufeff" + "\n\n".join(map(json.dumps, rows)) + "\n"
+    raw = content.encode()
+    path = written(folder / name, gzip.compress(raw) if name.endswith("gz") else raw)
+    found = read_table(path).columns({"user": "userID", "item": "itemID"}, remedy="")
+    assert found["user"].values.to_list() == [7, 8, None]
+    assert found["item"].text.to_list() == ["007", None, "x"]
+    with pytest.raises(DataError, match="line 5: userID is empty"):
+        found["user"].reject(found["user"].values.is_null(), "an id")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"userID": 1}\n{"userID": \n', "line 2: expected a JSON object, found"),
+        (b'{"userID": 1}\n\n[1, 2]\n', r"line 3: expected a JSON object, found \[1, 2\]"),
+        (b'{"userID": 1}\n{"userID": "\xff"}\n', "line 2: expected a JSON object"),
+        (b'{"userID": ' + b"[" * 9000 + b"]" * 9000 + b"}\n", "cannot be read|line 1"),
+        (b'{"userID": [1]}\n{"userID": 2}\n', "cannot be read"),
+        (b"\n \n", "the file is empty"),
+        (b"", "the file is empty"),
+        (b"userID,itemID\n1,2\n", "line 1: expected a JSON object, found userID,itemID"),
+        (b'{"user": 1}\n', "expected a column userID, found user; user"),
+    ],
+)
+def test_json_lines_that_are_not_name_the_line(folder, content, message):
+    reject(written(folder / "t.jsonl", content), message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"userID\titemID\n1\t2\n" * 9)[:-12], "cannot be read"),
+        (b"\x1f\x8bnothing", "cannot be read"),
+        (b"PK\x03\x04rest", "a zip archive or an Excel workbook; unpack it, or save it as CSV"),
+        (b"BZh91AY", "compressed with bzip2; unpack it"),
+        (b"\xfd7zXZ\x00", "compressed with xz; unpack it"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it"),
+        (b"PAR1", "a Parquet file; rename it"),
+        (b"ARROW1", "an Arrow file"),
+    ],
+)
+def test_another_kind_of_file_says_which(folder, content, message):
+    reject(written(folder / "t.csv", content), message)
+
+
+@pytest.mark.parametrize("content", [b"not parquet", b"", b"PAR1" + b"x" * 50 + b"PAR1"])
+def test_a_parquet_file_that_is_not_one_is_named(folder, content):
+    reject(written(folder / "t.parquet", content), r"t\.parquet: cannot be read \(")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (pl.Series(["b", None, "a"], dtype=pl.Categorical), ["b", None, "a"]),
+        (pl.Series(["b", None, "a"], dtype=pl.Enum(["a", "b"])), ["b", None, "a"]),
+        (pl.Series([True, None]), ["true", None]),
+        (pl.Series([Decimal(17), None]).cast(pl.Decimal(38, 0)), ["17", None]),
+        (pl.Series([datetime.date(2026, 1, 2), None]), ["2026-01-02", None]),
+        (pl.Series([1.5, float("nan"), None]), ["1.5", None, None]),
+        (pl.Series([None, None]), [None, None]),
+        (pl.Series([2**63], dtype=pl.UInt64), [str(2**63)]),
+    ],
+)
+def test_types_of_parquet_become_text(folder, values, text):
+    pl.DataFrame({"id": values}).write_parquet(folder / "t.parquet")
+    found = read_table(folder / "t.parquet").columns({"id": "id"}, remedy="")["id"]
+    assert found.text.to_list() == text
+    assert len(found.integers) == len(text)
+
+
+def test_integers_of_parquet_are_integers_whatever_their_type(folder):
+    for values in (
+        pl.Series([17, None], dtype=pl.UInt8),
+        pl.Series(["17", None], dtype=pl.Categorical),
+        pl.Series([Decimal(17), None]).cast(pl.Decimal(38, 0)),
+    ):
+        pl.DataFrame({"id": values}).write_parquet(folder / "t.parquet")
+        found = read_table(folder / "t.parquet").columns({"id": "id"}, remedy="")["id"]
+        assert found.integers.to_list() == [17, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pl.Series([[1, 2]]), r"List\(Int64\)"),
+        (pl.Series([[1, 2]], dtype=pl.Array(pl.Int64, 2)), "Array"),
+        (pl.Series([b"x"]), "Binary"),
+        (pl.Series([{"a": 1}]), "Struct"),
+        (pl.Series([datetime.timedelta(1)]), "Duration"),
+        (pl.Series([datetime.time(1)]), "Time"),
+    ],
+)
+def test_a_column_without_simple_values_is_named_with_its_type(folder, values, kind):
+    frame = pl.DataFrame({"userID": values, "itemID": [1]})
+    frame.write_parquet(folder / "t.parquet")
+    reject(folder / "t.parquet", rf"column userID is of type {kind}.*, expected text, integers")
+    # It may be there as long as nothing reads it.
+    assert read_table(folder / "t.parquet").columns({"item": "itemID"}, remedy="")
+
+
+@pytest.mark.parametrize("wanted", ["user_id", "user_id:token"])
+@pytest.mark.parametrize("header", ["user_id", "user_id:token"])
+def test_a_type_in_the_header_is_no_part_of_the_name(folder, wanted, header):
+    (folder / "t.inter").write_text(f"{header}\tx\n1\t2\n")
+    found = read_table(folder / "t.inter").columns({"user": wanted}, remedy="")
+    assert found["user"].name == header
+
+
+def test_an_unknown_separator_lists_the_known_ones_and_the_setting(folder):
+    path = written(folder / "t.inter", "userID#itemID\n1#2\n")
+    listed = "separate the columns by tab, comma, semicolon, pipe, double colon, space"
+    reject(path, f"found userID#itemID; {listed}$")
+    reject(path, f"{listed}, or set data.separator", setting="data.separator")
+    assert read_table(path, separator="#").frame.rows() == [("1", "2")]
+
+
+def test_a_separator_that_cannot_be_is_named(folder):
+    path = written(folder / "t.inter", "userID\titemID\n1\t2\n")
+    reject(path, r"data\.separator", separator=";", setting="data.separator")
+    table = pl.DataFrame({"userID": [1], "itemID": [2]})
+    table.write_parquet(folder / "t.parquet")
+    with pytest.raises(DataError, match=r"data\.separator is ;, but .*t\.parquet is a \.parquet"):
+        read_table(folder / "t.parquet", separator=";", setting="data.separator")
+
+
+def test_a_missing_header_is_told(folder):
+    reject(written(folder / "t.inter", "1\t510\t5.0\n2\t3\t1\n"), "the first line has numbers; add")
+    reject(written(folder / "t.inter", "17\n18\n"), "the first line has numbers; add")
+
+
+def test_control_characters_and_long_names_are_shown_safely(folder):
+    evil = "\x1b]0;owned\x07\x1b[31m\u202e" + "x" * 5000
+    path = written(folder / "t.inter", f"{evil}\t{evil}2\n1\t2\n")
+    reject(path, r"found \\x1b\]0;owned\\x07")
+    path = written(folder / "t.inter", f"userID\titemID\n1\t{evil}\n")
+    column = read_table(path).columns({"item": "itemID"}, remedy="")["item"]
+    with pytest.raises(DataError, match=r"line 2: itemID is \\x1b.*, expected less") as error:
+        column.reject(pl.Series([True]), "less")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 200
+    named = Path("toys") / f"a\x1b[2J{'b' * 300}.csv"
+    assert shown(named).isprintable()
+    assert len(shown(named)) < 200
+    json_path = written(folder / "t.jsonl", b"[1, '\x1b" + b"x" * 5000)
+    reject(json_path, "line 1: expected a JSON object")
+
+
+def test_the_name_of_a_column_is_told_safely_where_its_type_is_wrong():
+    table = Table(Path("toys/t.parquet"), pl.DataFrame({"a\x1b": [[1]]}))
+    with pytest.raises(DataError, match=r"column a\\x1b is of type"):
+        table.column("a\x1b")
