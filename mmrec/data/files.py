@@ -1,6 +1,6 @@
-"""Files of a data set: feature matrices as memory maps, content hashes.
+"""Feature files as memory maps, and content hashes.
 
-Hashing and scanning happen once per content; what they find is kept in the cache folder.
+A feature file is scanned and converted once per content; the results are kept in the cache folder.
 
 Shape legend: I items.
 """
@@ -8,12 +8,13 @@ Shape legend: I items.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+import math
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,49 +22,50 @@ import torch
 
 from mmrec.data.corpus import DataError, Modality
 from mmrec.data.tables import reading, shown
-from mmrec.paths import cache_dir, replace_file
+from mmrec.paths import cache_dir, free_space, replace_file, reserve_space
+from mmrec.results import first_line
 
 log = logging.getLogger(__name__)
 
 FEATURES = "_feat.npy"
-BLOCK = 2**22  # values of a feature matrix that are looked at together
+BLOCK = 2**22  # values of a feature matrix that are processed at a time
+HASHING = 4  # files that are hashed at a time
 
 
 @contextmanager
-def _caching(path: Path) -> Iterator[Path]:
-    """A new file to write, which takes its place in the cache once the block has succeeded."""
+def _caching(path: Path, size: int) -> Iterator[BinaryIO]:
+    """A new file of the cache, open for writing; it is kept only if the block succeeds.
+
+    Args:
+        path: the final name.
+        size: bytes that will be written; reserved before the block runs.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(path) as part:
-            yield part
+        with replace_file(path) as part, part.open("wb") as file:
+            reserve_space(file, size)
+            yield file
+            file.flush()
     except OSError as error:
+        reason = f"{error.strerror or first_line(error)}{free_space(path.parent)}"
         raise DataError(
-            f"{path}: cannot be written ({error.strerror}); "
-            "set MMREC_CACHE to a folder with room that can be written"
+            f"{path.parent}: cannot write {size / 1e6:,.1f} MB ({reason}); "
+            "make room there, or set MMREC_CACHE to a folder with room that can be written"
         ) from error
 
 
 def digests(paths: Iterable[Path]) -> dict[Path, str]:
     """The sha256 of each file's content.
 
-    A file is read again only when its path, size or time of change is new.
+    Each file is read in full every time: size, modification time and inode can all stay the same
+    when the content changes.
 
     Raises:
-        DataError: a file cannot be read, or the cache cannot be written.
+        DataError: a file cannot be read.
     """
-    store = cache_dir() / "digests.json"
-    known = _remembered(store)
-    found: dict[Path, str] = {}
-    fresh: dict[str, str] = {}
-    for path in paths:
-        with reading(path):
-            stat = path.stat()
-            key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-            found[path] = known.get(key) or fresh.setdefault(key, _sha256(path))
-    if fresh:
-        with _caching(store) as new:
-            new.write_text(json.dumps(known | fresh, indent=0))
-    return found
+    unique = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(HASHING) as pool:
+        return dict(zip(unique, pool.map(_sha256, unique), strict=True))
 
 
 def read_modality(path: Path, digest: str) -> Modality:
@@ -90,15 +92,18 @@ def read_modality(path: Path, digest: str) -> Modality:
     folder = cache_dir() / "features"
     mask, copy = folder / f"{digest}.present.npy", folder / f"{digest}.npy"
     plain = array.dtype == np.float32 and array.flags.c_contiguous
-    if not mask.exists():
+    known = _cached(mask, (len(array),), np.bool_)
+    if known is None:
         present = _scan(array, path)
-        with _caching(mask) as new, new.open("wb") as file:
-            np.save(file, present)
-    present = np.array(_open(mask))
+        _write_array(mask, present.dtype, present.shape, [present])
+    else:
+        present = np.array(known)
     if not (plain and present.all()):
-        if not copy.exists():
+        converted = _cached(copy, array.shape, np.float32)
+        if converted is None:
             _convert(array, present, copy)
-        array = _open(copy)
+            converted = _open(copy)
+        array = converted
     features = torch.from_numpy(array)
     # The first item that has features is all that is read of a healthy file.
     if not features[int(present.argmax())].any() and not features.any():
@@ -106,22 +111,13 @@ def read_modality(path: Path, digest: str) -> Modality:
     return Modality(features=features, present=torch.from_numpy(present), digest=digest)
 
 
-def _remembered(store: Path) -> dict[str, str]:
-    """What an earlier run has hashed; nothing if the cache is missing or damaged."""
-    try:
-        known = json.loads(store.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open(path: Path) -> npt.NDArray[Any]:
-    """The array of an `.npy` file, copied on write; pickled objects are refused."""
+    """The array of an `.npy` file, mapped copy-on-write; pickled objects are refused."""
     with reading(path):
         return np.lib.format.open_memmap(path, mode="c")
 
@@ -166,9 +162,31 @@ def _scan(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.bool_]:
 
 
 def _convert(array: npt.NDArray[Any], present: npt.NDArray[np.bool_], target: Path) -> None:
-    """Writes the float32 copy, with zeros where an item is missing."""
-    with _caching(target) as new:
-        copy = np.lib.format.open_memmap(new, mode="w+", dtype=np.float32, shape=array.shape)
-        for rows, values in _blocks(array):
-            copy[rows] = np.where(present[rows, None], values, np.float32(0))
-        copy.flush()
+    """Write the float32 copy, with zeros where an item is missing."""
+    blocks = (
+        np.where(present[rows, None], values, np.float32(0)) for rows, values in _blocks(array)
+    )
+    _write_array(target, np.dtype(np.float32), array.shape, blocks)
+
+
+def _write_array(
+    target: Path, dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Iterable[npt.NDArray[Any]]
+) -> None:
+    """Write an `.npy` file of the cache from consecutive blocks of rows."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    size = math.prod(shape) * dtype.itemsize
+    with _caching(target, size) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, dtype).data)
+
+
+def _cached(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any] | None:
+    """An array of the cache; None if it is missing or damaged."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="c")
+    except (OSError, ValueError) as error:
+        if path.exists():
+            log.warning("%s is damaged (%s); building it again", path, first_line(error))
+        return None
+    return array if array.shape == shape and array.dtype == dtype else None

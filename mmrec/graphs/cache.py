@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,7 +14,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from mmrec.paths import cache_dir
+from mmrec.paths import cache_dir, free_space, replace_file, reserve_space
+from mmrec.results import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +64,18 @@ def _read(entry: Path) -> dict[str, Tensor] | None:
 
 
 def _write(entry: Path, tensors: Mapping[str, Tensor]) -> None:
-    beside = entry.with_suffix(f".{os.getpid()}.tmp")
+    size = sum(tensor.nbytes for tensor in tensors.values())
     try:
-        with beside.open("wb") as file:
+        with replace_file(entry) as part, part.open("wb") as file:
+            reserve_space(file, size)
             torch.save(dict(tensors), file)
-        beside.replace(entry)
-    except (OSError, RuntimeError) as error:
+            file.truncate()  # tensors that share memory take less
+    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
         logger.warning(
-            "%s is not kept (%s); set MMREC_CACHE to a folder that can be written", entry, error
+            "%s: cannot write %.1f MB (%s%s), so the result is not kept; make room there, or set "
+            "MMREC_CACHE to a folder that can be written",
+            entry.parent,
+            size / 1e6,
+            getattr(error, "strerror", None) or first_line(error),
+            free_space(entry.parent),
         )
-        with suppress(OSError):
-            beside.unlink()

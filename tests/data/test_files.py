@@ -1,9 +1,10 @@
-"""Files: columns that know their lines, features as memory maps, hashes that are remembered."""
+"""Features as memory maps, and hashes of files."""
 
 from __future__ import annotations
 
-import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,12 +99,12 @@ def test_blocks_meet_without_gap_or_overlap(folder, monkeypatch, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_second_read_neither_hashes_nor_scans_nor_converts(folder, monkeypatch, dtype):
+def test_a_second_read_neither_scans_nor_converts(folder, monkeypatch, dtype):
     array = values(dtype)
     array[1] = np.nan
     path = saved(folder, array)
     first = read(path)
-    for step in ("_sha256", "_scan", "_convert"):
+    for step in ("_scan", "_convert"):
         monkeypatch.setattr(files, step, lambda *_: pytest.fail("read the content again"))
     second = read(path)
     assert torch.equal(first.features, second.features)
@@ -118,14 +119,40 @@ def test_a_lost_copy_is_made_again(folder):
     assert torch.equal(read(path).features, first.features)
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1, 2]", "null", b"\xff\xfe\x00"])
-def test_a_damaged_memory_of_hashes_is_ignored_and_mended(folder, damage):
-    path = saved(folder, values())
-    expected = digests([path])
-    store = cache_dir() / "digests.json"
-    store.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
-    assert digests([path]) == expected
-    assert list(json.loads(store.read_text()).values()) == [expected[path]]
+@pytest.mark.parametrize("kept", [0, 40, -4])
+@pytest.mark.parametrize("kind", ["npy", "present.npy"])
+def test_a_damaged_copy_is_made_again(folder, caplog, kept, kind):
+    array = values("float16")
+    array[2] = np.nan
+    path = saved(folder, array)
+    first = read(path)
+    copy = cache_dir() / "features" / f"{first.digest}.{kind}"
+    content = copy.read_bytes()[:kept]
+    copy.unlink()  # what is mapped stays
+    copy.write_bytes(content)
+    again = read(path)
+    assert torch.equal(again.features, first.features)
+    assert torch.equal(again.present, first.present)
+    assert f"{copy} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_content_replaced_at_the_same_size_and_time_is_read_again(folder, dtype):
+    path = saved(folder, values(dtype))
+    before, first = path.stat(), read(path)
+    content = bytearray(path.read_bytes())
+    content[-values(dtype).nbytes :] = (values(dtype) + 1).tobytes()
+    with path.open("r+b") as file:  # the inode stays
+        file.write(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after, second = path.stat(), read(path)
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (
+        before.st_size,
+        before.st_mtime_ns,
+        before.st_ino,
+    )
+    assert second.digest != first.digest
+    torch.testing.assert_close(second.features, torch.tensor(values(dtype) + 1).float())
 
 
 def test_digest_follows_content_not_name_or_time(folder):
@@ -211,7 +238,7 @@ def test_zero_rows_are_counted_when_a_file_is_first_read(folder, caplog):
 def test_a_cache_that_cannot_be_written_says_which_setting_moves_it(folder, monkeypatch):
     path = saved(folder, values())
     monkeypatch.setenv("MMREC_CACHE", str(path))
-    with pytest.raises(DataError, match=r"cannot be written \(.+\); set MMREC_CACHE"):
+    with pytest.raises(DataError, match=r"cannot write .+; make room there, or set MMREC_CACHE"):
         read(path)
 
 
@@ -223,20 +250,84 @@ def test_a_conversion_that_fails_leaves_no_file_behind(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "where", full)
-    with pytest.raises(DataError, match=r"cannot be written \(No space left"):
+    with pytest.raises(DataError, match=r"cannot write 0\.0 MB \(No space left"):
         read_modality(path, digest)
     assert copies() == [f"{digest}.present.npy"]
 
 
+def test_a_full_disk_names_folder_and_sizes_before_anything_is_written(folder, monkeypatch):
+    path = saved(folder, np.ones((1000, 500), dtype="float16"))
+    digest = digests([path])[path]
+    written = []
+
+    def full(descriptor: int, _: int, size: int) -> None:
+        written.append(os.fstat(descriptor).st_size)
+        if size > 1000:  # the mask has room
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(
+        DataError, match=r"cannot write 2\.0 MB \(No space left .* MB free"
+    ) as error:
+        read_modality(path, digest)
+    assert str(error.value).startswith(f"{cache_dir() / 'features'}: ")
+    assert "MMREC_CACHE" in str(error.value)
+    assert written == [0, 0]
+    assert copies() == [f"{digest}.present.npy"]
+
+
+@pytest.mark.parametrize("code", [22, 38, 95])
+def test_a_file_system_without_reservations_will_do(folder, monkeypatch, code):
+    def unknown(*_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", unknown, raising=False)
+    array = values("float16")
+    expected = torch.tensor(array.astype("float32"))
+    torch.testing.assert_close(read(saved(folder, array)).features, expected, rtol=0, atol=0)
+
+
+WITHOUT_ROOM = """
+import os, resource, sys
+from pathlib import Path
+from mmrec.data import DataError
+from mmrec.data.files import digests, read_modality
+path = Path(sys.argv[1])
+if sys.argv[2] == "False":
+    del os.posix_fallocate
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    read_modality(path, digests([path])[path])
+except DataError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limits of resources")
+@pytest.mark.parametrize("reserves", [True, False])
+def test_a_write_beyond_the_space_is_one_line(folder, reserves):
+    path = saved(folder, np.ones((1000, 500), dtype="float16"))
+    words = [sys.executable, "-c", WITHOUT_ROOM, str(path), str(reserves)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"{cache_dir() / 'features'}: cannot write 2.0 MB (File too large")
+    assert [name for name in copies() if "present" not in name] == []
+
+
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "I/O")])
 def test_a_file_that_cannot_be_opened_is_named(folder, monkeypatch, error):
-    path = folder / "toys.inter"
-    path.write_text("userID\n")
+    path = saved(folder, values())
 
     def refuse(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(Path, "open", refuse)
-    message = rf"toys/toys\.inter: cannot be read \({error.strerror}\)"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=rf"image_feat\.npy: cannot be read \({error.strerror}\)"):
         digests([path])
+
+
+def test_the_same_file_twice_has_one_digest(folder):
+    path = saved(folder, values())
+    assert len(digests([path, path])) == 1

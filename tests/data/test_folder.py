@@ -332,9 +332,9 @@ def test_fingerprint_follows_content_and_arguments(root):
     assert len({first, *(source.fingerprint for source in others)}) == 8
 
 
-def test_a_second_load_reads_no_feature_content(root, monkeypatch):
+def test_a_second_load_neither_scans_nor_converts_features(root, monkeypatch):
     first = read_folder(root, "toys")
-    for step in ("_sha256", "_scan", "_convert"):
+    for step in ("_scan", "_convert"):
         monkeypatch.setattr(files, step, lambda *_: pytest.fail("read the content again"))
     second = read_folder(root, "toys")
     assert_same(first, second)

@@ -128,8 +128,9 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_only(tmp_path, monkeypat
     with caplog.at_level(logging.WARNING):
         found = cached("thing", {"a": 1}, ones)
     assert torch.equal(found["x"], ones()["x"])
-    assert "is not kept" in caplog.text
+    assert "not kept" in caplog.text
     assert "set MMREC_CACHE to a folder that can be written" in caplog.text
+    assert str(tmp_path / "file" / "below" / "thing") in caplog.text
 
 
 def test_a_failed_write_leaves_nothing_behind(cache, monkeypatch, caplog):
@@ -141,7 +142,28 @@ def test_a_failed_write_leaves_nothing_behind(cache, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert torch.equal(cached("thing", {"a": 1}, ones)["x"], ones()["x"])
     assert "No space left on device" in caplog.text
-    assert not [path for path in cache.rglob("*") if path.suffix in {".pt", ".tmp"}]
+    assert "cannot write 0.0 MB" in caplog.text
+    assert [path.suffix for path in cache.rglob("*") if path.is_file()] in ([], [".lock"])
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(cache, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(torch, "save", lambda *_: pytest.fail("written"))
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(cached("thing", {"a": 1}, ones)["x"], ones()["x"])
+    assert f"{cache / 'thing'}: cannot write 0.0 MB (No space left on device, " in caplog.text
+    assert [path.suffix for path in cache.rglob("*") if path.is_file()] in ([], [".lock"])
+
+
+def test_tensors_that_share_memory_are_kept_in_less_space_than_they_show(cache):
+    wide = torch.ones(1).expand(100_000)
+    cached("thing", {"a": 1}, lambda: {"x": wide})
+    assert torch.equal(cached("thing", {"a": 1}, never)["x"], wide)
+    (entry,) = entries(cache)
+    assert entry.stat().st_size < wide.nbytes
 
 
 def test_an_error_of_the_builder_reaches_the_caller(cache):
@@ -172,7 +194,9 @@ def test_a_process_killed_while_writing_leaves_no_entry(tmp_path, cache):
     process.kill()
     process.communicate(timeout=60)
     assert not entries(cache)
+    assert [path.name for path in cache.rglob("*.part")]
     assert cached("killed", {"a": 1}, lambda: {"x": torch.ones(1)})["x"].tolist() == [1]
+    assert not [*cache.rglob("*.part")]
 
 
 def test_folders_come_from_the_environment(monkeypatch):
