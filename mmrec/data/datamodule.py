@@ -83,6 +83,8 @@ class InteractionData(LightningDataModule):
             where there are any, else random.
         warm_test: whether `item_cold` holds out warm items too, for test, as `random_per_user` has
             them: one of users with 3 to 9, a tenth beyond.
+        draw_repeats: whether the random splits draw from all lines, also of a repeated pair. By
+            default each pair is drawn once, so that users keep all their held-out items.
         modalities: which models see, and in which order; None: all there are.
         corrupt: per modality, the share of items whose features are replaced by noise.
         batch_size: observed pairs in a training batch, in each process.
@@ -99,6 +101,7 @@ class InteractionData(LightningDataModule):
     cold_share: float = COLD_SHARE
     cold_items: ColdItems | None = None
     warm_test: bool = True
+    draw_repeats: bool = False
     modalities: Sequence[str] | None = None
     corrupt: Mapping[str, float] = field(default_factory=dict)
     batch_size: int = 2048
@@ -136,6 +139,7 @@ class InteractionData(LightningDataModule):
             cold_share=self.cold_share,
             cold_items=self.cold_items,
             warm_test=self.warm_test,
+            draw_repeats=self.draw_repeats,
         )
         if self.modalities is not None:
             corpus = select_modalities(corpus, self.modalities)
