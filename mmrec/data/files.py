@@ -77,11 +77,13 @@ class Column:
         path: of the file.
         name: in the file.
         values: [N] text, or what a Parquet file says.
+        rows: [N] row of each value in the file; None: all rows in order.
     """
 
     path: Path
     name: str
     values: pl.Series
+    rows: pl.Series | None = None
 
     @cached_property
     def integers(self) -> pl.Series:
@@ -97,6 +99,11 @@ class Column:
         """[N] as it is written."""
         return self.values.cast(pl.String)
 
+    def take(self, rows: pl.Series) -> Column:
+        """Select rows by index [M]; errors still name their line in the file."""
+        kept = rows if self.rows is None else self.rows.gather(rows)
+        return Column(self.path, self.name, self.values.gather(rows), kept)
+
     def reject(self, bad: pl.Series, expected: str) -> None:
         """Raises a DataError about the first row where `bad` [N] is true or null, if there is one.
 
@@ -106,9 +113,10 @@ class Column:
         """
         if not (bad := bad.fill_null(True)).any():
             return
-        row = int(bad.arg_true()[0])
+        index = int(bad.arg_true()[0])
+        row = index if self.rows is None else int(self.rows[index])
         place = f"row {row}" if self.path.suffix == ".parquet" else f"line {row + 2}"
-        value = "empty" if self.values[row] is None else self.text[row]
+        value = "empty" if self.values[index] is None else self.text[index]
         raise DataError(f"{shown(self.path)}, {place}: {self.name} is {value}, expected {expected}")
 
 
