@@ -32,7 +32,10 @@ NAMES = {
     *("run", "run_dir", "runs", "sweep.study_name"),
 }
 LIKE_A_NUMBER = re.compile(r"[-+.\d][-+.\deE_]*")
-NAMED_BY_DATA = {"data.corrupt": "+data.corrupt.visual=0.2"}  # whose keys are modalities
+NAMED_BY_DATA = {  # settings whose keys are modalities or columns
+    "data.corrupt": "+data.corrupt.visual=0.2",
+    "data.where": "+data.where.event=purchase",
+}
 
 
 def launch(main: Callable[[], None], config_name: str) -> None:

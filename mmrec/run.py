@@ -32,6 +32,7 @@ from mmrec.build import (
 )
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, conf_dir
+from mmrec.headers import check_data
 from mmrec.paths import replace_file
 from mmrec.processes import config_dirs, of_one_job
 from mmrec.results import (
@@ -136,9 +137,12 @@ def _run(
 ) -> dict[str, Any]:
     """As `run`, with what is let go at its end."""
     start = time.perf_counter()
-    import_torchmetrics()
     folder = Path(config.run_dir)
     try:
+        if OmegaConf.is_dict(config.get("data")):  # report a misspelt column before torch is loaded
+            plain_data = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
+            check_data(plain_data, overrides)
+        import_torchmetrics()
         if HydraConfig.initialized():
             check_ablation(HydraConfig.get().runtime.choices, config.model.get(TARGET))
         plain = check(config)

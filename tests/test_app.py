@@ -76,6 +76,7 @@ def command(in_process, capfd):
         ),
         ("data.corrupt={visual:0.2}", ("below data.corrupt is added, as +data.corrupt.visual=",)),
         ("data.corrupt.visual=0.2", ("below data.corrupt is added, as +data.corrupt.visual=0.2",)),
+        ("data.where.event=buy", ("below data.where is added, as +data.where.event=",)),
         ("optimizer.lr=-1", ("optimizer: Invalid learning rate: -1",)),
         ("trainer.precision=foo", ("trainer.precision=foo:", "'32-true'")),
         ("model.dim=[", ("quote values that hold spaces, commas or brackets",)),

@@ -14,15 +14,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from mmrec.errors import DataError as DataError
+
 if TYPE_CHECKING:
     from torch_geometric.data.hetero_data import HeteroData
 
 TRAIN, VAL, TEST, WARM, DROPPED = 0, 1, 2, 3, -1
 SPLITS = ("train", "val", "test")
-
-
-class DataError(ValueError):
-    """The data cannot be what it claims to be; the message says where and what to do."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,11 +22,15 @@ from mmrec.data.corpus import (
     Triplets,
     content_hash,
 )
+from mmrec.data.filters import Where
 from mmrec.data.folder import Columns, read_folder
+from mmrec.data.ids import Ids
 from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler, TripletDataset
-from mmrec.data.splits import COLD_SHARE, ColdItems, Split, split_corpus
+from mmrec.data.splits import COLD_SHARE, ColdItems, Split, needed_roles, split_corpus
 from mmrec.data.synthetic import Truth, planted
 from mmrec.paths import data_root
+
+log = logging.getLogger(__name__)
 
 
 class TripletLoader:
@@ -75,7 +80,8 @@ class InteractionData(LightningDataModule):
     Subclasses say where the data comes from.
 
     Attributes:
-        split: `official`, `random_per_user`, `leave_one_out`, `temporal` or `item_cold`.
+        split: `official`, `random_per_user`, `leave_one_out`, `temporal` or `item_cold`; None:
+            `official` where the data has a split column, else `random_per_user`.
         split_seed: of the random splits; apart from `seed`, so that runs of many seeds share one.
         temporal_cutoffs: of `temporal`, as fractions of the time span.
         cold_share: of `item_cold`, the share of items that leave train, where they are not given.
@@ -83,6 +89,8 @@ class InteractionData(LightningDataModule):
             where there are any, else random.
         warm_test: whether `item_cold` holds out warm items too, for test, as `random_per_user` has
             them: one of users with 3 to 9, a tenth beyond.
+        draw_repeats: whether the random splits draw from all lines, also of a repeated pair. By
+            default each pair is drawn once, so that users keep all their held-out items.
         modalities: which models see, and in which order; None: all there are.
         corrupt: per modality, the share of items whose features are replaced by noise.
         batch_size: observed pairs in a training batch, in each process.
@@ -93,12 +101,13 @@ class InteractionData(LightningDataModule):
         seed: of batches and negatives.
     """
 
-    split: Split = "official"
+    split: Split | None = None
     split_seed: int = 0
     temporal_cutoffs: Sequence[float] = (0.8, 0.9)
     cold_share: float = COLD_SHARE
     cold_items: ColdItems | None = None
     warm_test: bool = True
+    draw_repeats: bool = False
     modalities: Sequence[str] | None = None
     corrupt: Mapping[str, float] = field(default_factory=dict)
     batch_size: int = 2048
@@ -128,14 +137,21 @@ class InteractionData(LightningDataModule):
     @cached_property
     def corpus(self) -> Corpus:
         """The data after it; read or made on first use."""
+        source = self.source()
+        split = self.split
+        if split is None:
+            split = "random_per_user" if source.label is None else "official"
+            reason = "no split column" if source.label is None else "a split column"
+            log.info("%s has %s: data.split=%s", source.name, reason, split)
         corpus = split_corpus(
-            self.source(),
-            split=self.split,
+            source,
+            split=split,
             seed=self.split_seed,
             temporal_cutoffs=self.temporal_cutoffs,
             cold_share=self.cold_share,
             cold_items=self.cold_items,
             warm_test=self.warm_test,
+            draw_repeats=self.draw_repeats,
         )
         if self.modalities is not None:
             corpus = select_modalities(corpus, self.modalities)
@@ -194,31 +210,46 @@ class FolderData(InteractionData):
     Attributes:
         name: of the folder and its interaction file.
         root: the folder of data sets; None: `$MMREC_DATA`, else `data/`.
-        columns: names of the interaction file's columns.
+        columns: names of the columns of the interactions and of `items.csv`.
         interactions_file: name of the interaction file; None: `<name>.inter`, or .csv, .tsv,
             .parquet, .jsonl; text also with .gz.
         separator: of the interaction file: `tab`, `comma`, `semicolon`, `pipe`, `double_colon`,
             `space`, or the characters themselves; None detects it.
-        k_core: users and items with fewer interactions leave, until none has fewer; 0 keeps all.
+        ids: meaning of ids that can be read in two ways: `rows` (row numbers) or `names` (original
+            ids); None: an error where the two readings differ.
+        where: accepted values by column of the interactions, for example `{"event": "purchase"}`.
+        min_rating: smallest rating of an interaction that counts; needs `columns.rating`.
+        k_core: users and items with fewer interactions are removed, until none has fewer; 0 keeps
+            all.
+        category_separator: between the categories of an item in `items.csv`.
     """
 
-    name: str
-    root: str | None = None
+    name: str = field(kw_only=False)
+    root: str | Path | None = field(default=None, kw_only=False)
     columns: Columns = field(default_factory=Columns)
     interactions_file: str | None = None
     separator: str | None = None
+    ids: Ids | None = None
+    where: Where = field(default_factory=dict)
+    min_rating: float | None = None
     k_core: int = 0
+    category_separator: str = "|"
 
     def source(self) -> Source:
         """Read the folder."""
         return read_folder(
-            data_root() if self.root is None else Path(self.root),
+            data_root() if self.root is None else Path(self.root).expanduser(),
             self.name,
             columns=self.columns,
             modalities=self.modalities,
             interactions_file=self.interactions_file,
             separator=self.separator,
+            ids=self.ids,
+            where=self.where,
+            min_rating=self.min_rating,
             k_core=self.k_core,
+            category_separator=self.category_separator,
+            needed=needed_roles(self.split, self.cold_items),
         )
 
 
@@ -231,7 +262,7 @@ class PlantedData(InteractionData):
     """
 
     world: Callable[[], tuple[Source, Truth]] = planted
-    split: Split = "random_per_user"
+    split: Split | None = "random_per_user"
 
     def source(self) -> Source:
         """Make the world."""

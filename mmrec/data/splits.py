@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mmrec.data.corpus import (
-    DROPPED,
     TEST,
     TRAIN,
     VAL,
@@ -25,6 +23,7 @@ from mmrec.data.corpus import (
     Interactions,
     Source,
 )
+from mmrec.data.parts import drop_invalid, lexsort, merge_repeats
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +32,19 @@ ColdItems = Literal["given", "random", "newest"]
 
 CUTOFFS = (0.8, 0.9)
 COLD_SHARE = 0.2
+NEEDED: dict[str | None, tuple[str, ...]] = {
+    None: ("label",),
+    "official": ("label",),
+    "leave_one_out": ("time", "position"),
+    "temporal": ("time",),
+}
+
+
+def needed_roles(split: str | None, cold_items: str | None) -> tuple[str, ...]:
+    """Optional columns of the interactions that a split reads: time, position or label."""
+    if split == "item_cold":
+        return ("time",) if cold_items == "newest" else ()
+    return NEEDED.get(split, ())
 
 
 def official(label: Tensor | None) -> Tensor:
@@ -68,8 +80,8 @@ def random_per_user(interactions: Interactions, *, seed: int) -> Tensor:
     user, item = interactions.user, interactions.item
     generator = torch.Generator().manual_seed(seed)
     key = torch.empty_like(user)
-    key[_lexsort(user, item)] = torch.randperm(len(user), generator=generator)
-    place, count = _place_and_count(user, _lexsort(user, key))
+    key[lexsort(user, item)] = torch.randperm(len(user), generator=generator)
+    place, count = _place_and_count(user, lexsort(user, key))
     held = torch.where(count < 10, 2, (2 * count + 5) // 10).masked_fill(count < 3, 0)  # [N]
     label = torch.full_like(user, TRAIN, dtype=torch.int8)
     label[place < held] = TEST
@@ -89,7 +101,7 @@ def leave_one_out(interactions: Interactions) -> Tensor:
         DataError: the interactions have no time.
     """
     time = _require_time(interactions, "data.split=leave_one_out", column="timestamp or a position")
-    place, count = _place_and_count(interactions.user, _lexsort(interactions.user, time))
+    place, count = _place_and_count(interactions.user, lexsort(interactions.user, time))
     label = torch.full_like(place, TRAIN, dtype=torch.int8)
     label[(place == count - 2) & (count >= 3)] = VAL
     label[(place == count - 1) & (count >= 3)] = TEST
@@ -202,12 +214,15 @@ def split_corpus(
     cold_share: float = COLD_SHARE,
     cold_items: ColdItems | None = None,
     warm_test: bool = True,
+    draw_repeats: bool = False,
 ) -> Corpus:
-    """A source, split by a rule, as the corpus that everything else reads.
+    """Split a source by a rule into the corpus that everything else reads.
 
-    Of a repeated pair the copy in the earliest split stays (train, validation, test), and of
-    several there the first row. Held-out interactions of users without a train interaction are
-    dropped. Each part is ordered by user, and within a user as in the source.
+    A repeated user-item pair counts once. `random_per_user`, `leave_one_out` and the warm test of
+    `item_cold` see only its earliest interaction. Elsewhere the row in the earliest split is kept
+    (train, validation, test), and of several there the first. Held-out interactions of users
+    without a train interaction are dropped. Each part is ordered by user, and within a user as in
+    the source.
 
     Args:
         source: what was read.
@@ -219,6 +234,8 @@ def split_corpus(
         cold_items: of `item_cold`: `given` with the source, `random`, or the `newest`; None: given
             where there are any, else random.
         warm_test: whether `item_cold` holds out warm interactions too, for test.
+        draw_repeats: random splits draw from all rows, also of a repeated pair. A user then loses
+            the held-out rows of which train has a copy.
 
     Raises:
         DataError: the source lacks what the rule needs, or a part comes out empty.
@@ -234,14 +251,20 @@ def split_corpus(
     for name, (value, default, reader) in defaults.items():
         if value != default and split != reader:
             raise ValueError(f"data.{name}={value}: it is for data.split={reader}, not {split}")
+    drawn = split == "random_per_user" or (split == "item_cold" and warm_test)
+    if split == "leave_one_out" or (drawn and not draw_repeats):
+        data = merge_repeats(source.name, data)
+    # Runs from before repeats were merged are told apart by the name of their split.
+    merged = ["repeats merged"] * (data is not source.interactions)
     match split:
         case "official":
             label = official(source.label)
         case "random_per_user":
             label = random_per_user(data, seed=seed)
-            rule = f"random_per_user(seed={seed})"
+            rule = f"random_per_user({', '.join([f'seed={seed}', *merged])})"
         case "leave_one_out":
             label = leave_one_out(data)
+            rule += "".join(f"({word})" for word in merged)
         case "temporal":
             _require_clock(source, "data.split=temporal", "data.split=leave_one_out")
             label = temporal(data, cutoffs=temporal_cutoffs)
@@ -294,25 +317,12 @@ def split_corpus(
                 told.append(f"seed={seed}")
             if chosen != "given":
                 told.append(f"share={cold_share}")
-            rule = f"item_cold({', '.join(told + ['warm test'] * warm_test)})"
+            rule = f"item_cold({', '.join([*told, *['warm test'] * warm_test, *merged])})"
         case _:
             nearest = get_close_matches(split, get_args(Split), n=1, cutoff=0)[0]
             raise ValueError(f"data.split={split}: no such split; did you mean {nearest}?")
 
-    repeated = _repeated_pairs(data, label)
-    label = label.masked_fill(repeated, DROPPED)
-    has_train = torch.zeros(source.n_users, dtype=torch.bool)
-    has_train[data.user[label == TRAIN]] = True
-    orphaned = (label > TRAIN) & ~has_train[data.user]
-    label = label.masked_fill(orphaned, DROPPED)
-    lost = int((torch.bincount(data.user[orphaned]) > 0).sum())
-    for dropped, what in (
-        (repeated, "repeated user-item pairs"),
-        (orphaned, f"held-out interactions of {lost} users without a train interaction"),
-    ):
-        if dropped.any():
-            logger.info("%s: dropped %d %s", source.name, dropped.sum(), what)
-
+    label = drop_invalid(source.name, data, label, source.n_users, rule)
     by_user = data.user.argsort(stable=True)
     train, val, test, warm = (
         data.select(by_user[label[by_user] == part]) for part in (TRAIN, VAL, TEST, WARM)
@@ -358,11 +368,6 @@ def _require_clock(source: Source, setting: str, instead: str) -> None:
         )
 
 
-def _lexsort(*keys: Tensor) -> Tensor:
-    """Rows in order of the first key, ties by the next; what is equal in all keeps its order."""
-    return torch.from_numpy(np.lexsort([key.numpy() for key in reversed(keys)]))
-
-
 def _place_and_count(user: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     """Each row's place within its user [N] under an order by user, and that user's count [N]."""
     count = torch.bincount(user)  # [U]
@@ -370,12 +375,3 @@ def _place_and_count(user: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     place = torch.empty_like(user)
     place[order] = torch.arange(len(user)) - first[user[order]]
     return place, count[user]
-
-
-def _repeated_pairs(interactions: Interactions, label: Tensor) -> Tensor:
-    """[N] bool: rows whose pair is in an earlier split, or in an earlier row of the same split."""
-    order = _lexsort(interactions.user, interactions.item, label)
-    user, item = interactions.user[order], interactions.item[order]
-    repeated = torch.zeros(len(order), dtype=torch.bool)
-    repeated[order[1:]] = (user[1:] == user[:-1]) & (item[1:] == item[:-1])
-    return repeated

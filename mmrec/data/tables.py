@@ -9,7 +9,6 @@ import difflib
 import gzip
 import io
 import json
-import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from mmrec.data.corpus import DataError
-from mmrec.data.delimited import ALLOWED, BOM, chosen_separator, parse_delimited
+from mmrec.delimited import BOM, chosen_separator, header_advice, parse_delimited
 from mmrec.results import first_line
 from mmrec.text import printable
 
@@ -35,8 +34,6 @@ OTHER_KINDS = {
     b"ARROW1": "an Arrow file; save it as Parquet",
 }
 CONTROLS = r"[\p{Cc}\u{2028}-\u{202E}\u{2066}-\u{2069}]+"
-NAME = re.compile(r"[\w.:-]*")
-NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
 def shown(path: Path) -> str:
@@ -190,13 +187,7 @@ class Table:
         """What to do about a missing column where renaming one cannot help."""
         if self.lines is None:
             return None
-        if any(NUMBER.fullmatch(name) for name in self.frame.columns):
-            return "the first line has numbers; add a line with the names of the columns above it"
-        # A single column is enough for some tables, for example a list of users.
-        if self.frame.width > 1 or (not self.setting and NAME.fullmatch(self.frame.columns[0])):
-            return None
-        choose = f", or set {self.setting}" if self.setting else ""
-        return f"separate the columns by {ALLOWED.replace('_', ' ')}{choose}"
+        return header_advice(self.frame.columns, self.setting)
 
 
 def without_controls(text: pl.Series) -> pl.Series:

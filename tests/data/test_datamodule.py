@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning import Trainer
 
-from mmrec.data import DataError, Modality, PlantedData, planted
+from mmrec.data import DataError, FolderData, Modality, PlantedData, planted
 from mmrec.data.datamodule import corrupt_modalities, select_modalities
 from mmrec.models import GatedLightGCN
 
@@ -142,3 +142,73 @@ def test_printing_a_data_set_shows_its_settings_and_loads_nothing():
     assert str(data).startswith("PlantedData(split='")
     assert "negatives=3" in str(data)
     assert "corpus" not in vars(data)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """`mine(header, *lines)`: the root of a data set `mine` with this table."""
+    (tmp_path / "mine").mkdir()
+
+    def write(header, *lines):
+        (tmp_path / "mine" / "mine.csv").write_text("\n".join([header, *lines]) + "\n")
+        return tmp_path
+
+    return write
+
+
+PLAIN = [
+    f"u{user},i{item},{user * 9 + item}" for user in range(4) for item in range(user, user + 5)
+]
+
+
+def test_name_and_root_of_a_folder_may_be_positional(mine, monkeypatch):
+    root = mine("userID,itemID,timestamp", *PLAIN)
+    given = FolderData("mine", root)
+    assert given.corpus.n_users == FolderData(name="mine", root=str(root)).corpus.n_users == 4
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert FolderData("mine", f"~/{root.name}").corpus.n_users == 4
+
+
+def test_a_split_that_is_not_chosen_fits_the_file(mine, caplog):
+    caplog.set_level("INFO")
+    root = mine("userID,itemID,timestamp", *PLAIN)
+    assert FolderData("mine", root).corpus.split == "random_per_user(seed=0)"
+    assert "mine has no split column: data.split=random_per_user" in caplog.text
+    labelled = [f"{line},{place % 5 % 3}" for place, line in enumerate(PLAIN)]
+    corpus = FolderData("mine", mine("userID,itemID,timestamp,x_label", *labelled)).corpus
+    assert (corpus.split, corpus.card()["split"]) == ("official", "official")
+    assert "mine has a split column: data.split=official" in caplog.text
+
+
+@pytest.mark.parametrize("bad", ["1e300", "noon", "", "-1", "nan"])
+@pytest.mark.parametrize(
+    ("split", "needs", "cold_items"),
+    [
+        *((None, False, None), ("random_per_user", False, None), ("item_cold", False, None)),
+        *(("leave_one_out", True, None), ("temporal", True, None), ("item_cold", True, "newest")),
+    ],
+)
+def test_a_time_is_only_needed_by_splits_in_order_of_time(
+    bad, split, needs, cold_items, mine, caplog
+):
+    root = mine("userID,itemID,timestamp", *PLAIN, f"u0,i5,{bad}")
+    data = FolderData("mine", root, split=split, cold_items=cold_items)
+    line = rf"mine/mine\.csv, line {len(PLAIN) + 2}: timestamp is"
+    if needs:
+        with pytest.raises(DataError, match=line):
+            data.corpus  # noqa: B018
+    else:
+        corpus = data.corpus
+        assert corpus.train.time is None
+        assert f"line {len(PLAIN) + 2}: timestamp is" in caplog.text
+        assert "timestamp" in caplog.text
+        assert len(corpus.train) + len(corpus.val) + len(corpus.test) > len(PLAIN) / 2
+
+
+def test_a_split_column_is_only_needed_by_the_official_split(mine, caplog):
+    root = mine("userID,itemID,x_label", *[f"{line.rpartition(',')[0]},train" for line in PLAIN])
+    for split in (None, "official"):
+        with pytest.raises(DataError, match=r"line 2: x_label is train, expected 0, 1 or 2"):
+            FolderData("mine", root, split=split).corpus  # noqa: B018
+    assert FolderData("mine", root, split="random_per_user").corpus.n_users == 4
+    assert "line 2: x_label is train" in caplog.text

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from mmrec.data import FolderData, files
 from mmrec.data.corpus import DataError, Interactions, Source
-from mmrec.data.folder import Columns, k_core, read_folder
+from mmrec.data.filters import k_core
+from mmrec.data.folder import Columns, read_folder
 
 # Not in order of time; users 0..3, items 0..4; the last two rows of user 0 share a second.
 TABLE = pl.DataFrame(
@@ -311,10 +312,11 @@ def test_modalities_are_those_asked_for_in_that_order(root):
 def test_the_first_interactions_file_of_the_list_is_read(root, caplog):
     TABLE.head(3).write_csv(root / "toys/toys.csv")
     assert len(read_folder(root, "toys").interactions) == 8
-    assert "read is toys.inter, not toys.csv; data.interactions_file chooses" in caplog.text
+    chosen = "reading toys.inter and not toys.csv; set data.interactions_file"
+    assert chosen in caplog.text
     caplog.clear()
     assert len(read_folder(root, "toys", interactions_file="toys.csv").interactions) == 3
-    assert not caplog.text
+    assert "interactions_file" not in caplog.text
 
 
 def test_fingerprint_follows_content_and_arguments(root):
@@ -353,9 +355,9 @@ CORRUPTIONS = [
     ("toys.inter", "11\t1\t0", "11\t1\t-1", r"line 5: x_label is -1, expected 0, 1 or 2"),
     ("toys.inter", "11\t1\t0", "11\t1\t", r"line 5: x_label is empty, expected 0, 1 or 2"),
     ("toys.inter", "11\t1\t0", "11\t1\t0.5", r"line 5: x_label is 0\.5, expected 0, 1 or 2"),
-    ("toys.inter", "\t11\t", "\tnoon\t", r"line 5: timestamp is noon, expected seconds; convert"),
-    ("toys.inter", "\t11\t", "\tnan\t", r"line 5: timestamp is nan, expected seconds"),
-    ("toys.inter", "\t11\t", "\t\t", r"line 5: timestamp is empty, expected seconds"),
+    ("toys.inter", "\t11\t", "\tnoon\t", r"line 5: timestamp is noon, expected a time since 1970"),
+    ("toys.inter", "\t11\t", "\tnan\t", r"line 5: timestamp is nan, expected a time since 1970"),
+    ("toys.inter", "\t11\t", "\t\t", r"line 5: timestamp is empty, expected a time since 1970"),
     ("toys.inter", "\t11\t1", "\t11\tz", r"line 5: position is z, expected an integer"),
     ("toys.inter", "1\t1\t2\t", "1\t1\t2\t9\t", r"line 5: 7 values separated by tab, expected 6"),
     ("toys.inter", "11\t1\t0", "11\t1", r"line 5: 5 values separated by tab, expected 6"),
@@ -379,17 +381,6 @@ CORRUPTIONS = [
     ("i_id_mapping.csv", "itemID", "asin2", r"i_id_mapping\.csv: expected a column itemID, found"),
     ("i_id_mapping.csv", "E\t4", "E\t9", r"image_feat\.npy: expected 10 rows, .*, found 5"),
 ]  # fmt: skip
-
-
-def test_ids_that_begin_at_one_are_to_begin_at_zero(root):
-    table = TABLE.with_columns(itemID=TABLE["itemID"] + 1)
-    folder = strip(root, "image_feat.npy", "text_feat.npy") / "toys"
-    table.write_csv(folder / "toys.inter", separator="\t")
-    expected = (
-        r"itemID is 5, expected 0 to 4, a row of image_feat\.npy each; number the items from 0"
-    )
-    with pytest.raises(DataError, match=expected):
-        read_folder(root, "toys")
 
 
 def test_the_column_of_original_ids_is_told_by_its_name_among_several(root):
@@ -458,7 +449,7 @@ def test_a_missing_file_is_named_with_its_setting(root):
 
 
 def test_an_optional_column_that_was_asked_for_must_be_there(root):
-    message = r"expected a column time, found timestamp.*set data\.columns\.time=timestamp"
+    message = r"expected a column time, found .*timestamp.*set data\.columns\.time=timestamp"
     with pytest.raises(DataError, match=message):
         read_folder(root, "toys", columns=Columns(time="time"))
 
@@ -468,7 +459,9 @@ def test_text_ids_with_features_need_to_know_their_rows(root):
     TABLE.with_columns(itemID="A" + TABLE["itemID"].cast(pl.String)).write_csv(
         folder / "toys.inter", separator="\t"
     )
-    message = r"line 2: itemID is A4, expected a row number, or an id listed in i_id_mapping\.csv"
+    message = (
+        r"line 2: itemID is A4, .* in i_id_mapping\.csv, with the columns itemID .*original_id"
+    )
     with pytest.raises(DataError, match=message):
         read_folder(root, "toys")
 

@@ -330,6 +330,113 @@ def test_official_without_a_label_names_the_column():
         official(None)
 
 
+# repeated pairs
+
+# User 0 takes items 0, 1, 2, 3, 1, 2 at times 1 to 6; the rows are not in order of time.
+AGAIN = from_rows([(0, 1, 5), (0, 2, 6), (0, 0, 1), (0, 1, 2), (0, 2, 3), (0, 3, 4)])
+
+
+def test_leave_one_out_counts_each_pair_once_at_its_first_time(caplog):
+    caplog.set_level(logging.INFO)
+    corpus = split_corpus(source(AGAIN), split="leave_one_out")
+    assert pairs(corpus.train) == [(0, 0), (0, 1)]
+    assert pairs(corpus.val) == [(0, 2)]
+    assert pairs(corpus.test) == [(0, 3)]
+    times = [part.time.tolist() for part in (corpus.train, corpus.val, corpus.test)]
+    assert times == [[1, 2], [3], [4]]
+    (message,) = caplog.messages
+    assert message.startswith("toy: merged 2 repeated user-item pairs before the split")
+    assert corpus.split == "leave_one_out(repeats merged)"
+
+
+@few
+@given(interactions())
+def test_leave_one_out_holds_out_two_items_of_each_user_with_three(data):
+    counts = Counter(user for user, _ in {*pairs(data)})
+    three = {user for user, count in counts.items() if count >= 3}
+    if not three:
+        with pytest.raises(DataError, match=f"most active user has {max(counts.values())}"):
+            split_corpus(source(data), split="leave_one_out")
+        return
+    corpus = split_corpus(source(data), split="leave_one_out")
+    assert {*corpus.val.user.tolist()} == {*corpus.test.user.tolist()} == three
+    together = pairs(corpus.train) + pairs(corpus.val) + pairs(corpus.test)
+    assert sorted(together) == sorted({*pairs(data)})
+
+
+@few
+@given(interactions(), st.integers(0, 3))
+def test_random_splits_draw_each_pair_once(data, seed):
+    distinct = from_rows([(*pair, 0) for pair in sorted({*pairs(data)})])
+    try:
+        expected = split_corpus(source(distinct), split="random_per_user", seed=seed)
+    except DataError:
+        return
+    corpus = split_corpus(source(data), split="random_per_user", seed=seed)
+    for part in ("train", "val", "test"):
+        assert set(pairs(getattr(corpus, part))) == set(pairs(getattr(expected, part)))
+    again = "" if len(distinct) == len(data) else ", repeats merged"
+    assert corpus.split == f"random_per_user(seed={seed}{again})"
+
+
+def test_random_splits_can_draw_from_every_row():
+    """Then a user loses the held-out items of which train has a copy."""
+    twice = [(0, item, time) for time in range(2) for item in range(ITEMS)]
+    rows = from_rows([*twice, *[(1, item, 0) for item in range(ITEMS)]])
+    label = random_per_user(rows, seed=0)[: len(twice)]
+    in_train = {item for (_, item, _), part in zip(twice, label, strict=True) if part == TRAIN}
+    assert len(in_train) > ITEMS - 2
+
+    def items(part):
+        return {item for user, item in pairs(part) if user == 0}
+
+    drawn = split_corpus(source(rows), split="random_per_user", draw_repeats=True)
+    merged = split_corpus(source(rows), split="random_per_user")
+    assert items(drawn.train) == in_train
+    assert [len(items(part)) for part in (merged.train, merged.val, merged.test)] == [7, 1, 1]
+    assert merged.split != drawn.split == "random_per_user(seed=0)"
+
+
+def test_temporal_and_official_keep_the_row_in_the_earliest_split():
+    rows = from_rows([(0, 0, 0), (0, 1, 50), (0, 1, 85), (0, 2, 85), (0, 2, 99), (0, 3, 100)])
+    corpus = split_corpus(source(rows), split="temporal")
+    assert [pairs(part) for part in (corpus.train, corpus.val, corpus.test)] == [
+        [(0, 0), (0, 1)],
+        [(0, 2)],
+        [(0, 3)],
+    ]
+    given_label = labels(0, 0, 1, 1, 2, 2)
+    again = split_corpus(source(rows, label=given_label), split="official")
+    for part in ("train", "val", "test"):
+        assert pairs(getattr(again, part)) == pairs(getattr(corpus, part))
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        (labels(0, 0, 0, 2, 2, 2), r"no val .*split column has no line with 1 .*random_per_user"),
+        (labels(0, 1, 1, 1, 1, 2), None),
+        (labels(1, 2, 1, 1, 2, 2), r"no train .*split column has no line with 0"),
+    ],
+)
+def test_an_empty_part_of_an_official_split_blames_the_split_column(label, reason):
+    rows = from_rows([(0, item, item) for item in range(6)])
+    if reason is None:
+        assert len(split_corpus(source(rows, label=label), split="official").val) == 4
+        return
+    with pytest.raises(DataError, match=reason):
+        split_corpus(source(rows, label=label), split="official")
+
+
+def test_a_part_that_is_lost_says_to_what():
+    rows = from_rows([(0, 1, 1), (0, 1, 2), (0, 2, 3), (1, 3, 4)])
+    message = (
+        r"no val .*split=official; 2 had this label, 1 of them repeat .* 1 are of users without"
+    )
+    with pytest.raises(DataError, match=message):
+        split_corpus(source(rows, label=labels(0, 1, 2, 1)), split="official")
+
+
 # split_corpus
 
 DENSE = from_rows([(user, item, item) for user in range(USERS) for item in range(ITEMS)])

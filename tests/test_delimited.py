@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrec.data.corpus import DataError
-from mmrec.data.delimited import (
+from mmrec.delimited import (
     SEPARATORS,
     chosen_separator,
     detect_separator,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from mmrec.data.corpus import DataError
+from mmrec.errors import DataError
 from mmrec.results import first_line
 from mmrec.text import printable
 
@@ -32,6 +32,8 @@ ALLOWED = ", ".join(SEPARATORS)
 QUOTING = ",;|"
 SAMPLE = 100  # lines that must agree with the header about a separator
 SAMPLED = 2**20  # bytes of these
+NAME = re.compile(r"[\w.:-]*")
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 BOM = b"\xef\xbb\xbf"
 QUOTED_FIELD = r'"(?:[^"]|"")*"'
 # Stand in for separators of several bytes: polars splits at a single byte.
@@ -115,6 +117,25 @@ def detect_separator(header: str, sample: Sequence[str]) -> str | None:
     others = [each for each in candidates if each != " "]
     best = [each for each in others if each in fitting] or fitting or others
     return max(best, key=widths.__getitem__, default=None)
+
+
+def header_advice(names: Sequence[str], setting: str | None) -> str | None:
+    """What to do about a header of delimited text that is none, or that has a single column.
+
+    Args:
+        names: of the columns.
+        setting: sets the separator; None: the table may have a single column.
+
+    Returns:
+        None if the header looks like one.
+    """
+    if any(NUMBER.fullmatch(name) for name in names):
+        return "the first line has numbers; add a line with the names of the columns above it"
+    # A single column is enough for some tables, for example a list of users.
+    if len(names) > 1 or (not setting and NAME.fullmatch(names[0])):
+        return None
+    choose = f", or set {setting}" if setting else ""
+    return f"separate the columns by {ALLOWED.replace('_', ' ')}{choose}"
 
 
 def separator_name(separator: str) -> str:
