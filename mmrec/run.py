@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import sys
 import time
@@ -14,10 +13,9 @@ from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mmrec.app import forget_peak_memory, import_torchmetrics, launch
 from mmrec.build import (
@@ -32,15 +30,10 @@ from mmrec.build import (
 )
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, conf_dir
-from mmrec.paths import replace_file
-from mmrec.processes import config_dirs, of_one_job
+from mmrec.processes import of_one_job
 from mmrec.results import (
     BEST,
-    CONFIG,
-    EPOCHS,
     LAST,
-    OVERRIDES,
-    PER_USER,
     config_hash,
     first_line,
     for_a_search,
@@ -51,13 +44,14 @@ from mmrec.results import (
     versions,
     write_result,
 )
+from mmrec.run_folder import check_unused, copy_best, locked, remove_if_empty, write_identity
+from mmrec.run_tables import draw_learning_curve, write_tables
 
 if TYPE_CHECKING:
-    import polars as pl
     from lightning import Trainer
 
     from mmrec.callbacks import Checkpoints, Timing
-    from mmrec.data import Corpus, InteractionData
+    from mmrec.data import InteractionData
     from mmrec.models import Recommender
     from mmrec.sweep.pruning import Pruning
 
@@ -147,14 +141,9 @@ def _run(
         trainer, timing, checkpoints = build_trainer(plain, folder, *pruning)
         writes = trainer.is_global_zero  # of several processes, one
         if writes:
-            held.enter_context(_alone(folder))
-        if checkpoint is None and writes and (folder / CONFIG).exists():
-            way = "give another run_dir"
-            if (folder / LAST).exists():
-                way += f", or continue it: {to_continue(folder)}"
-            elif not (folder / BEST).exists():
-                way += "; it has no checkpoint: if it does not run any more, it can be deleted"
-            raise ConfigError(f"{folder} holds a run already: {way}")
+            held.enter_context(locked(folder))
+            if checkpoint is None:
+                check_unused(folder)
         data, model = build(plain)
         if not model.closed_form:
             # These say now, not in a folder of their own, what cannot be trained.
@@ -166,11 +155,11 @@ def _run(
             check_continuable(checkpoint, model, plain)
         result = _begin(plain, overrides, data, model)
         if writes:
-            _bring_best(checkpoint, folder)
-            _write_identity(folder, plain, overrides, data.corpus)
+            copy_best(checkpoint, folder)
+            write_identity(folder, plain, overrides, data.corpus)
     except BaseException:
         held.close()
-        _remove_if_empty(folder, parents=not any(w.startswith("run_dir=") for w in overrides))
+        remove_if_empty(folder, parents=not any(w.startswith("run_dir=") for w in overrides))
         raise
     for logger in trainer.loggers:
         logger.log_hyperparams(plain)
@@ -188,9 +177,9 @@ def _run(
                 tested = time.perf_counter()
                 result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
                 result["seconds"]["test"] = time.perf_counter() - tested
-                result |= _write_tables(folder, model, data, writes=writes)
-            if writes and timing.train_epochs and (folder / EPOCHS).exists():
-                _draw(folder, plain["monitor"])
+                result |= write_tables(folder, model, data, writes=writes)
+            if writes and timing.train_epochs:
+                draw_learning_curve(folder, plain["monitor"])
     except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
         for signum in handlers:
             signal.signal(signum, signal.SIG_IGN)  # a second one would lose the result
@@ -206,28 +195,6 @@ def _run(
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
     return result
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep every other process from writing this run, as one that continues it would.
-
-    Raises:
-        ConfigError: one is writing it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".running"  # one that a killed process has left holds nobody up
-    try:
-        lock = FileLock(path).acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(
-            f"{folder}: a process is writing this run; wait for its end, or stop it"
-        ) from None
-    with lock:
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -278,18 +245,6 @@ def _begin(
         "peak_gpu_mib": None,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-
-
-def _bring_best(checkpoint: Path | None, folder: Path) -> None:
-    """A run that continues in another folder may not find a better epoch than it already had."""
-    if checkpoint is None or (folder / BEST).exists():
-        return
-    best = checkpoint.with_name(BEST.name)
-    if not best.is_file():
-        raise ConfigError(f"there is no {best}; put it beside {checkpoint.name}")
-    (folder / BEST).parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(folder / BEST) as part:
-        shutil.copy(best, part)
 
 
 def _introduce(model: Recommender, result: dict[str, Any], *, scheduled: bool) -> None:
@@ -377,88 +332,6 @@ def _rank(
     }
 
 
-def _write_identity(
-    folder: Path, plain: dict[str, Any], overrides: list[str], corpus: Corpus
-) -> None:
-    """What was run, and what its indices mean."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for content, name in ((plain, CONFIG), ([*config_dirs(), *overrides], OVERRIDES)):
-        with replace_file(folder / name) as part:
-            OmegaConf.save(OmegaConf.create(content), part)
-    for name, ids in (("user", corpus.user_ids), ("item", corpus.item_ids)):
-        if ids is not None:
-            ids.alias(f"{name}_id").to_frame().with_row_index(name).write_parquet(
-                folder / f"{name}_ids.parquet"
-            )
-
-
-def _write_tables(
-    folder: Path, model: Recommender, data: InteractionData, *, writes: bool
-) -> dict[str, dict[str, float]]:
-    """Test metrics of each user, and what the model found to matter for each item.
-
-    Returns:
-        For the result, what a known truth says of it.
-    """
-    import torch
-
-    from mmrec.data import PlantedData
-    from mmrec.models import ContentRecommender, RoutedRecommender
-    from mmrec.models.base import weighs_pairs
-    from mmrec.recovery import role_recovery, rounded
-
-    per_user = _of_all_processes(model.test_ranking.per_user())
-    if not writes:
-        return {}
-    with replace_file(folder / PER_USER) as part:
-        per_user.write_parquet(part)
-    with torch.no_grad():
-        weights = model.eval().item_weights()  # a trainer leaves it as it was in training
-    if not weights:
-        return {}
-    from mmrec.report.figures import write_item_weights
-
-    write_item_weights(folder, weights, model.corpus, of_pairs=weighs_pairs(model))
-    if not isinstance(data, PlantedData):
-        return {}
-    group = None
-    if isinstance(model, RoutedRecommender):
-        group = rounded(model.item_gates()).argmax(1)
-    recovery = role_recovery(model.corpus, data.truth, weights, group)
-    cold = model.corpus.cold
-    if cold is not None and isinstance(model, ContentRecommender):  # others know nothing of them
-        of_cold = role_recovery(model.corpus, data.truth, weights, group, items=cold > 0)
-        recovery |= {_cold(name): value for name, value in of_cold.items()}
-    return {"recovery": recovery} if recovery else {}
-
-
-def _cold(name: str) -> str:
-    """What a figure of recovery is called where it is of cold items."""
-    chance = "chance/"
-    return (
-        f"{chance}cold/{name.removeprefix(chance)}" if name.startswith(chance) else f"cold/{name}"
-    )
-
-
-def _draw(folder: Path, monitor: str) -> None:
-    """How it learned."""
-    from mmrec.report.figures import learning_curve
-
-    learning_curve(folder / EPOCHS, monitor, folder / "learning_curve.png")
-
-
-def _of_all_processes(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows of every process, by user."""
-    import polars as pl
-    from torch import distributed
-
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return frame
-    frames = [frame] * distributed.get_world_size()
-    distributed.all_gather_object(frames, frame)
-    return pl.concat(frames).sort("user")
-
-
 def _finish(
     folder: Path,
     result: dict[str, Any],
@@ -500,15 +373,6 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
         log.info("continue: %s", to_continue(folder))
     elif not (folder / BEST).exists():
         log.info("no checkpoint was written yet: delete the folder to begin again")
-
-
-def _remove_if_empty(folder: Path, *, parents: bool) -> None:
-    """Hydra has made the run's folder; an error at the door leaves none behind."""
-    for path in (folder, *folder.parents[: 3 * parents]):
-        try:
-            path.rmdir()
-        except OSError:
-            return
 
 
 if __name__ == "__main__":
