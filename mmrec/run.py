@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import forget_peak_memory, import_torchmetrics, launch
 from mmrec.build import (
@@ -30,6 +30,7 @@ from mmrec.build import (
 )
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, conf_dir
+from mmrec.fit import rank, select
 from mmrec.processes import of_one_job
 from mmrec.results import (
     BEST,
@@ -44,8 +45,16 @@ from mmrec.results import (
     versions,
     write_result,
 )
-from mmrec.run_folder import check_unused, copy_best, locked, remove_if_empty, write_identity
+from mmrec.run_folder import (
+    check_present,
+    check_unused,
+    copy_best,
+    locked,
+    remove_if_empty,
+    write_identity,
+)
 from mmrec.run_tables import draw_learning_curve, write_tables
+from mmrec.switches import partial
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -134,7 +143,8 @@ def _run(
     folder = Path(config.run_dir)
     try:
         if HydraConfig.initialized():
-            check_ablation(HydraConfig.get().runtime.choices, config.model.get(TARGET))
+            target = OmegaConf.select(config, f"model.{TARGET}")
+            check_ablation(HydraConfig.get().runtime.choices, target)
         plain = check(config)
         checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
         pruning = _pruning(watch)
@@ -149,7 +159,7 @@ def _run(
             # These say now, not in a folder of their own, what cannot be trained.
             if model.reads_negatives:
                 _ = data.sampler
-            check_trainable(model, plain)
+            check_trainable(model)
             warn_of_early_peaks(plain)
         if checkpoint:
             check_continuable(checkpoint, model, plain)
@@ -169,17 +179,21 @@ def _run(
 
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        best = _select(trainer, model, data, checkpoint, checkpoints, timing, result)
+        best = select(trainer, model, data, checkpoint, checkpoints, timing, result, plain)
         with _ended_by_sigterm():
             if any(callback.pruned for callback in pruning):
                 result["status"] = "pruned"
             else:
                 tested = time.perf_counter()
-                result["metrics"] |= _rank(trainer, trainer.test, model, data, best)
+                if writes:
+                    check_present(folder)
+                result["metrics"] |= rank(trainer, trainer.test, model, data, best)
                 result["seconds"]["test"] = time.perf_counter() - tested
                 result |= write_tables(folder, model, data, writes=writes)
             if writes and timing.train_epochs:
                 draw_learning_curve(folder, plain["monitor"])
+            if writes:
+                check_present(folder)
     except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
         for signum in handlers:
             signal.signal(signum, signal.SIG_IGN)  # a second one would lose the result
@@ -224,8 +238,10 @@ def _begin(
     plain: dict[str, Any], overrides: list[str], data: InteractionData, model: Recommender
 ) -> dict[str, Any]:
     """The result before anything has happened."""
+    parts = partial(plain["trainer"])
     return {
         "status": "completed",
+        **({"partial": parts} if parts else {}),
         "model": type(model).__module__.rpartition(".")[2],
         "data": data.corpus.name,
         "seed": plain["seed"],
@@ -280,58 +296,6 @@ def _introduce(model: Recommender, result: dict[str, Any], *, scheduled: bool) -
             )
 
 
-def _select(
-    trainer: Trainer,
-    model: Recommender,
-    data: InteractionData,
-    checkpoint: Path | None,
-    checkpoints: Checkpoints,
-    timing: Timing,
-    result: dict[str, Any],
-) -> Path | None:
-    """Train, if there is anything to train.
-
-    Returns:
-        The checkpoint that validation chose; None: the model as it is.
-    """
-    trial = trainer.checkpoint_callback is not checkpoints  # fast_dev_run
-    if not model.closed_form:
-        try:
-            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        finally:
-            result["seconds"]["fit"] = timing.fit()
-            # Lightning counts an epoch after its hooks; one that they have chosen counts already.
-            chosen = -1 if checkpoints.best_epoch is None else checkpoints.best_epoch
-            result["epochs"] = max(trainer.current_epoch, chosen + 1)
-        if not trial and checkpoints.best_epoch is None:
-            raise ConfigError(
-                "no epoch was validated, so none can be chosen: raise trainer.max_epochs, or lower "
-                "trainer.check_val_every_n_epoch"
-            )
-        if not trial:
-            return checkpoints.best
-    result["metrics"] = _rank(trainer, trainer.validate, model, data, None)
-    if not trial:
-        trainer.save_checkpoint(checkpoints.best, weights_only=True)
-    return None
-
-
-def _rank(
-    trainer: Trainer,
-    loop: Callable[..., Any],
-    model: Recommender,
-    data: InteractionData,
-    checkpoint: Path | None,
-) -> dict[str, float]:
-    """The metrics of one pass over validation or test users."""
-    loop(model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
-    return {
-        name: float(value)
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith(("val/", "test"))
-    }
-
-
 def _finish(
     folder: Path,
     result: dict[str, Any],
@@ -365,6 +329,8 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
         log.info("\n%s", metrics_table(result["metrics"]))
     if result["best_epoch"] is not None:
         log.info("best epoch %d, of 0 to %d", result["best_epoch"], result["epochs"] - 1)
+    if "partial" in result:
+        log.warning("a partial run (%s), which reports leave out", " ".join(result["partial"]))
     log.info("%s: %s", result["status"], folder)
     within = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
     if result["status"] != "interrupted" or within:

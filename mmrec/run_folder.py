@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from mmrec.config import ConfigError
 from mmrec.paths import replace_file
 from mmrec.processes import config_dirs
-from mmrec.results import BEST, CONFIG, LAST, OVERRIDES, to_continue
+from mmrec.results import BEST, CONFIG, LAST, OVERRIDES, ResultError, to_continue
 
 if TYPE_CHECKING:
     from mmrec.data import Corpus
@@ -103,6 +103,19 @@ def write_identity(
             table = ids.alias(f"{name}_id").to_frame().with_row_index(name)
             with replace_file(folder / f"{name}_ids.parquet") as part:
                 table.write_parquet(part)
+
+
+def check_present(folder: Path) -> None:
+    """Refuse to complete a run whose folder was removed or changed while it was running.
+
+    Raises:
+        ResultError: the configuration is missing.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ResultError(
+            f"there is no {folder / CONFIG} any more: the run folder was removed or changed while "
+            "the run was writing to it; start the run again"
+        )
 
 
 def remove_if_empty(folder: Path, *, parents: bool) -> None:
