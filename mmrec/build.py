@@ -4,28 +4,51 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from annotated_types import Ge
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import leave_memory_unfilled
-from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
-from mmrec.results import CONFIG, LAST, VOLATILE, flat, to_continue
+from mmrec.config import (
+    ROOT,
+    TARGET,
+    ConfigError,
+    check_call,
+    check_monitor,
+    check_value,
+    conf_dir,
+    nearest,
+)
+from mmrec.results import CONFIG, LAST, VOLATILE, first_line, flat, to_continue
+from mmrec.switches import check_switches, setting_error
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
+    from lightning.pytorch.callbacks import EarlyStopping
 
     from mmrec.callbacks import Checkpoints, Timing
     from mmrec.data import InteractionData
     from mmrec.models import Recommender
+    from mmrec.protocol import Evaluation
 
 log = logging.getLogger(__name__)
 # Groups whose settings are arguments.
-GROUPS = ("model", "data", "optimizer", "trainer", "callbacks", "evaluation", "router_schedule")
+GROUPS = (
+    *("model", "data", "optimizer", "trainer", "logger", "callbacks", "evaluation"),
+    "router_schedule",
+)
+LATER = {"model": "its data", "optimizer": "its parameters"}
+NAMED = ("logger", "callbacks")  # groups of several nodes, each with a name of its own
+SCALARS: dict[str, Any] = {
+    "monitor": str,
+    "ckpt": str | None,
+    "run_dir": str,
+}
 EARLY = 100  # epochs of patience: with less, cold items ended runs at a third of what they came to
 CHANGEABLE = (*VOLATILE, "trainer.", "data.root")  # when a run continues
 
@@ -42,29 +65,51 @@ def check(config: DictConfig) -> dict[str, Any]:
         if group in config:
             raise ConfigError(f"{group}=... {what}, and that is many runs: add -m")
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**32:
-        raise ConfigError(f"seed={plain['seed']}: expected a whole number from 0 to 2^32 - 1")
+    _check_root(plain)
+    for group in GROUPS:
+        check_call(plain[group], group)
+    check_switches(plain)
+    evaluation = _evaluation(plain)
+    check_monitor(plain["monitor"], evaluation.cutoffs, ACCURACY)
+    checked: dict[str, Any] = plain
+    return checked
+
+
+def _check_root(plain: Mapping[str, Any]) -> None:
+    """Refuse a configuration without one of its groups, or with something else in its place."""
     unknown = set(plain) - set(ROOT)
     if unknown:
         word = min(unknown)
         raise ConfigError(f"{word}: no such setting{nearest(word, ROOT)}")
+    for name in ROOT:
+        if name not in plain:
+            raise ConfigError(f"~{name}: a run needs this setting")
+    if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**32:
+        raise ConfigError(f"seed={plain['seed']}: expected a whole number from 0 to 2^32 - 1")
+    for name, hint in SCALARS.items():
+        check_value(hint, plain[name], name)
     for group in GROUPS:
-        if TARGET not in plain[group] and group not in ("callbacks", "router_schedule"):
-            raise ConfigError(f"{group}: it has no {TARGET}, the name of what makes it")
-        check_call(plain[group], group)
-    if not plain["model"].get("_partial_"):
-        raise ConfigError("model: give it _partial_: true, as its corpus comes later")
-    for name, node in plain["callbacks"].items():
-        # Data with cold items bring a patience, which nobody has with callbacks=none.
-        if node and TARGET not in node and (name, *node) != ("early_stopping", "patience"):
+        node = plain[group]
+        if not isinstance(node, Mapping):
             raise ConfigError(
-                f"callbacks.{name}: it has no _target_; name the class of the callback, or leave "
-                f"the callback out with ~callbacks.{name}"
+                f"{group}={node}: expected a choice of the group, or settings below it"
             )
-    instantiate(plain["evaluation"], _convert_="all")  # says which cutoffs it can't have
-    check_monitor(plain["monitor"], plain["evaluation"]["cutoffs"], ACCURACY)
-    checked: dict[str, Any] = plain
-    return checked
+        optional = group in NAMED or (group == "router_schedule" and not node)
+        if TARGET not in node and not optional:
+            raise ConfigError(f"{group}: it has no {TARGET}, the name of what makes it")
+        if group in LATER and node.get("_partial_") is not True:
+            raise ConfigError(f"{group}: give it _partial_: true, as {LATER[group]} come later")
+    for group in NAMED:
+        for name, node in plain[group].items():
+            # Data with cold items set a patience, also for callbacks=none.
+            patience = isinstance(node, Mapping) and (name, *node) == ("early_stopping", "patience")
+            if node is None or node == {} or patience:
+                continue
+            if not isinstance(node, Mapping) or TARGET not in node:
+                raise ConfigError(
+                    f"{group}.{name}: it has no {TARGET}; name its class, or leave it out with "
+                    f"~{group}.{name}"
+                )
 
 
 def check_ablation(choices: Mapping[str, Any], target: str | None) -> None:
@@ -90,34 +135,23 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     seed_everything(plain["seed"], verbose=False)
     data: InteractionData = instantiate(plain["data"], _convert_="all")
     model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus)
-    model.evaluation = instantiate(plain["evaluation"], _convert_="all")
+    model.evaluation = _evaluation(plain)
     model.optimizer = instantiate(plain["optimizer"], _convert_="all")
     _give_schedule(model, plain["router_schedule"])
     check_rankable(data.corpus, model.evaluation)
     return data, model
 
 
-def check_trainable(model: Recommender, plain: Mapping[str, Any]) -> None:
-    """Refuse what no epoch can be trained with.
+def check_trainable(model: Recommender) -> None:
+    """Refuse an optimizer that cannot be made for the model's parameters.
 
     Raises:
         ConfigError: says which setting.
     """
-    trainer = plain["trainer"]
-    for name in ("max_epochs", "check_val_every_n_epoch", "limit_train_batches"):
-        # Without end, max_epochs is -1; Lightning checks what is below that itself.
-        if trainer.get(name) == 0:
-            raise ConfigError(f"trainer.{name}=0: nothing would be chosen; expected 1 or more")
-    stopping = plain["callbacks"].get("early_stopping") or {}
-    if (stopping.get("patience") or 0) < 0:
-        raise ConfigError(
-            f"callbacks.early_stopping.patience={stopping['patience']}: expected 0 or more; "
-            "~callbacks.early_stopping trains all epochs"
-        )
     try:
         model.optimizer(model.parameters())
-    except ValueError as error:
-        raise ConfigError(f"optimizer: {error}") from None
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer: {first_line(error)}") from None
 
 
 def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
@@ -145,6 +179,7 @@ def build_trainer(
 ) -> tuple[Trainer, Timing, Checkpoints]:
     """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import EarlyStopping, Timer
 
     from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
     from mmrec.tracking import Guarded
@@ -157,37 +192,120 @@ def build_trainer(
 
     leave_memory_unfilled()
 
+    trainer_settings = plain["trainer"]
     timing, checkpoints = Timing(), Checkpoints(folder, plain["monitor"])
-    kept = [] if plain["trainer"]["fast_dev_run"] else [checkpoints]
+    kept = [] if trainer_settings.get("fast_dev_run") else [checkpoints]
     asked = {name: node for name, node in plain["callbacks"].items() if node and TARGET in node}
-    watchers = instantiate(asked, _convert_="all").values()
+    watchers = {name: _callback(name, node) for name, node in asked.items()}
+    evaluation = _evaluation(plain)
+    for name, watcher in watchers.items():
+        if isinstance(watcher, EarlyStopping):
+            _check_stopping(f"callbacks.{name}", watcher, evaluation.cutoffs)
     loggers = [
         logger if isinstance(logger, EpochTable) else Guarded(logger)
-        for logger in instantiate(plain["logger"], _convert_="all").values()
+        for logger in instantiate(
+            {name: node for name, node in plain["logger"].items() if node}, _convert_="all"
+        ).values()
     ]
+    limit = trainer_settings.get("max_time")
     try:
+        # Lightning's own timer would end training within an epoch.
+        timers = [Timer(limit, interval="epoch", verbose=False)] if limit else []
         trainer: Trainer = instantiate(
-            {**plain["trainer"], **_validated(plain["trainer"])},
+            {**trainer_settings, **_validated(trainer_settings), "max_time": None},
             _convert_="all",
-            callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *more, *kept],
+            callbacks=[EpochSeed(plain["seed"]), timing, *watchers.values(), *timers, *more, *kept],
             logger=loggers,
             plugins=[AtomicCheckpointIO()],
             default_root_dir=str(folder),
+            use_distributed_sampler=False,
+            profiler=_profiler(trainer_settings.get("profiler"), folder),
         )
+    except (MisconfigurationException, TypeError) as error:
+        raise ConfigError(f"trainer.max_time={limit}: {first_line(error)}") from None
     except InstantiationException as error:
-        if not isinstance(error.__cause__, MisconfigurationException):
+        if error.__cause__ is None:
             raise
-        wanted = plain["trainer"]["accelerator"]
-        raise ConfigError(
-            f"trainer: {error.__cause__} (accelerator={wanted}); trainer=auto takes what there is"
-        ) from None
+        raise setting_error(error.__cause__, trainer_settings) from error
     return trainer, timing, checkpoints
 
 
+def _callback(name: str, node: dict[str, Any]) -> Callback:
+    """A callback of the configuration.
+
+    Raises:
+        ConfigError: its class refuses a setting.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+
+    try:
+        callback: Callback = instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, MisconfigurationException | ValueError):
+            raise
+        raise setting_error(error.__cause__, node, f"callbacks.{name}") from error
+    if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
+        raise ConfigError(
+            f"callbacks.{name}: {type(callback).__name__} validates averaged weights, which the "
+            f"best checkpoint would not hold; leave it out with ~callbacks.{name}"
+        )
+    return callback
+
+
+def _evaluation(plain: Mapping[str, Any]) -> Evaluation:
+    """The evaluation of the configuration.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+    try:
+        evaluation: Evaluation = instantiate(plain["evaluation"], _convert_="all")
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, ValueError):
+            raise
+        raise ConfigError(f"evaluation.{error.__cause__}") from error
+    return evaluation
+
+
+def _check_stopping(setting: str, stopping: EarlyStopping, cutoffs: Sequence[int]) -> None:
+    """Refuse early stopping that would never stop, or stop at once.
+
+    Args:
+        setting: name of the callback, for example `callbacks.early_stopping`.
+        stopping: the callback.
+        cutoffs: of the evaluation.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    from mmrec.evaluation import ACCURACY
+
+    check_value(Annotated[int, Ge(0)], stopping.patience, f"{setting}.patience")
+    if stopping.monitor.startswith(("train/", "router/")):
+        return
+    check_monitor(stopping.monitor, cutoffs, ACCURACY, f"{setting}.monitor")
+    if stopping.mode != "max":
+        raise ConfigError(
+            f"{setting}.mode={stopping.mode}: larger values of {stopping.monitor} are better; "
+            "expected max"
+        )
+
+
+def _profiler(choice: Any, folder: Path) -> Any:
+    """A profiler that writes its report to the run folder; Lightning's would only log it."""
+    from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    if not isinstance(choice, str):
+        return choice
+    return kinds[choice](dirpath=str(folder), filename="profile")
+
+
 def _validated(trainer: Mapping[str, Any]) -> dict[str, int]:
-    """How often a run is validated: once, where it is shorter than the time between two."""
-    every, epochs = trainer["check_val_every_n_epoch"], trainer["max_epochs"]
-    if every is None or epochs is None or not 0 < epochs < every:
+    """Validate a run once that is shorter than the time between two validations."""
+    every, epochs = trainer.get("check_val_every_n_epoch", 1), trainer["max_epochs"]
+    if not 0 < epochs < every:
         return {}
     log.info(
         "validated after the last epoch only: trainer.check_val_every_n_epoch=%d, and "
@@ -200,13 +318,13 @@ def _validated(trainer: Mapping[str, Any]) -> dict[str, int]:
 
 def warn_of_early_peaks(plain: Mapping[str, Any]) -> None:
     """Say that a run on cold items may end before it has begun to learn."""
-    data, every = plain["data"], plain["trainer"]["check_val_every_n_epoch"]
+    data, every = plain["data"], plain["trainer"].get("check_val_every_n_epoch", 1)
     epochs = plain["trainer"]["max_epochs"]
     stopping = plain["callbacks"].get("early_stopping") or {}
     patience: Any = stopping.get("patience") if TARGET in stopping else None
-    if data.get("split") != "item_cold" or None in (every, patience) or every * patience >= EARLY:
+    if data.get("split") != "item_cold" or patience is None or every * patience >= EARLY:
         return
-    if epochs is not None and 0 <= epochs <= every * (patience + 1):  # it never stops a run
+    if 0 <= epochs <= every * (patience + 1):  # it never stops a run
         return
     log.warning(
         "data.split=item_cold: few items decide a validation, and %d epochs without a better one "

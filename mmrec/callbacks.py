@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import math
 import os
 import statistics
@@ -16,12 +17,15 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mmrec.models import Recommender
 from mmrec.paths import replace_file
-from mmrec.results import BEST, LAST, ResultError, epoch_of, first_line
+from mmrec.results import BEST, CONFIG, LAST, ResultError, epoch_of, first_line
+
+FULL = {errno.ENOSPC, errno.EDQUOT}  # the disk, or the quota
 
 
 class EpochSeed(Callback):
@@ -88,6 +92,8 @@ class Timing(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the validation's time, and go on."""
+        if trainer.sanity_checking:
+            return
         now = _now(pl_module)
         self.validations.append(now - self._start)
         self._start = now
@@ -119,13 +125,14 @@ def _now(module: LightningModule) -> float:
 class Checkpoints(Checkpoint):
     """`best.ckpt` at each epoch that beats all before it, `last.ckpt` after every epoch.
 
-    Lightning's own callback remembers absolute paths, and forgets what was best when a run's folder
-    has moved. This one remembers the epoch and its metrics.
+    Lightning's own callback stores absolute paths, and loses track of the best epoch when a run's
+    folder has moved. This one stores the epoch and its metrics. Metrics count only for the weights
+    that were validated: if the optimizer has stepped since, they are not considered.
 
     Attributes:
-        best: where the best one is.
-        best_epoch: when it was taken; None before the first validation.
-        best_metrics: what validation gave then.
+        best: path of the best checkpoint.
+        best_epoch: epoch of it; None before the first validation.
+        best_metrics: validation metrics of that epoch.
 
     Args:
         folder: of the run.
@@ -137,30 +144,51 @@ class Checkpoints(Checkpoint):
         self.monitor = monitor
         self.best_epoch: int | None = None
         self.best_metrics: dict[str, float] = {}
+        self._validated: tuple[int, dict[str, float]] | None = None  # step and metrics
+        self._identity, self._identified = folder / CONFIG, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that early stopping has ended stays ended when it is continued."""
-        stopping = trainer.early_stopping_callback
-        trainer.should_stop = stopping is not None and stopping.wait_count >= stopping.patience
+        """Keep a run ended that early stopping has ended, when it is resumed."""
+        reasons = [stopping.stopping_reason for stopping in trainer.early_stopping_callbacks]
+        ended = any(reason is not EarlyStoppingReason.NOT_STOPPED for reason in reasons)
+        trainer.should_stop = trainer.should_stop or ended
+        self._identified = self._identity.is_file()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save."""
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the metrics, and the step that they belong to."""
+        if trainer.sanity_checking:
+            return
         metrics = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val/")
         }
-        if metrics and metrics[self.monitor] > self.best_metrics.get(self.monitor, -math.inf):
+        self._validated = trainer.global_step, metrics
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save.
+
+        Raises:
+            ResultError: the run's folder was removed.
+        """
+        if self._identified and not self._identity.is_file():
+            raise ResultError(
+                f"there is no {self._identity} any more: the run folder was removed or changed "
+                "while the run was writing to it; start the run again"
+            )
+        step, metrics = self._validated or (None, {})
+        best = self.best_metrics.get(self.monitor, -math.inf)
+        if step == trainer.global_step and metrics[self.monitor] > best:
             trainer.save_checkpoint(self.best, weights_only=True)
             self.best_epoch, self.best_metrics = trainer.current_epoch, metrics
         trainer.save_checkpoint(self.last)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was best."""
+        """Return the best epoch and its metrics."""
         return {"best_epoch": self.best_epoch, "best_metrics": self.best_metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the best epoch and its metrics."""
         self.best_epoch = state_dict["best_epoch"]
         self.best_metrics = state_dict["best_metrics"]
 
@@ -218,7 +246,7 @@ class EpochTable(Logger):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints are written beside their name and moved: a full disk costs the new one only."""
+    """Write each checkpoint to a temporary file first: on a full disk the former one is kept."""
 
     def save_checkpoint(
         self,
@@ -239,9 +267,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # the latter is what torch makes of a full disk
+        except (OSError, RuntimeError) as error:
             kept = "the former one is unharmed" if target.exists() else "there is none before it"
-            raise OSError(f"cannot write the checkpoint {target}: {error}; {kept}") from error
+            reason = _disk_error(error)
+            if reason.errno in FULL:
+                raise OSError(
+                    f"No space left on {target.parent} for the checkpoint {target.name}; {kept}. "
+                    "Free some space, then resume the run or start it again"
+                ) from error
+            raise OSError(f"cannot write the checkpoint {target}: {reason}; {kept}") from error
 
     def load_checkpoint(
         self,
@@ -255,10 +289,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ResultError: the file is cut short, or no checkpoint.
         """
         try:
-            return super().load_checkpoint(path, map_location, weights_only)
+            # Lightning's own reader takes brackets in a path for a pattern.
+            return torch.load(path, map_location, weights_only=weights_only)  # type: ignore[no-any-return]
         except (FileNotFoundError, PermissionError):
             raise
         except Exception as error:  # whatever it takes for a pickle may make it fail in any way
             raise ResultError(
                 f"{path} is cut short or no checkpoint: {first_line(error)}"
             ) from error
+
+
+def _disk_error(error: BaseException) -> OSError:
+    """The operating system's error behind one of torch's.
+
+    When a write fails, torch goes on and then reports the position in the file that it finds.
+    """
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__cause__ or found.__context__
+    return found or OSError(first_line(error))

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import pkgutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 TARGET = "_target_"
+HYDRA_KEYS: dict[str, Any] = {
+    "_partial_": bool,
+    "_recursive_": bool,
+    "_convert_": Literal["none", "partial", "object", "all"],
+}
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a group of settings",
+    type(None): "null",
+}
 ROOT = (
     "model",
     "data",
@@ -74,43 +90,138 @@ def check_monitor(
 def check_call(config: Mapping[str, Any], path: str) -> None:
     """Check a node with `_target_`, and those below it, against the signature of what it calls.
 
-    The signature is the schema: a keyword that is not there, a value of another type, or a word
-    that is none of a `Literal`'s is an error that names the setting as it is typed.
+    The signature is the schema. An unknown keyword, a missing one, or a value that is not of the
+    declared type and range is an error that names the setting as it is typed.
 
     Args:
         config: plain containers.
-        path: of the node, as `data`; empty for the whole configuration.
+        path: of the node, for example `data`; empty for the whole configuration.
 
     Raises:
-        ConfigError: says which setting, what it is, and what it may be.
+        ConfigError: says which setting, its value, and what is expected.
     """
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-
     prefix = f"{path}." if path else ""
     for key, value in config.items():
-        if isinstance(value, Mapping):
-            check_call(value, f"{prefix}{key}")
+        for place, node in _mappings(value):
+            check_call(node, f"{prefix}{key}{place}")
     if TARGET not in config:
         return
     target = _imported(config[TARGET], f"{prefix}{TARGET}")
-    parameters = inspect.signature(target).parameters
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    for key, hint in HYDRA_KEYS.items():
+        if key in config:
+            check_value(hint, config[key], f"{prefix}{key}")
+    try:
+        parameters = inspect.signature(target).parameters
+        hints = get_type_hints(
+            target.__init__ if inspect.isclass(target) else target, include_extras=True
+        )
+    except (NameError, TypeError, ValueError):  # of what is not written in Python
+        return
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return  # a library's function that takes anything says itself what it can't use
     for key, value in config.items():
-        if key.startswith("_") or (isinstance(value, Mapping) and TARGET in value):
+        if str(key).startswith("_"):
             continue
         if key not in parameters:
             raise ConfigError(f"{prefix}{key}: no such setting{nearest(key, parameters)}")
-        try:
-            adapter = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True))
-            adapter.validate_python(value, strict=False)
-        except (PydanticUserError, KeyError):
-            continue  # not a type that pydantic knows
-        except ValidationError as error:
-            told = [_told(e) for e in error.errors()]
-            expected = " or ".join(dict.fromkeys(told))
-            raise ConfigError(f"{prefix}{key}={value}: {expected}") from None
+        hint = hints.get(key, Any)
+        if isinstance(value, Mapping) and TARGET in value:
+            if _takes_functions(hint) and value.get("_partial_") is not True:
+                raise ConfigError(f"{prefix}{key}._partial_: expected true, as it is called later")
+        elif isinstance(value, Mapping) and _takes_functions(hint):
+            raise ConfigError(f"{prefix}{key}: it has no {TARGET}; name a function")
+        elif not any(TARGET in node for _, node in _mappings(value)):
+            check_value(hint, value, f"{prefix}{key}")
+    partial = config.get("_partial_") is True
+    for key, parameter in parameters.items():
+        named = parameter.kind is parameter.KEYWORD_ONLY or not partial
+        variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY)
+        if parameter.default is parameter.empty and named and not variable and key not in config:
+            raise ConfigError(f"{prefix}{key}: give it a value; {config[TARGET]} needs it")
+
+
+def check_value(hint: Any, value: Any, setting: str) -> None:
+    """Check a value against a type annotation; no value is converted to fit.
+
+    Text is not a number, true is not 1, and 3.0 is not a whole number: a value that pydantic would
+    convert is refused, since what is called gets it as it is. NaN and infinity are refused too.
+
+    Args:
+        hint: a type, also with ranges: `Annotated[float, Gt(0)]`.
+        value: plain containers.
+        setting: as typed on the command line.
+
+    Raises:
+        ConfigError: names the setting and what is expected.
+    """
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    try:
+        adapter = TypeAdapter(hint, config=None if is_dataclass(hint) else config)
+    except PydanticUserError:
+        return  # not a type that pydantic knows
+    try:
+        found = adapter.validate_python(value)
+    except ValidationError as error:
+        errors = error.errors()
+        place, part = _deepest(value, errors)
+        expected = " or ".join(dict.fromkeys(_told(e) for e in errors))
+        raise ConfigError(f"{setting}{place}={_shown(part)}: {expected}") from None
+    if changed := _converted(value, found):
+        before, after = map(_kind, changed)
+        raise ConfigError(f"{setting}={_shown(value)}: expected {after}, found {before}")
+
+
+def _mappings(value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A mapping, or those in a list, each with its place in it."""
+    if isinstance(value, Mapping):
+        yield "", value
+    elif isinstance(value, list):
+        for place, element in enumerate(value):
+            yield from ((f".{place}{deeper}", node) for deeper, node in _mappings(element))
+
+
+def _takes_functions(hint: Any) -> bool:
+    return Callable in (get_origin(hint), *map(get_origin, get_args(hint)))
+
+
+def _deepest(value: Any, errors: Sequence[Mapping[str, Any]]) -> tuple[str, Any]:
+    """The setting below a mapping that an error is about, as `.visual`, and its value."""
+    for error in errors:
+        place, part = "", value
+        for key in error["loc"]:  # names of types in a union are among the keys
+            if isinstance(part, Mapping) and key in part:
+                place, part = f"{place}.{key}", part[key]
+        if place:
+            return place, part
+    return "", value
+
+
+def _converted(value: Any, found: Any) -> tuple[Any, Any] | None:
+    """The first part of a value that validation has converted, before and after; None: no part.
+
+    A list may be a tuple, and a whole number a float.
+    """
+    if isinstance(value, Mapping) and isinstance(found, Mapping):
+        pairs = [(value[key], found[key]) for key in found]
+    elif isinstance(value, list) and isinstance(found, list | tuple):
+        pairs = list(zip(value, found, strict=True))
+    elif type(value) is type(found) or (type(value) is int and type(found) is float):
+        return None
+    else:
+        return value, found
+    return next(filter(None, (_converted(*pair) for pair in pairs)), None)
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return KINDS.get(kind, f"{kind.__module__}.{kind.__qualname__}")
+
+
+def _shown(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    return str(value) if value is not None and type(value) is not bool else json.dumps(value)
 
 
 def _told(error: Mapping[str, Any]) -> str:

@@ -90,7 +90,7 @@ def read_epochs(path: Path) -> pl.DataFrame:
     """
     import polars as pl
 
-    return pl.read_csv(path, infer_schema_length=None)
+    return pl.read_csv(path, infer_schema_length=None, glob=False)
 
 
 def to_continue(folder: Path) -> str:

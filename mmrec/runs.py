@@ -135,7 +135,7 @@ def scored(
         ConfigError: there is no such accelerator here, or the model knows its own items only.
         DataError: the new items' content is not what the model has learned from.
     """
-    precision = run.config["trainer"]["precision"]
+    precision = run.config["trainer"].get("precision")
     quiet_lightning()
     try:
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)

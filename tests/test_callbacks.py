@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 
 from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
 from mmrec.models import BPR
@@ -49,7 +52,7 @@ def test_an_epoch_is_timed_without_its_validation(clock, checkerboard, monkeypat
         clock.now += training
         timing.on_validation_start(None, model)
         clock.now += validation
-        timing.on_validation_end(None, model)
+        timing.on_validation_end(SimpleNamespace(sanity_checking=False), model)
         clock.now += rest
         timing.on_train_epoch_end(None, model)
         clock.now += 1000
@@ -105,51 +108,105 @@ class Disk:
     """Stands in for a trainer: notes what it is to save."""
 
     def __init__(self):
-        self.current_epoch = 0
+        self.current_epoch = self.global_step = 0
         self.callback_metrics = {}
+        self.sanity_checking = False
         self.saved = []
 
     def save_checkpoint(self, path, weights_only=None):
         self.saved.append((self.current_epoch, path.stem, weights_only))
 
+    def best(self):
+        return [epoch for epoch, name, _ in self.saved if name == "best"]
 
-def test_the_best_is_saved_when_it_is_better_and_the_last_always(tmp_path):
+
+@pytest.fixture
+def watched(tmp_path):
+    """Checkpoints, a trainer, and `epoch(value, steps_after=0)`, which may be validated."""
     checkpoints, trainer = Checkpoints(tmp_path, "val/recall@20"), Disk()
-    for epoch, value in enumerate([0.25, 0.25, 0.5, 0.375]):
-        trainer.current_epoch = epoch
-        trainer.callback_metrics = {"val/recall@20": torch.tensor(value), "train/loss": 1.0}
+
+    def epoch(value=None, steps_after=0):
+        trainer.global_step += 4
+        if value is not None:
+            metrics = {"val/recall@20": torch.tensor(value), "train/loss": 1.0}
+            trainer.callback_metrics = metrics
+            checkpoints.on_validation_end(trainer, None)
+        trainer.global_step += steps_after
         checkpoints.on_train_epoch_end(trainer, None)
-    best = [epoch for epoch, name, _ in trainer.saved if name == "best"]
-    last = [epoch for epoch, name, _ in trainer.saved if name == "last"]
-    assert (best, last) == ([0, 2], [0, 1, 2, 3])
-    assert all(weights_only for _, name, weights_only in trainer.saved if name == "best")
-    assert (checkpoints.best_epoch, checkpoints.best_metrics) == (2, {"val/recall@20": 0.5})
+        trainer.current_epoch += 1
+
+    return SimpleNamespace(checkpoints=checkpoints, trainer=trainer, epoch=epoch)
 
 
-def test_an_epoch_without_validation_is_no_best(tmp_path):
-    checkpoints, trainer = Checkpoints(tmp_path, "val/recall@20"), Disk()
-    checkpoints.on_train_epoch_end(trainer, None)
-    assert trainer.saved == [(0, "last", None)]
-    assert checkpoints.best_epoch is None
+def test_the_best_is_saved_when_it_is_better_and_the_last_always(watched):
+    for value in (0.25, 0.25, 0.5, 0.375):
+        watched.epoch(value)
+    saved = watched.trainer.saved
+    assert watched.trainer.best() == [0, 2]
+    assert [epoch for epoch, name, _ in saved if name == "last"] == [0, 1, 2, 3]
+    assert all(weights_only for _, name, weights_only in saved if name == "best")
+    assert watched.checkpoints.best_epoch == 2
+    assert watched.checkpoints.best_metrics == {"val/recall@20": 0.5}
 
 
-def test_what_was_best_is_remembered_in_another_folder(tmp_path):
-    before, after = (Checkpoints(tmp_path / name, "val/recall@20") for name in "ab")
-    trainer = Disk()
-    trainer.callback_metrics = {"val/recall@20": 0.5}
-    before.on_train_epoch_end(trainer, None)
-    after.load_state_dict(before.state_dict())
-    trainer.current_epoch, trainer.callback_metrics = 1, {"val/recall@20": 0.375}
-    after.on_train_epoch_end(trainer, None)
+def test_an_epoch_without_validation_is_no_best(watched):
+    watched.epoch()
+    assert watched.trainer.saved == [(0, "last", None)]
+    assert watched.checkpoints.best_epoch is None
+
+
+def test_metrics_of_an_earlier_epoch_are_not_those_of_a_later_one(watched):
+    watched.epoch(0.25)
+    watched.checkpoints.best_metrics = {}  # so that the old value would be an improvement
+    watched.epoch()
+    assert watched.trainer.best() == [0]
+
+
+def test_metrics_of_weights_that_have_changed_since_select_nothing(watched):
+    watched.epoch(0.25, steps_after=2)
+    assert watched.trainer.best() == []
+    watched.epoch(0.125)
+    assert watched.trainer.best() == [1]
+
+
+def test_a_sanity_check_selects_nothing(watched):
+    watched.trainer.sanity_checking = True
+    watched.epoch(0.5)
+    assert watched.trainer.best() == []
+
+
+def test_what_was_best_is_remembered_in_another_folder(watched, tmp_path):
+    watched.epoch(0.5)
+    after = Checkpoints(tmp_path / "b", "val/recall@20")
+    after.load_state_dict(watched.checkpoints.state_dict())
+    watched.checkpoints.load_state_dict(after.state_dict())
+    watched.epoch(0.375)
     assert (after.best_epoch, after.best_metrics) == (0, {"val/recall@20": 0.5})
+    assert watched.trainer.best() == [0]
 
 
-@pytest.mark.parametrize(("waited", "stops"), [(1, False), (2, True)])
-def test_training_that_was_stopped_early_stays_stopped(waited, stops, tmp_path):
-    stopping = SimpleNamespace(wait_count=waited, patience=2)
-    trainer = SimpleNamespace(early_stopping_callback=stopping, should_stop=False)
-    Checkpoints(tmp_path, "val/recall@20").on_train_start(trainer, None)
-    assert trainer.should_stop is stops
+def test_a_run_whose_folder_is_removed_stops(watched, tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    watched.trainer.early_stopping_callbacks, watched.trainer.should_stop = [], False
+    watched.checkpoints.on_train_start(watched.trainer, None)
+    watched.epoch(0.25)
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(ResultError, match=r"config\.yaml any more: the run folder was removed"):
+        watched.epoch(0.5)
+
+
+@pytest.mark.parametrize("patience", [0, 1, 2])
+@pytest.mark.parametrize("validations", range(4))
+def test_training_that_was_stopped_early_stays_stopped(validations, patience, watched):
+    stopping = EarlyStopping("val/recall@20", mode="max", patience=patience)
+    for _ in range(validations):  # the first is an improvement
+        stop, _ = stopping._evaluate_stopping_criteria(torch.tensor(0.5))
+    resumed = EarlyStopping("val/recall@20", mode="max", patience=patience)
+    resumed.load_state_dict(stopping.state_dict())
+    watched.trainer.early_stopping_callbacks, watched.trainer.should_stop = [resumed], False
+    watched.checkpoints.on_train_start(watched.trainer, None)
+    assert watched.trainer.should_stop is (validations > 0 and stop)
+    assert watched.trainer.should_stop is (validations > max(patience, 1))
 
 
 def half_written(error):
@@ -160,7 +217,7 @@ def half_written(error):
     return save
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("zip")])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("zip")])
 def test_a_checkpoint_that_fails_half_way_leaves_the_former_one(error, tmp_path, monkeypatch):
     path, writer = tmp_path / "last.ckpt", AtomicCheckpointIO()
     writer.save_checkpoint({"epoch": 1}, path)
@@ -171,11 +228,27 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_former_one(error, tmp_path,
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+@pytest.mark.parametrize("numbers", [10, 10**6], ids=["one write", "many writes"])
+def test_a_full_disk_is_called_one(numbers, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmrec.callbacks.replace_file", lambda _: nullcontext(Path("/dev/full")))
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(OSError, match=r"^No space left on .*checkpoints for .*none before it"):
+        AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(numbers)}, path)
+
+
 def test_a_first_checkpoint_that_fails_leaves_none(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", half_written(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match=r"No space left on device; there is none before it"):
+    with pytest.raises(OSError, match=r"^No space left on .*; there is none before it"):
         AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a[1]", "[!a]*", "what?", "{a,b}", "a::b", "50%20#", "é ~ $x"])
+def test_a_folder_may_have_any_name(name, tmp_path):
+    path, io = tmp_path / name / "last.ckpt", AtomicCheckpointIO()
+    io.save_checkpoint({"epoch": 1}, path)
+    assert io.load_checkpoint(str(path)) == {"epoch": 1}
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"], ids=["empty", "text", "begun"])

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from annotated_types import Ge, Le
 
 from mmrec.config import ConfigError, check_call, check_monitor, conf_dir, nearest
 
@@ -24,6 +25,9 @@ def target(
     cutoffs: Sequence[int] = (),
     shares: dict[str, float] | None = None,
     part: Part | None = None,
+    parts: Sequence[Part] = (),
+    share: Annotated[float, Ge(0), Le(1)] = 0.5,
+    function: Callable[[], int] | None = None,
 ) -> None:
     """What the tests configure."""
 
@@ -45,7 +49,7 @@ TARGET = f"{__name__}.target"
     ],
 )
 def test_what_fits_the_signature_passes(node):
-    check_call({"_target_": TARGET, **node}, "model")
+    check_call({"_target_": TARGET, "_partial_": True, **node}, "model")
 
 
 @pytest.mark.parametrize(
@@ -57,9 +61,28 @@ def test_what_fits_the_signature_passes(node):
         ({"rate": "fast"}, r"^model\.rate=fast: .*number"),
         ({"kind": "sofd"}, r"^model\.kind=sofd: .*'hard' or 'soft'"),
         ({"cutoffs": [1, "x"]}, r"^model\.cutoffs=.*integer"),
+        ({"dim": True}, r"^model\.dim=true: expected a whole number, found true or false$"),
+        ({"dim": "8"}, r"^model\.dim=8: expected a whole number, found text$"),
+        ({"dim": 8.0}, r"^model\.dim=8\.0: expected a whole number, found a number$"),
+        ({"dim": None}, r"^model\.dim=null: .*integer"),
+        ({"rate": "0.5"}, r"^model\.rate=0\.5: expected a number, found text$"),
+        ({"rate": False}, r"^model\.rate=false: expected a number, found true or false$"),
+        ({"rate": float("nan")}, r"^model\.rate=nan: .*finite"),
+        ({"rate": float("inf")}, r"^model\.rate=inf: .*finite"),
+        ({"share": 1.5}, r"^model\.share=1\.5: .*less than or equal to 1"),
+        ({"cutoffs": [1, True]}, r"^model\.cutoffs=\[1, True\]: expected a whole number"),
+        ({"shares": {"a": 0.5, "b": "1"}}, r"^model\.shares=.*expected a number, found text"),
+        ({"part": {"width": 2}}, r"^model\.part=\{'width': 2\}: .*Part"),
+        ({"function": {"x": 2}}, r"^model\.function: it has no _target_"),
+        (
+            {"function": {"_target_": f"{__name__}.Part"}},
+            r"^model\.function\._partial_: expected true",
+        ),
+        ({"_partial_": "yes"}, r"^model\._partial_=yes: expected true or false, found text"),
+        ({"parts": [{"_target_": f"{__name__}.Part", "w": 1}]}, r"^model\.parts\.0\.w: no such"),
         ({"cutoffs": 5}, r"^model\.cutoffs=5: expected a list, as \[a,b\]$"),
         ({"cutoffs": "all"}, r"^model\.cutoffs=all: expected a list, as \[a,b\]$"),
-        ({"shares": {"a": "x"}}, r"^model\.shares=\{'a': 'x'\}: .*number"),
+        ({"shares": {"a": "x"}}, r"^model\.shares\.a=x: .*number"),
         (
             {"part": {"_target_": f"{__name__}.Part", "widht": 2}},
             r"^model\.part\.widht: no such setting; did you mean width\?",
@@ -68,7 +91,7 @@ def test_what_fits_the_signature_passes(node):
 )
 def test_what_does_not_fit_names_the_setting_as_it_is_typed(node, message):
     with pytest.raises(ConfigError, match=message):
-        check_call({"_target_": TARGET, **node}, "model")
+        check_call({"_target_": TARGET, "_partial_": True, **node}, "model")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +120,19 @@ def test_a_target_that_cannot_be_imported_says_why(source, name, message, tmp_pa
     del sys.modules["one"]
     with pytest.raises(ConfigError, match=rf"^model\._target_={name}: {message}"):
         check_call({"_target_": name}, "model")
+
+
+def test_what_a_call_needs_is_asked_for():
+    with pytest.raises(ConfigError, match=r"^model\.dim: give it a value; .*target needs it"):
+        check_call({"_target_": TARGET, "_partial_": True}, "model")
+    with pytest.raises(ConfigError, match=r"^model\.corpus: give it a value"):
+        check_call({"_target_": TARGET, "dim": 8}, "model")
+
+
+def test_a_setting_of_another_class_is_none_of_this_one():
+    node = {"_target_": f"{__name__}.Part", "function": {"_target_": TARGET, "dim": 1}}
+    with pytest.raises(ConfigError, match=r"^data\.function: no such setting"):
+        check_call({**node, "function": {**node["function"], "_partial_": True}}, "data")
 
 
 def test_a_target_that_takes_anything_is_asked_itself():

@@ -114,6 +114,15 @@ def test_a_run_goes_on_bit_by_bit_wherever_it_ends(owner, method, nth, whole, go
     assert summary(tmp_path) == whole
 
 
+def test_a_run_with_a_least_length_goes_on_bit_by_bit(go, dies, tmp_path):
+    words = ("+trainer.min_epochs=9", "callbacks.early_stopping.patience=1")
+    assert go(tmp_path / "whole", *words)["epochs"] == 9  # patience was exhausted before
+    with dies(Recommender, "on_train_epoch_start", 9):
+        go(tmp_path / "run", *words)
+    go(tmp_path / "run", *words, "ckpt=last")
+    assert summary(tmp_path / "run") == summary(tmp_path / "whole")
+
+
 def test_a_completed_run_that_is_continued_is_the_same(whole, go, tmp_path):
     go(tmp_path)
     go(tmp_path, "ckpt=last")

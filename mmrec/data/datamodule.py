@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from lightning import LightningDataModule
 from torch import Tensor
 
@@ -114,7 +116,7 @@ class InteractionData(LightningDataModule):
     eval_batch_size: int = 512
     negatives: int = 1
     distribution: Distribution | None = None
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -275,7 +277,11 @@ class PlantedData(InteractionData):
 
     @cached_property
     def _made(self) -> tuple[Source, Truth]:
-        return self.world()
+        try:
+            return self.world()
+        except ValueError as error:
+            named = str(error).removeprefix("planted: ")
+            raise ValueError(f"data.world.{named}") from error
 
 
 def select_modalities(corpus: Corpus, names: Sequence[str]) -> Corpus:

@@ -347,7 +347,7 @@ def _check_sizes(
     _check_range("interactions_per_user", interactions_per_user, FEWEST)
     if items < 4 * interactions_per_user:
         raise ValueError(
-            f"planted: items={items} are too few for {interactions_per_user} interactions per user "
+            f"planted: items={items} are too few for interactions_per_user={interactions_per_user} "
             f"without repeats; ask for at least {math.ceil(4 * interactions_per_user)} items"
         )
     if not names or len(set(names)) < len(names):
@@ -366,7 +366,8 @@ def _check_roles(roles: Mapping[str, float]) -> None:
         _check_range(f"roles[{role}]", share, 0, 1)
     total = sum(roles.values())
     if not math.isclose(total, 1, abs_tol=1e-6):
-        raise ValueError(f"planted: the shares of roles sum to {total:g}; make them sum to 1")
+        given = ", ".join(f"{role}={share}" for role, share in roles.items())
+        raise ValueError(f"planted: roles: the shares ({given}) sum to {total:g}; expected 1")
 
 
 def _check_names(argument: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -74,7 +74,12 @@ def solve(corpus: Corpus, l2: float) -> Tensor:
     x = csr_array((ones, (train.user.numpy(), train.item.numpy())), shape=shape)
     gram = torch.from_numpy((x.T @ x).toarray())  # [I, I]
     gram.diagonal().add_(l2)
-    torch.linalg.cholesky(gram, out=gram)
+    try:
+        torch.linalg.cholesky(gram, out=gram)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"model.l2={l2}: the item-item matrix is singular; raise model.l2"
+        ) from None
     inverse = torch.cholesky_inverse(gram, out=gram)
     weights = inverse.div_(-inverse.diagonal().clone())
     weights.fill_diagonal_(0)

@@ -72,7 +72,8 @@ def role_templates(channels: Sequence[str], roles: Mapping[Role, float | None]) 
             found.append(Template(name, _weights(count, those, weight), anchor))
     if not found:
         raise ValueError(
-            f"roles leave no expert for the channels {', '.join(channels)}; give one role a weight"
+            f"model.roles leave no expert for the channels {', '.join(channels)}; "
+            "give one role a weight"
         )
     return found
 

@@ -174,7 +174,9 @@ def collect(patterns: str | Sequence[str]) -> Collection:
         except ResultError as error:
             left_out[folder] = str(error)
             continue
-        if run.result["status"] == "completed":
+        if "partial" in run.result:
+            left_out[folder] = f"partial: {' '.join(run.result['partial'])}"
+        elif run.result["status"] == "completed":
             runs.append(run)
         else:
             left_out[folder] = _status(run.result)
@@ -284,11 +286,11 @@ def _holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
     """
     found: set[Path] = set()
     for pattern in _listed(patterns):
-        if not glob.has_magic(pattern):
-            path = Path(pattern)
-            if not path.exists():
-                raise ResultError(f"runs={pattern}: there is no such folder")
-            pattern = str((path if path.is_dir() else path.parent) / "**")
+        path = Path(pattern)
+        if path.exists():  # also a folder whose name looks like a pattern
+            pattern = str(Path(glob.escape(str(path if path.is_dir() else path.parent))) / "**")
+        elif not glob.has_magic(pattern):
+            raise ResultError(f"runs={pattern}: there is no such folder")
         for hit in glob.iglob(pattern, recursive=True):  # noqa: PTH207, may be absolute
             path = Path(hit)
             folder = path.parent if path.name in names else path
@@ -311,7 +313,7 @@ def _read(folder: Path) -> Run:
             raise ResultError(f"there is no {name}")
     try:
         if PER_USER in needed:
-            pl.read_parquet_schema(folder / PER_USER)
+            pl.scan_parquet(folder / PER_USER, glob=False).collect_schema()
     except pl.exceptions.PolarsError as error:
         raise ResultError(f"{PER_USER} cannot be read ({first_line(error)})") from None
     try:

@@ -69,7 +69,7 @@ def by_user(method: Method, metric: str) -> Values:
     for run in method.runs:
         path = run.folder / PER_USER
         try:
-            tables.append(pl.read_parquet(path, columns=["user", metric]).sort("user"))
+            tables.append(pl.read_parquet(path, columns=["user", metric], glob=False).sort("user"))
         except (OSError, pl.exceptions.PolarsError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ResultError(f"{path} cannot be read ({reason}); run it again") from None

@@ -402,7 +402,10 @@ def test_content_and_co_occurrence_beat_popularity(default):
     ("arguments", "message"),
     [
         ({"roles": {"dominnt": 1.0}}, r"roles names 'dominnt'.*did you mean 'dominant'\?"),
-        ({"roles": {"dominant": 0.5}}, r"shares of roles sum to 0\.5; make them sum to 1"),
+        (
+            {"roles": {"dominant": 0.5}},
+            r"roles: the shares .* sum to 0\.5; expected 1",
+        ),
         ({"roles": {"dominant": 1.5, "balanced": -0.5}}, r"roles\[dominant\]=1\.5.*give 0 to 1"),
         ({"missing": 1.5}, r"missing\[visual\]=1\.5 is out of range; give 0 to 1"),
         ({"missing": {"visual": 0.1}}, r"missing has no value for 'textual'; add one"),
@@ -410,7 +413,10 @@ def test_content_and_co_occurrence_beat_popularity(default):
         ({"noise": -1.0}, r"noise\[visual\]=-1\.0 is out of range; give 0 or more"),
         ({"widths": 0}, r"widths\[visual\]=0 is out of range; give 1 or more"),
         ({"users": 0}, r"users=0; ask for at least 1"),
-        ({"items": 30}, r"items=30 are too few for 12\.0 .*at least 48 items"),
+        (
+            {"items": 30},
+            r"items=30 are too few for interactions_per_user=12\.0 .*at least 48",
+        ),
         ({"interactions_per_user": 3}, r"interactions_per_user=3 is out of range; give 5 or more"),
         ({"modalities": ("a", "a")}, r"modalities=\('a', 'a'\); give one name or more, each once"),
         ({"modalities": ()}, r"modalities=\(\); give one name or more"),

@@ -71,8 +71,11 @@ def test_a_role_without_a_weight_has_no_experts():
         ({"balanced": 0.6}, r"^model\.roles\.balanced is 0\.6; .* at most 0\.5, or null"),
         ({"complementary": 0}, r"^model\.roles\.complementary is 0; give a weight above 0"),
         ({"dominent": 0.8}, r"there is no role dominent; there are dominant, balanced, compl"),
-        ({"dominant": None}, r"^roles leave no expert for the channels behaviour, visual, text"),
-        ({}, r"^roles leave no expert"),
+        (
+            {"dominant": None},
+            r"^model\.roles leave no expert for the channels behaviour, vis",
+        ),
+        ({}, r"^model\.roles leave no expert"),
     ],
 )
 def test_weights_that_cannot_sum_to_one_are_refused(roles, message):

@@ -30,6 +30,17 @@ def test_folders_and_patterns_name_runs(pattern, write_run, tmp_path, monkeypatc
     assert len(collect([pattern, "outputs"]).runs) == 1
 
 
+def test_runs_on_part_of_the_data_are_left_out_with_the_setting(write_run, tmp_path):
+    write_run("whole")
+    folder = write_run("short", l2=0.2)
+    result = json.loads((folder / "result.json").read_text())
+    result["partial"] = ["trainer.limit_train_batches=3"]
+    (folder / "result.json").write_text(json.dumps(result))
+    found = collect(str(tmp_path / "outputs"))
+    assert [run.folder.name for run in found.runs] == ["whole"]
+    assert found.left_out == {folder: "partial: trainer.limit_train_batches=3"}
+
+
 def test_the_settings_with_most_seeds_and_then_validation_are_chosen(write_run, tmp_path):
     for seed in (0, 1):
         write_run(f"low{seed}", seed=seed, gain=0.1)

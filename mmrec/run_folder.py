@@ -1,0 +1,132 @@
+"""The folder of a run: opened once, written by one process, and identified by its settings."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from mmrec.config import ConfigError
+from mmrec.paths import replace_file
+from mmrec.processes import config_dirs
+from mmrec.results import BEST, CONFIG, LAST, OVERRIDES, ResultError, to_continue
+
+if TYPE_CHECKING:
+    from mmrec.data import Corpus
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep every other process from writing to it.
+
+    A lock that a killed process has left does not count.
+
+    Raises:
+        ConfigError: another process is writing this run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".running"
+    try:
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"{folder}: a process is writing this run; wait for its end, or stop it"
+        ) from None
+    with lock:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def check_unused(folder: Path) -> None:
+    """Refuse to overwrite a run.
+
+    Raises:
+        ConfigError: the folder holds a run; the message says how to resume it, if that is possible.
+    """
+    if not (folder / CONFIG).exists():
+        return
+    way = "give another run_dir"
+    if (folder / LAST).exists():
+        way += f", or continue it: {to_continue(folder)}"
+    elif not (folder / BEST).exists():
+        way += "; it has no checkpoint: if it does not run any more, it can be deleted"
+    raise ConfigError(f"{folder} holds a run already: {way}")
+
+
+def copy_best(checkpoint: Path | None, folder: Path) -> None:
+    """Copy the best checkpoint of a resumed run to its new folder.
+
+    The resumed run may not find a better epoch than the one it already had.
+
+    Args:
+        checkpoint: `last.ckpt` of the run to resume, with its `best.ckpt` beside it; None: a new
+            run.
+        folder: of the run that resumes it.
+
+    Raises:
+        ConfigError: there is no `best.ckpt`.
+    """
+    if checkpoint is None or (folder / BEST).exists():
+        return
+    best = checkpoint.with_name(BEST.name)
+    if not best.is_file():
+        raise ConfigError(f"there is no {best}; put it beside {checkpoint.name}")
+    (folder / BEST).parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(folder / BEST) as part:
+        shutil.copy(best, part)
+
+
+def write_identity(
+    folder: Path, plain: dict[str, Any], overrides: Sequence[str], corpus: Corpus
+) -> None:
+    """Write the resolved configuration, the overrides, and the names of users and items.
+
+    Args:
+        folder: of the run.
+        plain: the resolved configuration.
+        overrides: words of the command line.
+        corpus: the data; names are written only if the data have names of their own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for content, name in ((plain, CONFIG), ([*config_dirs(), *overrides], OVERRIDES)):
+        with replace_file(folder / name) as part:
+            OmegaConf.save(OmegaConf.create(content), part)
+    for name, ids in (("user", corpus.user_ids), ("item", corpus.item_ids)):
+        if ids is not None:
+            table = ids.alias(f"{name}_id").to_frame().with_row_index(name)
+            with replace_file(folder / f"{name}_ids.parquet") as part:
+                table.write_parquet(part)
+
+
+def check_present(folder: Path) -> None:
+    """Refuse to complete a run whose folder was removed or changed while it was running.
+
+    Raises:
+        ResultError: the configuration is missing.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ResultError(
+            f"there is no {folder / CONFIG} any more: the run folder was removed or changed while "
+            "the run was writing to it; start the run again"
+        )
+
+
+def remove_if_empty(folder: Path, *, parents: bool) -> None:
+    """Remove the run's folder if it is empty: Hydra makes it before any setting is checked.
+
+    Args:
+        folder: of the run.
+        parents: also up to three empty folders above it.
+    """
+    for path in (folder, *folder.parents[: 3 * parents]):
+        try:
+            path.rmdir()
+        except OSError:
+            return
