@@ -78,7 +78,7 @@ def command(in_process, capfd):
         ("data.corrupt.visual=0.2", ("below data.corrupt is added, as +data.corrupt.visual=0.2",)),
         ("optimizer.lr=-1", ("optimizer: Invalid learning rate: -1",)),
         ("trainer.precision=foo", ("trainer.precision=foo:", "'32-true'")),
-        ("model.dim=[", ("quote values that hold spaces, commas or brackets",)),
+        ("model.dim=[", ("quote values that hold", "model.dim='['")),
         ("+model.foo=1", ("model.foo: no such setting", "dim")),
         ("trainer.max_epochs=x", ("trainer.max_epochs=x:", "integer")),
         (

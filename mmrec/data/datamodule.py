@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from lightning import LightningDataModule
@@ -25,7 +24,7 @@ from mmrec.data.folder import Columns, read_folder
 from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler, TripletDataset
 from mmrec.data.splits import COLD_SHARE, ColdItems, Split, split_corpus
 from mmrec.data.synthetic import Truth, planted
-from mmrec.paths import data_root
+from mmrec.paths import data_root, expand
 
 
 class TripletLoader:
@@ -209,7 +208,7 @@ class FolderData(InteractionData):
     def source(self) -> Source:
         """Read the folder."""
         return read_folder(
-            data_root() if self.root is None else Path(self.root),
+            data_root() if self.root is None else expand(self.root),
             self.name,
             columns=self.columns,
             modalities=self.modalities,
