@@ -32,7 +32,7 @@ from mmrec.build import (
 )
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, conf_dir
-from mmrec.paths import replace_file
+from mmrec.paths import expand, outward_link, replace_file
 from mmrec.processes import config_dirs, of_one_job
 from mmrec.results import (
     BEST,
@@ -51,6 +51,7 @@ from mmrec.results import (
     versions,
     write_result,
 )
+from mmrec.trust import RECORDED, remember
 
 if TYPE_CHECKING:
     import polars as pl
@@ -137,7 +138,13 @@ def _run(
     """As `run`, with what is let go at its end."""
     start = time.perf_counter()
     import_torchmetrics()
-    folder = Path(config.run_dir)
+    folder = expand(config.run_dir)
+    config.run_dir = str(folder)
+    if link := outward_link(folder):
+        raise ConfigError(
+            f"{link}: a link that leads out of the run folder is not followed; replace it by what "
+            "it leads to, or give another run_dir"
+        )
     try:
         if HydraConfig.initialized():
             check_ablation(HydraConfig.get().runtime.choices, config.model.get(TARGET))
@@ -166,6 +173,7 @@ def _run(
             check_continuable(checkpoint, model, plain)
         result = _begin(plain, overrides, data, model)
         if writes:
+            remember(plain[group] for group in RECORDED)
             _bring_best(checkpoint, folder)
             _write_identity(folder, plain, overrides, data.corpus)
     except BaseException:
