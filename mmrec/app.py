@@ -298,6 +298,8 @@ def _explain(error: BaseException, config_name: str) -> str:
                 return f"{key}: what stands below {place} is added, as {NAMED_BY_DATA[place]}"
         if key in known and config_name == "config":
             return f"{key}: not all that is combined has this setting; run apart those that have it"
+        if below := [k for k in known if k.startswith(f"{key}.")]:
+            return f"{key}: expected one of the settings below it: {', '.join(below)}"
         elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
         return f"{key}: no such setting" + nearest(key, elsewhere or known)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=([^']+,[^']+)'", text):

@@ -12,15 +12,19 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+import mmrec.evaluate
+import mmrec.recommend
 from mmrec.config import ConfigError
 from mmrec.data import DataError
 from mmrec.data.datamodule import QueryLoader
 from mmrec.evaluate import evaluate
 from mmrec.nn import fused_ranking, ranking
+from mmrec.report.__main__ import report
 from mmrec.results import ResultError
 from mmrec.run import run
 from mmrec.runs import open_run, scored
@@ -480,3 +484,47 @@ def test_a_run_that_cannot_be_opened_leaves_generators_alone_too(folder):
     with pytest.raises(DataError):
         open_run(folder)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_report_leaves_the_process_as_it_is(finished, tmp_path):
+    verbosity = optuna.logging.get_verbosity()
+    torch.manual_seed(1)
+    state = random.getstate(), torch.get_rng_state().tolist()
+    report(runs=str(finished), output=str(tmp_path / "out"), resamples=100)
+    assert (random.getstate(), torch.get_rng_state().tolist()) == state
+    assert optuna.logging.get_verbosity() == verbosity
+
+
+# The same from the command line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (mmrec.evaluate.main,),
+        (mmrec.recommend.main, "output=r.csv", "k=2"),
+    ],
+)
+def test_commands_take_the_folder_of_data(command, moved, in_process, monkeypatch):
+    monkeypatch.setenv("HOME", str(moved))
+    main, *words = command
+    words += ["run=~/run", "accelerator=cpu"]
+    for root in ("data.root=~/sets", f"data.root='{moved / 'sets'}'"):
+        assert in_process(main, *words, root) is None
+    for wrong, said in (
+        ("data.root=nowhere", "no data set mine in nowhere"),
+        ("data=folder", "data: expected one of the settings below it: data.root"),
+        ("data.root=[a]", "data.root="),
+        ("data.name=other", "data.name: no such setting"),
+    ):
+        assert said in in_process(main, *words, wrong)
+
+
+def test_commands_take_trust(folder, own_model, in_process):
+    words = [f"run={folder}", "accelerator=cpu"]
+    assert "trust=[my_models]" in in_process(mmrec.evaluate.main, *words)
+    assert "trust=[my_models]" in in_process(mmrec.evaluate.main, *words, "trust=[other]")
+    assert in_process(mmrec.evaluate.main, *words, "trust=[my_models]") is None
+    del sys.modules["my_models"]
+    assert in_process(mmrec.evaluate.main, *words) is None
+    assert own_model.is_file()

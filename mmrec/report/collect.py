@@ -15,7 +15,7 @@ import polars as pl
 from tqdm import tqdm
 
 from mmrec.config import ConfigError
-from mmrec.paths import expand
+from mmrec.paths import expand, outward_link
 from mmrec.results import (
     CONFIG,
     FREE,
@@ -274,22 +274,46 @@ def studies(
     """
     import optuna
 
-    from mmrec.sweep.storage import JOURNAL, SQLITE, TROUBLE, full_url, open_storage
+    from mmrec.sweep.storage import SQLITE, full_url
 
+    beside = []
+    for folder in _holding(patterns, (STUDY,)):
+        if outward_link(folder, below=folder / STUDY):  # opening a database may write to it
+            left_out[folder / STUDY] = "a link that leads out of its folder is not followed"
+        else:
+            beside.append(f"{SQLITE}{folder / STUDY}")
+    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    beside = [f"{SQLITE}{path / STUDY}" for path in _holding(patterns, (STUDY,))]
-    for url in dict.fromkeys([*beside, *(full_url(url, Path()) for url in storages)]):
+    try:
+        yield from _opened(beside, [full_url(url, Path()) for url in storages], left_out)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _opened(
+    beside: Sequence[str], others: Sequence[str], left_out: dict[Path, str]
+) -> Iterator[Study]:
+    """The studies in storages beside runs, which may be malformed, and in others."""
+    import optuna
+
+    from mmrec.sweep.storage import JOURNAL, SQLITE, TROUBLE, open_storage
+
+    for url in dict.fromkeys([*beside, *others]):
         path = url.removeprefix(SQLITE).removeprefix(JOURNAL)
         if path != url and not Path(path).is_file():
             raise ConfigError(f"storages: there is no {path}")
         try:
             storage = open_storage(url)
-            for name in optuna.get_all_study_names(storage):
-                yield optuna.load_study(study_name=name, storage=storage)
-        except (ConfigError, *TROUBLE) as error:
+            names = optuna.get_all_study_names(storage)
+            found = [optuna.load_study(study_name=name, storage=storage) for name in names]
+            for study in found:
+                study.get_trials(deepcopy=False)  # reads them, and keeps them
+        except (ConfigError, ValueError, KeyError, TypeError, *TROUBLE) as error:
             if url not in beside:
                 raise ConfigError(f"storages: {first_line(error)}") from error
-            left_out[Path(url.removeprefix(SQLITE))] = first_line(error)
+            left_out[Path(url.removeprefix(SQLITE))] = one_line(first_line(error))
+            continue
+        yield from found
 
 
 def _holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sqlite3
 import xml.etree.ElementTree as ET
 
 import optuna
@@ -369,3 +370,21 @@ def test_names_of_a_stranger_stay_text_in_the_page(write_run, tmp_path):
     page = report(output=str(tmp_path / "out"), **given).read_text()
     assert "<script" not in page
     assert "&lt;script" in page
+
+
+@pytest.mark.usefixtures("_outputs")
+def test_a_linked_or_malformed_study_is_left_out(study, tmp_path):
+    study(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    before = (tmp_path / "elsewhere.db").read_bytes()
+    (tmp_path / "outputs/study.db").symlink_to(tmp_path / "elsewhere.db")
+    study(f"sqlite:///{tmp_path / 'outputs/bpr0/study.db'}")
+    with sqlite3.connect(tmp_path / "outputs/bpr0/study.db") as database:
+        database.execute("update trial_params set distribution_json = 'nothing'")
+    database.close()
+    report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
+    text = (tmp_path / "out/tables/left-out.csv").read_text()
+    assert "outputs/study.db" in text
+    assert "a link that leads out" in text
+    assert "bpr0/study.db" in text
+    assert (tmp_path / "elsewhere.db").read_bytes() == before
+    assert not list((tmp_path / "out/tables").glob("search-*"))
