@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrec.config import TARGET, ConfigError, check_call, conf_dir, nearest
+from mmrec.home import with_home
+from mmrec.paths import expand
+from mmrec.text import log_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,6 +53,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     mendable = (
         HydraException | OmegaConfBaseException | YAMLError | ValueError | ArithmeticError | OSError
     )
+    sys.argv[1:] = with_home(sys.argv[1:])
     sys.argv[1:] = map(as_name, folders_first(sys.argv[1:]))
     wants_traceback = bool(os.environ.get(FULL_ERROR))
     keep_freed_memory()
@@ -57,6 +61,8 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     logging.raiseExceptions = wants_traceback  # as where nobody reads what is said any more
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it tells, the error says
     os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
+    make_record = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(_printable_records(make_record))
     try:
         many = {"-m", "--multirun"} & {*sys.argv}
         for word in sys.argv[1:]:
@@ -84,10 +90,25 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         else:
             message = " ".join(str(reason).split())
         logging.shutdown()
-        sys.exit(f"error: {message}  ({FULL_ERROR}=1 shows where)")
+        sys.exit(f"error: {log_text(message)}  ({FULL_ERROR}=1 shows where)")
     finally:
+        logging.setLogRecordFactory(make_record)
         del os.environ[FULL_ERROR]
         logging.raiseExceptions = raised_before
+
+
+def _printable_records(
+    make_record: Callable[..., logging.LogRecord],
+) -> Callable[..., logging.LogRecord]:
+    """Log records whose messages cannot send commands to a terminal, as a name in a file could."""
+
+    def printable(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        with suppress(TypeError, ValueError):  # logging itself reports a wrong format
+            record.msg, record.args = log_text(record.getMessage()), None
+        return record
+
+    return printable
 
 
 def nobody_reads() -> bool:
@@ -147,10 +168,26 @@ def answer(config: DictConfig, name: str, command: Callable[..., object]) -> Non
 
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        if "data" in plain:
+            plain["data_root"] = _data_root(plain.pop("data"))
         check_call({TARGET: name, **plain}, "")
         command(**plain)
     except Exception as error:
         raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
+
+
+def _data_root(data: object) -> str | None:
+    """The value of `data.root`, for a command that opens a run.
+
+    Raises:
+        ConfigError: another setting, or not a text.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"data={data}: the run has its data; data.root= says where they are now")
+    root = data.get("root")
+    if root is not None and not isinstance(root, str):
+        raise ConfigError(f"data.root={root}: expected the folder of data sets")
+    return root
 
 
 def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:
@@ -159,7 +196,7 @@ def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:
     Raises:
         ConfigError: another kind of file, or no folder to write it to.
     """
-    path = Path(name)
+    path = expand(name)
     if path.suffix not in suffixes:
         raise ConfigError(f"{option}={name}: expected a name that ends in {', '.join(suffixes)}")
     if not path.parent.is_dir():
@@ -264,6 +301,8 @@ def _explain(error: BaseException, config_name: str) -> str:
                 return f"{key}: what stands below {place} is added, as {NAMED_BY_DATA[place]}"
         if key in known and config_name == "config":
             return f"{key}: not all that is combined has this setting; run apart those that have it"
+        if below := [k for k in known if k.startswith(f"{key}.")]:
+            return f"{key}: expected one of the settings below it: {', '.join(below)}"
         elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
         return f"{key}: no such setting" + nearest(key, elsewhere or known)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=([^']+,[^']+)'", text):
@@ -273,15 +312,32 @@ def _explain(error: BaseException, config_name: str) -> str:
         return f"{key}={value}: a list has brackets, {key}=[{value}]; quote a text with commas"
     if found := re.search(r"Error parsing override '([^']*)'\s*missing EQUAL", text):
         return f"{found[1]}: expected a setting and its value, as run=outputs/... or seed=1"
-    if found := re.search(
-        r"Ambiguous value for argument|mismatched input|no viable alternative", text
+    if re.search(
+        r"Ambiguous value|mismatched|extraneous|no viable alternative|token recog|NoViableAlt", text
     ):
-        return " ".join(text.split()) + "; quote values that hold spaces, commas or brackets"
+        setting, _, value = next(_unreadable(sys.argv[1:]), "").partition("=")
+        hint = f""", as "{setting}='{value}'" in a shell""" if value else ""
+        reason = " ".join(text.partition("See https://")[0].split())
+        return f"{reason}; quote values that hold signs or brackets{hint}"
     if found := re.search(r"Missing mandatory value: (\S+)", text):
         key = getattr(error, "full_key", None) or found[1]
         return f"{key}: give it a value, as {key}=...; --help says what it may be"
     cause = f": {error.__cause__}" if error.__cause__ else ""
     return " ".join(f"{text}{cause}".split())
+
+
+def _unreadable(words: Sequence[str]) -> Iterator[str]:
+    """The settings of a command line that Hydra's grammar does not allow."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for word in words:
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            if "=" in word:
+                yield word
 
 
 def _instead(group: str, choice: str) -> str:

@@ -24,8 +24,10 @@ from mmrec.config import (
     conf_dir,
     nearest,
 )
-from mmrec.results import CONFIG, LAST, VOLATILE, first_line, flat, to_continue
+from mmrec.paths import expand
+from mmrec.results import CONFIG, LAST, VOLATILE, first_line, flat, read_config, to_continue
 from mmrec.switches import check_switches, setting_error
+from mmrec.text import one_line
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -342,7 +344,7 @@ def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
     """
     if ckpt is None:
         return None
-    path = folder / LAST if ckpt == "last" else Path(ckpt)
+    path = folder / LAST if ckpt == "last" else expand(ckpt)
     if not path.is_file():
         way = "give the path of a last.ckpt, or ckpt=last and the run_dir of the run to continue"
         if ckpt == "last" and (folder / CONFIG).is_file():
@@ -364,14 +366,16 @@ def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any
         raise DataError(f"{error}; what goes on with it is {way}") from None
     if "optimizer_states" not in content:
         raise ConfigError(f"{checkpoint} holds weights only; continue from the last.ckpt beside it")
-    config = checkpoint.parent.parent / CONFIG
+    home = checkpoint.parent.parent
+    config = home / CONFIG
     if not config.is_file():
         raise ConfigError(f"there is no {config}; continue from where the run left its last.ckpt")
-    earlier, now = flat(OmegaConf.to_container(OmegaConf.load(config))), flat(plain)
+    earlier, now = flat(read_config(home)), flat(plain)
     for name in sorted({*earlier, *now}):
         before, after = earlier.get(name, "nothing"), now.get(name, "nothing")
         if before != after and not name.startswith(CHANGEABLE):
             raise ConfigError(
-                f"{name}={after}: the run to continue has {before}, and keeps it; give the "
-                f"settings of {config} again, of which only those of trainer and logger may change"
+                f"{name}={after}: the run to continue has {one_line(before)}, and keeps it; give "
+                f"the settings of {config} again, of which only those of trainer and logger may "
+                "change"
             )

@@ -42,6 +42,8 @@ def evaluate(
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     output: str | None = None,
     per_user: str | None = None,
+    data_root: str | None = None,
+    trust: str | Sequence[str] = (),
 ) -> dict[str, Any]:
     """Rank the catalogue for a split's users once more, and compare with what the run has noted.
 
@@ -55,6 +57,8 @@ def evaluate(
         accelerator: what to compute on.
         output: a `.json` file for what is returned.
         per_user: a `.parquet` file for the metrics of each test user.
+        data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        trust: modules outside mmrec that the run may import; needed once for each.
 
     Returns:
         What was evaluated and how, `metrics`, and `differences`: each number that is not exactly
@@ -78,7 +82,7 @@ def evaluate(
     from mmrec.evaluation import Rankings
     from mmrec.runs import open_run, scored
 
-    opened = open_run(run)
+    opened = open_run(run, trust=trust, data_root=data_root)
     asked: dict[str, Any] = {"cutoffs": cutoffs, "seen": seen, "candidates": candidates}
     asked = {name: value for name, value in asked.items() if value is not None}
     evaluation = replace(opened.model.evaluation, **asked)

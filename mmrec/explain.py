@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir
-from mmrec.paths import replace_file
+from mmrec.paths import expand, outward_link, replace_file
 from mmrec.recommend import Seen, named_users
-from mmrec.results import locate_run
+from mmrec.results import ResultError, locate_run
+from mmrec.text import spreadsheet_frame
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,8 @@ def explain(
     seen: Seen = "train+val",
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     output: str | None = None,
+    data_root: str | None = None,
+    trust: str | Sequence[str] = (),
 ) -> Path:
     """Write a page, tables and figures about what carries a run's scores.
 
@@ -59,6 +62,8 @@ def explain(
         seen: what is no candidate.
         accelerator: what to rank on.
         output: a folder; None: `explain` in the run's, or `explain-last` of its last checkpoint.
+        data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        trust: modules outside mmrec that the run may import; needed once for each.
 
     Returns:
         The page.
@@ -70,7 +75,7 @@ def explain(
     """
     if k < 1:
         raise ConfigError(f"k={k}: expected 1 or more")
-    if output and Path(output).is_file():
+    if output and expand(output).is_file():
         raise ConfigError(f"output={output}: it is a file; give a folder")
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
@@ -82,7 +87,7 @@ def explain(
     from mmrec.report.page import write_page
     from mmrec.runs import open_run
 
-    opened = open_run(run)
+    opened = open_run(run, trust=trust, data_root=data_root)
     if k > opened.corpus.n_items:
         raise ConfigError(f"k={k}: the catalogue has {opened.corpus.n_items} items")
     chosen = _chosen(users, opened.corpus)
@@ -96,7 +101,12 @@ def explain(
                 "mamex)"
             )
         name = "explain" if opened.at_best else f"explain-{opened.checkpoint.stem}"
-        folder = Path(output) if output else opened.folder / name
+        folder = expand(output) if output else opened.folder / name
+        if not output and (link := outward_link(opened.folder, below=folder)):
+            raise ResultError(
+                f"{link}: a link that leads out of the run folder is not followed; remove it, or "
+                "set output= to another folder"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         known = gates.weighed(opened.model)
         sections = [
@@ -112,7 +122,8 @@ def explain(
             f"{opened.result['seed']}; weights of {opened.checkpoint}."
         )
         with replace_file(folder / gates.ITEMS) as part:
-            gates.every_item(opened, known).write_csv(part)
+            table = gates.every_item(opened, known)
+            spreadsheet_frame(table.lazy()).collect().write_csv(part)
         page = write_page(folder, "What gates decide", summary, [], sections)
     log.info("explained: %s", page)
     return page

@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch, output_file
 from mmrec.config import ConfigError, conf_dir
-from mmrec.paths import replace_file
+from mmrec.paths import expand, replace_file
 from mmrec.results import locate_run
-from mmrec.text import printable
+from mmrec.text import printable, spreadsheet_frame
 
 if TYPE_CHECKING:
     import polars as pl
@@ -52,6 +52,8 @@ def recommend(
     seen: Seen = "train+val",
     block: int = 512,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    data_root: str | None = None,
+    trust: str | Sequence[str] = (),
 ) -> Path:
     """Write the k best items of each user, best first.
 
@@ -70,6 +72,8 @@ def recommend(
         seen: what is no candidate; nobody has seen new items.
         block: users that are scored at a time; bounds the memory.
         accelerator: what to compute on.
+        data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        trust: modules outside mmrec that the run may import; needed once for each.
 
     Returns:
         The output file.
@@ -85,7 +89,7 @@ def recommend(
     for name, value in (("k", k), ("block", block)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value}: expected 1 or more")
-    if isinstance(users, str) and not Path(users).exists():
+    if isinstance(users, str) and not expand(users).exists():
         raise ConfigError(f"users={users}: there is no such file; ids have brackets, [{users}]")
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
@@ -99,15 +103,15 @@ def recommend(
         ".csv": pl.LazyFrame.sink_csv,
         ".jsonl": pl.LazyFrame.sink_ndjson,
     }
-    opened = open_run(run)
-    offer = _offer(opened.corpus, Path(items) if items else None)
+    opened = open_run(run, trust=trust, data_root=data_root)
+    offer = _offer(opened.corpus, expand(items) if items else None)
     if k is None:
         k = min(LENGTH, offer.n_items)
     if k > offer.n_items:
         what = f"there are {offer.n_items} new" if items else f"the catalogue has {offer.n_items}"
         raise ConfigError(f"k={k}: {what} items; give at most that many")
     if users is None or isinstance(users, str | Path):
-        chosen = _users(Path(users) if users else None, opened.corpus)
+        chosen = _users(expand(users) if users else None, opened.corpus)
     else:
         chosen = named_users(users, opened.corpus)
     cold = int((opened.corpus.user_counts()[chosen] == 0).sum())
@@ -126,7 +130,8 @@ def recommend(
         for number, frame in enumerate(lists):
             parts.append(Path(folder, f"{number}.parquet"))
             frame.write_parquet(parts[-1])
-        sinks[path.suffix](pl.scan_parquet(parts, glob=False), part)
+        table = pl.scan_parquet(parts, glob=False)
+        sinks[path.suffix](spreadsheet_frame(table) if path.suffix == ".csv" else table, part)
     if offer.new is not None:
         _warn_of_gaps(offer.new, opened.corpus, items)
     log.info("%d users, lists of %d: %s", len(chosen), k, path)

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrec import __version__
-from mmrec.paths import replace_file
+from mmrec.paths import expand, replace_file
+from mmrec.text import one_line
+from mmrec.yaml_file import YamlFileError, read_yaml
 
 if TYPE_CHECKING:
     import polars as pl
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 CONFIG, OVERRIDES, RESULT = "config.yaml", "overrides.yaml", "result.json"
 EPOCHS, PER_USER = "metrics.csv", "per_user.parquet"
 BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
+JSON_BYTES, JSON_DEPTH = 2**24, 40  # limits of a result.json
 VOLATILE = ("run_dir", "ckpt", "logger")  # where a run writes is no part of what it computes
 
 # How a run is shown and where it computes may differ among runs that belong together.
@@ -70,7 +73,7 @@ def locate_run(path: str | Path) -> tuple[Path, Path]:
     Raises:
         ResultError: there is no run.
     """
-    path = Path(path)
+    path = expand(path)
     folder = path.parent if path.name == RESULT else path
     checkpoint = folder / BEST
     if path.suffix == ".ckpt":
@@ -95,15 +98,37 @@ def read_epochs(path: Path) -> pl.DataFrame:
 
 def to_continue(folder: Path) -> str:
     """The command that goes on with a run that was stopped."""
-    from yaml import YAMLError, safe_load
-
-    try:
-        words = [str(word) for word in safe_load((folder / OVERRIDES).read_text())]
-    except (OSError, TypeError, ValueError, YAMLError):  # older folders have no such file
+    words = read_overrides(folder)
+    if words is None:  # older folders have no such file
         return f"the words that it began with, run_dir={folder} and ckpt=last"
     kept = [word for word in words if not word.startswith(("run_dir=", "ckpt="))]
     line = shlex.join([*kept, f"run_dir={folder}", "ckpt=last"])
-    return f"python -m mmrec.run {line}"
+    return f"python -m mmrec.run {one_line(line, 4000)}"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a run's `config.yaml`; the folder may come from somebody else.
+
+    Raises:
+        ResultError: the file cannot be read as plain values, or is not a mapping.
+    """
+    path = folder / CONFIG
+    try:
+        config = read_yaml(path)
+    except (OSError, YamlFileError) as error:
+        raise ResultError(f"{first_line(error)}; run it again") from None
+    if not isinstance(config, Mapping):
+        raise ResultError(f"{path} has no settings; is it the config.yaml of a run?")
+    return {str(name): value for name, value in config.items()}
+
+
+def read_overrides(folder: Path) -> list[str] | None:
+    """Read a run's `overrides.yaml`; None if it is missing or malformed."""
+    try:
+        words = read_yaml(folder / OVERRIDES)
+    except (OSError, YamlFileError):
+        return None
+    return [str(word) for word in words] if isinstance(words, list) else None
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -120,13 +145,55 @@ def read_result(folder: Path) -> dict[str, Any]:
         elif (folder / CONFIG).is_file():
             what = "the run has not ended its first epoch, or was killed in it"
         raise ResultError(f"{folder} holds no {RESULT}; {what}")
-    try:
-        result = json.loads(path.read_text())
-    except ValueError as error:
-        raise ResultError(f"{path} is cut short or no JSON ({error}); run it again") from None
+    result = read_json(path)
     validate_result(result)
     assert isinstance(result, dict)
     return result
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that somebody else may have written.
+
+    Raises:
+        ResultError: the file is larger than 16 MiB, nested more than 40 levels deep, not JSON, or
+            it has a number that is not finite.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(JSON_BYTES + 1)
+        if len(content) > JSON_BYTES:
+            raise ValueError(f"larger than {JSON_BYTES // 2**20} MiB")
+        value = json.loads(content, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+        _check_depth(value)
+    except RecursionError:
+        problem: object = f"nested more than {JSON_DEPTH} levels deep"
+    except (OSError, ValueError) as error:
+        problem = error
+    else:
+        return value
+    raise ResultError(f"{path} is cut short or no JSON ({one_line(problem)}); run it again")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{one_line(text, 20)} is not a finite number")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > 19:  # beyond 64 bits
+        raise ValueError(f"{one_line(text, 20)} is too large a number")
+    return int(text)
+
+
+def _check_depth(value: object) -> None:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(JSON_DEPTH):
+        below = (x.values() if isinstance(x, dict) else x for x in level)
+        level = [y for x in below for y in x if isinstance(y, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"nested more than {JSON_DEPTH} levels deep")
 
 
 def validate_result(result: object) -> None:
@@ -141,7 +208,7 @@ def validate_result(result: object) -> None:
     error = best_match(Draft202012Validator(result_schema()).iter_errors(result))
     if error is not None:
         place = ".".join(str(key) for key in error.absolute_path) or "the whole"
-        raise ResultError(f"{RESULT}, {place}: {error.message}")
+        raise ResultError(f"{RESULT}, {one_line(place)}: {one_line(error.message)}")
 
 
 @cache

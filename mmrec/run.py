@@ -32,6 +32,7 @@ from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, conf_dir
 from mmrec.fit import rank, select
 from mmrec.headers import check_data
+from mmrec.paths import expand, outward_link
 from mmrec.processes import of_one_job
 from mmrec.results import (
     BEST,
@@ -56,6 +57,7 @@ from mmrec.run_folder import (
 )
 from mmrec.run_tables import draw_learning_curve, write_tables
 from mmrec.switches import partial
+from mmrec.trust import RECORDED, remember
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -140,7 +142,13 @@ def _run(
 ) -> dict[str, Any]:
     """As `run`, with what is let go at its end."""
     start = time.perf_counter()
-    folder = Path(config.run_dir)
+    folder = expand(config.run_dir)
+    config.run_dir = str(folder)
+    if link := outward_link(folder):
+        raise ConfigError(
+            f"{link}: a link that leads out of the run folder is not followed; replace it by what "
+            "it leads to, or give another run_dir"
+        )
     try:
         if OmegaConf.is_dict(config.get("data")):  # report a misspelt column before torch is loaded
             plain_data = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
@@ -169,6 +177,7 @@ def _run(
             check_continuable(checkpoint, model, plain)
         result = _begin(plain, overrides, data, model)
         if writes:
+            remember(plain[group] for group in RECORDED)
             copy_best(checkpoint, folder)
             write_identity(folder, plain, overrides, data.corpus)
     except BaseException:

@@ -1,25 +1,29 @@
 """Open what a run left behind: its configuration, its data, and its model with the best weights.
 
 The folder may come from somebody else. Nothing in it is executed: the checkpoint holds tensors and
-plain types, and the configuration may only name models, data modules and their parts.
+plain types, and the configuration may only name models, data modules and their parts. Classes
+outside mmrec are imported only if `mmrec.trust` allows it.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import os
 import pickle
+import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from hydra.utils import get_object
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
@@ -29,9 +33,13 @@ from mmrec.config import TARGET, ConfigError, check_call
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
 from mmrec.models import NoNewItems, Recommender
 from mmrec.nn import fused_ranking
+from mmrec.paths import data_root as default_data_root
+from mmrec.paths import expand
 from mmrec.protocol import Evaluation
-from mmrec.results import BEST, CONFIG, ResultError, locate_run, read_result
+from mmrec.results import BEST, CONFIG, ResultError, locate_run, read_config, read_result
 from mmrec.schedules import RouterSchedule
+from mmrec.text import one_line
+from mmrec.trust import Untrusted, check_import
 
 log = logging.getLogger(__name__)
 KINDS = {
@@ -41,6 +49,8 @@ KINDS = {
     "evaluation": Evaluation,
     "router_schedule": RouterSchedule,
 }
+LATER = ("model", "optimizer")  # groups that are called with more arguments, by _partial_
+SEED_NOTES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # what Lightning writes to the environment
 PARTS = ("mmrec.data.", "mmrec.schedules.")  # what models and data modules are given
 
 
@@ -75,18 +85,27 @@ class OpenRun:
         return self.checkpoint == self.folder / BEST
 
 
-def open_run(path: str | Path) -> OpenRun:
+def open_run(
+    path: str | Path, *, trust: str | Sequence[str] = (), data_root: str | Path | None = None
+) -> OpenRun:
     """Rebuild a run's data and model, and load its weights.
+
+    The random number generators of Python, NumPy and torch are left as they are.
 
     Args:
         path: the run's folder or its `result.json`, for the best weights; or a checkpoint in it.
+        trust: modules or packages outside mmrec that the run may import, as `mine` or
+            `mine.models`. A module that was trusted once, or trained with, needs no repetition.
+        data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
 
     Raises:
-        ResultError: a file is missing or broken, or the configuration names what it may not.
-        DataError: the data are not those that the run has seen.
+        ConfigError: `data_root` is given for data that are not read from a folder.
+        ResultError: a file is missing or malformed, or the configuration names a class that may
+            not be imported.
+        DataError: the data differ from those that the run was trained on.
     """
     folder, checkpoint = locate_run(path)
-    config = _read_config(folder / CONFIG)
+    config = _read_config(folder, [trust] if isinstance(trust, str) else trust)
     result = read_result(folder)
     if not checkpoint.is_file():
         raise ResultError(
@@ -94,10 +113,58 @@ def open_run(path: str | Path) -> OpenRun:
             "or the file was removed: run it again"
         )
     checked = {name: config[name] for name in (*KINDS, "seed")}
-    data, model = build({**checked, "model": {**config["model"], **_unfused(config["model"])}})
-    _check_data(folder, result["data_card"], data.corpus)
+    checked["data"] = _placed(config["data"], data_root)
+    checked["model"] = {**config["model"], **_unfused(config["model"])}
+    with generators_kept():
+        data, model = build(checked)
+        _check_data(folder, result["data_card"], data.corpus)
     _load(model, checkpoint)
     return OpenRun(folder, checkpoint, config, result, data, model.eval())
+
+
+def _placed(data: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
+    """The data's settings with the folder of data sets that is there now.
+
+    Raises:
+        ConfigError: the data have no such folder.
+    """
+    if "root" not in data:
+        if root is not None:
+            what = str(data[TARGET]).rpartition(".")[2]
+            raise ConfigError(f"data.root={root}: {what} reads no folder; leave the setting out")
+        return dict(data)
+    if root is not None:
+        return {**data, "root": str(root)}
+    recorded, name = data["root"], data.get("name")
+    moved = isinstance(recorded, str) and not expand(recorded).joinpath(str(name)).is_dir()
+    if moved and os.environ.get("MMREC_DATA"):
+        log.info(
+            "data: %s is not in %s, read from MMREC_DATA=%s", name, recorded, default_data_root()
+        )
+        return {**data, "root": None}
+    return dict(data)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Restore the generators of Python, NumPy and torch, and what Lightning notes of a seed."""
+    noted = {name: os.environ.get(name) for name in SEED_NOTES}
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002, what is seeded
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if initialized else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        if not initialized:  # a seed waits until CUDA starts: the last one counts
+            torch.cuda.manual_seed_all(torch.initial_seed())
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        for name, value in noted.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _unfused(model: Mapping[str, Any]) -> dict[str, bool]:
@@ -167,61 +234,117 @@ def _new_items(model: Recommender, items: Mapping[str, Modality], block: int = 8
     return torch.cat(found)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception as error:  # those of YAML share no base
-        reason = " ".join(str(error).split())
-        raise ResultError(f"{path} cannot be read ({reason}); run it again") from None
+def _read_config(folder: Path, trust: Sequence[str]) -> dict[str, Any]:
+    path = folder / CONFIG
+    config = read_config(folder)
     groups = (*KINDS, "trainer", "seed")
-    missing = [name for name in groups if not isinstance(config, dict) or name not in config]
-    if missing:
+    if missing := [name for name in groups if name not in config]:
         raise ResultError(f"{path} has no {', '.join(missing)}; is it the config.yaml of a run?")
-    assert isinstance(config, dict)
-    plain = {str(name): value for name, value in config.items()}
     for group, kind in KINDS.items():
-        if group == "router_schedule" and not plain[group]:
+        if group == "router_schedule" and not config[group]:
             continue  # most models have no router
-        _check_trust(path, group, plain[group], kind)
-        check_call(plain[group], group)
-    return plain
+        _check_trust(path, group, config[group], kind, trust)
+        check_call(config[group], group)
+    _check_values(path, config)
+    return config
 
 
-def _check_trust(path: Path, group: str, node: object, kind: type) -> None:
+def _check_values(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse values outside the groups with a class that would fail later without their name."""
+    seed, trainer = config["seed"], config["trainer"]
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ResultError(f"{path}: seed is {one_line(seed)}, expected 0 to 2^32 - 1")
+    precision = trainer.get("precision") if isinstance(trainer, Mapping) else None
+    if isinstance(precision, bool) or not isinstance(precision, str | int):
+        raise ResultError(
+            f"{path}: trainer.precision is {one_line(precision)}, expected one of Lightning's"
+        )
+
+
+def _check_trust(
+    path: Path, group: str, node: object, kind: type, trust: Sequence[str] = ()
+) -> None:
     """Refuse a configuration that would do anything but build a model, its data and its parts.
 
-    A class of your own has to be imported to be recognised. So a module that you have installed may
-    be imported, but nothing is called that is no such class.
+    Whether classes may be imported is decided first, for the whole group. Then they are imported,
+    and refused if they are not of the right kind. Nothing is called here.
 
     Raises:
         ResultError: names the setting.
     """
     if not isinstance(node, Mapping) or TARGET not in node:
         raise ResultError(f"{path}: {group} has no {TARGET}; it must name a {kind.__name__}")
-    for place, value in _below(node, group):
+    nodes = list(_below(node, group))
+    for place, value in nodes:
         if isinstance(value, str) and "${" in value:  # it would be evaluated
-            raise ResultError(f"{path}: {place} is {value}; a run's configuration is resolved")
-        if not place.endswith(f".{TARGET}"):
-            continue
-        top = place == f"{group}.{TARGET}"
-        expected = f"a {kind.__name__} class" if top else f"something in {' or '.join(PARTS)}"
-        refusal = ResultError(f"{path}: {place} is {value}, which is not {expected}; it is not run")
-        if not isinstance(value, str) or value.partition(".")[0] in sys.stdlib_module_names:
-            raise refusal
-        if not top and not value.startswith(PARTS):
-            raise refusal
+            said = one_line(value)
+            raise ResultError(f"{path}: {place} is {said}; a run's configuration is resolved")
+    classes = [(place, value[TARGET]) for place, value in nodes if _is_call(value)]
+    for place, name in classes:
+        if not _may_be(kind if place == group else None, name):
+            raise _refused(path, place, name, kind if place == group else None)
         try:
-            target = get_object(value)
-        except (ImportError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            check_import(name, path.parent, trust)
+        except Untrusted as error:
+            raise ResultError(f"{path}: {place}.{TARGET} is {one_line(name)}: {error}") from None
+    for place, name in classes:
+        _check_kind(path, place, name, kind if place == group else None)
+    for place, value in nodes:
+        if _is_call(value):
+            _check_keys(path, place, value, later=place in LATER)
+
+
+def _is_call(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and TARGET in value
+
+
+def _may_be(kind: type | None, name: object) -> bool:
+    """Whether a name may be that of a class of a kind, or of a part where there is no kind."""
+    if not isinstance(name, str) or name.partition(".")[0] in sys.stdlib_module_names:
+        return False
+    return kind is not None or name.startswith(PARTS)
+
+
+def _check_kind(path: Path, place: str, name: str, kind: type | None) -> None:
+    """Import a class that may be imported, and refuse it if it is of another kind."""
+    try:
+        target = get_object(name)
+    except Exception as error:  # an import may raise anything
+        raise ResultError(
+            f"{path}: {place}.{TARGET} is {one_line(name)}, which cannot be imported "
+            f"({one_line(error)}); install it, or add its folder to PYTHONPATH"
+        ) from None
+    if kind is not None:
+        right = inspect.isclass(target) and issubclass(target, kind)
+    else:  # the module that defines it counts: mmrec.data.files.hashlib is not of mmrec.data
+        public = not name.rpartition(".")[2].startswith("_")
+        right = public and f"{getattr(target, '__module__', '')}.".startswith(PARTS)
+    if not right:
+        raise _refused(path, place, name, kind)
+
+
+def _refused(path: Path, place: str, name: object, kind: type | None) -> ResultError:
+    expected = f"something in {' or '.join(PARTS)}" if kind is None else f"a {kind.__name__} class"
+    return ResultError(
+        f"{path}: {place}.{TARGET} is {one_line(name)}, which is not {expected}; it is not run"
+    )
+
+
+def _check_keys(path: Path, place: str, node: Mapping[str, Any], *, later: bool) -> None:
+    """Check what tells Hydra how to call: positional arguments, and whether to call at all."""
+    allowed: dict[str, tuple[object, ...]] = {
+        "_args_": (None,),
+        "_convert_": ("none", "partial", "object", "all"),
+        "_recursive_": (True, False),
+        "_partial_": (later,) if "." not in place else (True, False),
+    }
+    found = {"_partial_": False, **node} if later else node
+    for key, values in allowed.items():
+        if key in found and found[key] not in values:
             raise ResultError(
-                f"{path}: {place} is {value}, which cannot be imported ({reason}); install it, "
-                "or add its folder to PYTHONPATH"
-            ) from None
-        # The module counts in which it is defined: mmrec.data.files.hashlib is not of mmrec.data.
-        own = f"{getattr(target, '__module__', '')}.".startswith(PARTS)
-        if not (inspect.isclass(target) and issubclass(target, kind) if top else own):
-            raise refusal
+                f"{path}: {place}.{key} is {one_line(found[key])}, expected "
+                f"{' or '.join(map(str, values))}"
+            )
 
 
 def _below(node: object, place: str) -> Iterator[tuple[str, object]]:
@@ -239,8 +362,8 @@ def _check_data(folder: Path, card: Mapping[str, Any], corpus: Corpus) -> None:
     if card["fingerprint"] != corpus.fingerprint:
         raise DataError(
             f"{folder}: the run has seen {card['name']} with fingerprint {card['fingerprint']}, "
-            f"found now {corpus.name} with {corpus.fingerprint}; the files have changed, or "
-            "MMREC_DATA points elsewhere: point it to the run's data, or run it again on these"
+            f"found {corpus.name} with {corpus.fingerprint}; the files have changed or are not "
+            "the run's: set data.root or MMREC_DATA to the folder of the run's data, or run again"
         )
 
 

@@ -91,7 +91,7 @@ def command(in_process, capfd):
         ("data.where.event=buy", ("below data.where is added, as +data.where.event=",)),
         ("optimizer.lr=-1", ("optimizer.lr=-1: Input should be greater than or equal to 0",)),
         ("trainer.precision=foo", ("trainer.precision=foo:", "'32-true'")),
-        ("model.dim=[", ("quote values that hold spaces, commas or brackets",)),
+        ("model.dim=[", ("quote values that hold", "model.dim='['")),
         ("+model.foo=1", ("model.foo: no such setting", "dim")),
         ("trainer.max_epochs=x", ("trainer.max_epochs=x:", "integer")),
         (

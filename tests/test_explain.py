@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import polars as pl
@@ -15,6 +16,7 @@ from mmrec.config import ConfigError
 from mmrec.data import Queries
 from mmrec.explain import explain, main
 from mmrec.report import charts
+from mmrec.results import ResultError
 from mmrec.run import run
 from mmrec.runs import open_run
 
@@ -130,7 +132,7 @@ def test_items_have_their_ids_and_titles(finished, tmp_path, monkeypatch):
     ids = pl.Series([f"B{i}" for i in range(count)])
     known = replace(opened.corpus, item_titles=titles, item_ids=ids)
     monkeypatch.setattr(type(opened), "corpus", known)
-    monkeypatch.setattr("mmrec.runs.open_run", lambda _: opened)
+    monkeypatch.setattr("mmrec.runs.open_run", lambda *_, **__: opened)
     page = explain(run=opened.folder, users=[7], output=str(tmp_path), accelerator="cpu")
     for name in ("user-7", "user-7-train"):
         shown = table(page, name)
@@ -282,7 +284,7 @@ def test_users_without_train_items_have_a_list_alone(finished, tmp_path, monkeyp
     train = opened.corpus.train
     without = replace(opened.corpus, train=train.select((train.user != 7).nonzero().squeeze(1)))
     monkeypatch.setattr(type(opened), "corpus", without)
-    monkeypatch.setattr("mmrec.runs.open_run", lambda _: opened)
+    monkeypatch.setattr("mmrec.runs.open_run", lambda *_, **__: opened)
     explain(run=opened.folder, users=[7], output=str(tmp_path), accelerator="cpu")
     assert {path.name for path in tmp_path.glob("tables/user-*.csv")} == {"user-7.csv"}
 
@@ -340,3 +342,29 @@ def test_a_schedule_or_router_that_cannot_be_is_refused(composed, tmp_path, word
     with pytest.raises((ValueError, InstantiationException), match=message):
         run(composed(*words, *TINY, f"run_dir={tmp_path / 'no'}"), [])
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("link", ["explain", "explain/tables", "explain/index.html"])
+def test_a_link_that_leads_out_of_the_run_folder_is_not_followed(finished, tmp_path, link):
+    run_folder = shutil.copytree(routed(finished), tmp_path / "run")
+    shutil.rmtree(run_folder / "explain", ignore_errors=True)
+    (tmp_path / "victim").mkdir()
+    path = run_folder / link
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(tmp_path / "victim")
+    with pytest.raises(ResultError, match="leads out of the run folder") as refused:
+        explain(run=run_folder, users=[7], accelerator="cpu")
+    assert str(path) in str(refused.value)
+    assert "output=" in str(refused.value)
+    assert not list((tmp_path / "victim").iterdir())
+
+
+def test_a_title_is_not_a_formula_in_a_spreadsheet(finished, tmp_path, monkeypatch):
+    opened = open_run(routed(finished))
+    titles = pl.Series(["=cmd|' /C calc'!A0"] * opened.corpus.n_items)
+    opened.data.corpus = replace(opened.corpus, item_titles=titles)
+    monkeypatch.setattr("mmrec.runs.open_run", lambda *_, **__: opened)
+    page = explain(run=opened.folder, users=[7], output=str(tmp_path), accelerator="cpu")
+    for path in (tmp_path / "weights.csv", tmp_path / "tables" / "user-7.csv"):
+        assert set(pl.read_csv(path)["title"]) == {"'=cmd|' /C calc'!A0"}
+    assert "<td>=cmd|&#x27; /C calc&#x27;!A0</td>" in page.read_text()

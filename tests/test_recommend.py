@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -439,3 +440,15 @@ def test_the_command_writes_the_file(shop, tmp_path):
     assert "11 users, lists of 3: r.jsonl" in done.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["r.jsonl"]
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 33
+
+
+def test_an_id_is_not_a_formula_in_a_spreadsheet(shop, tmp_path, monkeypatch):
+    opened = open_run(shop)
+    names = pl.Series(["=1+1", "@x", "-5", *opened.corpus.item_ids[3:]])
+    opened.data.corpus = replace(opened.corpus, item_ids=names)
+    monkeypatch.setattr(mmrec.runs, "open_run", lambda *_, **__: opened)
+    asked = {"run": shop, "seen": "none", "k": 12, "accelerator": "cpu"}
+    recommend(output=str(tmp_path / "r.csv"), **asked)
+    recommend(output=str(tmp_path / "r.parquet"), **asked)
+    assert {"'=1+1", "'@x", "-5"} < {*pl.read_csv(tmp_path / "r.csv")["item_id"]}
+    assert {"=1+1", "@x", "-5"} < {*pl.read_parquet(tmp_path / "r.parquet")["item_id"]}

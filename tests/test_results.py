@@ -17,6 +17,7 @@ from mmrec.results import (
     metrics_table,
     peak_rss_mib,
     read_result,
+    to_continue,
     versions,
     write_result,
 )
@@ -223,3 +224,34 @@ def test_the_table_shows_cold_warm_and_all_items():
         "test_warm/ndcg       0.2000",
         "test_all/ndcg        0.1000",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "nested more than 40 levels"),
+        ('{"a":' * 50 + "1" + "}" * 50, "nested more than 40 levels"),
+        ('{"peak_rss_mib": NaN}', "NaN is not a finite number"),
+        ('{"peak_rss_mib": -Infinity}', "-Infinity is not a finite number"),
+        ('{"peak_rss_mib": 1e999}', "1e999 is not a finite number"),
+        ('{"parameters": ' + "9" * 5000 + "}", "too large a number"),
+        (" " * (2**24 + 1), "larger than 16 MiB"),
+        ("\xff", "cut short or no JSON|is not"),
+        ('"' + "x" * 5000 + "\x1b[31m", "cut short or no JSON"),
+        ('"' + "x" * 5000 + '"', "the whole"),
+    ],
+)
+def test_a_hostile_result_is_one_short_line(text, said, tmp_path):
+    (tmp_path / "result.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ResultError, match=said) as refused:
+        read_result(tmp_path)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 800
+
+
+def test_a_command_to_continue_holds_no_escapes(tmp_path):
+    (tmp_path / "overrides.yaml").write_text('- "model=\\e[31mbpr"\n')
+    assert "\x1b" not in to_continue(tmp_path)
+    for text in ("a: 1", "- &a x\n- *a", "[" * 9999, "7"):
+        (tmp_path / "overrides.yaml").write_text(text)
+        assert to_continue(tmp_path).endswith("and ckpt=last")

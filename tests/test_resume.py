@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from mmrec.callbacks import AtomicCheckpointIO
+from mmrec.config import ConfigError
 from mmrec.data import DataError
 from mmrec.models import Recommender
 from mmrec.results import ResultError, read_result
@@ -392,3 +393,16 @@ def test_a_run_is_never_overwritten(go, tmp_path):
     with pytest.raises(ValueError, match=r"run_dir, or continue it: python -m .* ckpt=last$"):
         go(tmp_path)
     assert (tmp_path / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("link", ["checkpoints", "metrics.csv", ".running"])
+def test_a_link_that_leads_out_of_the_run_folder_is_not_followed(link, go, tmp_path):
+    go(tmp_path / "run")
+    (tmp_path / "victim").mkdir()
+    path = tmp_path / "run" / link
+    if path.exists():
+        path.rename(tmp_path / "aside")
+    path.symlink_to(tmp_path / "victim" / "x")
+    with pytest.raises(ConfigError, match=rf"{link}: a link that leads out of the run folder"):
+        go(tmp_path / "run", "ckpt=last")
+    assert not list((tmp_path / "victim").iterdir())

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import random
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
+import optuna
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+import mmrec.evaluate
+import mmrec.recommend
+from mmrec.config import ConfigError
 from mmrec.data import DataError
+from mmrec.data.datamodule import QueryLoader
+from mmrec.evaluate import evaluate
 from mmrec.nn import fused_ranking, ranking
+from mmrec.report.__main__ import report
 from mmrec.results import ResultError
 from mmrec.run import run
-from mmrec.runs import open_run
+from mmrec.runs import open_run, scored
 
 TINY = ("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 WORLD = ("data.world.users=60", "data.world.items=60", "data.world.widths=4")
@@ -32,7 +43,7 @@ def finished(composed, tmp_path_factory):
 @pytest.fixture
 def folder(finished, tmp_path):
     """A copy, to be spoilt."""
-    return shutil.copytree(finished, tmp_path / "copy")
+    return shutil.copytree(finished, tmp_path / "copied")
 
 
 def test_a_compiled_run_opens_where_nothing_compiles(composed, tmp_path, monkeypatch, caplog):
@@ -77,13 +88,52 @@ def test_a_run_is_named_by_its_folder_or_a_file_in_it(finished, inside, checkpoi
     torch.testing.assert_close(opened.model.state_dict(), saved, rtol=0, atol=0)
 
 
-def test_a_model_of_ones_own_opens(folder, tmp_path, monkeypatch):
-    (tmp_path / "my_models.py").write_text(
-        "from mmrec.models import LightGCN\n\nclass LightGCN(LightGCN):\n    pass\n"
-    )
+@pytest.fixture
+def own_model(folder, tmp_path, monkeypatch):
+    """A run of a model in a module of the user, not imported yet; gives the module's file."""
+    path = tmp_path / "my_models.py"
+    path.write_text("from mmrec.models import LightGCN\n\nclass LightGCN(LightGCN):\n    pass\n")
+    monkeypatch.setenv("MMREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(tmp_path)
     change(folder, "model._target_", "my_models.LightGCN")
-    assert type(open_run(folder).model).__module__ == "my_models"
+    yield path
+    sys.modules.pop("my_models", None)
+
+
+@pytest.mark.parametrize("trust", ["my_models", ["my_models"], ["my_models.LightGCN"]])
+def test_a_model_of_ones_own_opens_once_it_is_trusted(folder, own_model, trust):
+    with pytest.raises(ResultError) as refused:
+        open_run(folder)
+    assert "my_models" not in sys.modules
+    assert "trust=[my_models]" in str(refused.value)
+    assert str(own_model) in str(refused.value)
+    for given in (trust, ()):  # the second time, it is known
+        assert type(open_run(folder, trust=given).model).__module__ == "my_models"
+        del sys.modules["my_models"]
+
+
+def test_a_model_that_was_trained_here_opens(own_model, folder, composed, tmp_path):
+    words = (*WORLD, *TINY, f"run_dir={tmp_path / 'trained'}", "model=lightgcn", "model.dim=8")
+    run(composed(*words, "model._target_=my_models.LightGCN"), [])
+    for path in (tmp_path / "trained", folder):
+        del sys.modules["my_models"]
+        assert type(open_run(path).model).__module__ == "my_models"
+    del sys.modules["my_models"]
+    moved = own_model.rename(own_model.with_name("other.py"))
+    moved.with_name("my_models").mkdir()
+    moved.rename(moved.with_name("my_models") / "__init__.py")
+    with pytest.raises(ResultError, match=r"trust=\[my_models\]"):  # another file
+        open_run(folder)
+
+
+def test_trust_in_a_run_folder_counts_for_nothing(own_model, folder):
+    for name in ("trusted.json", "cache/trusted.json"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"my_models": [str(own_model)]}))
+    change(folder, "trust", ["my_models"])
+    with pytest.raises(ResultError, match=r"trust=\[my_models\]"):
+        open_run(folder)
 
 
 # What a stranger's configuration may ask for
@@ -106,22 +156,110 @@ def hostile(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("group", ["model", "data", "optimizer", "evaluation"])
 @pytest.mark.parametrize("target", ["hostile.call", "hostile.Other"])
-def test_nothing_is_called_that_is_no_class_of_its_kind(folder, hostile, group, target):
+def test_nothing_is_called_that_is_no_class_of_its_kind(
+    folder, hostile, group, target, monkeypatch
+):
+    monkeypatch.setenv("MMREC_CACHE", str(hostile / "cache"))
     change(folder, group, {"_target_": target})
-    with pytest.raises(ResultError, match=rf"{group}\._target_ is {target}, which is not a \w+ cl"):
+    with pytest.raises(ResultError, match=rf"{group}\._target_ is {target}: it would execute"):
         open_run(folder)
+    assert not (hostile / "imported").exists()
+    with pytest.raises(ResultError, match=rf"{group}\._target_ is {target}, which is not a \w+ cl"):
+        open_run(folder, trust=["hostile"])
     assert not (hostile / "called").exists()
+
+
+@pytest.mark.parametrize("layout", ["module", "package", "parent", "namespace", "link", "inward"])
+def test_no_file_of_a_run_folder_is_executed(folder, hostile, layout, monkeypatch):
+    """Neither the module nor a parent package, whatever the user trusts."""
+    monkeypatch.setenv("MMREC_CACHE", str(hostile / "cache"))
+    monkeypatch.syspath_prepend(folder.parent)
+    code = (hostile / "hostile.py").read_text()
+    files = {
+        "module": "evil.py",
+        "package": "evil/__init__.py",
+        "parent": "__init__.py",
+        "namespace": "a/b/evil.py",
+        "link": "evil.py",
+        "inward": "evil.py",
+    }
+    path = folder / files[layout]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(code)
+    target = f"{folder.name}.{files[layout].removesuffix('.py').replace('/', '.')}.Other"
+    if layout == "parent":
+        target = f"{folder.name}.inner.Other"
+        (folder / "inner.py").symlink_to(hostile / "hostile.py")
+    elif layout == "link":  # outside by its name, inside by what it leads to
+        (hostile / "linked.py").symlink_to(path)
+        target = "linked.Other"
+    elif layout == "inward":  # inside by its name only
+        path.unlink()
+        path.symlink_to(hostile / "hostile.py")
+    change(folder, "model._target_", target.replace(".__init__", ""))
+    with pytest.raises(ResultError, match="which is in the run folder"):
+        open_run(folder, trust=[folder.name, "linked", "hostile"])
+    assert not (hostile / "imported").exists()
+
+
+def test_no_file_of_another_run_folder_is_executed(folder, finished, hostile, tmp_path):
+    shutil.copytree(finished, tmp_path / "second")
+    shutil.copy(hostile / "hostile.py", tmp_path / "second" / "evil.py")
+    change(folder, "model._target_", "second.evil.Other")
+    with pytest.raises(ResultError, match=r"second/evil\.py, which is in the run folder .*second"):
+        open_run(folder, trust="second")
+    assert not (hostile / "imported").exists()
+
+
+def test_a_module_that_is_not_a_file_is_refused(folder, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("zipped.py", "class Other: pass\n")
+    monkeypatch.syspath_prepend(tmp_path / "packed.zip")
+    change(folder, "model._target_", "zipped.Other")
+    with pytest.raises(ResultError, match="the module zipped is not a file"):
+        open_run(folder, trust="zipped")
+    assert "zipped" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("model._args_", [1]),
+        ("model._partial_", False),
+        ("data._partial_", True),
+        ("optimizer._partial_", False),
+        ("data._convert_", "hostile"),
+        ("data._recursive_", "no"),
+    ],
+)
+def test_settings_of_the_call_itself_are_checked(folder, place, value):
+    change(folder, place, value)
+    with pytest.raises(ResultError, match=place.replace(".", r"\.")):
+        open_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("seed", -1), ("seed", "x"), ("trainer", 3), ("trainer.precision", {"a": 1})],
+)
+def test_other_values_that_opening_needs_are_checked(folder, place, value):
+    change(folder, place, value)
+    with pytest.raises(ResultError, match=place.replace(".", r"\.")):
+        open_run(folder)
 
 
 @pytest.mark.parametrize(
     "place", ["model.schedule", "data.world", "data.corrupt.visual", "optimizer.params"]
 )
-@pytest.mark.parametrize("target", ["hostile.call", "mmrec.data.files.hashlib.sha256"])
+@pytest.mark.parametrize(
+    "target", ["hostile.call", "mmrec.data.files.hashlib.sha256", "mmrec.data.files._sha256"]
+)
 def test_parts_of_a_model_come_from_mmrec_and_others_are_not_even_imported(
     folder, hostile, place, target
 ):
     change(folder, place, [{"deep": {"_target_": target}}])
-    with pytest.raises(ResultError, match=rf"{place}\[0\]\.deep\._target_ is .*it is not run"):
+    refusal = "it is not run|no module .* was found"
+    with pytest.raises(ResultError, match=rf"{place}\[0\]\.deep\._target_ is .*({refusal})"):
         open_run(folder)
     assert not (hostile / "imported").exists()
 
@@ -132,10 +270,15 @@ def test_parts_of_a_model_come_from_mmrec_and_others_are_not_even_imported(
         ("os.system", "not a Recommender class"),
         ("subprocess.Popen", "not a Recommender class"),
         ("antigravity.fly", "not a Recommender class"),
-        ("mmrec.results.subprocess.Popen", "not a Recommender class"),
+        ("mmrec.results.subprocess.Popen", "no module mmrec.results.subprocess was found"),
+        ("mmrec.trust.Located", "not a Recommender class"),
+        ("mmrec..models.BPR", "not the dotted name of a class"),
+        ("torch.optim.Adam", "not a Recommender class"),
+        ("torch.hub.load", "it would execute|not a Recommender class"),
+        ("BPR", "not the dotted name of a class"),
         ("mmrec.data.FolderData", "not a Recommender class"),
         ("mmrec.models.LightGNC", "cannot be imported.*PYTHONPATH"),
-        ("no_such_package.Model", "cannot be imported.*PYTHONPATH"),
+        ("no_such_package.Model", "no module no_such_package was found; .*PYTHONPATH"),
         (["os.system"], "not a Recommender class"),
         (7, "not a Recommender class"),
     ],
@@ -182,10 +325,11 @@ def test_a_missing_file_is_named(folder, missing, said):
     ("text", "said"),
     [
         ("model: [", "cannot be read"),
-        ("a: &x [*x]", "cannot be read|has no model"),
-        ("- 1\n", "has no model, data, optimizer, evaluation, router_schedule, trainer, seed"),
+        ("a: &x [*x]", r"config\.yaml cannot be read \(line 1: anchors and aliases"),
+        ("[" * 20_000, "nested more than"),
+        ("- 1\n", "has no settings"),
         ("seed: 0\nmodel: 1\n", "has no data, optimizer, evaluation, router_schedule, trainer;"),
-        ("", "has no model"),
+        ("", "has no settings"),
     ],
 )
 def test_a_configuration_that_is_none_is_refused(folder, text, said):
@@ -247,5 +391,140 @@ def test_weights_of_another_model_are_refused(folder):
 def test_data_that_have_changed_are_refused_with_both_fingerprints(folder):
     before = json.loads((folder / "result.json").read_text())["data_card"]["fingerprint"]
     change(folder, "data.world.seed", 1)
-    with pytest.raises(DataError, match=rf"fingerprint {before}, found .*MMREC_DATA points else"):
+    with pytest.raises(DataError, match=rf"fingerprint {before}, found .*data\.root or MMREC_DATA"):
         open_run(folder)
+
+
+# A run and its data that have moved
+
+
+@pytest.fixture(scope="module")
+def placed(composed, tmp_path_factory):
+    """A run on a folder of files: the run's folder, and the folder of data sets."""
+    home = tmp_path_factory.mktemp("placed")
+    (home / "sets" / "mine").mkdir(parents=True)
+    rows = [f"{u}\t{(7 * u + 3 * n) % 30}" for u in range(20) for n in range(8)]
+    rows += [f"{i % 20}\t{i}" for i in range(30)]
+    text = "\n".join(["userID\titemID", *dict.fromkeys(rows), ""])
+    (home / "sets" / "mine" / "mine.inter").write_text(text)
+    words = ("data=folder", "data.name=mine", "data.split=random_per_user", "model=most_pop")
+    words += (f"data.root={home / 'sets'}", f"run_dir={home / 'run'}", *TINY)
+    run(composed(*words, "evaluation.cutoffs=[5]", "monitor=val/recall@5"), [])
+    return home
+
+
+@pytest.fixture
+def moved(placed, tmp_path, monkeypatch):
+    """The same on another machine: the recorded folder of data sets does not exist."""
+    shutil.copytree(placed, tmp_path / "there")
+    change(tmp_path / "there" / "run", "data.root", str(tmp_path / "gone"))
+    monkeypatch.delenv("MMREC_DATA", raising=False)
+    return tmp_path / "there"
+
+
+def test_data_that_have_moved_are_found(moved, monkeypatch):
+    with pytest.raises(DataError, match=r"set MMREC_DATA or data\.root"):
+        open_run(moved / "run")
+    assert open_run(moved / "run", data_root=moved / "sets").corpus.name == "mine"
+    monkeypatch.setenv("MMREC_DATA", str(moved / "sets"))
+    assert open_run(moved / "run").corpus.name == "mine"
+    monkeypatch.setenv("HOME", str(moved))
+    monkeypatch.setenv("MMREC_DATA", "~/sets")
+    assert open_run("~/run").corpus.name == "mine"
+    monkeypatch.delenv("MMREC_DATA")
+    assert open_run("~/run", data_root="~/sets").corpus.name == "mine"
+
+
+def test_the_recorded_folder_comes_before_the_environment(placed, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMREC_DATA", str(tmp_path))
+    assert open_run(placed / "run").corpus.name == "mine"
+
+
+def test_other_data_of_the_same_name_are_refused(moved):
+    with (moved / "sets" / "mine" / "mine.inter").open("a") as file:
+        file.write("0\t29\n")
+    with pytest.raises(DataError, match=r"fingerprint .*set data\.root or MMREC_DATA"):
+        open_run(moved / "run", data_root=moved / "sets")
+
+
+def test_data_without_files_have_no_folder(finished):
+    with pytest.raises(ConfigError, match=r"data\.root=x: PlantedData reads no folder"):
+        open_run(finished, data_root="x")
+
+
+# The state of the process that opens a run
+
+
+def test_a_run_is_opened_and_ranked_without_touching_generators(finished, monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+    def state():
+        return (
+            random.getstate(),
+            np.random.get_state()[1].tolist(),  # noqa: NPY002
+            torch.get_rng_state().tolist(),
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+            {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        )
+
+    before = state()
+    opened = open_run(finished)
+    assert state() == before
+    list(scored(opened, QueryLoader(torch.arange(5), 2), accelerator="cpu"))
+    evaluate(run=finished, accelerator="cpu")
+    assert state() == before
+
+
+def test_a_run_that_cannot_be_opened_leaves_generators_alone_too(folder):
+    change(folder, "data.world.seed", 1)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    with pytest.raises(DataError):
+        open_run(folder)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_report_leaves_the_process_as_it_is(finished, tmp_path):
+    verbosity = optuna.logging.get_verbosity()
+    torch.manual_seed(1)
+    state = random.getstate(), torch.get_rng_state().tolist()
+    report(runs=str(finished), output=str(tmp_path / "out"), resamples=100)
+    assert (random.getstate(), torch.get_rng_state().tolist()) == state
+    assert optuna.logging.get_verbosity() == verbosity
+
+
+# The same from the command line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (mmrec.evaluate.main,),
+        (mmrec.recommend.main, "output=r.csv", "k=2"),
+    ],
+)
+def test_commands_take_the_folder_of_data(command, moved, in_process, monkeypatch):
+    monkeypatch.setenv("HOME", str(moved))
+    main, *words = command
+    words += ["run=~/run", "accelerator=cpu"]
+    for root in ("data.root=~/sets", f"data.root='{moved / 'sets'}'"):
+        assert in_process(main, *words, root) is None
+    for wrong, said in (
+        ("data.root=nowhere", "no data set mine in nowhere"),
+        ("data=folder", "data: expected one of the settings below it: data.root"),
+        ("data.root=[a]", "data.root="),
+        ("data.name=other", "data.name: no such setting"),
+    ):
+        assert said in in_process(main, *words, wrong)
+
+
+def test_commands_take_trust(folder, own_model, in_process):
+    words = [f"run={folder}", "accelerator=cpu"]
+    assert "trust=[my_models]" in in_process(mmrec.evaluate.main, *words)
+    assert "trust=[my_models]" in in_process(mmrec.evaluate.main, *words, "trust=[other]")
+    assert in_process(mmrec.evaluate.main, *words, "trust=[my_models]") is None
+    del sys.modules["my_models"]
+    assert in_process(mmrec.evaluate.main, *words) is None
+    assert own_model.is_file()

@@ -30,7 +30,7 @@ from mmrec.data.ids import Ids
 from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler, TripletDataset
 from mmrec.data.splits import COLD_SHARE, ColdItems, Split, needed_roles, split_corpus
 from mmrec.data.synthetic import Truth, planted
-from mmrec.paths import data_root
+from mmrec.paths import data_root, expand
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ class FolderData(InteractionData):
     def source(self) -> Source:
         """Read the folder."""
         return read_folder(
-            data_root() if self.root is None else Path(self.root).expanduser(),
+            data_root() if self.root is None else expand(self.root),
             self.name,
             columns=self.columns,
             modalities=self.modalities,

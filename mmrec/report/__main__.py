@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, launch
 from mmrec.config import ConfigError, conf_dir, nearest
+from mmrec.paths import expand
 
 if TYPE_CHECKING:
     from mmrec.report.collect import Run
@@ -88,7 +89,7 @@ def report(
     with charts.style():
         sections: list[Section] = []
         for protocol, some in tqdm(protocols.items(), "comparing", delay=2, leave=False):
-            sections += comparison(protocol, some, options)
+            sections += comparison(protocol, some, options, found.left_out)
         sections += [search(study) for study in studies(runs, storages, found.left_out)]
         if found.left_out:
             sections.append(left_out(found.left_out))
@@ -96,7 +97,7 @@ def report(
             f"Completed runs: {len(found.runs)}; models: {len(known)}; protocols: "
             f"{len(protocols)}; folders left out: {len(found.left_out)}."
         )
-        written = write_page(Path(output), title, summary, warnings, sections)
+        written = write_page(expand(output), title, summary, warnings, sections)
     log.info("%s", summary)
     for path, reason in found.left_out.items():
         log.info("left out: %s: %s", path, reason)

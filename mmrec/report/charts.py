@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import polars as pl
 from mmrec.report.collect import Method
 from mmrec.report.figures import COLOURS, MARKERS
 from mmrec.results import EPOCHS, read_epochs
+from mmrec.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from mmrec.report.significance import Comparison
 
+log = logging.getLogger(__name__)
 TEXT = "#222222"  # becomes the colour of the page's text in a page
 SIZE = (4.8, 3.4)  # inches
 POPULARITY, ACTIVITY = ("head", "mid", "tail"), ("active", "regular", "occasional")
@@ -66,10 +69,15 @@ def learning_curves(methods: Sequence[Method], monitor: str) -> Figure | None:
             path = run.folder / EPOCHS
             if run.result["best_epoch"] is None or not path.is_file():
                 continue
-            table = read_epochs(path)
-            if monitor not in table.columns:
+            try:
+                numbers = [pl.col(name).cast(pl.Float64) for name in ("epoch", monitor)]
+                table = read_epochs(path)
+                shown = table.select(numbers).drop_nulls() if monitor in table.columns else None
+            except (OSError, pl.exceptions.PolarsError) as error:
+                log.warning("%s cannot be read, and is not drawn (%s)", path, one_line(error))
                 continue
-            shown = table.select("epoch", monitor).drop_nulls()
+            if shown is None:
+                continue
             axes.plot(shown["epoch"], shown[monitor], color=colour, linewidth=1, label=label)
             label, drawn = None, True
     if not drawn:

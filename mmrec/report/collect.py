@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import glob
-import json
-import re
+import itertools
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import yaml
 from tqdm import tqdm
 
 from mmrec.config import ConfigError
+from mmrec.paths import expand, outward_link
 from mmrec.results import (
     CONFIG,
     FREE,
@@ -27,14 +26,17 @@ from mmrec.results import (
     first_line,
     flat,
     is_free,
+    read_config,
+    read_overrides,
     read_result,
 )
+from mmrec.text import file_name, one_line
 
 if TYPE_CHECKING:
     from optuna import Study
 
 STUDY = "study.db"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+NAME = 200  # characters; the name of a file is hardly longer
 _APART = (*FREE, "data.root")  # what runs that are compared over seeds may differ in, beside seeds
 
 
@@ -60,10 +62,24 @@ class Run:
 
     @property
     def ablation(self) -> str | None:
-        """The file of conf/ablation that it was made with."""
+        """Name of the ablation, without its model."""
+        name = self.ablation_file
+        return None if name is None else name.rpartition("/")[2]
+
+    @property
+    def ablation_file(self) -> str | None:
+        """The file of conf/ablation that the run was made with, as `<model>/<name>`."""
         words = [w for w in self.result["overrides"] if w.lstrip("+").startswith("ablation=")]
-        name = words[-1].partition("=")[2].rpartition("/")[2] if words else ""
+        name = words[-1].partition("=")[2].strip("'\"") if words else ""
         return name if name not in ("", "null") else None
+
+    @property
+    def config_dirs(self) -> list[Path]:
+        """The folders that the run was given with `--config-dir`."""
+        words = read_overrides(self.folder) or []
+        return [
+            expand(folder) for word, folder in itertools.pairwise(words) if word == "--config-dir"
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +108,7 @@ class Method:
     @property
     def slug(self) -> str:
         """For names of files."""
-        return re.sub(r"[^a-z0-9_]+", "-", self.name.lower()).strip("-")
+        return file_name(self.name)
 
     def values(self, metric: str) -> list[float]:
         """Of each seed; empty if the runs do not have the metric."""
@@ -140,7 +156,7 @@ class Protocol:
     @property
     def slug(self) -> str:
         """For names of files."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+        return file_name(self.name.replace("_", "-"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,14 +188,14 @@ def collect(patterns: str | Sequence[str]) -> Collection:
         try:
             run = _read(folder)
         except ResultError as error:
-            left_out[folder] = str(error)
+            left_out[folder] = one_line(error)
             continue
         if "partial" in run.result:
             left_out[folder] = f"partial: {' '.join(run.result['partial'])}"
         elif run.result["status"] == "completed":
             runs.append(run)
         else:
-            left_out[folder] = _status(run.result)
+            left_out[folder] = one_line(_status(run.result))
     runs = list(_newest(runs, left_out))
     if not runs:
         found = "; ".join(f"{folder}: {reason}" for folder, reason in list(left_out.items())[:3])
@@ -260,22 +276,46 @@ def studies(
     """
     import optuna
 
-    from mmrec.sweep.storage import JOURNAL, SQLITE, TROUBLE, full_url, open_storage
+    from mmrec.sweep.storage import SQLITE, full_url
 
+    beside = []
+    for folder in _holding(patterns, (STUDY,)):
+        if outward_link(folder, below=folder / STUDY):  # opening a database may write to it
+            left_out[folder / STUDY] = "a link that leads out of its folder is not followed"
+        else:
+            beside.append(f"{SQLITE}{folder / STUDY}")
+    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    beside = [f"{SQLITE}{path / STUDY}" for path in _holding(patterns, (STUDY,))]
-    for url in dict.fromkeys([*beside, *(full_url(url, Path()) for url in storages)]):
+    try:
+        yield from _opened(beside, [full_url(url, Path()) for url in storages], left_out)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _opened(
+    beside: Sequence[str], others: Sequence[str], left_out: dict[Path, str]
+) -> Iterator[Study]:
+    """The studies in storages beside runs, which may be malformed, and in others."""
+    import optuna
+
+    from mmrec.sweep.storage import JOURNAL, SQLITE, TROUBLE, open_storage
+
+    for url in dict.fromkeys([*beside, *others]):
         path = url.removeprefix(SQLITE).removeprefix(JOURNAL)
         if path != url and not Path(path).is_file():
             raise ConfigError(f"storages: there is no {path}")
         try:
             storage = open_storage(url)
-            for name in optuna.get_all_study_names(storage):
-                yield optuna.load_study(study_name=name, storage=storage)
-        except (ConfigError, *TROUBLE) as error:
+            names = optuna.get_all_study_names(storage)
+            found = [optuna.load_study(study_name=name, storage=storage) for name in names]
+            for study in found:
+                study.get_trials(deepcopy=False)  # reads them, and keeps them
+        except (ConfigError, ValueError, KeyError, TypeError, *TROUBLE) as error:
             if url not in beside:
                 raise ConfigError(f"storages: {first_line(error)}") from error
-            left_out[Path(url.removeprefix(SQLITE))] = first_line(error)
+            left_out[Path(url.removeprefix(SQLITE))] = one_line(first_line(error))
+            continue
+        yield from found
 
 
 def _holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
@@ -286,12 +326,12 @@ def _holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
     """
     found: set[Path] = set()
     for pattern in _listed(patterns):
-        path = Path(pattern)
+        path = expand(pattern)
         if path.exists():  # also a folder whose name looks like a pattern
             pattern = str(Path(glob.escape(str(path if path.is_dir() else path.parent))) / "**")
         elif not glob.has_magic(pattern):
             raise ResultError(f"runs={pattern}: there is no such folder")
-        for hit in glob.iglob(pattern, recursive=True):  # noqa: PTH207, may be absolute
+        for hit in glob.iglob(str(expand(pattern)), recursive=True):  # noqa: PTH207, may be absolute
             path = Path(hit)
             folder = path.parent if path.name in names else path
             if any((folder / name).is_file() for name in names):
@@ -316,19 +356,17 @@ def _read(folder: Path) -> Run:
             pl.scan_parquet(folder / PER_USER, glob=False).collect_schema()
     except pl.exceptions.PolarsError as error:
         raise ResultError(f"{PER_USER} cannot be read ({first_line(error)})") from None
-    try:
-        config = yaml.load((folder / CONFIG).read_text(), _LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ResultError(f"{CONFIG} cannot be read ({reason})") from None
-    if not isinstance(config, Mapping):
-        raise ResultError(f"{CONFIG} holds no settings")
     settings = {
         key: value
-        for key, value in flat(config).items()
+        for key, value in flat(read_config(folder)).items()
         if not is_free(key, _APART) and key.split(".")[-1] != "seed"
     }
-    return Run(folder, result, settings)
+    run = Run(folder, result, settings)
+    card = result["data_card"]
+    for name in (result["model"], run.ablation or "", card["name"], card["split"]):
+        if len(name) > NAME or not name.isprintable():
+            raise ResultError(f"{RESULT}: {one_line(name, 80)!r} is not a name")
+    return run
 
 
 def _status(result: Mapping[str, Any]) -> str:
@@ -350,7 +388,7 @@ def _newest(runs: Iterable[Run], left_out: dict[Path, str]) -> Iterator[Run]:
 
 def _method_key(run: Run) -> str:
     """The same for runs that differ by their seed only, or by what changes no number."""
-    return json.dumps([run.result["model"], run.ablation, run.settings], sort_keys=True)
+    return repr([run.result["model"], run.ablation, sorted(run.settings.items())])
 
 
 def _seed(run: Run) -> int:

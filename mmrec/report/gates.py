@@ -24,6 +24,7 @@ from mmrec.report.page import SEEN, Section
 from mmrec.report.tables import Table, Value
 from mmrec.results import EPOCHS, ResultError, read_epochs
 from mmrec.runs import OpenRun
+from mmrec.text import printable
 
 BEFORE = 10  # items of train that are shown beside a list
 WIDE = 60  # letters of a title
@@ -31,6 +32,7 @@ CATEGORIES = 20  # the largest
 TEMPERATURE = ("warm", "cold")
 ITEMS = "weights.csv"
 FIRST, ENOUGH = 5, 5  # items of an expert that are shown, and users that one needs to be
+FILE_NAME = r"(?=.*[A-Za-z])\w{1,100}"
 LEAST = 0.05  # gate of an expert that is named
 
 
@@ -249,7 +251,7 @@ def _largest(categories: Categories) -> tuple[Tensor, list[str]]:
     largest = sizes.argsort(descending=True, stable=True)[:CATEGORIES]
     place = torch.full((len(categories.names),), -1)
     place[largest] = torch.arange(len(largest))
-    return place, [categories.names[c] for c in largest.tolist()]
+    return place, [printable(categories.names[c], WIDE) for c in largest.tolist()]
 
 
 def _about(categories: Categories | None) -> str:
@@ -338,10 +340,10 @@ def of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: st
     experts = f"; of experts, gates of at least {LEAST:.2f} are shown" if routed else ""
     tables = []
     for one in users.tolist():
-        name = one if corpus.user_ids is None else corpus.user_ids[one]
+        name: Any = one if corpus.user_ids is None else corpus.user_ids[one]
         # Another's id may be no name of a file, or this one's number.
-        plain = corpus.user_ids is not None and re.fullmatch(r"\w*[A-Za-z]\w*", str(name), re.A)
-        file_of, count = name if plain else one, int(have[one])
+        plain = corpus.user_ids is not None and re.fullmatch(FILE_NAME, str(name), re.A)
+        file_of, count, name = name if plain else one, int(have[one]), printable(name)
         last = "" if count <= BEFORE else f", the last {BEFORE} of them"
         for frame, title, file in (
             (best, f"User {name}, {count} items in train", f"user-{file_of}"),
@@ -386,7 +388,6 @@ def _experts(opened: OpenRun, user: Tensor, item: Tensor) -> list[pl.Series]:
 
 
 def _table(frame: pl.DataFrame, title: str, name: str) -> Table:
-
     def cell(value: Any) -> Any:
         return Value(value, digits=3) if isinstance(value, float) else str(value)
 

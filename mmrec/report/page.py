@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmrec.paths import replace_file
 from mmrec.report import charts, significance
+from mmrec.report.ablations import described, differences
 from mmrec.report.collect import Method, Protocol, Run, chosen, methods
 from mmrec.report.tables import FORMATS, Table, Value, html, marked, over_seeds
+from mmrec.text import file_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,13 +84,23 @@ class Options:
     resamples: int
 
 
-def comparison(protocol: Protocol, runs: Sequence[Run], options: Options) -> list[Section]:
+def comparison(
+    protocol: Protocol, runs: Sequence[Run], options: Options, left_out: dict[Path, str]
+) -> list[Section]:
     """Results, significance, groups, costs and ablations of one protocol.
 
-    Raises:
-        ResultError: a run's table of users cannot be read.
+    Args:
+        protocol: that the runs share.
+        runs: completed ones.
+        options: of the report.
+        left_out: takes the runs whose table of users cannot be read, and why.
     """
-    everything = chosen(methods(runs, options.by), options.metric)
+    tried = methods(runs, options.by)
+    everything = chosen(tried, options.metric)
+    if broken := significance.unreadable(everything, options.metric):
+        left_out.update(broken)
+        runs = [run for run in runs if run.folder not in broken]
+        return comparison(protocol, runs, options, left_out) if runs else []
     whole = [m for m in everything if m.ablation is None]
     whole.sort(key=lambda m: m.mean(f"val/{options.metric}"), reverse=True)
     sections = []
@@ -106,9 +118,13 @@ def comparison(protocol: Protocol, runs: Sequence[Run], options: Options) -> lis
     sections.append(_results(protocol, slug, runs, whole or everything, options))
     for base in whole:
         kind = (base.model, base.variant)
-        same = [m for m in everything if (m.model, m.variant) == kind and m.ablation is not None]
-        if same:
-            sections.append(_ablations(protocol, slug, base, same, options))
+        of_base = [m for m in tried if (m.model, m.variant) == kind and m.ablation is not None]
+        alike = [m for m in of_base if not differences(base, m)]
+        found = chosen(alike, options.metric)
+        names = {m.name for m in found}
+        others = chosen([m for m in of_base if m.name not in names], options.metric)
+        if found or others:
+            sections.append(_ablations(protocol, slug, base, found, others, options))
     return sections
 
 
@@ -131,7 +147,7 @@ def search(study: Study) -> Section:
     ]
     order = "Best first." if len(objectives) == 1 else "Those on the Pareto front first."
     more = f" Of {len(trials)}, the first {SHOWN}." if len(trials) > SHOWN else ""
-    slug = f"search-{study.study_name}"
+    slug = file_name(f"search-{study.study_name}")
     return Section(
         f"Search {study.study_name}",
         slug,
@@ -229,6 +245,13 @@ def _results(
     reference = _reference(whole, options.baseline)
     others = [method for method in whole if method is not reference]
     compared = significance.against(reference, others, options.metric, resamples=options.resamples)
+    for method in others:
+        if method.name not in compared:
+            log.warning(
+                "%s was tested on other users than %s: their difference is not tested",
+                method.name,
+                reference.name,
+            )
     monitor = f"val/{options.metric}"
     figures = {
         "curves": charts.learning_curves(whole, monitor),
@@ -360,7 +383,7 @@ def _group_table(slug: str, whole: Sequence[Method], options: Options) -> Table:
         for m in whole
     ]
     settings = whole[0].settings
-    shares = [settings.get(f"evaluation.{side}_groups") for side in ("item", "user")]
+    shares = [_numbers(settings.get(f"evaluation.{side}_groups")) for side in ("item", "user")]
     notes = [
         f"{', '.join(names)}: {', '.join(_percents(share))} of the {what}"
         for names, share, what in zip(
@@ -378,6 +401,12 @@ def _group_table(slug: str, whole: Sequence[Method], options: Options) -> Table:
         marked(rows, range(1, 1 + len(groups))),
         [f"{'; '.join(notes)}. A group of items: only its items count."] if notes else [],
     )
+
+
+def _numbers(shares: object) -> list[float]:
+    """Shares as the configuration of a run has them; none if it has something else there."""
+    known = isinstance(shares, list) and all(isinstance(x, int | float) for x in shares)
+    return shares if isinstance(shares, list) and known else []
 
 
 def _percents(shares: Sequence[float]) -> list[str]:
@@ -411,9 +440,22 @@ def _cost_table(slug: str, whole: Sequence[Method]) -> Table:
 
 
 def _ablations(
-    protocol: Protocol, slug: str, base: Method, ablations: Sequence[Method], options: Options
+    protocol: Protocol,
+    slug: str,
+    base: Method,
+    ablations: Sequence[Method],
+    others: Sequence[Method],
+    options: Options,
 ) -> Section:
+    """Ablations in which nothing else differs, and a list of the others with what does."""
     compared = significance.against(base, ablations, options.metric, resamples=options.resamples)
+    apart = [[m.ablation or "", str(len(m.runs)), described(differences(base, m))] for m in others]
+    apart += [
+        [m.ablation or "", str(len(m.runs)), "test users"]
+        for m in ablations
+        if m.name not in compared
+    ]
+    ablations = [m for m in ablations if m.name in compared]
     columns = list(dict.fromkeys([options.metric, *options.metrics]))
     name = f"{slug}-{base.slug}-ablations"
     whole = base.mean(f"test/{options.metric}")
@@ -432,10 +474,9 @@ def _ablations(
         rows.append(
             [method.ablation or base.name, f"{len(method.runs)}", *values, change, between, p]
         )
-    return Section(
-        f"{base.name} on {protocol.name}: ablations",
-        name,
-        tables=[
+    tables = []
+    if ablations:
+        tables.append(
             Table(
                 name,
                 f"{base.name} as it is, and with one change each; test",
@@ -447,8 +488,22 @@ def _ablations(
                     "permutation test with Holm's correction."
                 ],
             )
-        ],
-        figures={"ablations": charts.ablation(base, ablations, compared, options.metric)},
+        )
+    if apart:
+        tables.append(
+            Table(
+                f"{name}-not-comparable",
+                f"Runs with an ablation that also differ from {base.name} in other settings",
+                ["ablation", "seeds", "other differences"],
+                apart,
+                ["Train them with the settings of the model to compare them."],
+            )
+        )
+    figures = {}
+    if ablations:
+        figures["ablations"] = charts.ablation(base, ablations, compared, options.metric)
+    return Section(
+        f"{base.name} on {protocol.name}: ablations", name, tables=tables, figures=figures
     )
 
 

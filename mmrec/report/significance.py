@@ -7,8 +7,10 @@ whether training again would show it: three can give no p below .25.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,16 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from mmrec.report.collect import Method
+from mmrec.report.collect import Method, Run
 from mmrec.results import PER_USER, ResultError
+from mmrec.text import one_line
 
 Values = NDArray[np.float64]
 TOGETHER = 2**21  # draws that lie in memory together
+
+
+class OtherUsers(ResultError):
+    """Two runs were tested on different users, so their metrics are not paired."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,14 @@ def compare(one: Method, other: Method, metric: str, *, resamples: int) -> Compa
         resamples: of the interval and of the tests.
 
     Raises:
-        ResultError: a table of users is missing, or is of other users.
+        ResultError: a table of users cannot be read.
+        OtherUsers: the two were tested on different users.
     """
-    difference = by_user(one, metric) - by_user(other, metric)
+    users, values = by_user(one, metric)
+    same, reference = by_user(other, metric)
+    if not users.equals(same):
+        raise OtherUsers(f"{one.runs[0].folder} and {other.runs[0].folder}: other test users")
+    difference = values - reference
     low, high = interval(difference, resamples=resamples)
     p_users = sign_flip(difference, resamples=resamples)
     p_seeds = sign_flip(_over_shared_seeds(one, other, f"test/{metric}"), resamples=resamples)
@@ -63,21 +75,51 @@ def compare(one: Method, other: Method, metric: str, *, resamples: int) -> Compa
     )
 
 
-def by_user(method: Method, metric: str) -> Values:
-    """Each test user's metric, mean over seeds: [users], in the order of their indices."""
-    tables = []
-    for run in method.runs:
-        path = run.folder / PER_USER
-        try:
-            tables.append(pl.read_parquet(path, columns=["user", metric], glob=False).sort("user"))
-        except (OSError, pl.exceptions.PolarsError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ResultError(f"{path} cannot be read ({reason}); run it again") from None
+def by_user(method: Method, metric: str) -> tuple[pl.Series, Values]:
+    """Test users, and the metric of each as the mean over seeds: [users], by index.
+
+    Raises:
+        ResultError: a table of users cannot be read.
+        OtherUsers: the seeds were tested on different users.
+    """
+    tables = [_users(run, metric) for run in method.runs]
     for table in tables[1:]:
         if not table["user"].equals(tables[0]["user"]):
-            raise ResultError(f"{method.runs[0].folder}: its seeds have other test users")
+            raise OtherUsers(f"{method.runs[0].folder}: its seeds have other test users")
     mean: Values = np.mean([table[metric].to_numpy() for table in tables], axis=0)
-    return mean
+    return tables[0]["user"], mean
+
+
+def unreadable(methods: Iterable[Method], metric: str) -> dict[Path, str]:
+    """Folders of runs whose table of users cannot be read, or is of other users than its seeds'."""
+    found = {}
+    for method in methods:
+        first = None
+        for run in method.runs:
+            try:
+                users = _users(run, metric)["user"]
+            except ResultError as error:
+                found[run.folder] = one_line(error)
+                continue
+            first = users if first is None else first
+            if not users.equals(first):
+                found[run.folder] = f"{PER_USER} has other test users than {method.runs[0].folder}"
+    return found
+
+
+def _users(run: Run, metric: str) -> pl.DataFrame:
+    """A row per test user: `user` and the metric, by user."""
+    path = run.folder / PER_USER
+    try:
+        columns = [pl.col("user").cast(pl.Int64), pl.col(metric).cast(pl.Float64)]
+        table = pl.read_parquet(path, columns=["user", metric], glob=False)
+        table = table.select(columns).sort("user")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ResultError(f"{path} cannot be read ({one_line(error)}); run it again") from None
+    whole = len(table) > 0 and not table["user"].is_duplicated().any()
+    if not (whole and table[metric].fill_null(math.nan).is_finite().all()):
+        raise ResultError(f"{path}: expected one row per user with a number; run it again")
+    return table
 
 
 def interval(difference: Values, *, resamples: int, seed: int = 0) -> tuple[float, float]:
@@ -136,13 +178,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def against(
     reference: Method, others: Sequence[Method], metric: str, *, resamples: int
 ) -> Mapping[str, Comparison]:
-    """Each other method beside the reference, by name; `p_users` corrected by Holm."""
-    found = [compare(other, reference, metric, resamples=resamples) for other in others]
-    corrected = holm([one.p_users for one in found])
-    return {
-        other.name: replace(one, p_users=p)
-        for other, one, p in zip(others, found, corrected, strict=True)
-    }
+    """Each other method beside the reference, by name; `p_users` corrected by Holm.
+
+    Methods that were tested on other users than the reference are left out.
+    """
+    found: list[tuple[str, Comparison]] = []
+    for other in others:
+        with suppress(OtherUsers):
+            found.append((other.name, compare(other, reference, metric, resamples=resamples)))
+    corrected = holm([one.p_users for _, one in found])
+    return {name: replace(one, p_users=p) for (name, one), p in zip(found, corrected, strict=True)}
 
 
 def _batch(values: Values) -> int:

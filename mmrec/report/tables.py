@@ -10,7 +10,11 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Literal
 
+from mmrec.text import one_line, spreadsheet_cell
+
 Mark = Literal["best", "second"]
+NOTE = 10_000  # characters of a note
+LONG = 10_000  # characters of a cell for other programs
 
 
 LATEX = str.maketrans(
@@ -103,8 +107,8 @@ def markdown(table: Table) -> str:
         )
         for row in table.rows
     ]
-    notes = [f"\n{note}" for note in table.notes]
-    return "\n".join([f"### {table.title}", "", *lines, *notes, ""])
+    notes = [f"\n{one_line(note, NOTE)}" for note in table.notes]
+    return "\n".join([f"### {one_line(table.title)}", "", *lines, *notes, ""])
 
 
 def latex(table: Table) -> str:
@@ -126,7 +130,7 @@ def latex(table: Table) -> str:
     ]
     return "\n".join(
         [
-            *(f"% {note}" for note in (table.title, *table.notes)),
+            *(f"% {one_line(note, NOTE)}" for note in (table.title, *table.notes)),
             rf"\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
             r"\toprule",
             " & ".join(map(_latex_text, table.head)) + r" \\",
@@ -140,7 +144,10 @@ def latex(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """For other programs: all digits, and the deviation in a column of its own."""
+    """For other programs: all digits, and the deviation in a column of its own.
+
+    Text that a spreadsheet would evaluate begins with an apostrophe.
+    """
     spread = {
         place
         for row in table.rows
@@ -150,13 +157,18 @@ def comma_separated(table: Table) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     head: list[str] = []
-    for place, name in enumerate(table.head):
+    for place, text in enumerate(table.head):
+        name = spreadsheet_cell(one_line(text, LONG))
         head += [name, f"{name} std"] if place in spread else [name]
     writer.writerow(head)
     for row in table.rows:
         line: list[str | float | None] = []
         for place, cell in enumerate(row):
-            both = (cell.mean, cell.deviation) if isinstance(cell, Value) else (cell, None)
+            both = (
+                (cell.mean, cell.deviation)
+                if isinstance(cell, Value)
+                else (spreadsheet_cell(one_line(cell, LONG)), None)
+            )
             line += both if place in spread else both[:1]
         writer.writerow(line)
     return file.getvalue()
@@ -164,9 +176,9 @@ def comma_separated(table: Table) -> str:
 
 def html(table: Table) -> str:
     """For the page."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
+    head = "".join(f"<th>{escape(one_line(name))}</th>" for name in table.head)
     rows = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in table.rows)
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
+    notes = "".join(f'<p class="note">{escape(one_line(note, NOTE))}</p>' for note in table.notes)
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
         f"</div>{notes}"
@@ -181,16 +193,16 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 
 
 def _pipes(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(one_line(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _latex_text(text: str) -> str:
-    return text.translate(LATEX)
+    return one_line(text).translate(LATEX)
 
 
 def _html_cell(cell: str | Value) -> str:
     if not isinstance(cell, Value):
-        return f"<td>{escape(cell)}</td>"
+        return f"<td>{escape(one_line(cell))}</td>"
     kind = f' class="{cell.mark}"' if cell.mark else ""
     deviation = (
         "" if cell.deviation is None else f"<small> ± {cell.deviation:.{cell.digits}f}</small>"

@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from mmrec.config import ConfigError
+from mmrec.paths import expand
 from mmrec.results import first_line
 
 JOURNAL = "journal:///"
@@ -41,7 +42,7 @@ def full_url(url: str | None, folder: Path) -> str:
     for scheme in (JOURNAL, SQLITE):
         path = url.removeprefix(scheme)
         if path != url and path and path != ":memory:":
-            return f"{scheme}{Path(path).resolve()}"
+            return f"{scheme}{expand(path).resolve()}"
     return url
 
 

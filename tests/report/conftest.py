@@ -35,6 +35,7 @@ def write_run(tmp_path):
         fingerprint="a" * 64,
         epochs=3,
         seconds=10.0,
+        config_dir=None,
         **settings,
     ):
         folder = tmp_path / "outputs" / name
@@ -108,7 +109,8 @@ def write_run(tmp_path):
             result["error"] = "the loss is not finite"
         write_result(folder, result)
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        (folder / "overrides.yaml").write_text(json.dumps(overrides))
+        given = ["--config-dir", str(config_dir)] if config_dir else []
+        (folder / "overrides.yaml").write_text(json.dumps([*given, *overrides]))
         pl.DataFrame(
             {"user": np.arange(USERS), "recall@20": recall, "ndcg@20": recall / 2}
         ).write_parquet(folder / "per_user.parquet")

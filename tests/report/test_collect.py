@@ -100,7 +100,7 @@ def test_what_is_no_completed_run_is_listed_with_its_reason(write_run, tmp_path)
     assert reasons["no_config"] == "there is no config.yaml"
     assert reasons["no_users"] == "there is no per_user.parquet"
     assert reasons["bad_users"].startswith("per_user.parquet cannot be read")
-    assert reasons["bad_config"].startswith("config.yaml cannot be read")
+    assert "config.yaml cannot be read" in reasons["bad_config"]
 
 
 def test_of_the_same_run_twice_the_newer_counts(write_run, tmp_path):

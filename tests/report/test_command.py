@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sqlite3
 import xml.etree.ElementTree as ET
 
 import optuna
@@ -27,8 +28,12 @@ def command(in_process):
 def _outputs(write_run):
     for seed in (0, 1):
         write_run(f"bpr{seed}", seed=seed)
-        write_run(f"vbpr{seed}", model="vbpr", seed=seed, gain=0.3, seconds=20.0)
-        write_run(f"vbpr_sum{seed}", model="vbpr", seed=seed, gain=0.2, ablation="sum")
+        write_run(
+            f"gated_lightgcn{seed}", model="gated_lightgcn", seed=seed, gain=0.3, seconds=20.0
+        )
+        write_run(
+            f"gated_lightgcn_sum{seed}", model="gated_lightgcn", seed=seed, gain=0.2, ablation="sum"
+        )
     write_run("pop", model="most_pop", epochs=0)
     write_run("failed", status="failed", l2=0.2)
 
@@ -40,7 +45,7 @@ SLUG = "tiny-official-seen-train-aaaaaaaa"
 def test_it_writes_everything_from_the_command_line(command, tmp_path):
     assert command("runs='outputs/**'", "output=out", "metrics=[recall@20,ndcg@20]") is None
     names = {path.name for path in (tmp_path / "out/tables").iterdir()}
-    for table in ("results", "significance", "groups", "costs", "vbpr-ablations"):
+    for table in ("results", "significance", "groups", "costs", "gated_lightgcn-ablations"):
         assert {f"{SLUG}-{table}.{suffix}" for suffix in ("md", "tex", "csv")} <= names
     drawn = {path.name for path in (tmp_path / "out/figures").iterdir()}
     for figure in (
@@ -49,14 +54,14 @@ def test_it_writes_everything_from_the_command_line(command, tmp_path):
         "activity",
         "time",
         "memory",
-        "vbpr-ablations-ablations",
+        "gated_lightgcn-ablations-ablations",
     ):
         assert {f"{SLUG}-{figure}.{suffix}" for suffix in ("png", "svg")} <= drawn
     for path in (tmp_path / "out/figures").glob("*.svg"):
         ET.parse(path)
         assert "mathdefault" not in path.read_text()  # as powers of ten are at a log axis
     table = pl.read_csv(tmp_path / f"out/tables/{SLUG}-results.csv")
-    assert table["model"].to_list() == ["vbpr", "bpr †", "most_pop †"]
+    assert table["model"].to_list() == ["gated_lightgcn", "bpr †", "most_pop †"]
     assert table["seeds"].to_list() == [2, 2, 1]
     gap = table["recall@20"][0] - table["recall@20"][1]
     assert gap == pytest.approx(0.15)
@@ -79,22 +84,22 @@ def test_the_page_needs_no_other_file(tmp_path):
 
 def test_each_value_of_a_setting_can_have_a_line(write_run, command, tmp_path):
     for loss, gain in (("bpr", 0.1), ("softmax", 0.2)):
-        write_run(f"{loss}0", model="vbpr", loss=loss, gain=gain)
-        write_run(f"{loss}1", model="vbpr", loss=loss, gain=gain / 2, l2=0.2)
-        write_run(f"sum_{loss}", model="vbpr", loss=loss, ablation="sum")
+        write_run(f"{loss}0", model="gated_lightgcn", loss=loss, gain=gain)
+        write_run(f"{loss}1", model="gated_lightgcn", loss=loss, gain=gain / 2, l2=0.2)
+        write_run(f"sum_{loss}", model="gated_lightgcn", loss=loss, ablation="sum")
     write_run("pop", model="most_pop", epochs=0)
     words = ("runs=outputs", "metrics=[recall@20]", "resamples=100")
     assert command(*words, "output=out", "by=[model.loss]") is None
     tables = tmp_path / "out/tables"
     table = pl.read_csv(tables / f"{SLUG}-results.csv")
     assert table["model"].to_list() == [
-        "vbpr, loss=softmax",
-        *("vbpr, loss=bpr †", "most_pop †"),
+        "gated_lightgcn, loss=softmax",
+        *("gated_lightgcn, loss=bpr †", "most_pop †"),
     ]
     assert table["tried"].to_list() == [2, 2, 1]
     for loss in ("bpr", "softmax"):
-        ablations = pl.read_csv(tables / f"{SLUG}-vbpr-loss-{loss}-ablations.csv")
-        assert ablations["ablation"].to_list()[0] == f"vbpr, loss={loss}"
+        ablations = pl.read_csv(tables / f"{SLUG}-gated_lightgcn-loss-{loss}-ablations.csv")
+        assert ablations["ablation"].to_list()[0] == f"gated_lightgcn, loss={loss}"
         assert ablations.height == 2
     assert command(*words, "output=one") is None
     assert pl.read_csv(tmp_path / f"one/tables/{SLUG}-results.csv").height == 2
@@ -104,7 +109,7 @@ def test_each_value_of_a_setting_can_have_a_line(write_run, command, tmp_path):
 
 def test_protocols_are_told_apart_and_said(write_run, tmp_path, caplog):
     write_run("a")
-    other = write_run("b", model="vbpr", seen="none")
+    other = write_run("b", model="gated_lightgcn", seen="none")
     with caplog.at_level(logging.WARNING):
         path = report(
             runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"]
@@ -213,7 +218,7 @@ def test_a_study_that_cannot_be_read_is_left_out(monkeypatch, tmp_path):
 @pytest.mark.usefixtures("_outputs")
 def test_an_ablation_has_the_interval_of_its_paired_difference(tmp_path):
     report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
-    table = pl.read_csv(tmp_path / f"out/tables/{SLUG}-vbpr-ablations.csv")
+    table = pl.read_csv(tmp_path / f"out/tables/{SLUG}-gated_lightgcn-ablations.csv")
     low, high = map(float, table["95 % interval"][1].split(" to "))
     change = float(table["change"][1].removesuffix(" %"))
     assert low < change < high < 0
@@ -252,3 +257,134 @@ def test_a_mistake_is_one_line(words, message, command, tmp_path):
     error = command(*given, *words)
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def ablations(write_run, tmp_path):
+    """`ablations(settings=..., base=...)`: the two tables on a model and an ablation of it."""
+
+    def make(ablation="sum", settings=(), base=()):
+        write_run("base", model="gated_lightgcn", gain=0.2, **dict(base))
+        write_run("other", model="gated_lightgcn", ablation=ablation, **dict(settings))
+        report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
+        tables = tmp_path / "out/tables"
+        found = {}
+        for name in ("ablations", "ablations-not-comparable"):
+            path = tables / f"{SLUG}-gated_lightgcn-{name}.csv"
+            found[name] = pl.read_csv(path) if path.exists() else None
+        return found["ablations"], found["ablations-not-comparable"]
+
+    return make
+
+
+def test_an_ablation_in_which_nothing_else_differs_is_compared(ablations):
+    compared, apart = ablations()
+    assert compared["ablation"].to_list() == ["gated_lightgcn", "sum"]
+    assert apart is None
+
+
+@pytest.mark.parametrize(
+    ("base", "settings", "named"),
+    [
+        ({}, {"l2": 0.2}, "model.l2=0.2 (model: 0.1)"),
+        ({"layers": 2}, {}, "model.layers=not set (model: 2)"),
+        ({}, {"layers": 2}, "model.layers=2 (model: not set)"),
+        ({"schedule": {"a": 1}}, {"schedule": {"a": 2}}, "model.schedule.a=2 (model: 1)"),
+        ({}, {"fusion": "mean"}, "model.fusion=mean (model: None)"),  # not what the file sets
+    ],
+)
+def test_an_ablation_of_other_settings_is_listed_and_not_compared(base, settings, named, ablations):
+    compared, apart = ablations(base=base, settings=settings)
+    assert compared is None
+    assert apart["ablation"].to_list() == ["sum"]
+    assert apart["other differences"].to_list() == [named]
+
+
+def test_of_an_ablation_run_twice_the_comparable_one_is_shown(ablations, write_run):
+    write_run("tuned", model="gated_lightgcn", ablation="sum", l2=0.2, gain=0.4)
+    compared, apart = ablations()
+    assert compared["ablation"].to_list() == ["gated_lightgcn", "sum"]
+    assert apart is None
+
+
+def test_an_ablation_whose_file_is_unknown_is_not_compared(ablations):
+    compared, apart = ablations(ablation="nowhere")
+    assert compared is None
+    assert "model.fusion=nowhere (model: None)" in apart["other differences"][0]
+
+
+def test_an_ablation_of_ones_own_is_read_from_its_folder(ablations, write_run, tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "ablation" / "gated_lightgcn").mkdir(parents=True)
+    (folder / "ablation" / "gated_lightgcn" / "own.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: gated_lightgcn\n"
+        "  - override /router_schedule: none\nmodel:\n  fusion: own\n"
+    )
+    write_run("own", model="gated_lightgcn", ablation="own", config_dir=folder)
+    compared, apart = ablations()
+    assert {*compared["ablation"]} == {"gated_lightgcn", "sum", "own"}
+    assert apart is None
+
+
+def test_users_are_paired_only_if_they_are_the_same(write_run, tmp_path, caplog):
+    write_run("a", gain=0.2)
+    other = write_run("b", model="vbpr")
+    table = pl.read_parquet(other / "per_user.parquet")
+    table[:30].write_parquet(other / "per_user.parquet")
+    report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
+    assert "vbpr was tested on other users than bpr" in caplog.text
+    assert not (tmp_path / f"out/tables/{SLUG}-significance.csv").exists()
+
+
+def test_hostile_folders_are_left_out_in_a_line_each(write_run, tmp_path, caplog):
+    write_run("whole")
+    (write_run("aliases", l2=0.2) / "config.yaml").write_text("a: &a [1]\nb: *a\n")
+    (write_run("deep", l2=0.3) / "config.yaml").write_text("[" * 20_000)
+    (write_run("json", l2=0.4) / "result.json").write_text("[" * 100_000)
+    (write_run("date", l2=0.5) / "config.yaml").write_text("a: !!timestamp 2026-11-30\n")
+    path = write_run("long", l2=0.6) / "result.json"
+    path.write_text(path.read_text().replace('"model": "bpr"', f'"model": "{"x" * 5000}"'))
+    path = write_run("escape", l2=0.7) / "result.json"
+    path.write_text(path.read_text().replace('"name": "tiny"', '"name": "\\u001b[31m"'))
+    path = write_run("other", seed=1) / "per_user.parquet"
+    pl.DataFrame({"user": [0, 1], "recall@20": [0.5, 1.0]}).write_parquet(path)
+    path = write_run("nan", model="vbpr") / "per_user.parquet"
+    pl.DataFrame({"user": [0, 1], "recall@20": [0.5, float("nan")]}).write_parquet(path)
+    (write_run("curve", seed=2) / "metrics.csv").write_text("epoch,val/recall@20\n0,a\n1,b\n")
+    caplog.set_level(logging.INFO)
+    report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
+    table = pl.read_csv(tmp_path / "out/tables/left-out.csv")
+    found = {folder.rpartition("/")[2]: why for folder, why in table.iter_rows()}
+    bad = {"aliases", "deep", "json", "date", "long", "escape", "other", "nan"}
+    assert {*found} == bad
+    assert all(len(why) < 400 for why in found.values())
+    lines = [m for m in caplog.messages if m.startswith("left out")]
+    assert len(lines) == len(found)
+    assert all(line.isprintable() for line in lines)
+
+
+def test_names_of_a_stranger_stay_text_in_the_page(write_run, tmp_path):
+    write_run("a", model="vbpr")
+    write_run("b", ablation="=cmd|'calc'!A0 <script>")
+    given = {"runs": str(tmp_path / "outputs"), "metrics": ["recall@20"], "title": "<script>"}
+    page = report(output=str(tmp_path / "out"), **given).read_text()
+    assert "<script" not in page
+    assert "&lt;script" in page
+
+
+@pytest.mark.usefixtures("_outputs")
+def test_a_linked_or_malformed_study_is_left_out(study, tmp_path):
+    study(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    before = (tmp_path / "elsewhere.db").read_bytes()
+    (tmp_path / "outputs/study.db").symlink_to(tmp_path / "elsewhere.db")
+    study(f"sqlite:///{tmp_path / 'outputs/bpr0/study.db'}")
+    with sqlite3.connect(tmp_path / "outputs/bpr0/study.db") as database:
+        database.execute("update trial_params set distribution_json = 'nothing'")
+    database.close()
+    report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
+    text = (tmp_path / "out/tables/left-out.csv").read_text()
+    assert "outputs/study.db" in text
+    assert "a link that leads out" in text
+    assert "bpr0/study.db" in text
+    assert (tmp_path / "elsewhere.db").read_bytes() == before
+    assert not list((tmp_path / "out/tables").glob("search-*"))

@@ -93,3 +93,31 @@ def test_html_is_escaped_and_whole():
         *("model", "recall@20", "a_b", "0.2000 ± 0.1414", "50 % & <c>", "0.2500 ± 0.0000"),
         *("none", "–", "last | d", "0.0500"),
     ]
+
+
+@pytest.mark.parametrize("write", [markdown, latex, html, comma_separated])
+def test_a_cell_is_one_short_line_without_escapes(write):
+    row = ["\x1b[31m" + "x" * 20_000, over([0.1])]
+    text = write(Table("t", "a\nb", ["model\n", "recall@20"], [row], ["one\ntwo"]))
+    assert "\x1b" not in text
+    assert all(len(line) < 11_000 for line in text.splitlines())
+    plain = write(Table("t", "a b", ["model", "recall@20"], [["x", over([0.1])]], ["one two"]))
+    assert text.count("\n") == plain.count("\n")
+
+
+def test_text_is_no_formula_for_a_spreadsheet():
+    rows = [["=1+1", over([-0.1])], ["@a", "+1.3 %"], ["b", "-0.1000 to +0.2000"]]
+    table = Table("t", "t", ["-x", "y"], rows)
+    found = [line.split(",") for line in comma_separated(table).splitlines()]
+    assert found[0] == ["'-x", "y", "y std"]
+    assert found[1] == ["'=1+1", "-0.1", ""]
+    assert found[2][:2] == ["'@a", "+1.3 %"]
+    assert found[3][:2] == ["b", "-0.1000 to +0.2000"]
+
+
+def test_latex_stays_in_its_cell():
+    row = ["\\input{/etc/passwd} & $x$ % _", over([0.1])]
+    line = latex(Table("t", "t\n\\input{x}", ["a", "b"], [row])).splitlines()
+    assert line[0].startswith("% t")
+    assert not any(text.startswith("\\input") for text in line)
+    assert r"\textbackslash{}input\{/etc/passwd\} \& \$x\$ \% \_ & 0.1000 \\" in line

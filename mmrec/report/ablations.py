@@ -1,0 +1,126 @@
+"""Which runs are ablations of a model: those in which nothing else differs.
+
+An ablation is a file of conf/ablation. What it sets may differ from the model as it is; any other
+difference, as in the learning rate, makes a run that says nothing about the ablation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmrec.config import conf_dir
+from mmrec.report.collect import Method, Run
+from mmrec.results import flat, is_free
+from mmrec.text import one_line
+from mmrec.yaml_file import YamlFileError, read_yaml
+
+SHOWN = 6  # differences that a table lists
+OVERRIDE = "override /"
+GLOBAL = "# @package _global_"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a file of conf/ablation sets.
+
+    Attributes:
+        values: settings by their dotted names.
+        groups: configuration groups of which it chooses another file.
+    """
+
+    values: Mapping[str, Any]
+    groups: tuple[str, ...]
+
+
+def differences(base: Method, method: Method) -> dict[str, tuple[str, str]]:
+    """Settings in which an ablation differs from its model beyond what it is meant to change.
+
+    Args:
+        base: the model as it is.
+        method: the model with an ablation.
+
+    Returns:
+        Values of the base and of the other, as text, by setting. If the ablation's file is not
+        found, all settings in which the two differ.
+    """
+    changes = _changes(method.runs[0]) or Changes({}, ())
+    before, now = _known(base.settings), _known(method.settings)
+    found = {}
+    for name in sorted({*before, *now, *changes.values}):
+        one, other = before.get(name), now.get(name)
+        if name in changes.values:
+            meant = changes.values[name]
+            same = other == meant or (isinstance(meant, str) and "${" in meant)
+        else:
+            same = one == other or _is_below(name, changes)
+        if not same:
+            found[name] = (_shown(name, before), _shown(name, now))
+    return found
+
+
+def described(found: Mapping[str, tuple[str, str]]) -> str:
+    """Differences as a cell of a table."""
+    listed = [f"{name}={now} (model: {before})" for name, (before, now) in found.items()]
+    more = [f"and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
+    return "; ".join([*listed[:SHOWN], *more])
+
+
+def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without empty mappings, which hold no setting."""
+    return {name: value for name, value in settings.items() if value != {}}
+
+
+def _is_below(name: str, changes: Changes) -> bool:
+    """Whether a setting is part of something that an ablation replaces."""
+    return any(f"{name}.".startswith(f"{group}.") for group in changes.groups) or any(
+        name.startswith(f"{place}.") for place in changes.values
+    )
+
+
+def _shown(name: str, settings: Mapping[str, Any]) -> str:
+    return one_line(settings[name], 60) if name in settings else "not set"
+
+
+def _changes(run: Run) -> Changes | None:
+    """What the file of a run's ablation sets; None: it is not there, or not understood."""
+    name = run.ablation_file
+    if name is None or ".." in Path(name).parts or Path(name).is_absolute():
+        return None
+    for folder in (*run.config_dirs, conf_dir()):
+        path = folder / "ablation" / f"{name}.yaml"
+        if path.is_file():
+            return _read(path)
+    return None
+
+
+@cache
+def _read(path: Path) -> Changes | None:
+    try:
+        content = read_yaml(path)
+        is_global = path.read_text().lstrip().startswith(GLOBAL)
+    except (OSError, YamlFileError):
+        return None
+    if not isinstance(content, Mapping) or not is_global:
+        return None
+    groups = []
+    for entry in content.get("defaults") or ():
+        if entry == "_self_":
+            continue
+        if not isinstance(entry, Mapping) or len(entry) != 1:
+            return None
+        (chosen,) = map(str, entry)
+        if not chosen.startswith(OVERRIDE):
+            return None
+        if (group := chosen.removeprefix(OVERRIDE)) != "model":  # its own
+            groups.append(group.replace("/", "."))
+    values = flat({name: value for name, value in content.items() if name != "defaults"})
+    kept = {
+        name: value
+        for name, value in values.items()
+        if name and value != {} and not is_free(name) and name.rpartition(".")[2] != "seed"
+    }
+    return Changes(kept, tuple(groups))
