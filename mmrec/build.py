@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from mmrec.app import leave_memory_unfilled
 from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
 from mmrec.results import CONFIG, LAST, VOLATILE, flat, to_continue
+from mmrec.words import refuse_numbers
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -42,6 +43,7 @@ def check(config: DictConfig) -> dict[str, Any]:
         if group in config:
             raise ConfigError(f"{group}=... {what}, and that is many runs: add -m")
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    refuse_numbers(plain)
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**32:
         raise ConfigError(f"seed={plain['seed']}: expected a whole number from 0 to 2^32 - 1")
     unknown = set(plain) - set(ROOT)
