@@ -17,23 +17,24 @@ from mmrec.config import ConfigError, conf_dir
 # Settings that hold text, or lists of text: a test compares them with the signatures behind them.
 # `*` stands for a part of the name; with `[]`, only the elements of a list are text.
 TEXT = (
-    *("baseline", "by", "ckpt", "exclude", "items", "metric", "metrics", "monitor", "only"),
-    *("output", "per_user", "run", "run_dir", "runs", "storages", "title", "trust", "users"),
-    *("candidates", "seen"),  # of `evaluate`
+    *("baseline", "by", "candidates", "ckpt", "exclude", "items", "metric", "metrics", "monitor"),
+    *("only", "output", "per_user", "run", "run_dir", "runs", "seen", "storages", "title"),
+    *("trust", "users"),
     *("data.columns.*", "data.ids", "data.interactions_file", "data.modalities", "data.name"),
-    *("data.root", "data.where", "data.where.*"),
+    *("data.root",),
     *("logger.*.entity", "logger.*.experiment_name", "logger.*.group", "logger.*.job_type"),
     *("logger.*.name", "logger.*.path", "logger.*.prefix", "logger.*.project"),
     *("logger.*.root_dir", "logger.*.run_id", "logger.*.run_name", "logger.*.save_dir"),
     *("logger.*.sub_dir", "logger.*.tags", "logger.*.tracking_uri"),
-    *("grid.ablations[]", "grid.name"),
-    *("sweep.custom_search_space", "sweep.objective", "sweep.storage", "sweep.study_name"),
-    *("hydra.sweeper.custom_search_space", "hydra.sweeper.objective", "hydra.sweeper.storage"),
-    *("hydra.sweeper.study_name", "hydra.sweeper.ablations[]"),
+    *("grid.ablations[]", "grid.name", "sweep.custom_search_space", "sweep.objective"),
+    *("sweep.storage", "sweep.study_name"),
     *("hydra.job.name", "hydra.run.dir", "hydra.searchpath", "hydra.sweep.dir"),
-    *("hydra.sweep.subdir",),
+    *("hydra.sweep.subdir", "hydra.sweeper.ablations[]", "hydra.sweeper.custom_search_space"),
+    *("hydra.sweeper.objective", "hydra.sweeper.storage", "hydra.sweeper.study_name"),
     *(f"hydra.launcher.{name}" for name in ("account", "name", "partition", "qos")),
 )
+# Values that are compared as text, and may be numbers, booleans and null in YAML.
+COMPARED = ("data.where.*",)
 KEEPING = {"choice", "str"}  # functions whose arguments may be text that looks like a number
 
 
@@ -79,8 +80,7 @@ def is_text(setting: str, *, element: bool = False) -> bool:
     """
     if "/" in setting or (setting and (conf_dir() / setting).is_dir()):
         return True  # the name of a file
-    names = (setting, f"{setting}[]") if element else (setting,)
-    return any(fnmatchcase(name, pattern) for name in names for pattern in _literal(TEXT))
+    return _matches(setting, TEXT) or (element and _matches(f"{setting}[]", TEXT))
 
 
 def as_text(word: str) -> str:
@@ -143,9 +143,9 @@ def refuse_numbers(config: Mapping[str, Any]) -> None:
             )
 
 
-def _literal(patterns: Sequence[str]) -> Iterator[str]:
-    """Patterns whose brackets mean themselves."""
-    return (pattern.replace("[]", "[[]]") for pattern in patterns)
+def _matches(setting: str, patterns: Sequence[str]) -> bool:
+    """Whether a setting fits a pattern; brackets mean themselves."""
+    return any(fnmatchcase(setting, pattern.replace("[]", "[[]]")) for pattern in patterns)
 
 
 def _tokens(value: str) -> list[Any]:
@@ -183,9 +183,11 @@ def _misread(setting: str, value: str) -> Iterator[tuple[int, int]]:
             return
         inside = [name for name, _ in enclosing]
         element = "[" in inside
-        kinds = converted | ({Kind.NULL} if inside[-1:] == ["["] else set())
-        functions = {*inside} - {"[", "{"}
-        if tokens[0].type in kinds and functions <= KEEPING and is_text(setting, element=element):
+        if not {*inside} - {"[", "{"} <= KEEPING:
+            return
+        text = is_text(setting, element=element)
+        number = tokens[0].type in converted and (text or _matches(setting, COMPARED))
+        if number or (text and inside[-1:] == ["["] and tokens[0].type == Kind.NULL):
             yield tokens[0].start, tokens[0].stop + 1
 
     for token in _tokens(value):

@@ -73,6 +73,7 @@ def test_settings_may_follow_a_folder_of_configuration(words, expected):
         ("users=[str(1_000)]", "users=[str('1_000')]"),
         ("experiment=1_000", "experiment='1_000'"),
         ("sweep/sampler@sweep.sampler=7", "sweep/sampler@sweep.sampler='7'"),
+        ("+data.where.zip=[1_000,null]", "+data.where.zip=['1_000',null]"),
         ("grid.ablations=[1_0]", "grid.ablations=['1_0']"),
     ],
 )
@@ -130,6 +131,7 @@ def test_a_number_from_yaml_is_refused_where_text_is_expected(config, setting):
 
 def test_numbers_and_text_from_yaml_are_accepted_where_they_belong():
     refuse_numbers({"seed": 1, "data": {"name": "1_000", "k_core": 5, "columns": {"time": None}}})
+    refuse_numbers({"data": {"where": {"rating": 5, "sold": [True, None]}}})
     refuse_numbers({"grid": {"ablations": True}, "users": None, "by": ["model.dim"]})
 
 
