@@ -19,13 +19,28 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmrec.config import TARGET, ConfigError, check_call, conf_dir, nearest
+from mmrec.config import (
+    TARGET,
+    ConfigError,
+    check_call,
+    conf_dir,
+    nearest,
+    unread_search_setting,
+)
 from mmrec.words import prepared, refuse_numbers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+# Launchers of other packages, and the extra that installs them.
+EXTRAS = {
+    "joblib": "joblib",
+    "ray": "ray",
+    "ray_aws": "ray",
+    "submitit_local": "slurm",
+    "submitit_slurm": "slurm",
+}
 NAMED_BY_DATA = {"data.corrupt": "+data.corrupt.visual=0.2"}  # whose keys are modalities
 
 
@@ -218,9 +233,14 @@ def _explain(error: BaseException, config_name: str) -> str:
     text = str(error)
     if found := re.search(r"(?:Could not find|In .*: Could not find) '([^']+)'", text):
         group, _, choice = found[1].rpartition("/")
+        if group == "hydra/launcher" and choice in EXTRAS:
+            return f"{group}={choice} needs a package: pip install 'mmrec[{EXTRAS[choice]}]'"
         return f"{group}={choice}: there is no conf/{found[1]}.yaml" + _instead(group, choice)
     if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
-        key, known = found[1].split("@")[0], _keys(config_name)
+        key = found[1].split("@")[0]
+        if config_name == "config" and (unread := unread_search_setting(key)):
+            return unread
+        known = _keys(config_name)
         for place in (key, key.rpartition(".")[0]):
             if place in NAMED_BY_DATA:
                 return f"{key}: what stands below {place} is added, as {NAMED_BY_DATA[place]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import leave_memory_unfilled
-from mmrec.config import ROOT, TARGET, ConfigError, check_call, check_monitor, conf_dir, nearest
+from mmrec.config import (
+    ROOT,
+    TARGET,
+    ConfigError,
+    check_call,
+    check_monitor,
+    conf_dir,
+    nearest,
+    unread_search_setting,
+)
 from mmrec.results import CONFIG, LAST, VOLATILE, flat, to_continue
 from mmrec.words import refuse_numbers
 
@@ -39,9 +49,11 @@ def check(config: DictConfig) -> dict[str, Any]:
     """
     from mmrec.evaluation import ACCURACY
 
-    for group, what in (("sweep", "searches"), ("grid", "combines")):
-        if group in config:
-            raise ConfigError(f"{group}=... {what}, and that is many runs: add -m")
+    for group in ("sweep", "grid"):
+        if group in config and "params" in config[group]:
+            raise ConfigError(f"{group}=... needs a multirun: add -m")
+        for name in config.get(group) or ():  # added, without a search or grid that reads it
+            raise ConfigError(unread_search_setting(f"{group}.{name}"))
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     refuse_numbers(plain)
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**32:
@@ -49,7 +61,8 @@ def check(config: DictConfig) -> dict[str, Any]:
     unknown = set(plain) - set(ROOT)
     if unknown:
         word = min(unknown)
-        raise ConfigError(f"{word}: no such setting{nearest(word, ROOT)}")
+        unread = unread_search_setting(word)
+        raise ConfigError(unread or f"{word}: no such setting{nearest(word, ROOT)}")
     for group in GROUPS:
         if TARGET not in plain[group] and group not in ("callbacks", "router_schedule"):
             raise ConfigError(f"{group}: it has no {TARGET}, the name of what makes it")
@@ -163,6 +176,7 @@ def build_trainer(
     kept = [] if plain["trainer"]["fast_dev_run"] else [checkpoints]
     asked = {name: node for name, node in plain["callbacks"].items() if node and TARGET in node}
     watchers = instantiate(asked, _convert_="all").values()
+    _check_tensorboard(plain["logger"])
     loggers = [
         logger if isinstance(logger, EpochTable) else Guarded(logger)
         for logger in instantiate(plain["logger"], _convert_="all").values()
@@ -184,6 +198,13 @@ def build_trainer(
             f"trainer: {error.__cause__} (accelerator={wanted}); trainer=auto takes what there is"
         ) from None
     return trainer, timing, checkpoints
+
+
+def _check_tensorboard(loggers: Mapping[str, Any]) -> None:
+    """Name the extra of Lightning's own logger; other trackers check their packages themselves."""
+    wanted = any(str(node.get(TARGET)).endswith(".TensorBoardLogger") for node in loggers.values())
+    if wanted and not (find_spec("tensorboard") or find_spec("tensorboardX")):
+        raise ConfigError("logger=tensorboard needs a package: pip install 'mmrec[tensorboard]'")
 
 
 def _validated(trainer: Mapping[str, Any]) -> dict[str, int]:

@@ -51,21 +51,23 @@ def quoted(text: str) -> str:
 
 
 def folders_first(words: Sequence[str]) -> list[str]:
-    """Move `--config-dir` before the settings, as Hydra takes no settings after it.
+    """Move `--config-dir` and `-m` before the settings, as Hydra takes no settings on both sides.
 
     Hydra uses only the last of several folders, so the others are added to its search path.
     """
     folders: list[str] = []
+    flags: list[str] = []
     settings: list[str] = []
     left = iter(words)
     for word in left:
         if word in ("--config-dir", "-cd"):
             folders += islice(left, 1)
         else:
-            settings.append(word)
+            (flags if word in ("-m", "--multirun") else settings).append(word)
     others = ",".join(quoted(f"file://{Path(folder).absolute()}") for folder in folders[-2::-1])
     return [
         *(word for folder in folders[-1:] for word in ("--config-dir", folder)),
+        *flags,
         *([f"hydra.searchpath=[{others}]"] if others else []),
         *settings,
     ]

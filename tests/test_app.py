@@ -10,8 +10,9 @@ import sys
 
 import numpy as np
 import pytest
+from hydra.errors import MissingConfigException
 
-from mmrec.app import forget_peak_memory
+from mmrec.app import _explain, forget_peak_memory
 from mmrec.results import peak_rss_mib
 from mmrec.run import main
 
@@ -112,6 +113,43 @@ def test_a_folder_of_one_run_is_none_of_many(command):
     message = command("-m", "model=bpr", "run_dir=here")
     assert message.startswith("error: run_dir=here: ")
     assert "hydra.sweep.dir" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (("-m", "+n_trials=5"), "n_trials"),
+        (("-m", "n_trials=5"), "n_trials"),
+        (("-m", "sweep.n_trials=5"), "sweep.n_trials"),
+        (("-m", "+sweep.n_trials=5"), "sweep.n_trials"),
+        (("-m", "hydra/sweeper=optuna", "+sweep.n_trials=5", "model.dim=2,4"), "sweep.n_trials"),
+        (("-m", "hydra/sweeper=optuna", "+n_trials=5", "model.dim=2,4"), "n_trials"),
+        (("-m", "hydra/sweeper=grid", "+grid.dry_run=true"), "grid.dry_run"),
+        (("-m", "+dry_run=true"), "dry_run"),
+        (("+sweep.n_trials=5",), "sweep.n_trials"),
+    ],
+)
+def test_a_setting_of_a_search_that_is_not_chosen_names_the_right_key(words, key, in_process):
+    said = in_process(main, *TINY, "model=bpr", *words)
+    assert isinstance(said, str)
+    assert said.startswith(f"error: {key}: no ")
+    name = key.rpartition(".")[2]
+    assert f"hydra.sweeper.{name}=" in said
+    assert ("sweep=<model>" in said) == (name == "n_trials")
+
+
+@pytest.mark.parametrize(
+    ("choice", "extra"), [("joblib", "joblib"), ("submitit_slurm", "slurm"), ("ray", "ray")]
+)
+def test_a_launcher_without_its_package_names_the_extra(choice, extra):
+    error = MissingConfigException(f"Could not find 'hydra/launcher/{choice}'", choice)
+    said = _explain(error, "config")
+    assert said == f"hydra/launcher={choice} needs a package: pip install 'mmrec[{extra}]'"
+
+
+def test_tensorboard_without_its_package_names_the_extra(command, monkeypatch):
+    monkeypatch.setattr("mmrec.build.find_spec", lambda _: None)
+    assert "pip install 'mmrec[tensorboard]'" in command(*TINY, "model=bpr", "logger=tensorboard")
 
 
 def test_null_in_a_nested_choice_is_answered_with_a_list(command):

@@ -116,6 +116,17 @@ def test_a_command_explains_itself_without_loading_torch(command, said):
     assert done.stdout.endswith("LIGHT\n")
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_setting_and_names_the_completion(command):
+    config = yaml.safe_load((conf_dir() / CONFIGS.get(command, f"{command}.yaml")).read_text())
+    text = config["hydra"]["help"]["template"]
+    groups = [next(iter(d)) for d in config["defaults"] if isinstance(d, dict)]
+    for setting in {*config, *groups} - {"defaults", "hydra", "override hydra/job_logging"}:
+        line = re.search(rf"^{setting}[.=]\S+ +(.{{4,}})", text, re.MULTILINE)
+        assert line, setting
+    assert 'eval "$$(mmrec -sc install=bash)"' in text  # Hydra's template writes $$ for $
+
+
 def test_a_run_leaves_out_what_torchmetrics_would_have_for_other_fields(surroundings, tmp_path):
     code = (
         "import sys, mmrec.run\n"

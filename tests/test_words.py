@@ -45,9 +45,10 @@ from mmrec.words import (
             "--config-dir c hydra.searchpath=['file:///b','file:///a'] model=a",
         ),
         ("-m model=a", "-m model=a"),
+        ("model=a -m seed=1,2", "-m model=a seed=1,2"),
     ],
 )
-def test_settings_may_follow_a_folder_of_configuration(words, expected):
+def test_settings_may_stand_on_both_sides_of_options(words, expected):
     assert folders_first(words.split()) == expected.split()
 
 
