@@ -11,7 +11,7 @@ ENV := .venv/.installed
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z%-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+		/^[a-z%-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: venv
 venv: $(ENV) ## Make .venv with all dependencies (minutes); PYTHON=python3.12 picks the interpreter
@@ -32,7 +32,7 @@ $(ENV): pyproject.toml constraints.txt
 demo: $(ENV) ## Train a model on planted data, evaluate it, recommend with it (minutes)
 	$(BIN)/python -m experiments.demo
 
-##@ Many runs (minutes to days): DATA=planted SEEDS=0,1,2 OPTIONS='trainer=gpu'; finished runs are kept
+##@ Many runs: DATA=planted SEEDS=0,1,2 OPTIONS='trainer=gpu'; finished runs are kept
 
 DATA ?= planted
 SEEDS ?= 0,1,2
@@ -57,14 +57,14 @@ SETS = $(call given,DATA,--data $(subst $(comma), ,$(DATA)))
 ablation-mamex: DATA := $(or $(call given,DATA,$(DATA)),planted_cold)
 
 .PHONY: table
-table: $(ENV) ## Search every model alike, three seeds: experiments/leaderboard (days)
+table: $(ENV) ## Search every model alike, three seeds: experiments/leaderboard
 	$(BIN)/python -m experiments.leaderboard $(OPTIONS) --seeds $(SEEDS) $(SETS)
 
 .PHONY: cold
-cold: $(ENV) ## Search every cold-start model alike, five splits: experiments/mamex (days)
+cold: $(ENV) ## Search every cold-start model alike, five splits: experiments/mamex
 	$(BIN)/python -m experiments.mamex $(OPTIONS) $(SETS)
 
-##@ Studies (hours): OPTIONS=--help lists the options of each
+##@ Studies: OPTIONS=--help lists the options of each
 
 .PHONY: compare
 compare: $(ENV) ## Run the Gated LightGCN study
@@ -83,17 +83,17 @@ reference: $(ENV) ## Compare with published numbers
 	$(BIN)/python -m experiments.reference
 
 .PHONY: bench
-bench: $(ENV) ## Time and memory of each part, on small data (minutes)
+bench: $(ENV) ## Time and memory of each part, on small data
 	$(BIN)/python -m experiments.benchmarks
 
 .PHONY: bench-full
-bench-full: $(ENV) ## The same at full size (hours)
+bench-full: $(ENV) ## The same at full size
 	$(BIN)/python -m experiments.benchmarks --full
 
 ##@ Check
 
 .PHONY: test
-test: $(ENV) ## All tests and notebooks (up to an hour on two cores)
+test: $(ENV) ## All tests and notebooks
 	$(BIN)/python -m pytest -n 2 --nbmake
 
 .PHONY: test-fast
@@ -109,7 +109,7 @@ notebooks: $(ENV) ## Execute the notebooks
 	$(BIN)/python -m pytest --nbmake notebooks
 
 .PHONY: lint
-lint: $(ENV) ## Check style, types and import contracts (a minute)
+lint: $(ENV) ## Check style, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
