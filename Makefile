@@ -11,10 +11,10 @@ ENV := .venv/.installed
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z%-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+		/^[a-z%-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: venv
-venv: $(ENV) ## Make .venv with everything in it; PYTHON=python3.12 picks the interpreter
+venv: $(ENV) ## Make .venv with all dependencies (minutes); PYTHON=python3.12 picks the interpreter
 
 $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || { \
@@ -29,10 +29,10 @@ $(ENV): pyproject.toml constraints.txt
 ##@ Use
 
 .PHONY: demo
-demo: $(ENV) ## Train a model on planted data, evaluate it, recommend with it
+demo: $(ENV) ## Train a model on planted data, evaluate it, recommend with it (minutes)
 	$(BIN)/python -m experiments.demo
 
-##@ Many runs: DATA=planted SEEDS=0,1,2 OPTIONS='trainer=gpu' say which; what is finished is kept
+##@ Many runs: DATA=planted SEEDS=0,1,2 OPTIONS='trainer=gpu'; finished runs are kept
 
 DATA ?= planted
 SEEDS ?= 0,1,2
@@ -42,13 +42,13 @@ comma := ,
 ABLATED := $(subst $(empty) $(empty),$(comma),$(strip $(notdir $(wildcard conf/ablation/*))))
 
 .PHONY: ablations baselines
-ablation-%: $(ENV) ## One model (ablation-gated-lightgcn), as it is and with each of its ablations
+ablation-%: $(ENV) ## One model with each of its ablations, for example ablation-gated-lightgcn
 	$(GRID) grid=ablations model=$(subst -,_,$*)
 
-ablations: $(ENV) ## The same for every model that has any
+ablations: $(ENV) ## The same for every model that has ablations
 	$(GRID) grid=ablations model=$(ABLATED)
 
-baselines: $(ENV) ## What a model is compared with, at the settings of conf/model
+baselines: $(ENV) ## Baseline models with the settings of conf/model
 	$(GRID) grid=baselines
 
 # What was asked for on the command line; the leaderboard has its own data sets.
@@ -57,25 +57,25 @@ SETS = $(call given,DATA,--data $(subst $(comma), ,$(DATA)))
 ablation-mamex: DATA := $(or $(call given,DATA,$(DATA)),planted_cold)
 
 .PHONY: table
-table: $(ENV) ## Every model searched alike, on three seeds: experiments/leaderboard
+table: $(ENV) ## Search every model alike, three seeds: experiments/leaderboard
 	$(BIN)/python -m experiments.leaderboard $(OPTIONS) --seeds $(SEEDS) $(SETS)
 
 .PHONY: cold
-cold: $(ENV) ## Every model of cold items searched alike, on five draws of them: experiments/mamex
+cold: $(ENV) ## Search every cold-start model alike, five splits: experiments/mamex
 	$(BIN)/python -m experiments.mamex $(OPTIONS) $(SETS)
 
-##@ Studies: OPTIONS=--help says what each takes
+##@ Studies: OPTIONS=--help lists the options of each
 
 .PHONY: compare
 compare: $(ENV) ## Run the Gated LightGCN study
 	$(BIN)/python -m experiments.gated_lightgcn
 
 .PHONY: roles
-roles: $(ENV) ## Does MAGNET's routing find the roles of planted items?
+roles: $(ENV) ## Does the routing of MAGNET recover the roles of planted items?
 	$(BIN)/python -m experiments.magnet
 
 .PHONY: study-missing
-study-missing: $(ENV) ## What ranking cold items loses as they lack a modality
+study-missing: $(ENV) ## Accuracy on cold items that lack a modality
 	$(BIN)/python -m experiments.missing $(OPTIONS) $(SETS)
 
 .PHONY: reference
@@ -83,7 +83,7 @@ reference: $(ENV) ## Compare with published numbers
 	$(BIN)/python -m experiments.reference
 
 .PHONY: bench
-bench: $(ENV) ## Time and memory of the parts, on small data
+bench: $(ENV) ## Time and memory of each part, on small data
 	$(BIN)/python -m experiments.benchmarks
 
 .PHONY: bench-full
@@ -97,11 +97,11 @@ test: $(ENV) ## All tests and notebooks
 	$(BIN)/python -m pytest -n 2 --nbmake
 
 .PHONY: test-fast
-test-fast: $(ENV) ## Tests that need seconds and no data set
+test-fast: $(ENV) ## Fast tests without data sets (about 3 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not data' tests
 
 .PHONY: test-gpu
-test-gpu: $(ENV) ## What a GPU alone can show; without one it says so and fails
+test-gpu: $(ENV) ## Tests that need a GPU; fails without one
 	$(BIN)/python -m pytest -m gpu tests
 
 .PHONY: notebooks
@@ -109,14 +109,14 @@ notebooks: $(ENV) ## Execute the notebooks
 	$(BIN)/python -m pytest --nbmake notebooks
 
 .PHONY: lint
-lint: $(ENV) ## Style, types and import contracts
+lint: $(ENV) ## Check style, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 .PHONY: format
-format: $(ENV) ## Rewrite the code as lint wants it
+format: $(ENV) ## Format the code and apply automatic fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/nbstripout notebooks/*.ipynb

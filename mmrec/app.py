@@ -16,25 +16,34 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmrec.config import TARGET, ConfigError, check_call, conf_dir, nearest
+from mmrec.config import (
+    TARGET,
+    ConfigError,
+    check_call,
+    conf_dir,
+    nearest,
+    unread_search_setting,
+)
 from mmrec.home import with_home
 from mmrec.paths import expand
 from mmrec.text import log_text
+from mmrec.words import prepared, refuse_numbers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-# Settings that name a file or a folder, which may be called 007 or 2026_11_29.
-NAMES = {
-    *("ckpt", "data.name", "data.root", "grid.name", "items", "output"),
-    *("run", "run_dir", "runs", "sweep.study_name"),
+# Launchers of other packages, and the extra that installs them.
+EXTRAS = {
+    "joblib": "joblib",
+    "ray": "ray",
+    "ray_aws": "ray",
+    "submitit_local": "slurm",
+    "submitit_slurm": "slurm",
 }
-LIKE_A_NUMBER = re.compile(r"[-+.\d][-+.\deE_]*")
 NAMED_BY_DATA = {  # settings whose keys are modalities or columns
     "data.corrupt": "+data.corrupt.visual=0.2",
     "data.where": "+data.where.event=purchase",
@@ -53,9 +62,9 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     mendable = (
         HydraException | OmegaConfBaseException | YAMLError | ValueError | ArithmeticError | OSError
     )
-    sys.argv[1:] = with_home(sys.argv[1:])
-    sys.argv[1:] = map(as_name, folders_first(sys.argv[1:]))
-    wants_traceback = bool(os.environ.get(FULL_ERROR))
+    sys.argv[1:] = prepared(with_home(sys.argv[1:]))
+    full_error = os.environ.get(FULL_ERROR)
+    wants_traceback = full_error == "1"  # as in Hydra
     keep_freed_memory()
     raised_before = logging.raiseExceptions
     logging.raiseExceptions = wants_traceback  # as where nobody reads what is said any more
@@ -68,9 +77,13 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         for word in sys.argv[1:]:
             group, _, choice = word.partition("=")
             if many and group == "run_dir":
-                raise ValueError(f"{word}: it is of one run; hydra.sweep.dir= is that of many")
+                raise ValueError(
+                    f"{word}: run_dir applies to a single run; use hydra.sweep.dir with -m"
+                )
             if choice.startswith("_") and (conf_dir() / group / f"{choice}.yaml").is_file():
-                raise ValueError(f"{word}: a part of other files{_instead(group, choice)}")
+                raise ValueError(
+                    f"{word}: {choice} is only used inside other files{_instead(group, choice)}"
+                )
         main()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -94,6 +107,8 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     finally:
         logging.setLogRecordFactory(make_record)
         del os.environ[FULL_ERROR]
+        if full_error is not None:
+            os.environ[FULL_ERROR] = full_error
         logging.raiseExceptions = raised_before
 
 
@@ -123,36 +138,6 @@ def nobody_reads() -> bool:
     return gone
 
 
-def folders_first(words: Sequence[str]) -> list[str]:
-    """Words of a command line with `--config-dir` before the settings.
-
-    Hydra takes no settings behind an option and its value, where people add them; and of several
-    folders the last alone, so the others go into its search path.
-    """
-    folders: list[str] = []
-    settings: list[str] = []
-    left = iter(words)
-    for word in left:
-        if word in ("--config-dir", "-cd"):
-            folders += islice(left, 1)
-        else:
-            settings.append(word)
-    others = ",".join(quoted(f"file://{Path(folder).absolute()}") for folder in folders[-2::-1])
-    return [
-        *(word for folder in folders[-1:] for word in ("--config-dir", folder)),
-        *([f"hydra.searchpath=[{others}]"] if others else []),
-        *settings,
-    ]
-
-
-def as_name(word: str) -> str:
-    """A word of a command line; the name of a folder is text, also where Hydra sees a number."""
-    setting, _, value = word.partition("=")
-    if setting in NAMES and LIKE_A_NUMBER.fullmatch(value):
-        return f"{setting}={quoted(value)}"
-    return word
-
-
 def answer(config: DictConfig, name: str, command: Callable[..., object]) -> None:
     """Call what a command does with its settings, once they are checked against its signature.
 
@@ -168,6 +153,7 @@ def answer(config: DictConfig, name: str, command: Callable[..., object]) -> Non
 
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        refuse_numbers(plain)
         if "data" in plain:
             plain["data_root"] = _data_root(plain.pop("data"))
         check_call({TARGET: name, **plain}, "")
@@ -202,13 +188,6 @@ def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:
     if not path.parent.is_dir():
         raise ConfigError(f"{option}={name}: there is no folder {path.parent}; make it first")
     return path
-
-
-def quoted(text: str) -> str:
-    """Text as a value that Hydra takes as it is."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    return QuotedString(text, Quote.single).with_quotes()
 
 
 def keep_freed_memory() -> None:
@@ -293,9 +272,14 @@ def _explain(error: BaseException, config_name: str) -> str:
     text = str(error)
     if found := re.search(r"(?:Could not find|In .*: Could not find) '([^']+)'", text):
         group, _, choice = found[1].rpartition("/")
+        if group == "hydra/launcher" and choice in EXTRAS:
+            return f"{group}={choice} needs a package: pip install 'mmrec[{EXTRAS[choice]}]'"
         return f"{group}={choice}: there is no conf/{found[1]}.yaml" + _instead(group, choice)
     if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
-        key, known = found[1].split("@")[0], _keys(config_name)
+        key = found[1].split("@")[0]
+        if config_name == "config" and (unread := unread_search_setting(key)):
+            return unread
+        known = _keys(config_name)
         for place in (key, key.rpartition(".")[0]):
             if place in NAMED_BY_DATA:
                 return f"{key}: what stands below {place} is added, as {NAMED_BY_DATA[place]}"
@@ -319,6 +303,11 @@ def _explain(error: BaseException, config_name: str) -> str:
         hint = f""", as "{setting}='{value}'" in a shell""" if value else ""
         reason = " ".join(text.partition("See https://")[0].split())
         return f"{reason}; quote values that hold signs or brackets{hint}"
+    if "NoneType is incompatible" in text and (found := re.search(r"'([^=' ]+)=", text)):
+        return (
+            f"{found[1]}: choice() accepts no null inside another function; list the values, as "
+            f"{found[1]}=null,1"
+        )
     if found := re.search(r"Missing mandatory value: (\S+)", text):
         key = getattr(error, "full_key", None) or found[1]
         return f"{key}: give it a value, as {key}=...; --help says what it may be"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,11 +24,13 @@ from mmrec.config import (
     check_value,
     conf_dir,
     nearest,
+    unread_search_setting,
 )
 from mmrec.paths import expand
 from mmrec.results import CONFIG, LAST, VOLATILE, first_line, flat, read_config, to_continue
 from mmrec.switches import check_switches, setting_error
 from mmrec.text import one_line
+from mmrec.words import refuse_numbers
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -63,10 +66,13 @@ def check(config: DictConfig) -> dict[str, Any]:
     """
     from mmrec.evaluation import ACCURACY
 
-    for group, what in (("sweep", "searches"), ("grid", "combines")):
-        if group in config:
-            raise ConfigError(f"{group}=... {what}, and that is many runs: add -m")
+    for group in ("sweep", "grid"):
+        if group in config and "params" in config[group]:
+            raise ConfigError(f"{group}=... needs a multirun: add -m")
+        for name in config.get(group) or ():  # added, without a search or grid that reads it
+            raise ConfigError(unread_search_setting(f"{group}.{name}"))
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    refuse_numbers(plain)
     _check_root(plain)
     for group in GROUPS:
         check_call(plain[group], group)
@@ -82,7 +88,8 @@ def _check_root(plain: Mapping[str, Any]) -> None:
     unknown = set(plain) - set(ROOT)
     if unknown:
         word = min(unknown)
-        raise ConfigError(f"{word}: no such setting{nearest(word, ROOT)}")
+        unread = unread_search_setting(word)
+        raise ConfigError(unread or f"{word}: no such setting{nearest(word, ROOT)}")
     for name in ROOT:
         if name not in plain:
             raise ConfigError(f"~{name}: a run needs this setting")
@@ -203,6 +210,7 @@ def build_trainer(
     for name, watcher in watchers.items():
         if isinstance(watcher, EarlyStopping):
             _check_stopping(f"callbacks.{name}", watcher, evaluation.cutoffs)
+    _check_tensorboard(plain["logger"])
     loggers = [
         logger if isinstance(logger, EpochTable) else Guarded(logger)
         for logger in instantiate(
@@ -302,6 +310,13 @@ def _profiler(choice: Any, folder: Path) -> Any:
     if not isinstance(choice, str):
         return choice
     return kinds[choice](dirpath=str(folder), filename="profile")
+
+
+def _check_tensorboard(loggers: Mapping[str, Any]) -> None:
+    """Name the extra of Lightning's own logger; other trackers check their packages themselves."""
+    wanted = any(str(node.get(TARGET)).endswith(".TensorBoardLogger") for node in loggers.values())
+    if wanted and not (find_spec("tensorboard") or find_spec("tensorboardX")):
+        raise ConfigError("logger=tensorboard needs a package: pip install 'mmrec[tensorboard]'")
 
 
 def _validated(trainer: Mapping[str, Any]) -> dict[str, int]:

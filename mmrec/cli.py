@@ -7,15 +7,20 @@ import os
 import re
 import runpy
 import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
 
 from mmrec import __version__
-from mmrec.config import nearest
+from mmrec.config import conf_dir, nearest
 
 COMMANDS = {
     "run": "train a model, select it on validation, test it once",
-    "evaluate": "recompute a run's numbers from its checkpoint",
-    "recommend": "write each user's best items to a file",
-    "explain": "show which experts and modalities carry a run's scores",
+    "evaluate": "recompute the metrics of a run from its checkpoint",
+    "recommend": "write or print the best items of each user",
+    "similar": "write or print the most similar items of each item",
+    "explain": "show which experts and modalities carry the scores of a run",
     "report": "compare runs: tables, figures and a page",
 }
 HELP = "\n".join(
@@ -24,12 +29,14 @@ HELP = "\n".join(
         "",
         *(f"  {name:<12}{what}" for name, what in COMMANDS.items()),
         "",
-        "mmrec <command> --help   what it takes",
-        "mmrec --version",
-        'eval "$(mmrec -sc install=bash)"   completes commands and settings with TAB',
+        "mmrec <command> --help   settings of a command, and examples",
+        "mmrec --version          version of mmrec",
+        'eval "$(mmrec -sc install=bash)"   complete commands and settings with TAB in bash',
         "",
     ]
 )
+# The part of Hydra that a user of `run` may set; completed after `hydra`.
+HYDRA = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.sweep.")
 
 
 def main() -> None:
@@ -45,13 +52,24 @@ def main() -> None:
         case [command, *rest] if command in COMMANDS:
             # As `python -m` does it, which is also how processes of a distributed run are started.
             sys.argv[1:] = rest
+            _search_working_directory()
             runpy.run_module(f"mmrec.{command}", run_name="__main__", alter_sys=True)
         case [command, *_]:
             sys.exit(f"error: {command}: no such command" + nearest(command, COMMANDS))
 
 
+def _search_working_directory() -> None:
+    """Find modules in the working directory first, as `python -m` does.
+
+    `python -P` and PYTHONSAFEPATH switch it off, as they do for `python -m`.
+    """
+    folder = str(Path.cwd())
+    if not sys.flags.safe_path and folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
 def _complete() -> None:
-    """Answer the shell: names of commands, then what Hydra knows about the one that is named."""
+    """Answer the shell: names of commands, then the settings of the command that is typed."""
     line = os.environ.get("COMP_LINE", "")
     command, word = "run", re.fullmatch(r"\s*\S+\s+(\S*)", line)
     if word:
@@ -60,6 +78,48 @@ def _complete() -> None:
     if named := re.match(r"(\s*\S+)\s+(\S+)(?=\s)", line):
         command = named[2]
         os.environ["COMP_LINE"] = named[1] + line[named.end() :]
-    if command in COMMANDS:
-        logging.disable()  # what is said on the way is no completion
+    if command not in COMMANDS:
+        return
+    logging.disable()  # messages are not completions
+    answer = StringIO()
+    with redirect_stdout(answer):
         runpy.run_module(f"mmrec.{command}", run_name="__main__")
+    if not line:  # the script that installs completion
+        sys.stdout.write(answer.getvalue())
+        return
+    offered = answer.getvalue().split()
+    completed = _of_run(line, offered) if command == "run" else _of_file(command, offered)
+    sys.stdout.write(" ".join(completed) + "\n")
+
+
+def _of_run(line: str, offered: list[str]) -> Iterator[str]:
+    """What `run` takes, of what Hydra offers: no internals, and no parts of other files."""
+    typed = re.split(r"\s", line)[-1]
+    if typed.startswith("ablation="):  # Hydra knows them as groups of the same name
+        folder = conf_dir() / "ablation"
+        names = sorted(path.relative_to(folder) for path in folder.glob("*/*.yaml"))
+        offered = [f"ablation={name.with_suffix('').as_posix()}" for name in names]
+        offered = [option for option in offered if option.startswith(typed)]
+    for option in offered:
+        setting, _, choice = option.partition("=")
+        if setting.rpartition(".")[2].startswith("_") or choice.startswith("_"):
+            continue
+        if option.startswith("hydra"):
+            if typed.startswith("hydra") and option.startswith(HYDRA):
+                yield option
+        elif option.startswith("ablation/"):
+            if option == "ablation/" and typed != option:
+                yield "ablation="
+        elif option == "sweep":
+            yield "sweep="
+        elif not option.startswith("sweep/") or " sweep=" in line:
+            yield option
+
+
+def _of_file(command: str, offered: list[str]) -> list[str]:
+    """What another command takes: Hydra offers the groups of `run` too."""
+    import yaml
+
+    settings = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text()).keys()
+    settings -= {"defaults", "hydra"}
+    return [option for option in offered if re.split(r"[.=/]", option)[0] in settings]

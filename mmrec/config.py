@@ -65,6 +65,30 @@ def nearest(word: str, choices: Iterable[str], n: int = 3) -> str:
     return f"; there are {', '.join(known)}" if known else ""
 
 
+def unread_search_setting(key: str) -> str | None:
+    """The error about a setting of a search or grid where none is chosen.
+
+    Args:
+        key: as typed, for example `n_trials` or `sweep.n_trials`.
+
+    Returns:
+        None if it is no such setting.
+    """
+    import yaml
+
+    group, _, name = key.rpartition(".")
+    for kind, sweeper in (("sweep", "optuna"), ("grid", "grid")):
+        path = conf_dir() / "hydra/sweeper" / f"{sweeper}.yaml"
+        known = name in yaml.safe_load(path.read_text()) and not name.startswith("_")
+        if group == kind or (not group and known):
+            chosen = "sweep=<model>" if kind == "sweep" else "grid=<name>"
+            return (
+                f"{key}: no {'search' if kind == 'sweep' else 'grid'} is chosen; with -m, give "
+                f"{chosen} {kind}.{name}=..., or hydra/sweeper={sweeper} hydra.sweeper.{name}=..."
+            )
+    return None
+
+
 def check_monitor(
     monitor: str, cutoffs: Iterable[int], metrics: Iterable[str], setting: str = "monitor"
 ) -> None:

@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir
+from mmrec.names import Asked, check_files, select, user_names
 from mmrec.paths import expand, outward_link, replace_file
-from mmrec.recommend import Seen, named_users
+from mmrec.recommend import Seen
 from mmrec.results import ResultError, locate_run
 from mmrec.text import spreadsheet_frame
 
@@ -39,7 +40,7 @@ def _main(config: DictConfig) -> None:
 def explain(
     *,
     run: str | Path,
-    users: int | Sequence[str | int] | None = None,
+    users: str | Path | int | Sequence[str | int] | None = None,
     k: int = 10,
     seen: Seen = "train+val",
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
@@ -56,10 +57,9 @@ def explain(
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
-        users: ids of users, or one number, the data's own where there are any; None: some of each
-            activity.
+        users: one id, several, or a table of them, as for `recommend`; None: some of each activity.
         k: length of the lists.
-        seen: what is no candidate.
+        seen: items that are masked, as for `recommend`.
         accelerator: what to rank on.
         output: a folder; None: `explain` in the run's, or `explain-last` of its last checkpoint.
         data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
@@ -77,6 +77,7 @@ def explain(
         raise ConfigError(f"k={k}: expected 1 or more")
     if output and expand(output).is_file():
         raise ConfigError(f"output={output}: it is a file; give a folder")
+    check_files(users=users)
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
 
@@ -129,14 +130,14 @@ def explain(
     return page
 
 
-def _chosen(users: int | Sequence[str | int] | None, corpus: Corpus) -> Tensor:
+def _chosen(users: Asked | None, corpus: Corpus) -> Tensor:
     """Indices of the users who are asked for."""
     import torch
 
     if users is None:
         order = corpus.user_counts().argsort(descending=True, stable=True)
         return order[torch.linspace(0, len(order) - 1, min(SHOWN, len(order))).long()]
-    return named_users(users, corpus)
+    return select("users", users, user_names(corpus))
 
 
 if __name__ == "__main__":

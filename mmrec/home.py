@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from mmrec.paths import expand
+from mmrec.words import quoted
 
 # Settings that hold one path. `*` stands for a part of the name.
 PATHS = (
@@ -59,13 +60,11 @@ def _setting(word: str, many: bool) -> str:
         text = _unquoted(value)
         path = str(expand(text))
         plain = path == text and (text != value or _SAFE.fullmatch(value))
-        return word if plain else f"{setting}={_quoted(path)}"
+        return word if plain else f"{setting}={quoted(path)}"
     if "~" in value and (_is(name, (*PATHS, *LISTS)) or value.lstrip("'\"").startswith("~/")):
         return f"{setting}{equals}{_TOKEN.sub(_expanded, value)}"
     if _is(name, LISTS) and not (many or "[" in value or "," in value):
-        return (
-            word if _SAFE.fullmatch(value) or value[0] in "'\"" else f"{setting}={_quoted(value)}"
-        )
+        return word if _SAFE.fullmatch(value) or value[0] in "'\"" else f"{setting}={quoted(value)}"
     return word
 
 
@@ -77,7 +76,7 @@ def _expanded(found: re.Match[str]) -> str:
     """A value or an element of a list; quoted if it is a path of the home folder."""
     text = _unquoted(found[0].strip())
     path = _HOME.sub(lambda home: f"{home[1]}{expand(home[2])}", text)
-    return found[0] if path == text else _quoted(path)
+    return found[0] if path == text else quoted(path)
 
 
 def _unquoted(value: str) -> str:
@@ -85,9 +84,3 @@ def _unquoted(value: str) -> str:
     if len(value) < 2 or quote not in ("'", '"') or value[-1] != quote:
         return value
     return value[1:-1].replace(f"\\{quote}", quote)
-
-
-def _quoted(text: str) -> str:
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    return QuotedString(text, Quote.single).with_quotes()

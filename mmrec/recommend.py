@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import hydra
 from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch, output_file
 from mmrec.config import ConfigError, conf_dir
-from mmrec.paths import expand, replace_file
+from mmrec.lists import SHOWN, SUFFIXES, table_text, write_lists
+from mmrec.names import Asked, Names, check_files, item_names, select, user_names
+from mmrec.paths import expand
 from mmrec.results import locate_run
-from mmrec.text import printable, spreadsheet_frame
 
 if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
 
-    from mmrec.data import Corpus, Modality
+    from mmrec.data import Corpus, Interactions, Modality
     from mmrec.runs import OpenRun
 
 log = logging.getLogger(__name__)
-Seen = Literal["train", "train+val", "none"]
-Role = Literal["user_id", "user"]  # the data's own ids, or 0..U-1
+Seen = Literal["train", "train+val", "all", "none"]
 LENGTH = 20  # of a list
-MANY = 100_000  # users, among whom the nearest name takes too long to find
 
 
 def main() -> None:
@@ -45,111 +42,150 @@ def _main(config: DictConfig) -> None:
 def recommend(
     *,
     run: str | Path,
-    output: str,
+    output: str | None = None,
     k: int | None = None,
     users: str | Path | int | Sequence[str | int] | None = None,
     items: str | None = None,
     seen: Seen = "train+val",
+    exclude: str | Path | int | Sequence[str | int] | None = None,
+    only: str | Path | int | Sequence[str | int] | None = None,
     block: int = 512,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     data_root: str | None = None,
     trust: str | Sequence[str] = (),
-) -> Path:
-    """Write the k best items of each user, best first.
+) -> Path | None:
+    """Write or print the k best items of each user, best first.
 
     A row is `user`, `item`, `rank` (from 1) and `score`, then `user_id` and `item_id` where the
-    data have ids of their own. A user with fewer than k candidates has fewer rows.
+    data have ids of their own, and `title` where `items.csv` has titles. A user with fewer than k
+    candidates has fewer rows.
+
+    `users`, `exclude` and `only` take one name, a list of names, or the path of a table. Names are
+    the original ids of the data where there are any, else row numbers. A table has a column
+    `user_id` or `item_id` (original ids), or `user` or `item` (row numbers).
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
-        output: a `.parquet`, `.csv` or `.jsonl` file; it is there whole or not at all.
-        k: length of the lists; None: 20, or as many items as there are.
-        users: ids of users, or one number, the data's own where there are any; or a table of them,
-            as text or Parquet, with a column `user_id` (those ids) or `user` (0..U-1); None:
-            everybody.
+        output: a `.parquet`, `.csv` or `.jsonl` file, written as a whole or not at all; None:
+            print the lists.
+        k: length of the lists; None: 20.
+        users: whose lists; None: everybody, of whom three are printed where there is no output.
         items: a folder with `<modality>_feat.npy` of items that came after training, a row an item,
             and perhaps `i_id_mapping.csv`; they alone are ranked. None: the catalogue.
-        seen: what is no candidate; nobody has seen new items.
+        seen: items that are masked because the user has them: in `train`, in `train+val` (as a
+            test with these masked), or in `all` parts of the data, test included. New items are
+            never masked.
+        exclude: items that are not recommended to anybody.
+        only: items that may be recommended; None: all.
         block: users that are scored at a time; bounds the memory.
         accelerator: what to compute on.
         data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
         trust: modules outside mmrec that the run may import; needed once for each.
 
     Returns:
-        The output file.
+        The output file, if there is one.
 
     Raises:
-        ConfigError: a setting cannot be.
-        ResultError: the folder is no whole run.
-        DataError: the data are not those of the run, a user is unknown, or new items do not look
-            as those that the model has learned from.
+        ConfigError: an invalid setting, or an unknown user or item.
+        ResultError: the folder is no complete run.
+        DataError: the data are not those of the run, a table is invalid, or new items do not look
+            like those that the model has learned from.
         NonFiniteScores: a score is NaN or infinite.
     """
-    path = output_file("output", output, [".parquet", ".csv", ".jsonl"])
+    path = output_file("output", output, SUFFIXES) if output else None
     for name, value in (("k", k), ("block", block)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value}: expected 1 or more")
-    if isinstance(users, str) and not expand(users).exists():
-        raise ConfigError(f"users={users}: there is no such file; ids have brackets, [{users}]")
+    check_files(users=users, exclude=exclude, only=only)
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
 
     import polars as pl
+    import torch
 
     from mmrec.runs import open_run
 
-    sinks: dict[str, Callable[..., Any]] = {
-        ".parquet": pl.LazyFrame.sink_parquet,
-        ".csv": pl.LazyFrame.sink_csv,
-        ".jsonl": pl.LazyFrame.sink_ndjson,
-    }
     opened = open_run(run, trust=trust, data_root=data_root)
-    offer = _offer(opened.corpus, expand(items) if items else None)
-    if k is None:
-        k = min(LENGTH, offer.n_items)
-    if k > offer.n_items:
-        what = f"there are {offer.n_items} new" if items else f"the catalogue has {offer.n_items}"
-        raise ConfigError(f"k={k}: {what} items; give at most that many")
-    if users is None or isinstance(users, str | Path):
-        chosen = _users(expand(users) if users else None, opened.corpus)
+    corpus = opened.corpus
+    offer = _offer(corpus, expand(items) if items else None)
+    offer = offer._replace(allowed=allowed_items(exclude, only, offer.names))
+    if users is not None:
+        chosen = select("users", users, user_names(corpus))
     else:
-        chosen = named_users(users, opened.corpus)
-    cold = int((opened.corpus.user_counts()[chosen] == 0).sum())
+        chosen = torch.arange(corpus.n_users if path else min(SHOWN, corpus.n_users))
+    cold = int((corpus.user_counts()[chosen] == 0).sum())
     if cold:
         log.warning(
             "%d of %d users have no train interaction; they are ranked as the model scores them",
             cold,
             len(chosen),
         )
-    with (
-        TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder,
-        replace_file(path) as part,
-    ):
-        parts = []
-        lists = ranked_lists(opened, chosen, k, seen, block, accelerator, offer)
-        for number, frame in enumerate(lists):
-            parts.append(Path(folder, f"{number}.parquet"))
-            frame.write_parquet(parts[-1])
-        table = pl.scan_parquet(parts, glob=False)
-        sinks[path.suffix](spreadsheet_frame(table) if path.suffix == ".csv" else table, part)
+    length = LENGTH if k is None else k
+    lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer)
+    if path is not None:
+        write_lists(lists, path)
+    else:
+        log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
     if offer.new is not None:
-        _warn_of_gaps(offer.new, opened.corpus, items)
-    log.info("%d users, lists of %d: %s", len(chosen), k, path)
+        _warn_of_gaps(offer.new, corpus, items)
+    if path is not None:
+        log.info("%d users, lists of %d: %s", len(chosen), min(length, offer.n_items), path)
+    elif users is None:
+        log.info(
+            "%d of %d users; users=[...] selects others, output=recs.csv writes all",
+            len(chosen),
+            corpus.n_users,
+        )
     return path
 
 
+def allowed_items(exclude: Asked | None, only: Asked | None, names: Names) -> Tensor | None:
+    """Items that may be listed: [N] bool; None: all.
+
+    Raises:
+        ConfigError: an unknown item, or no item is left.
+        DataError: a table is invalid.
+    """
+    import torch
+
+    if exclude is None and only is None:
+        return None
+    allowed = torch.full((names.count,), only is None)
+    if only is not None:
+        allowed[select("only", only, names)] = True
+    if exclude is not None:
+        allowed[select("exclude", exclude, names)] = False
+    if not allowed.any():
+        raise ConfigError("exclude: no item is left; exclude fewer, or name more in only")
+    return allowed
+
+
+def _for_people(frame: pl.DataFrame) -> pl.DataFrame:
+    """Lists without the numbers of what has a name."""
+    named = {name.removesuffix("_id") for name in frame.columns if name.endswith("_id")}
+    shown = frame.drop(named).rename({f"{name}_id": name for name in named})
+    return shown.select("user", "rank", "item", *(["title"] * ("title" in shown.columns)), "score")
+
+
 class Ranked(NamedTuple):
-    """What is ranked.
+    """The items that are ranked.
 
     Attributes:
-        n_items: N.
-        ids: [N] original ones, if they differ from 0..N-1.
+        names: what they are called; N of them.
         new: content of items that came after training; None: the catalogue.
+        titles: [N], if known.
+        allowed: [N] bool, those that may be listed; None: all.
     """
 
-    n_items: int
-    ids: pl.Series | None
-    new: Mapping[str, Modality] | None
+    names: Names
+    new: Mapping[str, Modality] | None = None
+    titles: pl.Series | None = None
+    allowed: Tensor | None = None
+
+    @property
+    def n_items(self) -> int:
+        """N."""
+        return self.names.count
 
 
 def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
@@ -157,13 +193,14 @@ def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
     from mmrec.data import read_items
 
     if folder is None:
-        return Ranked(corpus.n_items, corpus.item_ids, None)
+        return Ranked(item_names(corpus), titles=corpus.item_titles)
     new, ids = read_items(folder)
     if corpus.modalities.keys() < new.keys():  # where one is lacking, another may be misspelt
         more = [name for name in new if name not in corpus.modalities]
         log.warning("not read, as the model has not learned from them: %s", ", ".join(more))
         new = {name: new[name] for name in corpus.modalities}
-    return Ranked(len(next(iter(new.values())).features), ids, new)
+    count = len(next(iter(new.values())).features)
+    return Ranked(Names("item", str(folder), count, ids), new)
 
 
 def _warn_of_gaps(new: Mapping[str, Modality], corpus: Corpus, folder: str | None) -> None:
@@ -195,45 +232,76 @@ def ranked_lists(
     accelerator: str,
     offer: Ranked | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """What `recommend` writes, a block of users at a time."""
+    """The rows of `recommend`, a block of users at a time.
+
+    Args:
+        opened: what scores.
+        users: [Q].
+        k: length of the lists; they are shorter where there are fewer candidates.
+        seen: items that are masked, as in `recommend`.
+        block: users that are scored at a time.
+        accelerator: what to compute on.
+        offer: what is ranked; None: the catalogue.
+    """
     import polars as pl
 
     from mmrec.checks import check_choice
     from mmrec.data.datamodule import QueryLoader
     from mmrec.nn import History
-    from mmrec.protocol import seen_interactions
     from mmrec.runs import scored
 
     check_choice(Seen, "recommend", seen=seen)
 
     corpus = opened.corpus
     offer = offer or _offer(corpus, None)
-    history = History(seen_interactions(corpus, "test", seen), corpus.n_users, corpus.n_items)
+    history = History(_masked(corpus, seen), corpus.n_users, corpus.n_items)
     queries = QueryLoader(users, block)
     for batch, scores in scored(opened, queries, accelerator=accelerator, items=offer.new):
         scores = scores.float()
         mask = None
         if offer.new is None:
             mask = history.to(batch.device)(batch).to_sparse_coo().indices()  # [2, N]
-        ranked = best_items(scores, batch, k, mask)
+        ranked = best_items(scores, batch, k, mask, offer.allowed)
         row, place = (ranked >= 0).nonzero(as_tuple=True)
         item = ranked[row, place]
         columns = {"user": batch[row], "item": item, "rank": place + 1, "score": scores[row, item]}
         frame = pl.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-        for name, ids in (("user", corpus.user_ids), ("item", offer.ids)):
+        for name, ids in (("user", corpus.user_ids), ("item", offer.names.ids)):
             if ids is not None:
                 frame = frame.with_columns(ids.gather(frame[name]).alias(f"{name}_id"))
+        if offer.titles is not None:
+            frame = frame.with_columns(offer.titles.gather(frame["item"]).alias("title"))
         yield frame
 
 
-def best_items(scores: Tensor, users: Tensor, k: int, mask: Tensor | None = None) -> Tensor:
-    """The k best of each row: [B, k]; -1 where there are fewer.
+def _masked(corpus: Corpus, seen: Seen) -> Interactions:
+    """Interactions whose items are not recommended to their users."""
+    import torch
+
+    from mmrec.data import Interactions
+    from mmrec.protocol import seen_interactions
+
+    if seen != "all":
+        return seen_interactions(corpus, "test", seen)
+    parts = [corpus.train, corpus.val, corpus.test, *([corpus.warm] if corpus.warm else [])]
+    return Interactions(torch.cat([p.user for p in parts]), torch.cat([p.item for p in parts]))
+
+
+def best_items(
+    scores: Tensor,
+    users: Tensor,
+    k: int,
+    mask: Tensor | None = None,
+    allowed: Tensor | None = None,
+) -> Tensor:
+    """The k best of each row: [B, min(k, I)]; -1 where there are fewer candidates.
 
     Args:
         scores: [B, I].
         users: [B], for ties and for what an error says.
         k: length of a list.
-        mask: [2, N] rows and items that are no candidates.
+        mask: [2, N] rows and items that are not candidates.
+        allowed: [I] bool, items that are candidates for anybody; None: all.
 
     Raises:
         NonFiniteScores: a score is NaN or infinite.
@@ -246,76 +314,9 @@ def best_items(scores: Tensor, users: Tensor, k: int, mask: Tensor | None = None
     check_finite(users, scores, "the model has diverged: recommend from another run")
     if mask is not None:
         scores = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))
-    return rank_items(scores, users, k)
-
-
-def _users(path: Path | None, corpus: Corpus) -> Tensor:
-    """The users of a file, each once and in its order; without a file, everybody."""
-    import torch
-
-    from mmrec.data import DataError
-    from mmrec.data.tables import read_table
-
-    if path is None:
-        return torch.arange(corpus.n_users)
-    table = read_table(path)
-    role: Role = "user_id" if "user_id" in table.frame.columns else "user"
-    remedy = "name the column user_id (ids of the data's own) or user (0..U-1)"
-    column = table.columns({role: role}, remedy=remedy)[role]
-    if not len(column.text):
-        raise DataError(f"{path}: there is no user in it; leave users= out for everybody")
-    found = _indices(column.text, corpus, role)
-    unknown = column.text.filter(found.is_null()).drop_nulls()
-    hint = _nearest_user(unknown[0], corpus, role) if len(unknown) else ""
-    column.reject(found.is_null(), f"a {role} of {corpus.name}{hint}")
-    return found.unique(maintain_order=True).to_torch()
-
-
-def named_users(names: int | Sequence[str | int], corpus: Corpus) -> Tensor:
-    """Indices of the users who are asked for, each once and in this order.
-
-    Raises:
-        ConfigError: nobody, or somebody who is unknown.
-    """
-    import polars as pl
-
-    names = [names] if isinstance(names, int) else names
-    if not names:
-        raise ConfigError("users=[]: name one, or leave the setting out")
-    asked = pl.Series("id", [str(name) for name in names])
-    found = _indices(asked, corpus, "user_id")
-    if found.has_nulls():
-        name = asked.filter(found.is_null())[0]
-        hint = _nearest_user(name, corpus, "user_id")
-        raise ConfigError(f"users={name}: {corpus.name} has no such user{hint}")
-    return found.unique(maintain_order=True).to_torch()
-
-
-def _indices(asked: pl.Series, corpus: Corpus, role: Role) -> pl.Series:
-    """Of users by their names, as text; null where there is no such user."""
-    import polars as pl
-
-    index = pl.DataFrame({"id": _names(corpus, role)}).with_row_index("index")
-    found = pl.DataFrame({"id": asked}).join(index, on="id", how="left", maintain_order="left")
-    return found["index"].cast(pl.Int64)
-
-
-def _names(corpus: Corpus, role: Role) -> pl.Series:
-    """What users are called, as text: by the data's own ids, if they are asked for and there."""
-    import polars as pl
-
-    own = corpus.user_ids if role == "user_id" else None
-    return (pl.arange(corpus.n_users, eager=True) if own is None else own).cast(pl.String)
-
-
-def _nearest_user(name: str, corpus: Corpus, role: Role) -> str:
-    """What an error adds about a user who is unknown."""
-    if role == "user" or corpus.user_ids is None:
-        return f"; they are 0 to {corpus.n_users - 1}"
-    if corpus.n_users > MANY:
-        return ""
-    near = difflib.get_close_matches(name, _names(corpus, role))
-    return f"; did you mean {' or '.join(map(printable, near))}?" if near else ""
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed.to(scores.device), -torch.inf)
+    return rank_items(scores, users, min(k, scores.shape[1]))
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ class MLflow(MLFlowLogger):
                 run_id=_earlier_id(self.folder / MLFLOW_ID),
             )
         except ModuleNotFoundError:
-            raise ConfigError("logger=mlflow: pip install 'mmrec[mlflow]'") from None
+            raise ConfigError("logger=mlflow needs pip install 'mmrec[mlflow]'") from None
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:

@@ -10,8 +10,9 @@ import sys
 
 import numpy as np
 import pytest
+from hydra.errors import MissingConfigException
 
-from mmrec.app import as_name, folders_first, forget_peak_memory
+from mmrec.app import _explain, forget_peak_memory
 from mmrec.results import peak_rss_mib
 from mmrec.run import main
 
@@ -79,7 +80,7 @@ def command(in_process, capfd):
                 "leave it out, as evaluation.cutoffs=[20] monitor=val/recall@20 of a run",
             ),
         ),
-        ("data=_base", ("data=_base: a part of other files",)),
+        ("data=_base", ("data=_base: _base is only used inside other files",)),
         ("data.cold_share=0.5", ("data.cold_share=0.5: it is for data.split=item_cold",)),
         ("data.warm_test=false", ("data.warm_test=False: it is for data.split=item_cold",)),
         (
@@ -123,7 +124,62 @@ def test_a_mistake_is_one_line_with_the_remedy_and_leaves_nothing(
 
 def test_a_folder_of_one_run_is_none_of_many(command):
     message = command("-m", "model=bpr", "run_dir=here")
-    assert "run_dir=here: it is of one run; hydra.sweep.dir= is that of many" in message
+    assert message.startswith("error: run_dir=here: ")
+    assert "hydra.sweep.dir" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (("-m", "+n_trials=5"), "n_trials"),
+        (("-m", "n_trials=5"), "n_trials"),
+        (("-m", "sweep.n_trials=5"), "sweep.n_trials"),
+        (("-m", "+sweep.n_trials=5"), "sweep.n_trials"),
+        (("-m", "hydra/sweeper=optuna", "+sweep.n_trials=5", "model.dim=2,4"), "sweep.n_trials"),
+        (("-m", "hydra/sweeper=optuna", "+n_trials=5", "model.dim=2,4"), "n_trials"),
+        (("-m", "hydra/sweeper=grid", "+grid.dry_run=true"), "grid.dry_run"),
+        (("-m", "+dry_run=true"), "dry_run"),
+        (("+sweep.n_trials=5",), "sweep.n_trials"),
+    ],
+)
+def test_a_setting_of_a_search_that_is_not_chosen_names_the_right_key(words, key, in_process):
+    said = in_process(main, *TINY, "model=bpr", *words)
+    assert isinstance(said, str)
+    assert said.startswith(f"error: {key}: no ")
+    name = key.rpartition(".")[2]
+    assert f"hydra.sweeper.{name}=" in said
+    assert ("sweep=<model>" in said) == (name == "n_trials")
+
+
+@pytest.mark.parametrize(
+    ("choice", "extra"), [("joblib", "joblib"), ("submitit_slurm", "slurm"), ("ray", "ray")]
+)
+def test_a_launcher_without_its_package_names_the_extra(choice, extra):
+    error = MissingConfigException(f"Could not find 'hydra/launcher/{choice}'", choice)
+    said = _explain(error, "config")
+    assert said == f"hydra/launcher={choice} needs a package: pip install 'mmrec[{extra}]'"
+
+
+def test_tensorboard_without_its_package_names_the_extra(command, monkeypatch):
+    monkeypatch.setattr("mmrec.build.find_spec", lambda _: None)
+    assert "pip install 'mmrec[tensorboard]'" in command(*TINY, "model=bpr", "logger=tensorboard")
+
+
+def test_null_in_a_nested_choice_is_answered_with_a_list(command):
+    message = command("-m", "model=bpr", "model.dim=shuffle(choice(null,1))")
+    assert message.startswith("error: model.dim: choice() accepts no null")
+    assert "model.dim=null,1" in message
+
+
+@pytest.mark.parametrize(("value", "shown"), [("0", False), ("", False), ("1", True)])
+def test_full_errors_are_shown_as_in_hydra(value, shown, in_process, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", value)
+    if shown:
+        with pytest.raises(ValueError, match="seed=-1"):
+            in_process(main, *TINY, "seed=-1")
+    else:
+        assert "seed=-1" in in_process(main, *TINY, "seed=-1")
+    assert os.environ["HYDRA_FULL_ERROR"] == value
 
 
 def test_a_broken_file_of_configuration_is_named(command, tmp_path):
@@ -227,7 +283,7 @@ def test_a_run_of_many_in_one_process_has_its_own_peak():
 def test_freed_tensors_are_used_again():
     script = """
 import resource, torch
-from mmrec.app import folders_first, keep_freed_memory
+from mmrec.app import keep_freed_memory
 keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def step():
@@ -244,40 +300,6 @@ print(faults() - before)
     )
     assert found.returncode == 0, found.stderr
     assert int(found.stdout) < 8_000_000 / resource.getpagesize() / 10
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("model=a --config-dir mine seed=1", "--config-dir mine model=a seed=1"),
-        ("-m model=a -cd mine", "--config-dir mine -m model=a"),
-        ("model=a --config-dir", "model=a"),
-        (
-            "--config-dir /a --config-dir /b model=a -cd c",
-            "--config-dir c hydra.searchpath=['file:///b','file:///a'] model=a",
-        ),
-        ("-m model=a", "-m model=a"),
-    ],
-)
-def test_settings_may_follow_a_folder_of_configuration(words, expected):
-    assert folders_first(words.split()) == expected.split()
-
-
-@pytest.mark.parametrize(
-    ("word", "expected"),
-    [
-        ("items=007", "items='007'"),
-        ("run=2026_11_29", "run='2026_11_29'"),
-        ("run_dir=1e3", "run_dir='1e3'"),
-        ("data.name=-1.5", "data.name='-1.5'"),
-        ("ckpt=2026", "ckpt='2026'"),
-        ("sweep.study_name=2026_11_29", "sweep.study_name='2026_11_29'"),
-        *((word, word) for word in ("items=a", "items=null", "items='7'", "runs=[1,2]", "seed=7")),
-        *((word, word) for word in ("items", "items=", "--help", "users=7")),
-    ],
-)
-def test_a_folder_whose_name_looks_like_a_number_is_named_as_it_is(word, expected):
-    assert as_name(word) == expected
 
 
 @pytest.mark.parametrize("name", ["007", "2026_11_29"])

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import subprocess
 import sys
+import warnings
 
 import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
 
 import mmrec
+from mmrec.cli import main
+from mmrec.config import conf_dir
 
-COMMANDS = ("run", "evaluate", "recommend", "explain", "report")
+CONFIGS = {"run": "config.yaml"}
+COMMANDS = ("run", "evaluate", "recommend", "similar", "explain", "report")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +42,26 @@ def call(script, tmp_path):
         return done
 
     return run
+
+
+@pytest.fixture
+def complete(monkeypatch, capsys):
+    """`complete(line)`: what TAB offers, asked in this process as a new one takes seconds."""
+
+    def ask(line):
+        monkeypatch.setenv("COMP_LINE", line)
+        monkeypatch.setenv("COMP_POINT", str(len(line)))
+        monkeypatch.setattr(sys, "argv", ["mmrec", "-sc", "query=bash"])
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
+                main()
+        finally:
+            logging.disable(logging.NOTSET)
+            GlobalHydra.instance().clear()
+        return capsys.readouterr().out.split()
+
+    return ask
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",), ("help",)])
@@ -68,7 +96,8 @@ def test_an_unknown_command_is_one_line_with_the_nearest(call, word, nearest):
     [
         ("run", "Train a recommender"),
         ("evaluate", "Recompute a run's numbers"),
-        ("recommend", "Write each user's best items"),
+        ("recommend", "Write or print the best items of each user"),
+        ("similar", "Write or print the most similar items"),
         ("report", "Compare runs"),
         ("explain", "Show which experts"),
     ],
@@ -85,6 +114,17 @@ def test_a_command_explains_itself_without_loading_torch(command, said):
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
     assert done.stdout.endswith("LIGHT\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_setting_and_names_the_completion(command):
+    config = yaml.safe_load((conf_dir() / CONFIGS.get(command, f"{command}.yaml")).read_text())
+    text = config["hydra"]["help"]["template"]
+    groups = [next(iter(d)) for d in config["defaults"] if isinstance(d, dict)]
+    for setting in {*config, *groups} - {"defaults", "hydra", "override hydra/job_logging"}:
+        line = re.search(rf"^{setting}[.=]\S+ +(.{{4,}})", text, re.MULTILINE)
+        assert line, setting
+    assert 'eval "$$(mmrec -sc install=bash)"' in text  # Hydra's template writes $$ for $
 
 
 def test_a_run_leaves_out_what_torchmetrics_would_have_for_other_fields(surroundings, tmp_path):
@@ -130,6 +170,40 @@ def test_a_command_gets_its_words_and_its_exit_status_comes_back(call):
     assert done.stderr.startswith("error: split=tset: Input should be 'val' or 'test'")
 
 
+@pytest.mark.parametrize("safe", ["", "1"])
+def test_the_working_directory_is_searched_as_by_python_m(surroundings, tmp_path, safe):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/mmrec").write_text(
+        "import importlib.util, sys\n"
+        "from mmrec.cli import main\n"
+        "import mmrec.app\n"
+        "mmrec.app.launch = lambda *_: print(importlib.util.find_spec('mine') is not None)\n"
+        "main()\n"
+    )
+    (tmp_path / "mine.py").touch()
+    done = subprocess.run(
+        [sys.executable, "bin/mmrec", "run"],
+        cwd=tmp_path,
+        env=surroundings | {"PYTHONSAFEPATH": safe, "PYTHONPATH": str(conf_dir().parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == str(not safe), done.stderr
+
+
+def test_completion_imports_nothing_from_the_working_directory(script, tmp_path):
+    (tmp_path / "yaml.py").write_text("raise SystemExit('imported')\n")
+    line = "mmrec report ba"
+    done = subprocess.run(
+        [script, "-sc", "query=bash"],
+        cwd=tmp_path,
+        env=os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["baseline="], done.stderr
+
+
 def test_a_process_of_its_own_is_started_with_the_same_words():
     """Lightning starts `python -m <name of __main__> <argv>` for every further device."""
     code = (
@@ -159,12 +233,39 @@ def test_a_process_of_its_own_is_started_with_the_same_words():
         ("mmrec recommend bl", {"block="}),
         ("mmrec report base", {"baseline="}),
         ("mmrec typo mod", set()),
+        ("mmrec similar o", {"only=", "output="}),
+        ("mmrec recommend mo", set()),
+        ("mmrec report hyd", set()),
+        ("mmrec run hydra/la", {"hydra/launcher="}),
+        ("mmrec run ablation", {"ablation="}),
+        (
+            "mmrec run ablation=gated_lightgcn/layers_",
+            {f"ablation=gated_lightgcn/layers_{n}" for n in (0, 1, 3, 4)},
+        ),
+        ("mmrec run swee", {"sweep="}),
+        ("mmrec run -m sweep=bpr sweep/sa", {"sweep/sampler="}),
     ],
 )
-def test_what_is_typed_is_completed(call, line, expected):
-    done = call("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert set(done.stdout.split()) == expected
+def test_what_is_typed_is_completed(complete, line, expected):
+    assert set(complete(line)) == expected
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_only_what_a_command_takes_is_completed(command, complete):
+    settings = yaml.safe_load((conf_dir() / CONFIGS.get(command, f"{command}.yaml")).read_text())
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    known = settings.keys() - {"defaults", "hydra"} | (groups if command == "run" else set())
+    offered = complete(f"mmrec {command} ")
+    assert {re.split("[.=/]", option)[0] for option in offered} >= settings.keys() - {
+        "defaults",
+        "hydra",
+    }
+    assert {re.split("[.=/]", option)[0] for option in offered} <= known
+    if command == "run":
+        for prefix in ("data=", "sweep=", "trainer=", "grid=", "model.", "data."):
+            found = complete(f"mmrec run {prefix}")
+            assert found
+            assert not [o for o in found if re.search(r"[.=]_", o)]
 
 
 def test_bash_completes_after_the_line_that_the_help_names(script, tmp_path):

@@ -51,6 +51,7 @@ def test_a_word_becomes_what_is_drawn_from(word, expected):
         ("a=range(5,1)", "the range is empty"),
         ("a=range(1,5,0)", "the range is empty"),
         ("a=choice()", "empty choice"),
+        ("a=choice(true,1.0)", "a=choice(true,1.0): true equals 1"),
         ("a=interval(x,y)", "mismatch type"),
         ("a=interval(1)", "missing a required argument: 'end'"),
         ("a=choise(1,2)", "Unknown function 'choise'"),
@@ -69,6 +70,12 @@ def test_the_command_line_comes_after_the_file_and_keeps_the_search_out():
     assert space.distributions == {"a": Choice([3, 4]), "e": Int(0, 1)}
     assert space.fixed == ["model=bpr", "c=[1,2]", "d=null", "b=0.5"]
     assert space.words({"a": 3, "e": 0}) == [*space.fixed, "e=0", "a=3"]
+
+
+def test_choices_in_a_file_may_include_null_and_words():
+    space = parse({"a": "choice(null, true, x, 2.0)", "b": "null, 2"}, [], None)
+    assert space.distributions == {"a": Choice(["null", True, "x", 2.0]), "b": Choice(["null", 2])}
+    assert space.words({"a": "null", "b": 2}) == ["a=null", "b=2"]
 
 
 def test_a_grid_has_every_value():

@@ -224,6 +224,15 @@ def test_a_password_is_not_shown(monkeypatch):
     assert "secret" not in str(raised.value)
 
 
+def test_a_database_without_its_driver_names_the_extra(monkeypatch):
+    def missing(url):
+        raise ImportError(f"no driver for {url.partition(':')[0]}")
+
+    monkeypatch.setattr(storage, "_open", missing)
+    with pytest.raises(ConfigError, match=r"^sweep\.storage=postgresql.*'mmrec\[postgresql\]'"):
+        storage.open_storage("postgresql://me@here/studies")
+
+
 def test_paths_of_storages_mean_the_same_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert storage.full_url(None, Path("here")) == f"sqlite:///{tmp_path}/here/study.db"

@@ -280,5 +280,5 @@ def test_mlflow_gets_the_same(run_words, mlflow_store, tmp_path):
 
 def test_mlflow_that_is_not_installed_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr("lightning.pytorch.loggers.mlflow._MLFLOW_AVAILABLE", False)
-    with pytest.raises(ConfigError, match=r"logger=mlflow: pip install 'mmrec\[mlflow\]'"):
+    with pytest.raises(ConfigError, match=r"logger=mlflow needs pip install 'mmrec\[mlflow\]'"):
         MLflow(str(tmp_path))

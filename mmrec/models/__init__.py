@@ -1,6 +1,12 @@
 """One paper each."""
 
-from mmrec.models.base import ContentRecommender, NoNewItems, Recommender, RoutedRecommender
+from mmrec.models.base import (
+    ContentRecommender,
+    NoNewItems,
+    NoSimilarity,
+    Recommender,
+    RoutedRecommender,
+)
 from mmrec.models.bpr import BPR
 from mmrec.models.clcrec import CLCRec
 from mmrec.models.content_bpr import ContentBPR
@@ -30,6 +36,7 @@ __all__ = [
     "LightGCN",
     "MostPop",
     "NoNewItems",
+    "NoSimilarity",
     "Random",
     "Recommender",
     "RoutedRecommender",

@@ -38,6 +38,10 @@ class NoNewItems(TypeError):
     """The model cannot score an item that was not there in training."""
 
 
+class NoSimilarity(TypeError):
+    """The model has nothing by which items can be compared."""
+
+
 class Recommender(LightningModule):
     """A model that ranks a catalogue for users.
 
@@ -92,6 +96,27 @@ class Recommender(LightningModule):
             f"{type(self).__name__} knows the items of its training only; choose a model of "
             "content, as mamex, content_bpr, dropoutnet or clcrec"
         )
+
+    def item_similarity(self, encoded: Any, items: Tensor) -> Tensor:
+        """Compare some items with all; by default, the cosine of the vectors that are ranked.
+
+        Vectors of several experts are compared side by side.
+
+        Args:
+            encoded: as returned by `encode`; its `items` are [I, D] or [E, I, D].
+            items: [B] int64.
+
+        Returns:
+            [B, I], larger is more similar; -inf for items that cannot be compared.
+
+        Raises:
+            NoSimilarity: the model has no item vectors.
+        """
+        vectors = getattr(encoded, "items", None)
+        if not isinstance(vectors, Tensor):
+            raise NoSimilarity(f"{type(self).__name__} has no item vectors")
+        flat = nn.functional.normalize(vectors.movedim(-2, 0).flatten(1), dim=1)
+        return flat[items] @ flat.T
 
     def item_weights(self) -> dict[str, Tensor]:
         """What the model found to matter for each item, per channel: [I] each; empty if nothing."""

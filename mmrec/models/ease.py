@@ -65,6 +65,10 @@ class EASE(Recommender):
         """The history, reconstructed: [B, I]."""
         return sparse_matmul(self.history(queries.user), self.weights)
 
+    def item_similarity(self, encoded: None, items: Tensor) -> Tensor:
+        """The learned weights of the items: [B, I]."""
+        return self.weights[items]
+
 
 def solve(corpus: Corpus, l2: float) -> Tensor:
     """[I, I]: `B = -P / diag(P)` with zero diagonal, `P = (X'X + l2 1)^-1` (Eq. 8)."""

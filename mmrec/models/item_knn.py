@@ -8,6 +8,7 @@ I items, B batch.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mmrec.checks import check_at_least
@@ -39,3 +40,10 @@ class ItemKNN(Recommender):
         """Sum over the history of each item's neighbours: [B, I]."""
         history = self.history(queries.user).to_dense().T.contiguous()  # [I, B]
         return sparse_matmul(self.similarity, history).T
+
+    def item_similarity(self, encoded: None, items: Tensor) -> Tensor:
+        """Content similarity to the items' neighbours; other items are -inf: [B, I]."""
+        chosen = torch.zeros(self.corpus.n_items, len(items), device=items.device)  # [I, B]
+        chosen[items, torch.arange(len(items), device=items.device)] = 1
+        found = sparse_matmul(self.similarity, chosen).T
+        return found.masked_fill(found == 0, -torch.inf)

@@ -29,6 +29,7 @@ SHOWN = 50  # trials of a search, at most
 SEEN = {
     "train": "their items of train are left out",
     "train+val": "their items of train and validation are left out",
+    "all": "all that the data have of them is left out, test included",
     "none": "nothing is left out",
 }
 

@@ -19,7 +19,6 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError
 
-from mmrec.app import quoted
 from mmrec.config import ConfigError
 from mmrec.results import ResultError, first_line, for_a_search, read_result
 from mmrec.sweep import check, samplers, study, summary
@@ -28,6 +27,7 @@ from mmrec.sweep.pruning import Watch
 from mmrec.sweep.settings import Settings
 from mmrec.sweep.space import place
 from mmrec.sweep.storage import TROUBLE, full_url, hidden, patiently
+from mmrec.words import quoted
 
 log = logging.getLogger(__name__)
 POLL = 5.0  # seconds between looks at what other workers do

@@ -19,7 +19,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     IntervalSweep,
     Override,
+    QuotedString,
     RangeSweep,
+    Transformer,
 )
 from hydra.errors import HydraException
 from optuna.distributions import (
@@ -29,8 +31,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from mmrec.app import quoted
 from mmrec.config import ConfigError
+from mmrec.words import as_text, is_text, quoted, refuse_numbers, spelled_out
 
 MULTIRUN_WORD = re.compile(r"[~+]*(?:sweep|grid)(?:[./@=]|$)")
 
@@ -55,7 +57,7 @@ class Space:
     def words(self, params: Mapping[str, Any]) -> list[str]:
         """The words that run a trial, whose settings may be more than the space's."""
         names = dict.fromkeys([*self.distributions, *params])
-        return [*self.fixed, *(f"{name}={params[name]}" for name in names)]
+        return [*self.fixed, *(as_text(f"{name}={params[name]}") for name in names)]
 
     def edges(self) -> dict[str, list[Any]]:
         """For each setting that varies, the values that would be wrong first."""
@@ -85,7 +87,10 @@ def parse(
         ConfigError: an interval or range is empty or reversed, or a tag unknown.
         HydraException: a word is not in Hydra's grammar.
     """
-    words = [f"{name}={_word(value)}" for name, value in (params or {}).items()]
+    refuse_numbers(params or {})
+    words = [
+        spelled_out(as_text(f"{name}={_word(value)}")) for name, value in (params or {}).items()
+    ]
     words += [word for word in arguments if not MULTIRUN_WORD.match(word)]
     chosen: dict[str, Override] = {}
     for override in OverridesParser.create(config_loader=loader).parse_overrides(words):
@@ -137,13 +142,21 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     if isinstance(value, RangeSweep):
         return _range(said, value)
     try:
-        pairs = zip(override.sweep_iterator(), override.sweep_string_iterator(), strict=True)
-        choices = [v if isinstance(v, bool | int | float) else word for v, word in pairs]
+        choices = [_choice(key, choice) for choice in override.sweep_iterator(Transformer.identity)]
     except HydraException as error:
         raise ConfigError(f"{said}: {error}") from None
     if not choices:
         raise ConfigError(f"{said}: there is nothing to choose from")
+    if len({(isinstance(choice, bool), choice) for choice in choices}) > len({*choices}):
+        raise ConfigError(f"{said}: true equals 1 and false equals 0 in a search; leave one out")
     return CategoricalDistribution(list(dict.fromkeys(choices)))
+
+
+def _choice(key: str, value: Any) -> Any:
+    """A choice as `as_word` has it; the words of a trial quote text that looks like a number."""
+    if isinstance(value, QuotedString) and is_text(key.lstrip("+")):
+        value = value.text
+    return as_word(value)
 
 
 def _interval(said: str, value: IntervalSweep) -> BaseDistribution:

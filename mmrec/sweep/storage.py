@@ -71,7 +71,10 @@ def open_storage(url: str) -> BaseStorage:
         ) from None
     except ImportError as error:
         cause = error.__cause__ or error
-        raise ConfigError(f"{said}: {cause}; install the database's driver") from None
+        remedy = "install the database's driver"
+        if url.startswith("postgresql"):
+            remedy = "pip install 'mmrec[postgresql]'"
+        raise ConfigError(f"{said}: {cause}; {remedy}") from None
 
 
 def patiently(call: Callable[[], T], said: str) -> T:

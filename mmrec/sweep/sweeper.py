@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.plugins.sweeper import Sweeper
 
+from mmrec.config import ConfigError, unread_search_setting
+
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.plugins.launcher import Launcher
@@ -46,6 +48,20 @@ class _Sweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
+    def refuse_unread(self, arguments: list[str]) -> None:
+        """Refuse `sweep.` and `grid.` settings where no file of that group is chosen.
+
+        Raises:
+            ConfigError: names the key that is read instead.
+        """
+        assert self.config is not None
+        for word in arguments:
+            key = word.lstrip("+~").partition("=")[0]
+            group, _, name = key.partition(".")
+            chosen = self.config.hydra.runtime.choices.get(group)
+            if group in ("sweep", "grid") and name and chosen is None:
+                raise ConfigError(unread_search_setting(key))
+
     def tools(self) -> tuple[DictConfig, ConfigLoader, Launcher]:
         """What `setup` was given: the configuration, what composes one, and what runs it."""
         assert self.hydra_context is not None
@@ -67,6 +83,7 @@ class OptunaSweeper(_Sweeper):
         from mmrec.sweep.search import Search
         from mmrec.sweep.settings import checked
 
+        self.refuse_unread(arguments)
         return Search(checked(self.settings), arguments, *self.tools()).run()
 
 
@@ -80,4 +97,5 @@ class GridSweeper(_Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         from mmrec.sweep.grid import Grid, grid_settings
 
+        self.refuse_unread(arguments)
         Grid(grid_settings(self.settings), arguments, *self.tools()).run()

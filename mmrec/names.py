@@ -1,0 +1,166 @@
+"""Users and items by their names: from the command line, or from a table.
+
+U users, I items, N names.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mmrec.config import ConfigError
+from mmrec.text import printable
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor
+
+    from mmrec.data import Corpus
+
+MANY = 100_000  # names, among which the nearest one takes too long to find
+TABLES = (".csv", ".tsv", ".txt", ".parquet")
+Asked = str | Path | int | Sequence[str | int]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What users or items are called.
+
+    Attributes:
+        kind: `user` or `item`.
+        source: the data set or folder that they belong to.
+        count: U or I.
+        ids: [count] original ids, if they differ from 0..count-1.
+    """
+
+    kind: Literal["user", "item"]
+    source: str
+    count: int
+    ids: pl.Series | None
+
+    @property
+    def numbers(self) -> pl.Series:
+        """[count] 0..count-1, as text."""
+        import polars as pl
+
+        return pl.arange(self.count, eager=True).cast(pl.String)
+
+    @property
+    def text(self) -> pl.Series:
+        """[count] original ids where there are any, else numbers."""
+        import polars as pl
+
+        return self.numbers if self.ids is None else self.ids.cast(pl.String)
+
+    def nearest(self, name: str) -> str:
+        """The end of an error about an unknown name: the nearest names, or the range of numbers."""
+        if self.ids is None:
+            return f"; expected 0 to {self.count - 1}"
+        if self.count > MANY:
+            return ""
+        near = difflib.get_close_matches(name, self.text)
+        return f"; did you mean {' or '.join(map(printable, near))}?" if near else ""
+
+
+def user_names(corpus: Corpus) -> Names:
+    """What the users of a corpus are called."""
+    return Names("user", corpus.name, corpus.n_users, corpus.user_ids)
+
+
+def item_names(corpus: Corpus) -> Names:
+    """What the items of a corpus are called."""
+    return Names("item", corpus.name, corpus.n_items, corpus.item_ids)
+
+
+def select(setting: str, asked: Asked, names: Names) -> Tensor:
+    """Indices of the users or items that a setting names, each once and in the given order.
+
+    Args:
+        setting: that names them, for error messages.
+        asked: one name, or several; or the path of a table with a column `user_id` or `item_id`
+            (original ids), or `user` or `item` (0..count-1).
+        names: of everything that can be selected.
+
+    Returns:
+        [N] int64.
+
+    Raises:
+        ConfigError: nothing is named, a name is unknown, or a text is both a file and a name.
+        DataError: the table lacks the column, is empty, or holds an unknown name.
+    """
+    import polars as pl
+
+    if isinstance(asked, Path):
+        return _of_table(setting, asked, names)
+    alone = isinstance(asked, str | int)
+    several = [asked] if isinstance(asked, str | int) else asked
+    listed = pl.Series("name", [str(name) for name in several])
+    if listed.is_empty():
+        raise ConfigError(f"{setting}=[]: name at least one {names.kind}, or omit the setting")
+    found = _indices(listed, names.text)
+    path = Path(str(asked)).expanduser() if alone else None
+    if path is not None and path.is_file():
+        if not found.has_nulls():
+            raise ConfigError(
+                f"{setting}={asked}: a file and the id of {names.kind} {asked}; give "
+                f"{setting}=[{asked}] for the id, or {setting}=./{asked} for the file"
+            )
+        return _of_table(setting, path, names)
+    if found.has_nulls():
+        name = listed.filter(found.is_null())[0]
+        what = f"{'file or ' if alone else ''}{names.kind}"
+        raise ConfigError(
+            f"{setting}={name}: no such {what} in {names.source}{names.nearest(name)}"
+        )
+    return found.unique(maintain_order=True).to_torch()
+
+
+def check_files(**settings: Asked | None) -> None:
+    """Refuse missing tables, before anything is loaded.
+
+    Args:
+        settings: as for `select`, by name; a text that ends like a table is taken for one.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    for setting, asked in settings.items():
+        if not isinstance(asked, str | Path):
+            continue
+        named = isinstance(asked, Path) or Path(asked).suffix in TABLES
+        if named and not Path(asked).expanduser().is_file():
+            raise ConfigError(
+                f"{setting}={asked}: there is no such file; an id has brackets, {setting}=[{asked}]"
+            )
+
+
+def _of_table(setting: str, path: Path, names: Names) -> Tensor:
+    """Indices of what a table lists."""
+    from mmrec.data import DataError
+    from mmrec.data.tables import read_table
+
+    kind, own = names.kind, f"{names.kind}_id"
+    table = read_table(path)
+    role = own if own in table.frame.columns else kind
+    remedy = f"name the column {own} (original ids) or {kind} (0 to {names.count - 1})"
+    column = table.columns({role: role}, remedy=remedy)[role]
+    if not len(column.text):
+        raise DataError(f"{path}: it lists no {kind}; add a row, or omit {setting}=")
+    known = names if role == own else Names(kind, names.source, names.count, None)
+    found = _indices(column.text, known.text)
+    unknown = column.text.filter(found.is_null()).drop_nulls()
+    hint = known.nearest(unknown[0]) if len(unknown) else ""
+    column.reject(found.is_null(), f"a {role} of {names.source}{hint}")
+    return found.unique(maintain_order=True).to_torch()
+
+
+def _indices(asked: pl.Series, known: pl.Series) -> pl.Series:
+    """[N] positions of names among those that are known; null where a name is unknown."""
+    import polars as pl
+
+    index = pl.DataFrame({"name": known}).with_row_index("index")
+    found = pl.DataFrame({"name": asked}).join(index, on="name", how="left", maintain_order="left")
+    return found["index"].cast(pl.Int64)
