@@ -316,9 +316,7 @@ class _Text:
 
     def _reject_width(self, line: int, found: int, width: int) -> None:
         by = f" separated by {self.label}" if self.label else ""
-        quote = (
-            " or quote a value that contains the separator" if self.label in NAMES_QUOTING else ""
-        )
+        quote = ", or quote values that contain the separator" if self.separator in QUOTING else ""
         raise DataError(
             f"{self.name}, line {line}: {found} value{'s' * (found != 1)}{by}, expected {width} as "
             f"in the header; correct the line{quote}"
@@ -390,9 +388,6 @@ class _Text:
             )
         if found != width:
             self._reject_width(number, found, width)
-
-
-NAMES_QUOTING = [separator_name(each) for each in QUOTING]
 
 
 def _quoted(value: str) -> str:
