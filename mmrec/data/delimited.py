@@ -235,7 +235,8 @@ class _Text:
         for index, each in enumerate(names):
             if each in names[:index]:
                 raise DataError(
-                    f"{self.name}, line {line}: two columns are named {printable(each)}; rename one"
+                    f"{self.name}, line {line}: two columns are named {printable(each)}; "
+                    "the header must give each column a name of its own"
                 )
         return names, spaced
 
@@ -258,8 +259,7 @@ class _Text:
                 raise_if_empty=False,
                 missing_columns="insert",  # the first row may be incomplete
             )
-        except pl.exceptions.PolarsError:
-            # Too many values or bytes that are not UTF-8.
+        except pl.exceptions.PolarsError:  # too many values, or bytes that are not UTF-8
             records = _lines(content)[skip:] if records is None else records
             lines = range(skip + 1, skip + 1 + len(records)) if lines is None else lines
             self._check_widths(records, lines, len(names))
