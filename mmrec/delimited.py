@@ -256,7 +256,8 @@ class _Text:
         for index, each in enumerate(names):
             if each in names[:index]:
                 raise DataError(
-                    f"{self.name}, line {line}: two columns are named {printable(each)}; rename one"
+                    f"{self.name}, line {line}: two columns are named {printable(each)}; "
+                    "the header must give each column a name of its own"
                 )
         return names, spaced
 
@@ -279,8 +280,7 @@ class _Text:
                 raise_if_empty=False,
                 missing_columns="insert",  # the first row may be incomplete
             )
-        except pl.exceptions.PolarsError:
-            # Too many values or bytes that are not UTF-8.
+        except pl.exceptions.PolarsError:  # too many values, or bytes that are not UTF-8
             records = _lines(content)[skip:] if records is None else records
             lines = range(skip + 1, skip + 1 + len(records)) if lines is None else lines
             self._check_widths(records, lines, len(names))
@@ -337,9 +337,7 @@ class _Text:
 
     def _reject_width(self, line: int, found: int, width: int) -> None:
         by = f" separated by {self.label}" if self.label else ""
-        quote = (
-            " or quote a value that contains the separator" if self.label in NAMES_QUOTING else ""
-        )
+        quote = ", or quote values that contain the separator" if self.separator in QUOTING else ""
         raise DataError(
             f"{self.name}, line {line}: {found} value{'s' * (found != 1)}{by}, expected {width} as "
             f"in the header; correct the line{quote}"
@@ -411,9 +409,6 @@ class _Text:
             )
         if found != width:
             self._reject_width(number, found, width)
-
-
-NAMES_QUOTING = [separator_name(each) for each in QUOTING]
 
 
 def _quoted(value: str) -> str:

@@ -177,7 +177,7 @@ def test_blank_lines_are_skipped_and_counted(separator):
         (b'a,b\n1,"2"\n1,caf\xe9\n', r"line 3: byte 0xe9 is not valid UTF-8"),
         (b"caf\xe9::b\n1::2\n", "line 1: byte 0xe9 is not valid UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), "encoded as UTF-16"),
-        (b"a,b,a\n1,2,3\n", "line 1: two columns are named a; rename"),
+        (b"a,b,a\n1,2,3\n", "line 1: two columns are named a; the header"),
         (b'"a,b\n1,2\n', "line 1: a stray quote"),
     ],
 )

@@ -81,13 +81,13 @@ def test_counts_are_those_that_are_documented(name, read):
 
 
 @every_set
-def test_reading_again_hashes_nothing_and_finds_the_same(name, read, monkeypatch):
+def test_reading_again_scans_nothing_and_finds_the_same(name, read, monkeypatch):
     data = read(name)
 
-    def refuse(path):
-        pytest.fail(f"{path} is hashed again")
+    def refuse(_, path):
+        pytest.fail(f"{path} is scanned again")
 
-    monkeypatch.setattr(files, "_sha256", refuse)
+    monkeypatch.setattr(files, "_scan", refuse)
     again = data.source()
     assert again.fingerprint == data.corpus.fingerprint
     assert {k: m.digest for k, m in again.modalities.items()} == {

@@ -33,6 +33,10 @@ OTHER_KINDS = {
     b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it, or use gzip",
     b"ARROW1": "an Arrow file; save it as Parquet",
 }
+READING_ERRORS = (
+    *(OSError, EOFError, ValueError, zlib.error),
+    *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
+)
 CONTROLS = r"[\p{Cc}\u{2028}-\u{202E}\u{2066}-\u{2069}]+"
 
 
@@ -49,7 +53,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, zlib.error, pl.exceptions.PolarsError) as error:
+    except READING_ERRORS as error:
         if path.is_dir():
             reason = "it is a folder"
         else:

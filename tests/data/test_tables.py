@@ -138,6 +138,14 @@ def test_a_parquet_file_that_is_not_one_is_named(folder, content):
     reject(written(folder / "t.parquet", content), r"t\.parquet: cannot be read \(")
 
 
+def test_a_damaged_file_that_makes_the_reader_panic_is_named(folder, monkeypatch):
+    def panic(*_: object, **__: object) -> None:
+        raise pl.exceptions.PanicException("index out of bounds")
+
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    reject(folder / "t.parquet", r"t\.parquet: cannot be read \(index out of bounds\)")
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
