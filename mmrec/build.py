@@ -145,8 +145,11 @@ def build_trainer(
 ) -> tuple[Trainer, Timing, Checkpoints]:
     """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import ProgressBar
 
+    from mmrec.bars import in_terminal
     from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
+    from mmrec.progress import Progress
     from mmrec.tracking import Guarded
 
     quiet_lightning()
@@ -161,6 +164,9 @@ def build_trainer(
     kept = [] if plain["trainer"]["fast_dev_run"] else [checkpoints]
     asked = {name: node for name, node in plain["callbacks"].items() if node and TARGET in node}
     watchers = instantiate(asked, _convert_="all").values()
+    shown = plain["trainer"]["enable_progress_bar"]
+    others = any(isinstance(watcher, ProgressBar) for watcher in watchers)  # bars of the user's own
+    progress = Progress(plain["monitor"], bar=shown and not others and in_terminal())
     loggers = [
         logger if isinstance(logger, EpochTable) else Guarded(logger)
         for logger in instantiate(plain["logger"], _convert_="all").values()
@@ -168,8 +174,9 @@ def build_trainer(
     try:
         trainer: Trainer = instantiate(
             {**plain["trainer"], **_validated(plain["trainer"])},
+            enable_progress_bar=shown and others,
             _convert_="all",
-            callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *more, *kept],
+            callbacks=[EpochSeed(plain["seed"]), timing, *watchers, *more, progress, *kept],
             logger=loggers,
             plugins=[AtomicCheckpointIO()],
             default_root_dir=str(folder),

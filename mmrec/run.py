@@ -137,6 +137,10 @@ def _run(
     """As `run`, with what is let go at its end."""
     start = time.perf_counter()
     import_torchmetrics()
+    from mmrec.card import buffer_values, introduce
+    from mmrec.progress import one_process_speaks
+
+    one_process_speaks()
     folder = Path(config.run_dir)
     try:
         if HydraConfig.initialized():
@@ -164,7 +168,7 @@ def _run(
             warn_of_early_peaks(plain)
         if checkpoint:
             check_continuable(checkpoint, model, plain)
-        result = _begin(plain, overrides, data, model)
+        result = _begin(plain, overrides, data, model) | {"buffers": buffer_values(model)}
         if writes:
             _bring_best(checkpoint, folder)
             _write_identity(folder, plain, overrides, data.corpus)
@@ -176,7 +180,7 @@ def _run(
         logger.log_hyperparams(plain)
     result["seconds"]["setup"] = time.perf_counter() - start
     if writes:
-        _introduce(model, result, scheduled=bool(plain["router_schedule"]))
+        introduce(model, plain, folder, trainer)
 
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -290,39 +294,6 @@ def _bring_best(checkpoint: Path | None, folder: Path) -> None:
     (folder / BEST).parent.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / BEST) as part:
         shutil.copy(best, part)
-
-
-def _introduce(model: Recommender, result: dict[str, Any], *, scheduled: bool) -> None:
-    """Say what is run; of a routed model, which experts the data leave it; what is cold."""
-    from mmrec.data.corpus import TEST, VAL
-    from mmrec.models import RoutedRecommender
-    from mmrec.protocol import candidates
-
-    log.info("%s on %s: %d parameters", result["model"], result["data"], result["parameters"])
-    if isinstance(model, RoutedRecommender):
-        log.info("experts: %s", ", ".join(model.experts))
-        if not scheduled:
-            log.info("no router_schedule: all experts count, and no term holds them apart or alike")
-    corpus, evaluation = model.corpus, model.evaluation
-    if corpus.cold is not None:
-        k = 20 if 20 in evaluation.cutoffs else evaluation.cutoffs[-1]
-        ranked = int(candidates(corpus, "test", evaluation).sum())
-        log.info(
-            "cold items by %s: %d for validation, %d for test; of %d candidates, %d at random find "
-            "%.3f of what is held out",
-            corpus.split,
-            int((corpus.cold == VAL).sum()),
-            int((corpus.cold == TEST).sum()),
-            ranked,
-            k,
-            k / ranked,
-        )
-        if not model.reads_content:
-            log.warning(
-                "%s reads no content, and knows cold items apart by chance; mamex, content_bpr, "
-                "dropoutnet and clcrec are made for them, item_knn, vbpr and magnet can rank them",
-                result["model"],
-            )
 
 
 def _select(

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import yaml
-from tqdm import tqdm
 
+from mmrec.bars import steps
 from mmrec.config import ConfigError
 from mmrec.results import (
     CONFIG,
@@ -168,7 +168,7 @@ def collect(patterns: str | Sequence[str]) -> Collection:
     runs: list[Run] = []
     left_out: dict[Path, str] = {}
     folders = _holding(patterns, (RESULT, OVERRIDES))
-    for folder in tqdm(folders, "reading", delay=2, unit="run", leave=False):
+    for folder in steps(folders, "reading runs", "run"):
         try:
             run = _read(folder)
         except ResultError as error:

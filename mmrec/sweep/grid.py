@@ -29,8 +29,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pydantic import ConfigDict, Field, TypeAdapter
-from tqdm import tqdm
 
+from mmrec.bars import duration, steps
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, nearest
 from mmrec.results import LAST, ResultError, config_hash, first_line, read_result
@@ -38,7 +38,6 @@ from mmrec.schedules import TooFewExperts
 from mmrec.sweep.check import checked_run
 from mmrec.sweep.settings import validated
 from mmrec.sweep.space import parse, place
-from mmrec.sweep.summary import duration
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +127,7 @@ class Grid:
             GridError: cells failed; the others have run.
         """
         HydraConfig.instance().set_config(self.config)  # ${hydra:...} is read
-        asked = tqdm(list(self._asked()), "cells", delay=2, leave=False)
+        asked = steps(list(self._asked()), "reading the grid", "cell")
         cells = list(dict.fromkeys(c for one in asked for c in self._try(*one)))
         for reason in sorted(self._left_out):
             log.info("left out: %s", reason)

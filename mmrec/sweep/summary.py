@@ -13,6 +13,7 @@ from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from mmrec.bars import duration
 from mmrec.config import conf_dir
 from mmrec.paths import replace_file
 from mmrec.processes import config_dirs
@@ -101,15 +102,6 @@ def line(
 def listed(failed: Sequence[FrozenTrial]) -> str:
     """Each failed trial with its error."""
     return "; ".join(f"trial {t.number}: {t.user_attrs.get(ERROR)}" for t in failed)
-
-
-def duration(seconds: float) -> str:
-    """For people."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def write_results(folder: Path, study: Study, best: Sequence[FrozenTrial]) -> None:
