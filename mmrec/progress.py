@@ -58,7 +58,7 @@ class Standing:
         elif self.stops_in is None:
             stops = "no early stopping"
         else:
-            stops = f"early stopping in {self.stops_in} epochs"
+            stops = f"early stopping in {self.stops_in} epoch{'s' * (self.stops_in > 1)}"
         best = "this one" if self.best_epoch == self.epoch else f"epoch {self.best_epoch}"
         return (
             f"epoch {self.epoch}",
