@@ -51,6 +51,7 @@ from mmrec.results import (
     versions,
     write_result,
 )
+from mmrec.sweep.jobs import AT_END
 
 if TYPE_CHECKING:
     import polars as pl
@@ -66,7 +67,8 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """The command."""
-    launch(_main, "config")
+    with AT_END:
+        launch(_main, "config")
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")

@@ -407,6 +407,19 @@ def test_a_multirun_makes_a_folder_for_each_job(done, shell, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_multirun_ends_with_a_table_of_its_jobs_also_if_some_fail(shell, tmp_path):
+    words = ("-m", *TINY, "evaluation.cutoffs=[20],[20,99]", "hydra.sweep.dir=sweep")
+    finished = shell(*words, cwd=tmp_path, status=1)
+    _, head, *rows = finished.stdout.splitlines()[-4:]
+    result = read_result(tmp_path / "sweep/0")
+    values = [f"{result['metrics'][f'{part}/recall@20']:.4f}" for part in ("val", "test")]
+    assert head.split() == ["job", "status", "val/recall@20", "test/recall@20", "seconds", "folder"]
+    assert rows[0].split()[:4] == ["evaluation.cutoffs=[20]", "completed", *values]
+    assert rows[0].split()[-1] == "0"
+    assert rows[1].split() == ["evaluation.cutoffs=[20,99]", "no", "result", *"----"]
+
+
+@pytest.mark.slow
 def test_a_multirun_tells_of_each_job_that_fails(shell, tmp_path):
     words = ("-m", *TINY, "seed=0,1", "evaluation.cutoffs=[20,99]")
     done = shell(*words, cwd=tmp_path, status=1)

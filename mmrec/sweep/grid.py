@@ -36,6 +36,7 @@ from mmrec.config import TARGET, ConfigError, nearest
 from mmrec.results import LAST, ResultError, config_hash, first_line, read_result
 from mmrec.schedules import TooFewExperts
 from mmrec.sweep.check import checked_run
+from mmrec.sweep.jobs import Job, job_table
 from mmrec.sweep.settings import validated
 from mmrec.sweep.space import parse, place
 
@@ -145,10 +146,21 @@ class Grid:
             except (KeyboardInterrupt, SystemExit):
                 log.info("interrupted; the same command again runs what is missing")
                 raise
+            finally:
+                self._log_table(cells)
             log.info("report: python -m mmrec.report runs=%s", self.folder)
         if self.failed:
             listed = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
             raise GridError(f"{len(self.failed)} of {total} cells failed: {listed}")
+
+    def _log_table(self, cells: Sequence[Cell]) -> None:
+        """Log what became of each cell, with those that finished earlier."""
+        failed = {cell.place: "failed" for cell in cells if cell.place in self.failed}
+        jobs = [Job(c.words, self.folder / c.place, failed.get(c.place, "-")) for c in cells]
+        places = {cell.place for cell in cells}
+        jobs += [Job((words,), None, "failed") for words in self.failed if words not in places]
+        if jobs:
+            log.info("%s", job_table(jobs, self.folder))
 
     def _asked(self) -> Iterator[tuple[list[str], tuple[str, ...]]]:
         """Each combination: its ablation, if it has one, and its words."""
