@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.contest import Contest
 from experiments.leaderboard.__main__ import CONTEST as LEADERBOARD
@@ -94,7 +94,7 @@ class Tuned:
         """Return the content of the file in `conf/experiment`."""
         trial = re.findall(r"# (Trial .*)", self.best.read_text())[0]
         content = OmegaConf.load(self.best)
-        assert OmegaConf.is_dict(content)
+        assert isinstance(content, DictConfig)
         trainer = content.get("trainer", {})
         trainer.pop("enable_progress_bar", None)
         if not trainer:
