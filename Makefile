@@ -29,7 +29,7 @@ $(ENV): pyproject.toml constraints.txt
 ##@ Use
 
 .PHONY: demo
-demo: $(ENV) ## Train a model on planted data, evaluate it, recommend with it (minutes)
+demo: $(ENV) ## Train four models on planted data until they are done, compare them and recommend (minutes)
 	$(BIN)/python -m experiments.demo
 
 ##@ Many runs: DATA=planted SEEDS=0,1,2 OPTIONS='trainer=gpu'; finished runs are kept

@@ -188,9 +188,11 @@ def build_trainer(
 ) -> tuple[Trainer, Timing, Checkpoints]:
     """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch.callbacks import EarlyStopping, Timer
+    from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, Timer
 
+    from mmrec.bars import in_terminal
     from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
+    from mmrec.progress import Progress
     from mmrec.tracking import Guarded
 
     quiet_lightning()
@@ -211,6 +213,9 @@ def build_trainer(
         if isinstance(watcher, EarlyStopping):
             _check_stopping(f"callbacks.{name}", watcher, evaluation.cutoffs)
     _check_tensorboard(plain["logger"])
+    shown = bool(trainer_settings.get("enable_progress_bar", True))
+    others = any(isinstance(each, ProgressBar) for each in watchers.values())  # the user's own bar
+    progress = Progress(plain["monitor"], bar=shown and not others and in_terminal())
     loggers = [
         logger if isinstance(logger, EpochTable) else Guarded(logger)
         for logger in instantiate(
@@ -223,8 +228,12 @@ def build_trainer(
         timers = [Timer(limit, interval="epoch", verbose=False)] if limit else []
         trainer: Trainer = instantiate(
             {**trainer_settings, **_validated(trainer_settings), "max_time": None},
+            enable_progress_bar=shown and others,
             _convert_="all",
-            callbacks=[EpochSeed(plain["seed"]), timing, *watchers.values(), *timers, *more, *kept],
+            callbacks=[
+                *(EpochSeed(plain["seed"]), timing, *watchers.values()),
+                *(*timers, *more, progress, *kept),
+            ],
             logger=loggers,
             plugins=[AtomicCheckpointIO()],
             default_root_dir=str(folder),

@@ -56,6 +56,7 @@ from mmrec.run_folder import (
     write_identity,
 )
 from mmrec.run_tables import draw_learning_curve, write_tables
+from mmrec.sweep.jobs import AT_END
 from mmrec.switches import partial
 from mmrec.trust import RECORDED, remember
 
@@ -72,7 +73,8 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """The command."""
-    launch(_main, "config")
+    with AT_END:
+        launch(_main, "config")
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -154,6 +156,10 @@ def _run(
             plain_data = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
             check_data(plain_data, overrides)
         import_torchmetrics()
+        from mmrec.card import buffer_values, introduce
+        from mmrec.progress import one_process_speaks
+
+        one_process_speaks()
         if HydraConfig.initialized():
             target = OmegaConf.select(config, f"model.{TARGET}")
             check_ablation(HydraConfig.get().runtime.choices, target)
@@ -175,7 +181,7 @@ def _run(
             warn_of_early_peaks(plain)
         if checkpoint:
             check_continuable(checkpoint, model, plain)
-        result = _begin(plain, overrides, data, model)
+        result = _begin(plain, overrides, data, model) | {"buffers": buffer_values(model)}
         if writes:
             remember(plain[group] for group in RECORDED)
             copy_best(checkpoint, folder)
@@ -188,7 +194,7 @@ def _run(
         logger.log_hyperparams(plain)
     result["seconds"]["setup"] = time.perf_counter() - start
     if writes:
-        _introduce(model, result, scheduled=bool(plain["router_schedule"]))
+        introduce(model, plain, folder, trainer)
 
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -274,39 +280,6 @@ def _begin(
         "peak_gpu_mib": None,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-
-
-def _introduce(model: Recommender, result: dict[str, Any], *, scheduled: bool) -> None:
-    """Say what is run; of a routed model, which experts the data leave it; what is cold."""
-    from mmrec.data.corpus import TEST, VAL
-    from mmrec.models import RoutedRecommender
-    from mmrec.protocol import candidates
-
-    log.info("%s on %s: %d parameters", result["model"], result["data"], result["parameters"])
-    if isinstance(model, RoutedRecommender):
-        log.info("experts: %s", ", ".join(model.experts))
-        if not scheduled:
-            log.info("no router_schedule: all experts count, and no term holds them apart or alike")
-    corpus, evaluation = model.corpus, model.evaluation
-    if corpus.cold is not None:
-        k = 20 if 20 in evaluation.cutoffs else evaluation.cutoffs[-1]
-        ranked = int(candidates(corpus, "test", evaluation).sum())
-        log.info(
-            "cold items by %s: %d for validation, %d for test; of %d candidates, %d at random find "
-            "%.3f of what is held out",
-            corpus.split,
-            int((corpus.cold == VAL).sum()),
-            int((corpus.cold == TEST).sum()),
-            ranked,
-            k,
-            k / ranked,
-        )
-        if not model.reads_content:
-            log.warning(
-                "%s reads no content, and knows cold items apart by chance; mamex, content_bpr, "
-                "dropoutnet and clcrec are made for them, item_knn, vbpr and magnet can rank them",
-                result["model"],
-            )
 
 
 def _finish(

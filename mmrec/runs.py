@@ -26,8 +26,8 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
-from tqdm import tqdm
 
+from mmrec.bars import steps
 from mmrec.build import build, quiet_lightning
 from mmrec.config import TARGET, ConfigError, check_call
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
@@ -213,7 +213,7 @@ def scored(
     if items is not None:
         new = _new_items(model, items)
         encoded = encoded._replace(items=new)
-    for block in tqdm(queries, delay=2, unit="block", leave=False):
+    for block in steps(queries, "ranking users", "block"):
         users = block.user.to(fabric.device)
         with fabric.autocast():
             scores = model.score(encoded, Queries(users))

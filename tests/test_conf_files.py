@@ -34,7 +34,7 @@ def nodes(config, path=""):
             yield from nodes(value, f"{path}.{place}")
 
 
-@pytest.fixture(params=FILES, ids=str)
+@pytest.fixture(params=FILES, ids=str, scope="module")
 def plain(request, composed):
     """The whole configuration with one file chosen."""
     group, choice = request.param.parent.as_posix(), request.param.stem

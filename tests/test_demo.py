@@ -1,4 +1,4 @@
-"""The demo runs, and what it says of the gate is what a plain count says."""
+"""The demo runs until early stopping, explains its figures, and judges the gate by plain counts."""
 
 import matplotlib.image
 import polars as pl
@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from experiments import demo as module
-from experiments.demo import METRICS, MODELS, demo, gate_agreement
+from experiments.demo import (
+    METRICS,
+    MODELS,
+    SETTINGS,
+    demo,
+    explained,
+    explained_gate,
+    gate_agreement,
+)
 from mmrec.runs import open_run
 
 TINY = ("data.world.users=80", "data.world.items=60", "trainer.max_epochs=2")
@@ -17,7 +25,8 @@ QUIET = "trainer.enable_progress_bar=false"
 def outcome(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MODELS", ("most_pop", "gated_lightgcn"))
+        chosen = {name: MODELS[name] for name in ("most_pop", "gated_lightgcn")}
+        patch.setattr(module, "MODELS", chosen)
         return folder, demo(folder, [*TINY, QUIET])
 
 
@@ -62,3 +71,44 @@ def test_the_gate_is_judged_by_pairs_of_items(outcome):
 @pytest.mark.slow
 def test_a_model_without_a_gate_has_no_agreement(outcome):
     assert gate_agreement(outcome[0] / "most_pop") == {}
+
+
+def test_training_ends_by_early_stopping_alone(composed):
+    config = composed(*SETTINGS)
+    assert not any("max_epochs" in word for word in SETTINGS)
+    assert config.trainer.max_epochs >= 1000
+    assert 0 < config.callbacks.early_stopping.patience < 20
+
+
+def result(epochs=0, best=None, value=0.25):
+    return {
+        "epochs": epochs,
+        "best_epoch": best,
+        "data_card": {"items": 2000},
+        "metrics": {"test/recall@20": value},
+    }
+
+
+def test_each_figure_of_the_table_has_a_sentence():
+    results = {"random": result(), "lightgcn": result(47, 36, 0.2570)}
+    text = "\n".join(explained(results))
+    for column in METRICS:
+        for part in column.split("/"):
+            assert part in text
+    assert "about 0.010" in text  # 20 of 2,000
+    assert "lightgcn trained for 47 epochs and was best in epoch 36" in text
+    assert "random trained" not in text
+    assert "worth" not in text  # nothing to compare
+
+
+def test_what_content_is_worth_is_said_of_the_models_that_learn():
+    results = {"a": result(), "b": result(9, 8, 0.25), "c": result(9, 8, 0.34)}
+    assert "c has a test/recall@20 of 0.3400 and b of 0.2500" in explained(results)[-1]
+
+
+def test_the_agreement_of_a_gate_is_explained_as_pairs():
+    (sentence,) = explained_gate({"visual": 0.934})
+    assert "visual" in sentence
+    assert "0.934" in sentence
+    assert "93%" in sentence
+    assert explained_gate({}) == []

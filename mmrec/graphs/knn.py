@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from mmrec.bars import working
 from mmrec.data.corpus import Modality
 from mmrec.graphs.cache import cached
 from mmrec.graphs.sparse import csr_matrix
@@ -90,10 +90,8 @@ def knn_graph(
         best[rows] = both.topk(k, sorted=False).values
 
     # Cosine is symmetric: a tile above the diagonal serves its rows and its columns.
-    progress = tqdm(
-        desc="neighbours", total=len(blocks) * (len(blocks) + 1) // 2, unit="tile", delay=2
-    )
-    with progress:
+    tiles = len(blocks) * (len(blocks) + 1) // 2
+    with working("neighbours by content", tiles, "tile") as advance:
         for number, rows in enumerate(blocks):
             left = unit(rows)
             for columns in blocks[number:]:
@@ -105,7 +103,7 @@ def knn_graph(
                     tile = left @ unit(columns).T
                     offer(columns, rows, tile.T.contiguous())
                 offer(rows, columns, tile)
-                progress.update()
+                advance()
 
     similarity, position = _from_keys(best.sort(dim=1, descending=True).values)
     index = torch.full((len(features), k), -1, device=features.device)

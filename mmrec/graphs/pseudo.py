@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from mmrec.bars import steps
 from mmrec.data import Corpus, Interactions, content_hash, require_modalities
 from mmrec.graphs.bipartite import normalized_adjacency
 from mmrec.graphs.cache import Key, cached
@@ -89,7 +89,7 @@ def pseudo_edges(
         most = min(per_user, corpus.n_items)
         found = []
         starts = range(0, corpus.n_users, block)
-        for first in tqdm(starts, desc="pseudo-edges", unit="block", delay=2):
+        for first in steps(starts, "pseudo-edges", "block"):
             last = min(first + block, corpus.n_users)
             begin = int(ends[first - 1]) if first else 0
             end = int(ends[last - 1])

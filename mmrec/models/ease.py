@@ -15,6 +15,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from mmrec.bars import working
 from mmrec.checks import check_at_least
 from mmrec.data import Corpus, Queries, require_modalities
 from mmrec.graphs import content_similarity
@@ -53,7 +54,8 @@ class EASE(Recommender):
                 f"ease solves a dense {corpus.n_items} x {corpus.n_items} matrix, more than "
                 f"{LARGEST} x {LARGEST}; use model=item_knn or a smaller catalogue"
             )
-        weights = solve(corpus, l2)
+        with working(f"solving the {corpus.n_items:,} x {corpus.n_items:,} matrix of ease"):
+            weights = solve(corpus, l2)
         self.reads_content = bool(content_weight)
         if content_weight:
             similarity = content_similarity(require_modalities(corpus, "ease"), k)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from mmrec.bars import steps
 from mmrec.data import Interactions
 
 BLOCK = 2**16  # places of rows that are solved for at a time: [BLOCK, D] is held a few times
@@ -50,7 +50,7 @@ def weighted_factors(
     generator = torch.Generator().manual_seed(seed)
     items = 0.01 * torch.randn(n_items, dim, generator=generator)
     users = items.new_zeros(n_users, dim)
-    for _ in tqdm(range(rounds), desc="factors", unit="round", delay=2, leave=False):
+    for _ in steps(range(rounds), "factors", "round"):
         users = _solve(items, train.user, train.item, n_users, alpha, l2)
         items = _solve(users, train.item, train.user, n_items, alpha, l2)
     return users, items

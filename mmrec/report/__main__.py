@@ -11,6 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from mmrec.app import answer, launch
+from mmrec.bars import steps
 from mmrec.config import ConfigError, conf_dir, nearest
 from mmrec.paths import expand
 
@@ -63,8 +64,6 @@ def report(
         ConfigError: a setting cannot be.
         ResultError: there is no run to tell of.
     """
-    from tqdm import tqdm
-
     from mmrec.report import charts
     from mmrec.report.collect import by_protocol, collect, studies
     from mmrec.report.page import Options, comparison, left_out, search, write_page
@@ -88,7 +87,7 @@ def report(
 
     with charts.style():
         sections: list[Section] = []
-        for protocol, some in tqdm(protocols.items(), "comparing", delay=2, leave=False):
+        for protocol, some in steps(protocols.items(), "comparing runs", "protocol"):
             sections += comparison(protocol, some, options, found.left_out)
         sections += [search(study) for study in studies(runs, storages, found.left_out)]
         if found.left_out:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from tqdm import tqdm
 
+from mmrec.bars import steps
 from mmrec.config import ConfigError
 from mmrec.paths import expand, outward_link
 from mmrec.results import (
@@ -184,7 +184,7 @@ def collect(patterns: str | Sequence[str]) -> Collection:
     runs: list[Run] = []
     left_out: dict[Path, str] = {}
     folders = _holding(patterns, (RESULT, OVERRIDES))
-    for folder in tqdm(folders, "reading", delay=2, unit="run", leave=False):
+    for folder in steps(folders, "reading runs", "run"):
         try:
             run = _read(folder)
         except ResultError as error:

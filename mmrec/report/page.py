@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmrec.bars import steps
 from mmrec.paths import replace_file
 from mmrec.report import charts, significance
 from mmrec.report.ablations import described, differences
@@ -194,11 +195,9 @@ def write_page(
     Returns:
         The page.
     """
-    from tqdm import tqdm
-
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    for section in tqdm(sections, "writing", delay=2, leave=False):
+    for section in steps(sections, "writing the report", "section"):
         for table in section.tables:
             for suffix, write in FORMATS.items():
                 _write(folder / "tables" / f"{table.name}.{suffix}", write(table).encode())

@@ -29,16 +29,16 @@ from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pydantic import ConfigDict, Field, TypeAdapter
-from tqdm import tqdm
 
+from mmrec.bars import duration, steps
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, nearest
 from mmrec.results import LAST, ResultError, config_hash, first_line, read_result
 from mmrec.schedules import TooFewExperts
 from mmrec.sweep.check import checked_run
+from mmrec.sweep.jobs import Job, job_table
 from mmrec.sweep.settings import validated
 from mmrec.sweep.space import parse, place
-from mmrec.sweep.summary import duration
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Grid:
             GridError: cells failed; the others have run.
         """
         HydraConfig.instance().set_config(self.config)  # ${hydra:...} is read
-        asked = tqdm(list(self._asked()), "cells", delay=2, leave=False)
+        asked = steps(list(self._asked()), "reading the grid", "cell")
         cells = list(dict.fromkeys(c for one in asked for c in self._try(*one)))
         for reason in sorted(self._left_out):
             log.info("left out: %s", reason)
@@ -146,10 +146,21 @@ class Grid:
             except (KeyboardInterrupt, SystemExit):
                 log.info("interrupted; the same command again runs what is missing")
                 raise
+            finally:
+                self._log_table(cells)
             log.info("report: python -m mmrec.report runs=%s", self.folder)
         if self.failed:
             listed = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
             raise GridError(f"{len(self.failed)} of {total} cells failed: {listed}")
+
+    def _log_table(self, cells: Sequence[Cell]) -> None:
+        """Log what became of each cell, with those that finished earlier."""
+        failed = {cell.place: "failed" for cell in cells if cell.place in self.failed}
+        jobs = [Job(c.words, self.folder / c.place, failed.get(c.place, "-")) for c in cells]
+        places = {cell.place for cell in cells}
+        jobs += [Job((words,), None, "failed") for words in self.failed if words not in places]
+        if jobs:
+            log.info("%s", job_table(jobs, self.folder))
 
     def _asked(self) -> Iterator[tuple[list[str], tuple[str, ...]]]:
         """Each combination: its ablation, if it has one, and its words."""

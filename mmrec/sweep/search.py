@@ -363,6 +363,7 @@ class Search:
             raise SearchError(
                 f"study {self.name}: no trial was run to its end, within the bounds{errors}"
             )
+        log.info("%s", summary.trial_table(self.study, self.plan, self.folder))
         summary.write_results(self.folder, self.study, best)
         summary.write_top(self.folder, self.name, best[: self.settings.top], self.plan)
         return best[0].value if len(self.plan.objectives) == 1 else None

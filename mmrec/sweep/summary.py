@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,16 +14,19 @@ from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from mmrec.bars import duration
 from mmrec.config import conf_dir
 from mmrec.paths import replace_file
 from mmrec.processes import config_dirs
 from mmrec.results import VOLATILE
 from mmrec.sweep.check import Plan
+from mmrec.sweep.jobs import aligned
 from mmrec.sweep.study import COPY_OF, ERROR, RETRIED, SURPLUS, finished
 
 log = logging.getLogger(__name__)
 
 RESULTS = "optimization_results.yaml"
+LISTED = 20  # trials in the table at the end of a search
 ALWAYS = ("model", "data")
 NOT_IN_EXPERIMENTS = (
     "experiment",
@@ -103,13 +107,42 @@ def listed(failed: Sequence[FrozenTrial]) -> str:
     return "; ".join(f"trial {t.number}: {t.user_attrs.get(ERROR)}" for t in failed)
 
 
-def duration(seconds: float) -> str:
-    """For people."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+def trial_table(study: Study, plan: Plan, folder: Path) -> str:
+    """Tabulate finished trials, the best `LISTED` first; test results have no place in a search.
+
+    Args:
+        study: of the search.
+        plan: which settings were searched, and for what.
+        folder: of the multirun.
+    """
+    best = ranked(study)
+    placed = {trial.number for trial in best}
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    others = [t for t in study.get_trials(deepcopy=False, states=states) if t.number not in placed]
+    trials = [*best, *others]
+    rows = [
+        [
+            f"{trial.number}",
+            " ".join(f"{name}={_short(value)}" for name, value in trial.params.items()),
+            outcome(trial),
+            *([f"{v:.4f}" for v in trial.values] if trial.values else ["-"] * len(plan.objectives)),
+            f"{math.fsum(trial.user_attrs.get('seconds', ())):.1f}",
+            f"{trial.number}" if (folder / f"{trial.number}").is_dir() else "-",
+        ]
+        for trial in trials[:LISTED]
+    ]
+    head = ["trial", "settings", "status", *plan.objectives, "seconds", "folder"]
+    more = len(trials) - len(rows)
+    lines = [
+        f"{len(trials)} trials in {folder}, the best first:",
+        aligned(head, rows, right=(0, *range(3, 4 + len(plan.objectives)))),
+        *([f"and {more} more"] if more else []),
+    ]
+    return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"
 
 
 def write_results(folder: Path, study: Study, best: Sequence[FrozenTrial]) -> None:
