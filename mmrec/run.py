@@ -87,8 +87,10 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
     watch: str | None = hydra_config.sweeper.get("trial")
     if job:
         forget_peak_memory()
-    for name in {"wandb", "mlflow"} & {*config.logger}:
-        _name_for_trackers(config.logger[name], hydra_config, config.seed)
+    loggers = config.get("logger")
+    for name in {"wandb", "mlflow"} & ({*loggers} if OmegaConf.is_dict(loggers) else set()):
+        if OmegaConf.is_dict(loggers[name]):
+            _name_for_trackers(loggers[name], hydra_config, config.get("seed"))
     try:
         with of_one_job(Path(config.run_dir), watch) if job else nullcontext():
             result = run(config, list(hydra_config.overrides.task), watch)
@@ -106,7 +108,7 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
     return best
 
 
-def _name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: int) -> None:
+def _name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: object) -> None:
     """What only the multirun knows: where a run belongs."""
     choices, many = hydra_config.runtime.choices, hydra_config.mode is RunMode.MULTIRUN
     ablation, trial = choices.get("ablation"), hydra_config.sweeper.get("trial")
@@ -116,7 +118,7 @@ def _name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: int) -> Non
         "name": "-".join([choices.model, choices.data, *filter(None, [ablation]), f"seed{seed}"]),
     }
     for key, value in given.items():
-        if tracker[key] is None:
+        if tracker.get(key) is None:
             tracker[key] = value
 
 

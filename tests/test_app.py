@@ -110,6 +110,13 @@ def command(in_process, capfd):
         ("evaluation.cutoffs=5,10", ("a list has brackets, evaluation.cutoffs=[5,10]",)),
         ("model", ("model: expected a setting and its value, as run=outputs/... or seed=1",)),
         ("ablation=stage_1", ("no conf/ablation/stage_1.yaml; did you mean magnet/stage_1",)),
+        ("ckpt=nan", ("ckpt=nan: ", "string")),
+        ("~logger", ("~logger: a run needs this setting",)),
+        ("~trainer.max_epochs", ("trainer.max_epochs=None: expected 1 or more",)),
+        ("+logger.wandb=5", ("logger.wandb: it has no _target_",)),
+        ("evaluation=null", ("evaluation=",)),
+        ("logger.csv.path=0", ("logger.csv.path=0: ", "string")),
+        ("data._target_=mmrec.data.FolderData", ("data.world: no such setting",)),
         ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: there is no nowhere.ckpt",)),
     ],
 )
