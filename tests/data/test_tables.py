@@ -119,7 +119,7 @@ def test_json_lines_that_are_not_name_the_line(folder, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"userID\titemID\n1\t2\n" * 9)[:-12], "cannot be read"),
+        (gzip.compress(b"userID\titemID\n1\t2\n" * 9, mtime=0)[:-12], "cannot be read"),
         (b"\x1f\x8bnothing", "cannot be read"),
         (b"PK\x03\x04rest", "a zip archive or an Excel workbook; unpack it, or save it as CSV"),
         (b"BZh91AY", "compressed with bzip2; unpack it"),
