@@ -26,10 +26,8 @@ from mmrec.config import (
     nearest,
     unread_search_setting,
 )
-from mmrec.paths import expand
-from mmrec.results import CONFIG, LAST, VOLATILE, first_line, flat, read_config, to_continue
+from mmrec.results import first_line
 from mmrec.switches import check_switches, setting_error
-from mmrec.text import one_line
 from mmrec.words import refuse_numbers
 
 if TYPE_CHECKING:
@@ -55,7 +53,6 @@ SCALARS: dict[str, Any] = {
     "run_dir": str,
 }
 EARLY = 100  # epochs of patience: with less, cold items ended runs at a third of what they came to
-CHANGEABLE = (*VOLATILE, "trainer.", "data.root")  # when a run continues
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -358,48 +355,3 @@ def warn_of_early_peaks(plain: Mapping[str, Any]) -> None:
         "callbacks.early_stopping.patience=20, as the data sets with _cold have them, wait 200",
         every * patience,
     )
-
-
-def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
-    """The checkpoint that `ckpt` means.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if ckpt is None:
-        return None
-    path = folder / LAST if ckpt == "last" else expand(ckpt)
-    if not path.is_file():
-        way = "give the path of a last.ckpt, or ckpt=last and the run_dir of the run to continue"
-        if ckpt == "last" and (folder / CONFIG).is_file():
-            way = "the run was stopped before its first one; delete the folder to begin again"
-        raise ConfigError(f"ckpt={ckpt}: there is no {path}; {way}")
-    return path
-
-
-def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any]) -> None:
-    """Refuse a checkpoint that this run cannot go on from, before it overwrites anything."""
-    from mmrec.callbacks import AtomicCheckpointIO
-    from mmrec.data import DataError
-
-    content = AtomicCheckpointIO().load_checkpoint(checkpoint, weights_only=True)
-    try:
-        model.on_load_checkpoint(content)
-    except DataError as error:
-        way = to_continue(checkpoint.parent.parent)
-        raise DataError(f"{error}; what goes on with it is {way}") from None
-    if "optimizer_states" not in content:
-        raise ConfigError(f"{checkpoint} holds weights only; continue from the last.ckpt beside it")
-    home = checkpoint.parent.parent
-    config = home / CONFIG
-    if not config.is_file():
-        raise ConfigError(f"there is no {config}; continue from where the run left its last.ckpt")
-    earlier, now = flat(read_config(home)), flat(plain)
-    for name in sorted({*earlier, *now}):
-        before, after = earlier.get(name, "nothing"), now.get(name, "nothing")
-        if before != after and not name.startswith(CHANGEABLE):
-            raise ConfigError(
-                f"{name}={after}: the run to continue has {one_line(before)}, and keeps it; give "
-                f"the settings of {config} again, of which only those of trainer and logger may "
-                "change"
-            )

@@ -14,9 +14,10 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mmrec.delimited import chosen_separator, header_advice, parse_delimited
+from mmrec.delimited import parse_delimited
 from mmrec.errors import DataError
 from mmrec.paths import data_root
+from mmrec.separators import chosen_separator, header_advice
 
 log = logging.getLogger(__name__)
 

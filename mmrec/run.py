@@ -23,9 +23,7 @@ from mmrec.build import (
     build_trainer,
     check,
     check_ablation,
-    check_continuable,
     check_trainable,
-    checkpoint_to_continue,
     warn_of_early_peaks,
 )
 from mmrec.code import code_digest
@@ -48,8 +46,10 @@ from mmrec.results import (
     write_result,
 )
 from mmrec.run_folder import (
+    check_continuable,
     check_present,
     check_unused,
+    checkpoint_to_continue,
     copy_best,
     locked,
     remove_if_empty,

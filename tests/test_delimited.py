@@ -10,12 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrec.data.corpus import DataError
-from mmrec.delimited import (
-    SEPARATORS,
-    chosen_separator,
-    detect_separator,
-    parse_delimited,
-)
+from mmrec.delimited import parse_delimited
+from mmrec.separators import SEPARATORS, chosen_separator, detect_separator
 
 NAME = "toys/t.csv"
 WITHOUT_QUOTING = ["\t", "::", " "]

@@ -19,8 +19,9 @@ from pathlib import Path
 import polars as pl
 
 from mmrec.data.corpus import DataError
-from mmrec.delimited import BOM, chosen_separator, header_advice, parse_delimited
+from mmrec.delimited import BOM, parse_delimited
 from mmrec.results import first_line
+from mmrec.separators import chosen_separator, header_advice
 from mmrec.text import printable
 
 GZIP = b"\x1f\x8b"
