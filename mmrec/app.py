@@ -287,6 +287,8 @@ def _explain(error: BaseException, config_name: str) -> str:
             return f"{key}: not all that is combined has this setting; run apart those that have it"
         if below := [k for k in known if k.startswith(f"{key}.")]:
             return f"{key}: expected one of the settings below it: {', '.join(below)}"
+        if config_name == "config" and key in _of_folders():
+            return f"{key}: only data sets in folders have this setting; add data=folder"
         elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
         return f"{key}: no such setting" + nearest(key, elsewhere or known)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=([^']+,[^']+)'", text):
@@ -300,6 +302,11 @@ def _explain(error: BaseException, config_name: str) -> str:
         r"Ambiguous value|mismatched|extraneous|no viable alternative|token recog|NoViableAlt", text
     ):
         setting, _, value = next(_unreadable(sys.argv[1:]), "").partition("=")
+        if value.count("[") > value.count("]"):
+            return (
+                f"{setting}={value}: a bracket is not closed; a list with spaces needs quotes in a "
+                f"shell, as '{setting}=[a, b]'"
+            )
         hint = f""", as "{setting}='{value}'" in a shell""" if value else ""
         reason = " ".join(text.partition("See https://")[0].split())
         return f"{reason}; quote values that hold signs or brackets{hint}"
@@ -329,8 +336,21 @@ def _unreadable(words: Sequence[str]) -> Iterator[str]:
                 yield word
 
 
+def _of_folders() -> set[str]:
+    """The settings of a data set in a folder."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_container(OmegaConf.load(conf_dir() / "data/folder.yaml"), resolve=False)
+    assert isinstance(config, dict)
+    return {f"data.{path}" for path in _paths(config, "")}
+
+
 def _instead(group: str, choice: str) -> str:
     there = sorted(_choices(group))
+    if group == "data":
+        near = nearest(choice, there)
+        start = " For" if near.endswith("?") else "; for"
+        return f"{near}{start} a folder of your own, give data=folder data.name={choice}"
     if group == "experiment" and choice.endswith("-best"):
         return f"; those of a search are found with --config-dir multirun/{choice[:-5]}"
     return f"; there are {', '.join(there)}" if 0 < len(there) < 9 else nearest(choice, there)

@@ -44,6 +44,14 @@ ROOT = (
 )
 
 
+TOLD = {  # types of pydantic's errors, and what messages say instead
+    "float_": "expected a number, for example 0.01",
+    "int_": "expected a whole number, for example 10",
+    "bool_": "expected true or false",
+    "string_type": "expected text",
+}
+
+
 class ConfigError(ValueError):
     """A setting cannot be; the message names it and says what can."""
 
@@ -190,7 +198,9 @@ def check_value(hint: Any, value: Any, setting: str) -> None:
     except ValidationError as error:
         errors = error.errors()
         place, part = _deepest(value, errors)
-        expected = " or ".join(dict.fromkeys(_told(e) for e in errors))
+        # A tensor is never typed, so an alternative to it says more.
+        typed = [e for e in errors if e.get("ctx", {}).get("class") != "Tensor"] or errors
+        expected = " or ".join(dict.fromkeys(map(_told, typed)))
         raise ConfigError(f"{setting}{place}={_shown(part)}: {expected}") from None
     if changed := _converted(value, found):
         before, after = map(_kind, changed)
@@ -253,6 +263,9 @@ def _told(error: Mapping[str, Any]) -> str:
     alone = error["type"] == "is_instance_of" and error["ctx"]["class"] == "Sequence"
     if not error["loc"] and (alone or error["type"] == "sequence_str"):
         return "expected a list, as [a,b]"
+    for start, what in TOLD.items():
+        if error["type"].startswith(start):
+            return what
     return str(error["msg"])
 
 

@@ -96,8 +96,13 @@ def evaluate(
         replace(x, candidates=x.candidates_in(opened.corpus))
         for x in (opened.model.evaluation, evaluation)
     )
-    same = before == now and opened.at_best
+    same = replace(before, cutoffs=now.cutoffs) == now and opened.at_best
     noted = {k: v for k, v in opened.result["metrics"].items() if k.startswith(split)}
+    if before.cutoffs != now.cutoffs:  # compare the cutoffs that both have
+        noted = {name: value for name, value in noted.items() if name in metrics}
+        compared = {name: value for name, value in metrics.items() if name in noted}
+    else:
+        compared = metrics
     with opened.checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     report = {
@@ -109,7 +114,7 @@ def evaluate(
         "split": split,
         "cutoffs": list(evaluation.cutoffs),
         "metrics": metrics,
-        "differences": _differences(noted, metrics) if same and noted else None,
+        "differences": _differences(noted, compared) if same and noted else None,
     }
     _say(report, noted)
     if users_file:
@@ -146,7 +151,7 @@ def _say(report: Mapping[str, Any], noted: Mapping[str, float]) -> None:
     ]
     log.info("\n%s", "\n".join([head, *rows]))
     if differences is None:
-        log.info("not compared: other settings or weights than those behind result.json")
+        log.info("not compared: result.json is about other settings or another checkpoint")
     elif differences:
         log.warning(
             "%d of %d numbers differ from result.json; another device, library or batch size can "

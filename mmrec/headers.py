@@ -18,6 +18,7 @@ from mmrec.delimited import parse_delimited
 from mmrec.errors import DataError
 from mmrec.paths import data_root
 from mmrec.separators import chosen_separator, header_advice
+from mmrec.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,9 @@ KINDS = (
     *(".inter", ".csv", ".tsv", ".parquet", ".jsonl"),
     *(".inter.gz", ".csv.gz", ".tsv.gz", ".jsonl.gz"),
 )
+ENDS = (*KINDS, ".txt", ".dat", ".ndjson")
+SIDE_FILES = ("items.csv", "cold_items.csv", "u_id_mapping.csv", "i_id_mapping.csv")
+ELSEWHERE = "set MMREC_DATA or data.root to the folder that holds it"
 BEGINNING = 2**16  # bytes of a file that show its header
 NEEDS_TIME = ("leave_one_out", "temporal")
 
@@ -85,10 +89,10 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
     folder = root / name
     if not folder.is_dir():
         sets = sorted(path.name for path in root.glob("*/"))
-        raise DataError(
-            f"no data set {name} in {root}: found {', '.join(sets) or 'none'}; "
-            "set MMREC_DATA or data.root to the folder that holds it"
-        )
+        near = difflib.get_close_matches(name, sets, n=1)
+        remedy = f"did you mean data.name={near[0]}?" if near else ELSEWHERE
+        found = ", ".join([*map(printable, sets[:SHOWN]), *["..."] * (len(sets) > SHOWN)])
+        raise DataError(f"no data set {name} in {root}: found {found or 'none'}; {remedy}")
     files = [file] if file else [f"{name}{kind}" for kind in KINDS]
     existing = [candidate for candidate in files if (folder / candidate).is_file()]
     if warn and len(existing) > 1:
@@ -101,10 +105,19 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
         )
     if existing:
         return folder / existing[0]
-    raise DataError(
-        f"{folder}: no interactions, expected {' or '.join(files)}; "
-        "add the file, or set data.interactions_file to its name"
+    if taken := [candidate for candidate in files if (folder / candidate).exists()]:
+        raise DataError(f"{folder / taken[0]} is a folder; expected a table of interactions")
+    tables = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and path.name.endswith(ENDS) and path.name not in SIDE_FILES
     )
+    remedy = "add the file, or set data.interactions_file to its name"
+    if tables:
+        remedy = f"set data.interactions_file={_value(tables[0])}"
+        remedy += "".join(f", or {other}" for other in tables[1:4])
+    expected = files[0] if file else f"{name}.csv, or {name} with another ending of tables"
+    raise DataError(f"{folder}: no interactions, expected {expected}; {remedy}")
 
 
 def check_columns(
@@ -113,6 +126,7 @@ def check_columns(
     columns: Mapping[str, str | None],
     *,
     split: str | None = None,
+    min_rating: float | None = None,
     words: Iterable[str] = (),
 ) -> None:
     """Check that a table of interactions has the columns it needs.
@@ -125,6 +139,7 @@ def check_columns(
         header: column names in the file; a type as in `user_id:token` is ignored.
         columns: configured column of each role in `GUESSES`; others are ignored.
         split: configured split.
+        min_rating: configured filter, which needs a column of ratings.
         words: overrides of the command line; the message then shows the whole corrected command.
 
     Raises:
@@ -134,6 +149,12 @@ def check_columns(
         raise DataError(
             f"{file}: data.columns.user and data.columns.item are both {columns['user']}; give "
             "each its own column"
+        )
+    rating = columns.get("rating")
+    if min_rating is None and rating is not None:
+        raise DataError(
+            f"data.columns.rating={rating} has no effect without data.min_rating; set the smallest "
+            "rating that counts, for example data.min_rating=4"
         )
     known = {_plain(name) for name in header} | {*header}
     asked = {role: name for role, name in columns.items() if role in GUESSES and name is not None}
@@ -156,7 +177,15 @@ def check_columns(
         if not missing:
             missing["time"] = asked.get("time", DEFAULTS["time"])
     if not missing:
+        if min_rating is not None and rating is None:
+            likely = _guess("rating", "", free)
+            raise DataError(
+                f"{file}: data.min_rating={min_rating:g} needs the column of ratings, found "
+                f"{_listed(header)}; set data.columns.rating={_value(likely or 'NAME')}"
+            )
         return
+    if min_rating is not None and rating is None and (likely := _guess("rating", "", free)):
+        guesses["rating"] = likely
     listed = ", ".join(missing.values())
     settings = [
         f"data.columns.{role}={_value(guesses.get(role, 'NAME'))}"
@@ -172,8 +201,12 @@ def check_columns(
         kept = [word for word in words if word.partition("=")[0] not in given]
         remedy = f"run: python -m mmrec.run {shlex.join(kept)} {command}"
     many = "columns" if len(missing) > 1 else "a column"
-    found = ", ".join([*header[:SHOWN], *["..."] * (len(header) > SHOWN)])
-    raise DataError(f"{file}: expected {many} {listed}, found {found}; {remedy}")
+    raise DataError(f"{file}: expected {many} {listed}, found {_listed(header)}; {remedy}")
+
+
+def _listed(header: Sequence[str]) -> str:
+    """Column names as a message lists them."""
+    return ", ".join([*map(printable, header[:SHOWN]), *["..."] * (len(header) > SHOWN)])
 
 
 def check_data(data: object, words: Iterable[str] = ()) -> None:
@@ -209,7 +242,15 @@ def check_data(data: object, words: Iterable[str] = ()) -> None:
     path = interactions_file(folder, name, file, warn=False)
     header = _header(path, data.get("separator"))
     if header:
-        check_columns(f"{name}/{path.name}", header, columns, split=split, words=words)
+        rating = data.get("min_rating")
+        check_columns(
+            f"{name}/{path.name}",
+            header,
+            columns,
+            split=split,
+            min_rating=rating if isinstance(rating, int | float) else None,
+            words=words,
+        )
 
 
 def unused_signals(header: Iterable[str], used: Collection[str]) -> list[str]:

@@ -6,6 +6,7 @@ U users, I items, N names.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from mmrec.data import Corpus
 
+log = logging.getLogger(__name__)
 MANY = 100_000  # names, among which the nearest one takes too long to find
 TABLES = (".csv", ".tsv", ".txt", ".parquet")
 Asked = str | Path | int | Sequence[str | int]
@@ -34,12 +36,14 @@ class Names:
         source: the data set or folder that they belong to.
         count: U or I.
         ids: [count] original ids, if they differ from 0..count-1.
+        filtered: whether filters of the data may have removed some.
     """
 
     kind: Literal["user", "item"]
     source: str
     count: int
     ids: pl.Series | None
+    filtered: bool = False
 
     @property
     def numbers(self) -> pl.Series:
@@ -59,23 +63,23 @@ class Names:
         """The end of an error about an unknown name: the nearest names, or the range of numbers."""
         if self.ids is None:
             return f"; expected 0 to {self.count - 1}"
-        if self.count > MANY:
-            return ""
-        near = difflib.get_close_matches(name, self.text)
+        near = difflib.get_close_matches(name, self.text) if self.count <= MANY else []
+        if not near and self.filtered:
+            return f"; a filter such as data.min_rating may have removed this {self.kind}"
         return f"; did you mean {' or '.join(map(printable, near))}?" if near else ""
 
 
 def user_names(corpus: Corpus) -> Names:
     """What the users of a corpus are called."""
-    return Names("user", corpus.name, corpus.n_users, corpus.user_ids)
+    return Names("user", corpus.name, corpus.n_users, corpus.user_ids, corpus.removed is not None)
 
 
 def item_names(corpus: Corpus) -> Names:
     """What the items of a corpus are called."""
-    return Names("item", corpus.name, corpus.n_items, corpus.item_ids)
+    return Names("item", corpus.name, corpus.n_items, corpus.item_ids, corpus.removed is not None)
 
 
-def select(setting: str, asked: Asked, names: Names) -> Tensor:
+def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> Tensor:
     """Indices of the users or items that a setting names, each once and in the given order.
 
     Args:
@@ -83,6 +87,7 @@ def select(setting: str, asked: Asked, names: Names) -> Tensor:
         asked: one name, or several; or the path of a table with a column `user_id` or `item_id`
             (original ids), or `user` or `item` (0..count-1).
         names: of everything that can be selected.
+        skip: leave out unknown names of a table with a warning, in place of an error.
 
     Returns:
         [N] int64.
@@ -94,7 +99,7 @@ def select(setting: str, asked: Asked, names: Names) -> Tensor:
     import polars as pl
 
     if isinstance(asked, Path):
-        return _of_table(setting, asked, names)
+        return _of_table(setting, asked, names, skip=skip)
     alone = isinstance(asked, str | int)
     several = [asked] if isinstance(asked, str | int) else asked
     listed = pl.Series("name", [str(name) for name in several])
@@ -108,7 +113,9 @@ def select(setting: str, asked: Asked, names: Names) -> Tensor:
                 f"{setting}={asked}: a file and the id of {names.kind} {asked}; give "
                 f"{setting}=[{asked}] for the id, or {setting}=./{asked} for the file"
             )
-        return _of_table(setting, path, names)
+        return _of_table(setting, path, names, skip=skip)
+    if path is not None and path.is_dir():
+        raise ConfigError(f"{setting}={asked}: a folder; give a table, or an id in brackets")
     if found.has_nulls():
         name = listed.filter(found.is_null())[0]
         what = f"{'file or ' if alone else ''}{names.kind}"
@@ -137,14 +144,14 @@ def check_files(**settings: Asked | None) -> None:
             )
 
 
-def _of_table(setting: str, path: Path, names: Names) -> Tensor:
-    """Indices of what a table lists."""
+def _of_table(setting: str, path: Path, names: Names, *, skip: bool) -> Tensor:
+    """Indices of what a table lists; `skip` leaves out unknown names with a warning."""
     from mmrec.data import DataError
     from mmrec.data.tables import read_table
 
     kind, own = names.kind, f"{names.kind}_id"
     table = read_table(path)
-    role = own if own in table.frame.columns else kind
+    role = kind if kind in table.frame.columns and own not in table.frame.columns else own
     remedy = f"name the column {own} (original ids) or {kind} (0 to {names.count - 1})"
     column = table.columns({role: role}, remedy=remedy)[role]
     if not len(column.text):
@@ -153,7 +160,20 @@ def _of_table(setting: str, path: Path, names: Names) -> Tensor:
     found = _indices(column.text, known.text)
     unknown = column.text.filter(found.is_null()).drop_nulls()
     hint = known.nearest(unknown[0]) if len(unknown) else ""
-    column.reject(found.is_null(), f"a {role} of {names.source}{hint}")
+    if skip and found.has_nulls():
+        log.warning(
+            "%s: %d of %d rows name no %s of %s and are skipped, the first is %s",
+            path,
+            found.null_count(),
+            len(found),
+            kind,
+            names.source,
+            printable(column.text.filter(found.is_null())[0] or "empty"),
+        )
+        found = found.drop_nulls()
+    else:
+        article = "an" if kind == "item" else "a"
+        column.reject(found.is_null(), f"{article} {role} of {names.source}{hint}")
     return found.unique(maintain_order=True).to_torch()
 
 

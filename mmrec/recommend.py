@@ -73,8 +73,8 @@ def recommend(
         items: a folder with `<modality>_feat.npy` of items that came after training, a row an item,
             and perhaps `i_id_mapping.csv`; they alone are ranked. None: the catalogue.
         seen: items that are masked because the user has them: in `train`, in `train+val` (as a
-            test with these masked), or in `all` parts of the data, test included. New items are
-            never masked.
+            test with these masked), or in `all` parts of the data, including test and what filters
+            such as `data.min_rating` removed. New items are never masked.
         exclude: items that are not recommended to anybody.
         only: items that may be recommended; None: all.
         block: users that are scored at a time; bounds the memory.
@@ -129,7 +129,7 @@ def recommend(
     if offer.new is not None:
         _warn_of_gaps(offer.new, corpus, items)
     if path is not None:
-        log.info("%d users, lists of %d: %s", len(chosen), min(length, offer.n_items), path)
+        log.info("users: %d, length of the lists: up to %d, file: %s", len(chosen), length, path)
     elif users is None:
         log.info(
             "%d of %d users; users=[...] selects others, output=recs.csv writes all",
@@ -154,7 +154,7 @@ def allowed_items(exclude: Asked | None, only: Asked | None, names: Names) -> Te
     if only is not None:
         allowed[select("only", only, names)] = True
     if exclude is not None:
-        allowed[select("exclude", exclude, names)] = False
+        allowed[select("exclude", exclude, names, skip=True)] = False
     if not allowed.any():
         raise ConfigError("exclude: no item is left; exclude fewer, or name more in only")
     return allowed
@@ -283,7 +283,8 @@ def _masked(corpus: Corpus, seen: Seen) -> Interactions:
 
     if seen != "all":
         return seen_interactions(corpus, "test", seen)
-    parts = [corpus.train, corpus.val, corpus.test, *([corpus.warm] if corpus.warm else [])]
+    others = [part for part in (corpus.warm, corpus.removed) if part is not None]
+    parts = [corpus.train, corpus.val, corpus.test, *others]
     return Interactions(torch.cat([p.user for p in parts]), torch.cat([p.item for p in parts]))
 
 

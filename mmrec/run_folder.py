@@ -68,7 +68,7 @@ def check_unused(folder: Path) -> None:
         return
     way = "give another run_dir"
     if (folder / LAST).exists():
-        way += f", or continue it: {to_continue(folder)}"
+        way += f", or resume that run with its own settings: {to_continue(folder)}"
     elif not (folder / BEST).exists():
         way += "; it has no checkpoint: if it does not run any more, it can be deleted"
     raise ConfigError(f"{folder} holds a run already: {way}")

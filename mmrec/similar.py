@@ -112,7 +112,7 @@ def similar(
             f"run={run}: {error}; give a run of a model with embeddings, or of ease or item_knn"
         ) from None
     if path is not None:
-        log.info("%d items, lists of up to %d: %s", len(chosen), k, path)
+        log.info("items: %d, length of the lists: up to %d, file: %s", len(chosen), k, path)
     elif items is None:
         log.info(
             "%d of %d items; items=[...] selects others, output=similar.csv writes all",

@@ -98,11 +98,32 @@ def as_text(word: str) -> str:
     if word.startswith("-") or not value:
         return word
     name = setting.lstrip("+~").partition("@")[0]
+    if value[0] == "[" and value[-1] == "]" and is_text(name, element=True) and _unreadable(value):
+        return f"{setting}=[{','.join(map(_as_element, value[1:-1].split(',')))}]"
     result, end = "", 0
     for start, stop in _misread(name, value):
         result += f"{value[end:start]}'{value[start:stop]}'"
         end = stop
     return f"{setting}={result}{value[end:]}"
+
+
+def _unreadable(value: str) -> bool:
+    """Whether Hydra's grammar has no such value, for example `[zoë]` or `[O'Brien]`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(f"setting={value}")
+    except HydraException:
+        return True
+    return False
+
+
+def _as_element(text: str) -> str:
+    """An element of a list as it was typed; quotes around it stay."""
+    text = text.strip()
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text if is_quoted else quoted(text)
 
 
 def spelled_out(word: str) -> str:

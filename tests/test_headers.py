@@ -117,8 +117,17 @@ def test_a_missing_folder_or_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no data set mine in .*data\.root"):
         check_data(data(tmp_path))
     (tmp_path / "mine").mkdir()
-    with pytest.raises(DataError, match=r"expected mine\.inter or .*data\.interactions_file"):
+    with pytest.raises(DataError, match=r"expected mine\.csv, or .*data\.interactions_file"):
         check_data(data(tmp_path))
+    (tmp_path / "mine/items.csv").write_text("itemID")
+    (tmp_path / "mine/ratings.csv").write_text("userID,itemID")
+    with pytest.raises(DataError, match=r"set data\.interactions_file='?ratings\.csv"):
+        check_data(data(tmp_path))
+    (tmp_path / "mine/mine.csv").mkdir()
+    with pytest.raises(DataError, match=r"mine\.csv is a folder"):
+        check_data(data(tmp_path))
+    with pytest.raises(DataError, match=r"did you mean data\.name=mine\?"):
+        check_data(data(tmp_path) | {"name": "mines"})
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff\xfe\x00", b'"a'])

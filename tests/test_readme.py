@@ -143,7 +143,9 @@ def test_every_setting_shown_is_one(command, words, composed):
     if command != "run":
         settings = (conf_dir() / f"{command}.yaml").read_text()
         for word in overrides:
-            assert re.search(rf"^{word.split('=')[0]}: ", settings, re.MULTILINE)
+            *groups, setting = word.split("=")[0].split(".")
+            indent = "  " * len(groups)
+            assert re.search(rf"^{indent}{setting}: ", settings, re.MULTILINE)
     elif "--config-dir" not in flags:
         spaces = [word for word in overrides if "(" in word]  # read by the search's own tests
         lists = [word for word in overrides if "[" in word]

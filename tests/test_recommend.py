@@ -21,7 +21,7 @@ from polars.testing import assert_frame_equal
 import mmrec.runs
 from mmrec import recommend as module
 from mmrec.config import ConfigError
-from mmrec.data import DataError
+from mmrec.data import DataError, Interactions
 from mmrec.evaluation import NonFiniteScores
 from mmrec.nn import mean_item
 from mmrec.recommend import recommend
@@ -406,6 +406,26 @@ def test_warm_items_that_are_held_out_are_seen_too(content):
     assert len(masked) == sum(map(len, parts))
 
 
+def test_what_filters_removed_is_seen_too(content):
+    corpus = open_run(content[0]).corpus
+    removed = Interactions(torch.tensor([0, 1]), torch.tensor([2, 3]))
+    masked = module._masked(replace(corpus, removed=removed), "all")
+    assert {(0, 2), (1, 3)} <= {*zip(masked.user.tolist(), masked.item.tolist(), strict=True)}
+    assert len(module._masked(replace(corpus, removed=removed), "train+val")) == len(
+        corpus.train
+    ) + len(corpus.val)
+
+
+def test_unknown_items_of_a_table_are_excluded_with_a_warning(shop, tmp_path, caplog):
+    (tmp_path / "sold.csv").write_text("item_id\ni03\ngone\n")
+    output = str(tmp_path / "r.csv")
+    path = recommend(run=shop, output=output, seen="none", exclude=str(tmp_path / "sold.csv"))
+    assert "i03" not in {*pl.read_csv(path)["item_id"]}
+    assert "1 of 2 rows name no item of shop and are skipped, the first is gone" in caplog.text
+    with pytest.raises(DataError, match=r"line 3: item_id is gone, expected an item_id of shop"):
+        recommend(run=shop, output=output, only=str(tmp_path / "sold.csv"))
+
+
 def test_items_are_excluded_and_chosen_by_their_ids(shop, tmp_path):
     (tmp_path / "stock.csv").write_text("item_id\ni03\ni05\ni07\n")
     (tmp_path / "sold.csv").write_text("item\n5\n")
@@ -439,6 +459,7 @@ def test_excluded_items_leave_the_order_of_the_others(finished, tmp_path):
         ({"only": []}, r"^only=\[\]: name at least one item"),
         ({"only": ["i01"], "exclude": ["i01"]}, r"^exclude: no item is left"),
         ({"exclude": "gone.csv"}, r"^exclude=gone\.csv: there is no such file"),
+        ({"exclude": "."}, r"^exclude=\.: a folder"),
     ],
 )
 def test_items_that_are_unknown_are_refused(shop, tmp_path, settings, said):

@@ -76,6 +76,9 @@ def test_settings_may_stand_on_both_sides_of_options(words, expected):
         ("sweep/sampler@sweep.sampler=7", "sweep/sampler@sweep.sampler='7'"),
         ("+data.where.zip=[1_000,null]", "+data.where.zip=['1_000',null]"),
         ("grid.ablations=[1_0]", "grid.ablations=['1_0']"),
+        ("users=[ann,zoë, 1_000]", "users=['ann','zoë','1_000']"),
+        ("users=[O'Brien]", r"users=['O\'Brien']"),
+        ("users=['a b',x=y,1+1]", "users=['a b','x=y','1+1']"),
     ],
 )
 def test_text_that_looks_like_a_number_is_quoted(word, expected):

@@ -112,6 +112,7 @@ class Source:
         item_titles: [I] what people call them, if known; empty for items without.
         fingerprint: hash of the content of everything above.
         clock: whether times are seconds, and not positions within a user.
+        removed: interactions that filters removed, of users and items that are left.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Source:
     user_ids: pl.Series | None = None
     item_ids: pl.Series | None = None
     item_titles: pl.Series | None = None
+    removed: Interactions | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +154,8 @@ class Corpus:
         user_ids: [U] original ids, if they differ from 0..U-1.
         item_ids: [I] original ids, if they differ from 0..I-1.
         item_titles: [I] what people call them, if known; empty for items without.
+        removed: interactions that filters removed, of users and items that are left. Only
+            `recommend seen=all` reads them.
 
     Raises:
         DataError: an index out of range, a wrong shape, or an empty split.
@@ -172,6 +176,7 @@ class Corpus:
     user_ids: pl.Series | None = None
     item_ids: pl.Series | None = None
     item_titles: pl.Series | None = None
+    removed: Interactions | None = None
 
     def __post_init__(self) -> None:
         parts = self.train, self.val, self.test

@@ -34,7 +34,7 @@ def select_rows(
     where: Where,
     min_rating: float | None,
     used: Sequence[str],
-) -> dict[str, Column]:
+) -> tuple[dict[str, Column], dict[str, Column]]:
     """Apply the filters on single rows, and log what each removes.
 
     Args:
@@ -46,7 +46,7 @@ def select_rows(
         used: names of all columns that are read.
 
     Returns:
-        The columns with the rows that are left.
+        The columns with the rows that are left, and users and items of the rows that are removed.
 
     Raises:
         DataError: a column or value does not occur, a rating is no number, or no row is left.
@@ -69,12 +69,15 @@ def select_rows(
         rows = _log_kept(f"{name}: data.min_rating={min_rating:g}", columns, rows, kept)
     _warn_of_unused(table, [*used, *(column.split(":")[0] for column in where)])
     if len(rows) == len(table.frame):
-        return dict(columns)
-    return {role: column.take(rows) for role, column in columns.items()}
+        return dict(columns), {}
+    removed = pl.int_range(len(table.frame), eager=True)
+    removed = removed.filter(~removed.is_in(rows.implode()))
+    left = {role: column.take(rows) for role, column in columns.items()}
+    return left, {role: columns[role].take(removed) for role in ("user", "item")}
 
 
-def check_filters(rating: str | None, min_rating: float | None, k_core: int) -> None:
-    """Refuse settings of filters that contradict each other.
+def check_filters(k_core: int, min_rating: float | None) -> None:
+    """Refuse settings of filters that are out of range.
 
     Raises:
         ValueError: names the setting.
@@ -83,16 +86,6 @@ def check_filters(rating: str | None, min_rating: float | None, k_core: int) -> 
         raise ValueError(f"data.k_core is {k_core}, expected 0 (keep all) or more")
     if min_rating is not None and not math.isfinite(min_rating):
         raise ValueError(f"data.min_rating is {min_rating}, expected a finite number")
-    if min_rating is not None and rating is None:
-        raise ValueError(
-            f"data.min_rating={min_rating:g} needs the column of ratings; set data.columns.rating, "
-            "for example data.columns.rating=rating"
-        )
-    if min_rating is None and rating is not None:
-        raise ValueError(
-            f"data.columns.rating={rating} has no effect without data.min_rating; set the smallest "
-            "rating that counts, for example data.min_rating=4"
-        )
 
 
 def k_core(interactions: Interactions, k: int, n_users: int, n_items: int) -> Tensor:
@@ -160,6 +153,7 @@ def restrict_to_core(source: Source, k: int) -> Source:
         user_ids=_restrict_ids(source.user_ids, users),
         item_ids=_restrict_ids(source.item_ids, items),
         item_titles=titles if titles is None else titles.gather(items.numpy()),
+        removed=None if source.removed is None else _renumbered(source.removed, user_row, item_row),
     )
 
 
@@ -244,6 +238,13 @@ def _written(value: Value | list[Value]) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _renumbered(pairs: Interactions, user_row: Tensor, item_row: Tensor) -> Interactions:
+    """Pairs with new numbers, without those of a user or an item that has none."""
+    user, item = user_row[pairs.user], item_row[pairs.item]
+    known = (user >= 0) & (item >= 0)
+    return Interactions(user[known], item[known])
 
 
 def _renumber(ids: Tensor, count: int) -> tuple[Tensor, Tensor]:

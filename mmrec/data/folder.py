@@ -21,12 +21,12 @@ from mmrec.data.filters import Where, check_filters, restrict_to_core, select_ro
 from mmrec.data.ids import RENAME, Ids, Index, item_index, originals, user_index
 from mmrec.data.tables import Column, read_table, shown, without_controls
 from mmrec.data.times import moments
-from mmrec.headers import DEFAULTS, check_columns
+from mmrec.headers import DEFAULTS, SIDE_FILES, check_columns
 from mmrec.headers import interactions_file as find_interactions
 
 log = logging.getLogger(__name__)
-SIDE_FILES = ("items.csv", "cold_items.csv", "u_id_mapping.csv", "i_id_mapping.csv")
 OPTIONAL = ("time", "position", "label")
+TITLES = ("name", "item_name", "itemname", "product_name", "product_title", "movie_title", "titles")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +119,13 @@ def read_folder(
         )
     if not category_separator:
         raise ValueError("data.category_separator is empty, expected one or more characters")
-    check_filters(columns.rating, min_rating, k_core)
+    check_filters(k_core, min_rating)
     path = find_interactions(root, name, interactions_file)
     features = _feature_files(path.parent, modalities)
     side = [file for each in SIDE_FILES if (file := path.parent / each).exists()]
     digest = digests([path, *features.values(), *side])
 
-    found = _interaction_columns(path, name, columns, separator, where, min_rating)
+    found, dropped = _interaction_columns(path, name, columns, separator, where, min_rating)
     details = _item_details(path.parent / "items.csv", columns)
     cold = _item_columns(path.parent / "cold_items.csv", columns.item, cold_label="cold_label")
     content = {kind: read_modality(file, digest[file]) for kind, file in features.items()}
@@ -139,7 +139,6 @@ def read_folder(
         "where": json.dumps(where, sort_keys=True) if where else None,
         "ids": ids,
         "categories": columns.categories if columns.categories != "categories" else None,
-        "title": columns.title if columns.title != "title" else None,
         "category_separator": category_separator if category_separator != "|" else None,
     }
     source = Source(
@@ -159,6 +158,7 @@ def read_folder(
         item_ids=items.ids,
         item_titles=_titles(details, items),
         clock=clock,
+        removed=_removed(dropped, users, items),
         fingerprint=content_hash(
             [digest[path], *(asdict(columns)[role] for role in DEFAULTS), f"k_core={k_core}"]
             + [f"{file.name}: {digest[file]}" for file in (*features.values(), *side)]
@@ -225,11 +225,11 @@ def _interaction_columns(
     separator: str | None,
     where: Where,
     min_rating: float | None,
-) -> dict[str, Column]:
-    """The columns of the interactions by role, without the lines that filters remove."""
+) -> tuple[dict[str, Column], dict[str, Column]]:
+    """The columns of the interactions by role, and those of the lines that filters remove."""
     table = read_table(path, separator=separator, setting="data.separator")
     roles = asdict(columns)
-    check_columns(shown(path), table.frame.columns, roles)
+    check_columns(shown(path), table.frame.columns, roles, min_rating=min_rating)
     names = {role: roles[role] for role in (*DEFAULTS, "rating") if roles[role] is not None}
     found = table.columns(names, optional=OPTIONAL, remedy=RENAME)
     if found["user"].values.is_empty():
@@ -237,10 +237,19 @@ def _interaction_columns(
             f"{shown(path)}: no interaction below the header; give a file that has some"
         )
     used = [column.name for column in found.values()]
-    found = select_rows(name, table, found, where=where, min_rating=min_rating, used=used)
+    kept, removed = select_rows(name, table, found, where=where, min_rating=min_rating, used=used)
     for role in ("user", "item"):
-        found[role].reject(found[role].values.is_null(), "an id; complete the line, or drop it")
-    return found
+        kept[role].reject(kept[role].values.is_null(), "an id; complete the line, or drop it")
+    return kept, removed
+
+
+def _removed(columns: Mapping[str, Column], users: Index, items: Index) -> Interactions | None:
+    """Interactions that filters removed, of users and items that are left."""
+    if not columns:
+        return None
+    pairs = {"user": users.known_rows(columns["user"]), "item": items.known_rows(columns["item"])}
+    frame = pl.DataFrame(pairs).drop_nulls().unique(maintain_order=True)
+    return Interactions(frame["user"].to_torch(), frame["item"].to_torch())
 
 
 def _rows(
@@ -302,7 +311,18 @@ def _item_details(path: Path, columns: Columns) -> dict[str, Column]:
         )
     optional = [role for role in names if role not in renamed]
     remedy = f"set data.columns.{{role}}={{nearest}}, or {RENAME}"
-    return _item_columns(path, columns.item, remedy=remedy, optional=optional, **names)
+    found = _item_columns(path, columns.item, remedy=remedy, optional=optional, **names)
+    if found and "title" not in found:
+        header = [name.split(":")[0] for name in read_table(path).frame.columns]
+        if likely := next((name for name in header if name.lower() in TITLES), None):
+            log.warning(
+                "%s has no column title, so items are shown by their ids; to show %s beside them, "
+                "set data.columns.title=%s",
+                shown(path),
+                likely,
+                likely,
+            )
+    return found
 
 
 def _item_columns(

@@ -64,6 +64,13 @@ class Index:
         column.reject(numbers.is_null(), f"{known}; correct it, or drop the line")
         return numbers
 
+    def known_rows(self, column: Column) -> pl.Series:
+        """[N] int64 rows of a column of ids; null where an id is unknown."""
+        if self.ids is not None and self.named:
+            return lookup(column, self.ids)
+        numbers = column.integers
+        return numbers.set(~numbers.is_between(0, self.count - 1), None)
+
 
 def lookup(column: Column, ids: pl.Series) -> pl.Series:
     """[N] row of each value among unique ids; null where it is none of them."""

@@ -343,6 +343,7 @@ def split_corpus(
         user_ids=source.user_ids,
         item_ids=source.item_ids,
         item_titles=source.item_titles,
+        removed=source.removed,
     )
 
 

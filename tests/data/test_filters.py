@@ -93,11 +93,23 @@ def test_low_ratings_are_removed(root):
     assert pairs(source) == {("ann", "a"), ("bob", "a"), ("cat", "b")}
 
 
+def test_removed_interactions_of_known_users_and_items_are_kept_apart(root):
+    source = read_folder(root, "toys", columns=RATED, where=BOUGHT, min_rating=4)
+    removed = zip(source.removed.user.tolist(), source.removed.item.tolist(), strict=True)
+    # c has no interaction left, and the search of cat names no item.
+    assert {(source.user_ids[u], source.item_ids[i]) for u, i in removed} == {("ann", "b")}
+    core = read_folder(root, "toys", columns=RATED, where=BOUGHT, min_rating=4, k_core=1)
+    assert len(core.removed) == 1
+    smaller = read_folder(root, "toys", columns=RATED, where=BOUGHT, min_rating=4, k_core=2)
+    assert not len(smaller.removed)  # item a and its users are left
+    assert read_folder(root, "toys", columns=COLUMNS, where={}).removed is None
+
+
 @pytest.mark.parametrize(
     ("columns", "min_rating", "message"),
     [
         (RATED, None, r"data\.columns\.rating=stars has no effect without data\.min_rating"),
-        (COLUMNS, 4, r"data\.min_rating=4 needs .*data\.columns\.rating"),
+        (COLUMNS, 4, r"data\.min_rating=4 needs .*data\.columns\.rating=stars"),
         (RATED, 6, r"the largest stars is 5, .*data\.min_rating=6"),
         (RATED, float("nan"), r"data\.min_rating is nan"),
         (RATED, float("inf"), r"data\.min_rating is inf"),

@@ -177,6 +177,17 @@ def test_titles_hold_no_control_characters(root):
     assert [title for title in titles if "Moon" in title] == ["Moon ]0;x lamp"]
 
 
+def test_a_likely_column_of_titles_is_named(root, caplog):
+    path = root / "toys/items.csv"
+    path.write_text(path.read_text().replace("title", "product_name", 1))
+    source = read_folder(root, "toys")
+    assert source.item_titles is None
+    assert "data.columns.title=product_name" in caplog.text
+    named = read_folder(root, "toys", columns=Columns(title="product_name"))
+    assert named.item_titles is not None
+    assert named.fingerprint == source.fingerprint  # titles change no result
+
+
 def test_renamed_and_typed_columns_mean_the_same(root):
     expected = read_folder(root, "toys")
     names = dict(
