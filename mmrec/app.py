@@ -277,7 +277,9 @@ def _explain(error: BaseException, config_name: str) -> str:
         return f"{group}={choice}: there is no conf/{found[1]}.yaml" + _instead(group, choice)
     if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
         key = found[1].split("@")[0]
-        if config_name == "config" and (unread := unread_search_setting(key)):
+        group, dot, _ = key.partition(".")
+        chosen = dot and any(word.lstrip("+").startswith(f"{group}=") for word in sys.argv)
+        if config_name == "config" and not chosen and (unread := unread_search_setting(key)):
             return unread
         known = _keys(config_name)
         for place in (key, key.rpartition(".")[0]):

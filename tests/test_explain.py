@@ -216,7 +216,7 @@ def test_recovery_is_in_the_result_of_planted_data(finished):
     [
         ({"k": 0}, r"^k=0: expected 1 or more"),
         ({"k": 71}, r"^k=71: the catalogue has 70 items"),
-        ({"users": []}, r"^users=\[\]: name one, or leave the setting out"),
+        ({"users": []}, r"^users=\[\]: name at least one user"),
         ({"users": [80]}, r"^users=80: no such user in planted; expected 0 to 79"),
     ],
 )
