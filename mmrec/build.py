@@ -320,7 +320,9 @@ def _profiler(choice: Any, folder: Path) -> Any:
 
 def _check_tensorboard(loggers: Mapping[str, Any]) -> None:
     """Name the extra of Lightning's own logger; other trackers check their packages themselves."""
-    wanted = any(str(node.get(TARGET)).endswith(".TensorBoardLogger") for node in loggers.values())
+    wanted = any(
+        str((node or {}).get(TARGET)).endswith(".TensorBoardLogger") for node in loggers.values()
+    )
     if wanted and not (find_spec("tensorboard") or find_spec("tensorboardX")):
         raise ConfigError("logger=tensorboard needs a package: pip install 'mmrec[tensorboard]'")
 

@@ -98,11 +98,10 @@ def evaluate(
     )
     same = replace(before, cutoffs=now.cutoffs) == now and opened.at_best
     noted = {k: v for k, v in opened.result["metrics"].items() if k.startswith(split)}
-    if before.cutoffs != now.cutoffs:  # compare the cutoffs that both have
-        noted = {name: value for name, value in noted.items() if name in metrics}
-        compared = {name: value for name, value in metrics.items() if name in noted}
-    else:
-        compared = metrics
+    compared = metrics
+    if before.cutoffs != now.cutoffs:  # compare the cutoffs of both; diversity is summed otherwise
+        both = [name for name in noted if name in metrics and "diversity" not in name]
+        noted, compared = ({name: x[name] for name in both} for x in (noted, metrics))
     with opened.checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     report = {

@@ -14,7 +14,6 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mmrec.delimited import parse_delimited
 from mmrec.errors import DataError
 from mmrec.paths import data_root
 from mmrec.separators import chosen_separator, header_advice
@@ -308,6 +307,8 @@ def _shell(word: str) -> str:
 def _header(path: Path, separator: object) -> list[str] | None:
     """Column names; None where only the reader of the whole file can tell."""
     import polars as pl
+
+    from mmrec.delimited import parse_delimited  # imports NumPy and polars
 
     kind = Path(path.name.removesuffix(".gz")).suffix
     try:

@@ -148,7 +148,7 @@ def _run(
     start = time.perf_counter()
     folder = expand(config.run_dir)
     config.run_dir = str(folder)
-    if link := outward_link(folder):
+    if link := outward_link(folder, apart=("wandb",)):  # W&B links its own logs
         raise ConfigError(
             f"{link}: a link that leads out of the run folder is not followed; replace it by what "
             "it leads to, or give another run_dir"

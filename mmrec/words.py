@@ -21,7 +21,7 @@ TEXT = (
     *("only", "output", "per_user", "run", "run_dir", "runs", "seen", "storages", "title"),
     *("trust", "users"),
     *("data.columns.*", "data.ids", "data.interactions_file", "data.modalities", "data.name"),
-    *("data.root",),
+    *("data.category_separator", "data.root", "data.separator"),
     *("logger.*.entity", "logger.*.experiment_name", "logger.*.group", "logger.*.job_type"),
     *("logger.*.name", "logger.*.path", "logger.*.prefix", "logger.*.project"),
     *("logger.*.root_dir", "logger.*.run_id", "logger.*.run_name", "logger.*.save_dir"),

@@ -44,7 +44,7 @@ def command(in_process, capfd):
         ("model.dimm=3", ("model.dimm: no such setting", "model.dim")),
         ("trainer.max_epoch=3", ("trainer.max_epoch: no such setting", "trainer.max_epochs")),
         ("optimizer.lrr=1", ("optimizer.lrr: no such setting", "optimizer.lr")),
-        ("model.dim=abc", ("model.dim=abc:", "integer")),
+        ("model.dim=abc", ("model.dim=abc:", "whole number")),
         ("model.norm=sqared", ("model.norm=sqared:", "'squared' or 'frobenius'")),
         ("data.split=temporl", ("data.split=temporl:", "'temporal'")),
         ("data.batch_size=0", ("data.batch_size is 0: expected 1 or more",)),
@@ -92,12 +92,12 @@ def command(in_process, capfd):
         ("data.where.event=buy", ("below data.where is added, as +data.where.event=",)),
         ("optimizer.lr=-1", ("optimizer.lr=-1: Input should be greater than or equal to 0",)),
         ("trainer.precision=foo", ("trainer.precision=foo:", "'32-true'")),
-        ("model.dim=[", ("quote values that hold", "model.dim='['")),
+        ("model.dim=[", ("model.dim=[: a bracket is not closed",)),
         ("+model.foo=1", ("model.foo: no such setting", "dim")),
-        ("trainer.max_epochs=x", ("trainer.max_epochs=x:", "integer")),
+        ("trainer.max_epochs=x", ("trainer.max_epochs=x:", "whole number")),
         (
             "callbacks.early_stopping.patience=x",
-            ("callbacks.early_stopping.patience=x:", "integer"),
+            ("callbacks.early_stopping.patience=x:", "whole number"),
         ),
         (
             "experiment=bpr-planted-best",
@@ -110,12 +110,11 @@ def command(in_process, capfd):
         ("evaluation.cutoffs=5,10", ("a list has brackets, evaluation.cutoffs=[5,10]",)),
         ("model", ("model: expected a setting and its value, as run=outputs/... or seed=1",)),
         ("ablation=stage_1", ("no conf/ablation/stage_1.yaml; did you mean magnet/stage_1",)),
-        ("ckpt=nan", ("ckpt=nan: ", "string")),
+        ("ckpt=nan", ("ckpt=nan: there is no nan",)),
         ("~logger", ("~logger: a run needs this setting",)),
         ("~trainer.max_epochs", ("trainer.max_epochs=None: expected 1 or more",)),
         ("+logger.wandb=5", ("logger.wandb: it has no _target_",)),
         ("evaluation=null", ("evaluation=",)),
-        ("logger.csv.path=0", ("logger.csv.path=0: ", "string")),
         ("data._target_=mmrec.data.FolderData", ("data.world: no such setting",)),
         ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: there is no nowhere.ckpt",)),
     ],
@@ -206,7 +205,12 @@ def test_a_model_that_needs_content_says_so_on_data_without(command, tmp_path):
     rows = [f"{user},{user + step},{step % 3}" for user in range(8) for step in range(6)]
     (folder / "bare.csv").write_text("\n".join(["userID,itemID,x_label", *rows]) + "\n")
     message = command(
-        "model=gated_lightgcn", "data=folder", "data.name=bare", "data.root=sets", "trainer=cpu"
+        "model=gated_lightgcn",
+        "data=folder",
+        "data.name=bare",
+        "data.root=sets",
+        "data.split=official",
+        "trainer=cpu",
     )
     assert "gated_lightgcn needs item features and bare has none" in message
     assert "lightgcn" in message
@@ -223,7 +227,7 @@ def test_a_user_who_has_everything_is_told_only_where_negatives_are_drawn(
     (folder / "full.csv").write_text("\n".join(["userID,itemID,x_label", *rows]) + "\n")
     words = (
         *("model=lightgcn", "data=folder", "data.name=full", f"data.root={folder.parent}"),
-        *("trainer=cpu", "trainer.max_epochs=1"),
+        *("data.split=official", "trainer=cpu", "trainer.max_epochs=1"),
         *("evaluation.cutoffs=[2]", "monitor=val/recall@2"),
     )
     assert "user 0 has every item that could be drawn" in command(*words)

@@ -62,10 +62,19 @@ def test_the_command_is_repeated_with_the_correction():
 def test_columns_that_were_asked_for_must_be_there_and_others_need_not():
     header = ["userID", "itemID", "date", "stars"]
     check_columns("mine", header, DEFAULT)
-    check_columns("mine", header, DEFAULT | {"time": "date:token", "rating": "stars"})
-    wrong = refusal(header, columns={"rating": "rating", "label": "part"})
+    columns = DEFAULT | {"time": "date:token", "rating": "stars"}
+    check_columns("mine", header, columns, min_rating=4)
+    wrong = refusal(header, columns={"rating": "rating", "label": "part"}, min_rating=4)
     assert "expected columns part, rating, found" in wrong
     assert wrong.endswith("data.columns.label=NAME data.columns.rating=stars")
+
+
+def test_a_threshold_and_its_column_need_each_other():
+    header = ["userID", "itemID", "stars"]
+    assert refusal(header, min_rating=4).endswith("set data.columns.rating=stars")
+    assert "data.min_rating" in refusal(header, columns={"rating": "stars"})
+    both = refusal(["user", "item", "stars"], min_rating=4)
+    assert both.endswith("data.columns.item=item data.columns.rating=stars")
 
 
 def test_users_and_items_are_two_columns():

@@ -22,23 +22,23 @@ def value(word):
 
 @pytest.fixture(autouse=True)
 def _home(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/houses/me")
 
 
 @pytest.mark.parametrize("setting", [name.replace("*", "csv") for name in (*PATHS, *EITHER)])
 def test_home_is_expanded_in_every_path(setting):
     for typed in ("~/a", "'~/a'", '"~/a"'):
-        assert value(f"{setting}={typed}") == "/home/me/a"
-        assert value(f"+{setting}={typed}") == "/home/me/a"
-    assert value(f"{setting}=~") == "/home/me"
+        assert value(f"{setting}={typed}") == "/houses/me/a"
+        assert value(f"+{setting}={typed}") == "/houses/me/a"
+    assert value(f"{setting}=~") == "/houses/me"
     assert value(f"{setting}=a/~b") == "a/~b"
 
 
 @pytest.mark.parametrize("setting", LISTS)
 def test_home_is_expanded_in_lists_and_urls(setting):
-    assert value(f"{setting}=~/a/**") == "/home/me/a/**"
-    assert value(f"{setting}=[~/a,'~/b', c]") == ["/home/me/a", "/home/me/b", "c"]
-    assert value(f"{setting}=journal:///~/s.log") == "journal:////home/me/s.log"
+    assert value(f"{setting}=~/a/**") == "/houses/me/a/**"
+    assert value(f"{setting}=[~/a,'~/b', c]") == ["/houses/me/a", "/houses/me/b", "c"]
+    assert value(f"{setting}=journal:///~/s.log") == "journal:////houses/me/s.log"
 
 
 @pytest.mark.parametrize("setting", ["run", "data.root", "run_dir", "output", "runs"])
@@ -57,8 +57,8 @@ def test_other_words_stay(word):
 
 def test_folders_of_configuration_and_several_values():
     words = ["--config-dir", "~/c", "--config-dir=~/d", "-m", "data.root=~/a,b", "ckpt=a,b"]
-    expected = ["--config-dir", "/home/me/c", "--config-dir=/home/me/d", "-m"]
-    assert with_home(words) == [*expected, "data.root='/home/me/a',b", "ckpt=a,b"]
+    expected = ["--config-dir", "/houses/me/c", "--config-dir=/houses/me/d", "-m"]
+    assert with_home(words) == [*expected, "data.root='/houses/me/a',b", "ckpt=a,b"]
 
 
 def test_a_sign_that_hydra_refuses_has_a_hint_that_names_the_setting(in_process):

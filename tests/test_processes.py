@@ -23,7 +23,7 @@ def test_a_grid_of_runs_of_two_processes_is_what_single_runs_are(shell, tmp_path
         "lightgcn-seed0",
         "lightgcn-seed1",
     ]
-    assert out.count("lightgcn on planted") == 2  # one process tells
+    assert out.count("run folder") == 2  # one process logs the card
     assert out.count("runs: 2, to run: 2") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["multirun"]
     shell(*words, "seed=1", "run_dir=alone", cwd=tmp_path)

@@ -355,7 +355,10 @@ def test_the_column_user_is_a_number_even_where_there_are_ids(shop, tmp_path):
             "user_id#x\nu01#a\n",
             r"users\.csv: .* found user_id#x; separate the columns by tab, comma",
         ),
-        ("name\nu01\n", r"users\.csv: expected a column user, found name; name the column user_id"),
+        (
+            "name\nu01\n",
+            r"users\.csv: expected a column user_id, found name; name the column user_id",
+        ),
         ("user_id\n", r"users\.csv: it lists no user; .* omit users="),
     ],
 )
@@ -502,7 +505,7 @@ def test_titles_are_a_column(titled, tmp_path):
     path = recommend(run=titled, output=str(tmp_path / "r.parquet"), seen="none")
     frame = pl.read_parquet(path)
     assert frame.columns[-3:] == ["user_id", "item_id", "title"]
-    known = {"b0": "=1+1", "b1": "\x1b[31mRed"}
+    known = {"b0": "=1+1", "b1": "[31mRed"}
     expected = [known.get(item, f"Book {item[1:]}") for item in frame["item_id"]]
     assert frame["title"].to_list() == expected
 
@@ -602,7 +605,7 @@ def test_the_command_writes_the_file(shop, tmp_path):
     line = [sys.executable, "-m", "mmrec.recommend", *words]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "11 users, lists of 3: r.jsonl" in done.stdout
+    assert "users: 11, length of the lists: up to 3, file: r.jsonl" in done.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["r.jsonl"]
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 33
 

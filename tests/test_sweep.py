@@ -177,7 +177,7 @@ def test_settings_that_were_tried_are_not_run_again(search):
         (("sweep.objective=[val/recall@20,test/ndcg@20]",), ("selection sees validation metrics",)),
         (("sweep.objective=val/recal@20",), ("did you mean val/recall@20",)),
         (("sweep.direction=[maximize,minimize]",), ("2 for 1 objectives",)),
-        (("sweep.n_trials=x",), ("sweep.n_trials=x: Input should be a valid integer",)),
+        (("sweep.n_trials=x",), ("sweep.n_trials=x: expected a whole number",)),
         (("sweep.n_trials=0",), ("sweep.n_trials=0:", "greater than or equal to 1")),
         (("sweep.constraints.second=3",), ("no such setting", "sweep.constraints.seconds")),
         (("sweep.constraints.seconds=-1",), ("sweep.constraints", "greater than 0")),
@@ -191,8 +191,8 @@ def test_settings_that_were_tried_are_not_run_again(search):
         (("sweep.storage=sqlite:///:memory:",), ("other processes cannot see it",)),
         (("sweep/pruner=median", "sweep.objective=[val/recall@20,seconds]"), ("cannot prune",)),
         (("model.dimm=choice(1,2)",), ("model.dimm: no such setting", "model.dim")),
-        (("model.dim=choice(8,x)",), ("model.dim=x: Input should be a valid integer",)),
-        (("model.dim=interval(1,9)",), ("model.dim=4.0568: Input should be a valid integer",)),
+        (("model.dim=choice(8,x)",), ("model.dim=x: expected a whole number",)),
+        (("model.dim=interval(1,9)",), ("model.dim=1.0: expected a whole number",)),
         (("model.dim=interval(9,1)",), ("model.dim=interval(9,1): the interval is reversed",)),
         (("data=choice(planted,plantet)",), ("there is no conf/data/plantet.yaml", "planted")),
     ],
@@ -535,7 +535,7 @@ def test_the_best_is_within_the_bounds(search):
     )
     assert max(trial.value for trial in study.trials) > 2
     assert "out of bounds" in search.out
-    assert "best val/recall@20 2.0000" in search.out.splitlines()[-1]
+    assert "best val/recall@20 2.0000" in search.out
 
 
 def test_no_trial_begins_after_the_timeout(search):

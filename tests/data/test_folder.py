@@ -436,9 +436,11 @@ def test_a_parquet_mistake_is_named_by_row(root):
 
 def test_a_missing_folder_lists_what_there_is(root):
     (root / "shoes").mkdir()
-    message = r"no data set toy in .*: found shoes, toys; set MMREC_DATA or data\.root"
-    with pytest.raises(DataError, match=message):
+    found = r"no data set {} in .*: found shoes, toys; {}"
+    with pytest.raises(DataError, match=found.format("toy", r"did you mean data\.name=toys\?")):
         read_folder(root, "toy")
+    with pytest.raises(DataError, match=found.format("abc", r"set MMREC_DATA or data\.root")):
+        read_folder(root, "abc")
     with pytest.raises(
         DataError, match=r"no data set toys in .*nowhere: found none; set MMREC_DATA"
     ):
@@ -453,9 +455,7 @@ def test_a_missing_file_is_named_with_its_setting(root):
     with pytest.raises(DataError, match=r"expected all\.csv; .*data\.interactions_file"):
         read_folder(root, "toys", interactions_file="all.csv")
     (root / "toys/toys.inter").unlink()
-    with pytest.raises(
-        DataError, match=r"expected toys\.inter or toys\.csv or toys\.tsv or toys\.p"
-    ):
+    with pytest.raises(DataError, match=r"expected toys\.csv, .*data\.interactions_file"):
         read_folder(root, "toys")
 
 

@@ -246,7 +246,7 @@ def test_the_baseline_can_be_named(tmp_path):
         (("storages=[journal:///no/s.log]",), "storages: there is no "),
         (("baseline=bqr",), "baseline=bqr: no run of it; did you mean bpr"),
         (("resamples=0",), "resamples=0: expected 1 or more"),
-        (("resamples=many",), "resamples=many: Input should be a valid integer"),
+        (("resamples=many",), "resamples=many: expected a whole number"),
         (("colour=red",), "colour: no such setting"),
     ],
 )
