@@ -177,7 +177,7 @@ def test_settings_that_were_tried_are_not_run_again(search):
         (("sweep.objective=[val/recall@20,test/ndcg@20]",), ("selection sees validation metrics",)),
         (("sweep.objective=val/recal@20",), ("did you mean val/recall@20",)),
         (("sweep.direction=[maximize,minimize]",), ("2 for 1 objectives",)),
-        (("sweep.n_trials=x",), ("sweep.n_trials=x: expected a whole number",)),
+        (("sweep.n_trials=x",), ("sweep.n_trials=x: Input should be a valid integer",)),
         (("sweep.n_trials=0",), ("sweep.n_trials=0:", "greater than or equal to 1")),
         (("sweep.constraints.second=3",), ("no such setting", "sweep.constraints.seconds")),
         (("sweep.constraints.seconds=-1",), ("sweep.constraints", "greater than 0")),
