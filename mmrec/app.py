@@ -291,6 +291,8 @@ def _explain(error: BaseException, config_name: str) -> str:
             return f"{key}: expected one of the settings below it: {', '.join(below)}"
         if config_name == "config" and key in _of_folders():
             return f"{key}: only data sets in folders have this setting; add data=folder"
+        if key.startswith("trainer.") and f"+{key}" not in sys.argv and key in _of_trainer():
+            return f"{key}: conf/trainer does not set it; add it with +{key}=..."
         elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
         return f"{key}: no such setting" + nearest(key, elsewhere or known)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=([^']+,[^']+)'", text):
@@ -321,6 +323,9 @@ def _explain(error: BaseException, config_name: str) -> str:
         key = getattr(error, "full_key", None) or found[1]
         return f"{key}: give it a value, as {key}=...; --help says what it may be"
     cause = f": {error.__cause__}" if error.__cause__ else ""
+    if found := re.search(r"BasicSweeper.*unexpected keyword argument '(\w+)'", text + cause):
+        unread = unread_search_setting(found[1])
+        return unread or f"hydra.sweeper.{found[1]}: no such setting"
     return " ".join(f"{text}{cause}".split())
 
 
@@ -336,6 +341,15 @@ def _unreadable(words: Sequence[str]) -> Iterator[str]:
         except HydraException:
             if "=" in word:
                 yield word
+
+
+def _of_trainer() -> set[str]:
+    """The settings of Lightning's trainer."""
+    import inspect
+
+    from lightning import Trainer
+
+    return {f"trainer.{name}" for name in inspect.signature(Trainer.__init__).parameters}
 
 
 def _of_folders() -> set[str]:

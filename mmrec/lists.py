@@ -49,8 +49,12 @@ def table_text(frame: pl.DataFrame) -> str:
     """A table for the terminal, with control characters replaced by spaces."""
     import polars as pl
 
-    control = r"[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]"
-    shown = frame.with_columns(pl.col(pl.String).str.replace_all(control, " "))
+    from mmrec.data.tables import without_controls
+
+    texts = [
+        without_controls(column) for column in frame.iter_columns() if column.dtype == pl.String
+    ]
+    shown = frame.with_columns(texts)
     with pl.Config(
         tbl_formatting="NOTHING",
         tbl_hide_column_data_types=True,

@@ -136,7 +136,8 @@ class Progress(Callback):
         batch_idx: int,
     ) -> None:
         """Add the step's loss to the epoch's mean."""
-        self._loss = self._loss + outputs["loss"].detach()
+        # Lightning divides the loss by the number of batches whose gradients it accumulates.
+        self._loss = self._loss + outputs["loss"].detach() * trainer.accumulate_grad_batches
         self._steps += 1
         if self._shown is not None and self._shown.update():
             self._shown.set_postfix_str(self._postfix(), refresh=False)

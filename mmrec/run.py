@@ -31,7 +31,7 @@ from mmrec.config import TARGET, ConfigError, conf_dir
 from mmrec.fit import rank, select
 from mmrec.headers import check_data
 from mmrec.paths import expand, outward_link
-from mmrec.processes import of_one_job
+from mmrec.processes import config_dirs, of_one_job
 from mmrec.results import (
     BEST,
     LAST,
@@ -156,7 +156,7 @@ def _run(
     try:
         if OmegaConf.is_dict(config.get("data")):  # report a misspelt column before torch is loaded
             plain_data = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
-            check_data(plain_data, overrides)
+            check_data(plain_data, [*config_dirs(), *overrides])
         import_torchmetrics()
         from mmrec.card import buffer_values, introduce
         from mmrec.progress import one_process_speaks

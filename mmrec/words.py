@@ -33,7 +33,7 @@ TEXT = (
     *("hydra.sweeper.objective", "hydra.sweeper.storage", "hydra.sweeper.study_name"),
     *(f"hydra.launcher.{name}" for name in ("account", "name", "partition", "qos")),
 )
-# Values that are compared as text, and may be numbers, booleans and null in YAML.
+# Values that are compared as text; null is an empty cell.
 COMPARED = ("data.where.*",)
 KEEPING = {"choice", "str"}  # functions whose arguments may be text that looks like a number
 
@@ -159,7 +159,8 @@ def refuse_numbers(config: Mapping[str, Any]) -> None:
         ConfigError: names the first such setting.
     """
     for setting, value, element in _leaves(config, ""):
-        if isinstance(value, bool | int | float) and is_text(setting, element=element):
+        text = is_text(setting, element=element) or _matches(setting, COMPARED)
+        if isinstance(value, bool | int | float) and text:
             raise ConfigError(
                 f"{setting}={value}: expected text, found a {type(value).__name__}; quote the "
                 "value where it is set, in YAML or on the command line"

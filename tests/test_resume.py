@@ -390,7 +390,9 @@ def test_a_run_without_a_checkpoint_is_to_be_deleted(go, tmp_path):
 def test_a_run_is_never_overwritten(go, tmp_path):
     go(tmp_path, "trainer.max_epochs=1")
     before = (tmp_path / "result.json").read_bytes()
-    with pytest.raises(ValueError, match=r"run_dir, or continue it: python -m .* ckpt=last$"):
+    with pytest.raises(
+        ValueError, match=r"run_dir, or resume that run with .*: python -m .* ckpt=last$"
+    ):
         go(tmp_path)
     assert (tmp_path / "result.json").read_bytes() == before
 

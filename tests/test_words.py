@@ -124,6 +124,8 @@ def test_text_stays_text_in_a_search_or_grid():
         ({"data": {"columns": {"user": True}}}, "data.columns.user=True"),
         ({"logger": {"wandb": {"tags": ["a", 1e5]}}}, "logger.wandb.tags=100000.0"),
         ({"grid": {"ablations": [10]}}, "grid.ablations=10"),
+        ({"data": {"where": {"event": 10}}}, "data.where.event=10"),
+        ({"data": {"where": {"event": ["a", 10]}}}, "data.where.event=10"),
     ],
 )
 def test_a_number_from_yaml_is_refused_where_text_is_expected(config, setting):
@@ -135,7 +137,7 @@ def test_a_number_from_yaml_is_refused_where_text_is_expected(config, setting):
 
 def test_numbers_and_text_from_yaml_are_accepted_where_they_belong():
     refuse_numbers({"seed": 1, "data": {"name": "1_000", "k_core": 5, "columns": {"time": None}}})
-    refuse_numbers({"data": {"where": {"rating": 5, "sold": [True, None]}}})
+    refuse_numbers({"data": {"where": {"rating": "5", "sold": ["true", None]}}})
     refuse_numbers({"grid": {"ablations": True}, "users": None, "by": ["model.dim"]})
 
 

@@ -55,8 +55,10 @@ def differences(base: Method, method: Method) -> dict[str, tuple[str, str]]:
         if name in changes.values:
             meant = changes.values[name]
             same = other == meant or (isinstance(meant, str) and "${" in meant)
+        elif any(name.startswith(f"{group}.") for group in changes.groups):
+            same = name not in now  # of the file that the ablation replaces
         else:
-            same = one == other or _is_below(name, changes)
+            same = one == other or any(name.startswith(f"{place}.") for place in changes.values)
         if not same:
             found[name] = (_shown(name, before), _shown(name, now))
     return found
@@ -72,13 +74,6 @@ def described(found: Mapping[str, tuple[str, str]]) -> str:
 def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Without empty mappings, which hold no setting."""
     return {name: value for name, value in settings.items() if value != {}}
-
-
-def _is_below(name: str, changes: Changes) -> bool:
-    """Whether a setting is part of something that an ablation replaces."""
-    return any(f"{name}.".startswith(f"{group}.") for group in changes.groups) or any(
-        name.startswith(f"{place}.") for place in changes.values
-    )
 
 
 def _shown(name: str, settings: Mapping[str, Any]) -> str:
@@ -97,6 +92,17 @@ def _changes(run: Run) -> Changes | None:
     return None
 
 
+def _of_choice(group: str, choice: str, place: str) -> dict[str, Any]:
+    """The settings of a file of configuration and of the files it is based on, by their names."""
+    content = read_yaml(conf_dir() / group / f"{choice}.yaml")
+    found: dict[str, Any] = {}
+    for base in content.get("defaults") or ():
+        if base != "_self_":
+            found |= _of_choice(group, str(base), place)
+    own = {name: value for name, value in content.items() if name != "defaults"}
+    return found | ({f"{place}.{name}": value for name, value in flat(own).items()} if own else {})
+
+
 @cache
 def _read(path: Path) -> Changes | None:
     try:
@@ -107,6 +113,7 @@ def _read(path: Path) -> Changes | None:
     if not isinstance(content, Mapping) or not is_global:
         return None
     groups = []
+    values: dict[str, Any] = {}
     for entry in content.get("defaults") or ():
         if entry == "_self_":
             continue
@@ -116,8 +123,10 @@ def _read(path: Path) -> Changes | None:
         if not chosen.startswith(OVERRIDE):
             return None
         if (group := chosen.removeprefix(OVERRIDE)) != "model":  # its own
-            groups.append(group.replace("/", "."))
-    values = flat({name: value for name, value in content.items() if name != "defaults"})
+            place = group.replace("/", ".")
+            groups.append(place)
+            values |= _of_choice(group, str(entry[chosen]), place)
+    values |= flat({name: value for name, value in content.items() if name != "defaults"})
     kept = {
         name: value
         for name, value in values.items()
