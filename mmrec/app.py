@@ -284,9 +284,9 @@ def _explain(error: BaseException, config_name: str) -> str:
         known = _keys(config_name)
         for place in (key, key.rpartition(".")[0]):
             if place in NAMED_BY_DATA:
-                return f"{key}: what stands below {place} is added, as {NAMED_BY_DATA[place]}"
+                return f"{key}: add a key with +, for example {NAMED_BY_DATA[place]}"
         if key in known and config_name == "config":
-            return f"{key}: not all that is combined has this setting; run apart those that have it"
+            return f"{key}: some of the combined choices lack this setting; run them apart"
         if below := [k for k in known if k.startswith(f"{key}.")]:
             return f"{key}: expected one of the settings below it: {', '.join(below)}"
         if config_name == "config" and key in _of_folders():
@@ -298,7 +298,7 @@ def _explain(error: BaseException, config_name: str) -> str:
     if found := re.search(r"Ambiguous value for argument '([^=]+)=([^']+,[^']+)'", text):
         key, value = found.groups()
         if config_name == "config" and (key == "seed" or (conf_dir() / key).is_dir()):
-            return f"{key}={value}: these are several, and that is many runs: add -m"
+            return f"{key}={value}: several values need a multirun: add -m"
         return f"{key}={value}: a list has brackets, {key}=[{value}]; quote a text with commas"
     if found := re.search(r"Error parsing override '([^']*)'\s*missing EQUAL", text):
         return f"{found[1]}: expected a setting and its value, as run=outputs/... or seed=1"

@@ -53,7 +53,7 @@ TOLD = {  # types of pydantic's errors, and what messages say instead
 
 
 class ConfigError(ValueError):
-    """A setting cannot be; the message names it and says what can."""
+    """Invalid configuration. The message names the setting and says what is expected."""
 
 
 def conf_dir() -> Path:

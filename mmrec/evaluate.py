@@ -65,8 +65,8 @@ def evaluate(
         that of `result.json`, as (there, here); None where settings or weights are others.
 
     Raises:
-        ConfigError: a setting cannot be.
-        ResultError: the folder is no whole run.
+        ConfigError: invalid configuration.
+        ResultError: the run folder is incomplete.
         DataError: the data are not those of the run.
     """
     json_file = output_file("output", output, [".json"]) if output else None

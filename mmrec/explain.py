@@ -69,8 +69,8 @@ def explain(
         The page.
 
     Raises:
-        ConfigError: a setting cannot be, or the model has no weights to show.
-        ResultError: the folder is no whole run.
+        ConfigError: invalid configuration, or the model has no weights to show.
+        ResultError: the run folder is incomplete.
         DataError: the data are not those of the run.
     """
     if k < 1:

@@ -62,8 +62,8 @@ def select(
             result["epochs"] = max(trainer.current_epoch, chosen + 1)
         if not trial and checkpoints.best_epoch is None:
             raise ConfigError(
-                "no epoch was validated, so none can be chosen: raise trainer.max_epochs, or lower "
-                "trainer.check_val_every_n_epoch"
+                "no validation ran, so no epoch can be selected: raise trainer.max_epochs, or "
+                "lower trainer.check_val_every_n_epoch"
             )
         if not trial:
             return checkpoints.best

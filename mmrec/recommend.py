@@ -69,7 +69,7 @@ def recommend(
         output: a `.parquet`, `.csv` or `.jsonl` file, written as a whole or not at all; None:
             print the lists.
         k: length of the lists; None: 20.
-        users: whose lists; None: everybody, of whom three are printed where there is no output.
+        users: users to recommend to; None: all, of whom three are printed without `output`.
         items: a folder with `<modality>_feat.npy` of items that came after training, a row an item,
             and perhaps `i_id_mapping.csv`; they alone are ranked. None: the catalogue.
         seen: items that are masked because the user has them: in `train`, in `train+val` (as a
@@ -87,7 +87,7 @@ def recommend(
 
     Raises:
         ConfigError: an invalid setting, or an unknown user or item.
-        ResultError: the folder is no complete run.
+        ResultError: the run folder is incomplete.
         DataError: the data are not those of the run, a table is invalid, or new items do not look
             like those that the model has learned from.
         NonFiniteScores: a score is NaN or infinite.

@@ -134,8 +134,8 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         The content of `result.json`.
 
     Raises:
-        ConfigError: a setting cannot be.
-        DataError: the data cannot be what it claims to be.
+        ConfigError: invalid configuration.
+        DataError: invalid data.
     """
     with ExitStack() as held:
         return _run(config, overrides, watch, held)

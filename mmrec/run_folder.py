@@ -159,7 +159,7 @@ def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
         way = "give the path of a last.ckpt, or ckpt=last and the run_dir of the run to continue"
         if ckpt == "last" and (folder / CONFIG).is_file():
             way = "the run was stopped before its first one; delete the folder to begin again"
-        raise ConfigError(f"ckpt={ckpt}: there is no {path}; {way}")
+        raise ConfigError(f"ckpt={ckpt}: no checkpoint at {path}; {way}")
     return path
 
 

@@ -115,11 +115,23 @@ def open_run(
     checked = {name: config[name] for name in (*KINDS, "seed")}
     checked["data"] = _placed(config["data"], data_root)
     checked["model"] = {**config["model"], **_unfused(config["model"])}
-    with generators_kept():
+    with generators_kept(), _silent("mmrec.data"):
         data, model = build(checked)
         _check_data(folder, result["data_card"], data.corpus)
     _load(model, checkpoint)
     return OpenRun(folder, checkpoint, config, result, data, model.eval())
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Leave out warnings of a package: those about the data were logged when the run began."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _placed(data: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def similar(
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
-        items: whose neighbours; None: all, of which three are printed where there is no output.
+        items: items to find neighbours of; None: all, of which three are printed without `output`.
         output: a `.parquet`, `.csv` or `.jsonl` file, written as a whole or not at all; None:
             print the lists.
         k: length of the lists; they are shorter where there are fewer candidates.

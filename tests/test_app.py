@@ -87,9 +87,9 @@ def command(in_process, capfd):
             "data.temporal_cutoffs=[0.7,0.9]",
             ("data.temporal_cutoffs=(0.7, 0.9): it is for data.split=temporal, not random_per",),
         ),
-        ("data.corrupt={visual:0.2}", ("below data.corrupt is added, as +data.corrupt.visual=",)),
-        ("data.corrupt.visual=0.2", ("below data.corrupt is added, as +data.corrupt.visual=0.2",)),
-        ("data.where.event=buy", ("below data.where is added, as +data.where.event=",)),
+        ("data.corrupt={visual:0.2}", ("add a key with +, for example +data.corrupt.visual=",)),
+        ("data.corrupt.visual=0.2", ("add a key with +, for example +data.corrupt.visual=0.2",)),
+        ("data.where.event=buy", ("add a key with +, for example +data.where.event=",)),
         ("optimizer.lr=-1", ("optimizer.lr=-1: Input should be greater than or equal to 0",)),
         ("trainer.precision=foo", ("trainer.precision=foo:", "'32-true'")),
         ("model.dim=[", ("model.dim=[: a bracket is not closed",)),
@@ -105,18 +105,18 @@ def command(in_process, capfd):
         ),
         ("logger=wandbb", ("; there are csv, mlflow, none, tensorboard, wandb",)),
         ("run_dir=", ("run_dir= is empty: give a folder, or leave it out",)),
-        ("model=bpr,vbpr", ("model=bpr,vbpr: these are several, and that is many runs: add -m",)),
+        ("model=bpr,vbpr", ("model=bpr,vbpr: several values need a multirun: add -m",)),
         ("++run_dir=", ("run_dir= is empty",)),
         ("evaluation.cutoffs=5,10", ("a list has brackets, evaluation.cutoffs=[5,10]",)),
         ("model", ("model: expected a setting and its value, as run=outputs/... or seed=1",)),
         ("ablation=stage_1", ("no conf/ablation/stage_1.yaml; did you mean magnet/stage_1",)),
-        ("ckpt=nan", ("ckpt=nan: there is no nan",)),
+        ("ckpt=nan", ("ckpt=nan: no checkpoint at nan",)),
         ("~logger", ("~logger: a run needs this setting",)),
         ("~trainer.max_epochs", ("trainer.max_epochs=None: expected 1 or more",)),
         ("+logger.wandb=5", ("logger.wandb: it has no _target_",)),
         ("evaluation=null", ("evaluation=",)),
         ("data._target_=mmrec.data.FolderData", ("data.world: no such setting",)),
-        ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: there is no nowhere.ckpt",)),
+        ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: no checkpoint at nowhere.ckpt",)),
     ],
 )
 def test_a_mistake_is_one_line_with_the_remedy_and_leaves_nothing(
@@ -196,7 +196,7 @@ def test_a_broken_file_of_configuration_is_named(command, tmp_path):
 
 def test_a_setting_that_one_of_several_models_lacks_is_no_unknown_one(command):
     message = command("-m", "model=lightgcn,bpr", "model.loss=softmax")
-    assert "model.loss: not all that is combined has this setting" in message
+    assert "model.loss: some of the combined choices lack this setting" in message
 
 
 def test_a_model_that_needs_content_says_so_on_data_without(command, tmp_path):

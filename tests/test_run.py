@@ -218,7 +218,7 @@ def test_a_callback_without_a_class_is_refused(composed, word):
 
 
 def test_a_run_without_a_validated_epoch_says_so(go, tmp_path):
-    with pytest.raises(ValueError, match=r"no epoch was validated.*check_val_every_n_epoch"):
+    with pytest.raises(ValueError, match=r"no validation ran.*check_val_every_n_epoch"):
         go(tmp_path / "run", "+trainer.max_time={seconds: 0}")
     assert read_result(tmp_path / "run")["status"] == "failed"
 

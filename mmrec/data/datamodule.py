@@ -99,7 +99,7 @@ class InteractionData(LightningDataModule):
         eval_batch_size: users that are ranked at a time; changes memory and speed, not results.
         negatives: items drawn for each observed pair.
         distribution: of the negatives: `uniform`, `warm` (items in train) or `popularity`; None:
-            warm where items are cold, which uniform ones would train down, else uniform.
+            warm where items are cold, as uniform sampling would penalise them, else uniform.
         seed: of batches and negatives.
     """
 

@@ -22,7 +22,7 @@ COLD_REMEDY = (
 
 
 def lexsort(*keys: Tensor) -> Tensor:
-    """Rows in order of the first key, ties by the next; what is equal in all keeps its order."""
+    """Sort rows by several keys, the first one first; the sort is stable."""
     return torch.from_numpy(np.lexsort([key.numpy() for key in reversed(keys)]))
 
 

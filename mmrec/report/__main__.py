@@ -61,7 +61,7 @@ def report(
         The page.
 
     Raises:
-        ConfigError: a setting cannot be.
+        ConfigError: invalid configuration.
         ResultError: there is no run to tell of.
     """
     from mmrec.report import charts
