@@ -33,6 +33,16 @@ LEFT_OUT = {
     "gpu": "there is no GPU: tests marked `gpu` are left out; make test-gpu runs them where one is",
 }
 
+# Modules whose tests train models or start commands, so that together they take minutes.
+SLOW = {
+    *("test_any_value", "test_app", "test_cache", "test_cli", "test_command", "test_conf_files"),
+    *("test_contract", "test_demo", "test_evaluate", "test_explain", "test_grid", "test_launchers"),
+    *("test_packaging", "test_processes", "test_readme", "test_recommend", "test_resume"),
+    *("test_run", "test_runs", "test_settings", "test_similar", "test_studies", "test_sweep"),
+    *("test_sweep_jobs", "test_sweep_samplers", "test_sweep_workers", "test_switches"),
+    "test_tracking",
+}
+
 COLOURS = (38, 16, 10, 10, 8, 8, 6, 6)  # users who like each; unequal, so that popularity tells
 ITEMS_OF_COLOUR = 12
 
@@ -42,6 +52,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
     missing = _missing()
     left_out = [item for item in items if any(map(item.get_closest_marker, missing))]
     config.hook.pytest_deselected(items=left_out)
