@@ -29,7 +29,7 @@ from mmrec.data import FolderData, InteractionData, Modality, PlantedData, Queri
 from mmrec.evaluation import RankingMetric
 from mmrec.graphs import normalized_adjacency
 from mmrec.models import MAGNET, LightGCN, Recommender
-from mmrec.nn import Propagation, Smoothing, sparse_matmul
+from mmrec.nn import Propagation, sparse_matmul
 from mmrec.results import peak_rss_mib
 
 THREADS = 2
@@ -123,7 +123,7 @@ def routed_training(data: InteractionData, *, epochs: int = 4, device: str = "cp
     maps = [torch.randn(f.shape[1], dim, device=device) for f in features]
     propagations = [part for part in model.modules() if isinstance(part, Propagation)]
     products = [(part.adjacency, part.layers) for part in propagations]
-    neighbours = [part.adjacency for part in model.modules() if isinstance(part, Smoothing)]
+    neighbours = [part.matrix for part in model.neighbours or ()]
 
     def step() -> None:
         for _ in range(2):

@@ -15,15 +15,7 @@ from mmrec.nn.history import History
 from mmrec.nn.lookup import Picked, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
 from mmrec.nn.preference import Loss, Preference
-from mmrec.nn.propagation import (
-    Graph,
-    Propagation,
-    Smoothing,
-    TakenRows,
-    blended_rows,
-    sparse_matmul,
-    take_rows,
-)
+from mmrec.nn.propagation import Propagation, blended_rows
 from mmrec.nn.router import (
     Agreement,
     PairRouter,
@@ -42,6 +34,7 @@ from mmrec.nn.router import (
     single,
     sparse_softmax,
 )
+from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
 
 __all__ = [
     "ROLES",
@@ -49,7 +42,6 @@ __all__ = [
     "Content",
     "Fusion",
     "FusionKind",
-    "Graph",
     "History",
     "Loss",
     "Mixed",
@@ -63,7 +55,7 @@ __all__ = [
     "RoleExperts",
     "Sees",
     "Shelf",
-    "Smoothing",
+    "SparseMatrix",
     "SparseMixture",
     "TakenRows",
     "Template",
