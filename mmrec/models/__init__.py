@@ -2,6 +2,7 @@
 
 from mmrec.models.base import (
     ContentRecommender,
+    Embeddings,
     NoNewItems,
     NoSimilarity,
     Recommender,
@@ -31,6 +32,7 @@ __all__ = [
     "ContentBPR",
     "ContentRecommender",
     "DropoutNet",
+    "Embeddings",
     "GatedLightGCN",
     "ItemKNN",
     "LightGCN",

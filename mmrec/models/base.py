@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule
@@ -28,6 +28,18 @@ log = logging.getLogger(__name__)
 DEAD = 0.01  # of the load, where it is shared evenly: with less an expert is as good as gone
 CROWDED, FOR = 0.9, 5  # of the load, and epochs: a router that has collapsed, if data allow others
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+
+
+class Embeddings(NamedTuple):
+    """Users and items in one space, whose dot products are scores.
+
+    Attributes:
+        users: [U, D].
+        items: [I, D].
+    """
+
+    users: Tensor
+    items: Tensor
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -72,7 +84,10 @@ class Recommender(LightningModule):
     # What a model defines
 
     def encode(self) -> Any:
-        """Whatever `score` needs of the whole catalogue; computed once per evaluation."""
+        """Return what `score` reads: `Embeddings`, unless a model overrides `score`.
+
+        Called once per evaluation.
+        """
         return None
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
@@ -80,8 +95,16 @@ class Recommender(LightningModule):
         raise TypeError(f"{type(self).__name__} has nothing to train")
 
     def score(self, encoded: Any, queries: Queries) -> Tensor:
-        """How much each user likes each item: [B, I], finite, larger is better."""
-        raise TypeError(f"{type(self).__name__} must define score()")
+        """Score the catalogue for some users: [B, I], finite, higher is better.
+
+        By default the dot products of the `Embeddings` that `encode` returns.
+        """
+        if not isinstance(encoded, Embeddings):
+            raise TypeError(
+                f"{type(self).__name__}: encode() returns {type(encoded).__name__}; return "
+                "Embeddings(users, items), or define score()"
+            )
+        return encoded.users[queries.user] @ encoded.items.T  # [B, I]
 
     def encode_items(
         self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None

@@ -126,7 +126,8 @@ class _WeightedProduct(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             rows, columns = row_of_entries(ctx.matrix), ctx.matrix.col_indices()
             of_values = torch.empty_like(values)
-            for part in torch.arange(len(values), device=values.device).split(BLOCK):
+            for start in range(0, len(values), BLOCK):
+                part = slice(start, start + BLOCK)
                 of_values[part] = (grad[rows[part]] * x[columns[part]]).sum(-1)
         if ctx.needs_input_grad[4]:
             of_x = sparse_matmul(_with_values(ctx.transposed, values[ctx.order]), grad)
