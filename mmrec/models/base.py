@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
+from mmrec.data.sampling import seeded_generator
 from mmrec.evaluation import NonFiniteScores, Rankings
 from mmrec.nn import Content, Shelf, choices, entropies, evenness, filled, imbalance
 from mmrec.nn.content import Rows
@@ -63,6 +64,7 @@ class Recommender(LightningModule):
         reads_negatives: its losses look at a batch's negatives; otherwise none are drawn.
         reads_content: scores depend on what items show; otherwise cold items are all alike.
         evaluation: how it is ranked; assign another one before a trainer runs.
+        seed: of `start_epoch`; assign another one before a trainer runs.
         optimizer: called with the parameters; assign another one before a trainer runs.
 
     Args:
@@ -77,6 +79,7 @@ class Recommender(LightningModule):
         super().__init__()
         self.corpus = corpus
         self.evaluation = Evaluation()
+        self.seed = 0
         self.optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True)
         self._encoded: Any = None
         self._term_sums: dict[str, Tensor] = {}
@@ -160,9 +163,21 @@ class Recommender(LightningModule):
         """The optimiser that was assigned, over all parameters."""
         return self.optimizer(self.parameters())
 
+    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Prepare a training epoch, for example resample a graph; does nothing by default.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            generator: a CPU generator whose state depends on `seed` and the epoch alone: it is the
+                same on every process, and after a resume.
+        """
+
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's loss averages."""
+        """Reset the loss averages and call `start_epoch`."""
         self._term_sums = {}
+        epoch = self.current_epoch
+        # Batches have keys of three numbers, which zeros extend.
+        self.start_epoch(epoch, seeded_generator(self.seed, epoch, 0, 1))
 
     def training_step(self, batch: Triplets, batch_idx: int) -> Tensor:
         """Sum of the loss terms.
@@ -420,18 +435,16 @@ class RoutedRecommender(Recommender):
         self._gates.append(seen.detach())
         return pair_entropy
 
-    def on_train_epoch_start(self) -> None:
-        """Tell the schedule of the epoch before: what it then sets holds from here on."""
-        super().on_train_epoch_start()
+    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Advance the router schedule with the statistics of the previous epoch."""
+        super().start_epoch(epoch, generator)
         self._gates = []
         if self._observed is not None:
             stage = self.schedule.stage
             self.schedule.end_epoch(self._observed)
             self._observed = None
             if self.schedule.stage != stage and self.trainer.is_global_zero:
-                log.info(
-                    "router: stage %d from epoch %d on", self.schedule.stage, self.current_epoch
-                )
+                log.info("router: stage %d from epoch %d on", self.schedule.stage, epoch)
 
     def on_train_epoch_end(self) -> None:
         """Log what the router did."""

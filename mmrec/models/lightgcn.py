@@ -66,12 +66,13 @@ class LightGCN(Recommender):
         self.propagate = Propagation(adjacency, layers)
         self.thinned = self.propagate
 
-    def on_train_epoch_start(self) -> None:
-        """Draw the epoch's edges."""
-        super().on_train_epoch_start()
+    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Sample the edges of the epoch."""
+        super().start_epoch(epoch, generator)
         if self.edge_dropout:
             train = self.corpus.train
-            kept = train.select(sample_edges(len(train), 1 - self.edge_dropout))
+            edges = sample_edges(len(train), 1 - self.edge_dropout, generator=generator)
+            kept = train.select(edges)
             adjacency = normalized_adjacency(kept, self.corpus.n_users, self.corpus.n_items)
             self.thinned = Propagation(adjacency.to(self.device), self.propagate.layers)
 
