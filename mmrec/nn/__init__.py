@@ -3,6 +3,7 @@
 from mmrec.nn.content import Content, Shelf, filled, mean_item
 from mmrec.nn.experts import ROLES, Role, RoleExperts, Template, role_templates
 from mmrec.nn.factors import weighted_factors
+from mmrec.nn.features import Features
 from mmrec.nn.fusion import (
     Fusion,
     FusionKind,
@@ -40,6 +41,7 @@ __all__ = [
     "ROLES",
     "Agreement",
     "Content",
+    "Features",
     "Fusion",
     "FusionKind",
     "History",
