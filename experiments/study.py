@@ -163,7 +163,7 @@ def provenance(results: Iterable[Result], command: str) -> str:
         }
     )
     seeds = sorted({result["seed"] for result in results})
-    versions = results[0]["versions"]
+    versions = next(r["versions"] for r in reversed(results) if "versions" in r)
     lines = [
         f"- command: `{command}`",
         f"- commit: {', '.join(f'`{commit}`' for commit in commits)}",
@@ -195,6 +195,15 @@ def save(folder: Path, results: Mapping[Cell, Result]) -> None:
         for cell, result in results.items()
     ]
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def recorded(folder: Path) -> dict[Cell, Result]:
+    """Return the runs that `save` kept in a folder, by their overrides."""
+    rows = json.loads((folder / "results.json").read_text())
+    return {
+        tuple(row["overrides"]): {**row, "best_value": row["metrics"][row["monitor"]]}
+        for row in rows
+    }
 
 
 def setup_logging() -> None:

@@ -143,6 +143,7 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus)
     model.evaluation = _evaluation(plain)
     model.optimizer = instantiate(plain["optimizer"], _convert_="all")
+    model.seed = plain["seed"]
     _give_schedule(model, plain["router_schedule"])
     check_rankable(data.corpus, model.evaluation)
     return data, model

@@ -29,7 +29,7 @@ from mmrec.data import FolderData, InteractionData, Modality, PlantedData, Queri
 from mmrec.evaluation import RankingMetric
 from mmrec.graphs import normalized_adjacency
 from mmrec.models import MAGNET, LightGCN, Recommender
-from mmrec.nn import Propagation, Smoothing, sparse_matmul
+from mmrec.nn import Propagation, SparseMatrix, sparse_matmul
 from mmrec.results import peak_rss_mib
 
 THREADS = 2
@@ -123,15 +123,15 @@ def routed_training(data: InteractionData, *, epochs: int = 4, device: str = "cp
     maps = [torch.randn(f.shape[1], dim, device=device) for f in features]
     propagations = [part for part in model.modules() if isinstance(part, Propagation)]
     products = [(part.adjacency, part.layers) for part in propagations]
-    neighbours = [part.adjacency for part in model.modules() if isinstance(part, Smoothing)]
+    smoothing = [part for part in model.neighbours or () if isinstance(part, SparseMatrix)]
 
     def step() -> None:
         for _ in range(2):
             for adjacency, layers in products:
                 for _ in range(layers):
                     bare_product(adjacency, nodes)
-            for adjacency in neighbours:
-                bare_product(adjacency, nodes[corpus.n_users :])
+            for smooth in smoothing:
+                bare_product(smooth.matrix, nodes[corpus.n_users :])
         for f, weight in zip(features, maps, strict=True):
             projected = f @ weight
             f.T @ projected  # the gradient of the map

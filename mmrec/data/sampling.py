@@ -157,15 +157,18 @@ class EpochBatches(Sampler[Draw]):
         return math.ceil(self.n_rows // self.world / self.batch_size)
 
     def __iter__(self) -> Iterator[Draw]:
-        order = torch.randperm(self.n_rows, generator=_generator(self.seed, self.epoch, 0))
+        order = torch.randperm(self.n_rows, generator=seeded_generator(self.seed, self.epoch, 0))
         cuts = [step * self.batch_size for step in range(1, len(self))]
         for step, rows in enumerate(order[self.rank :: self.world].tensor_split(cuts)):
             draw = 1 + step * self.world + self.rank
-            yield rows, _generator(self.seed, self.epoch, draw)
+            yield rows, seeded_generator(self.seed, self.epoch, draw)
 
 
-def _generator(*key: int) -> torch.Generator:
-    """Distinct keys of one length give unrelated streams, which sums of seeds would not."""
+def seeded_generator(*key: int) -> torch.Generator:
+    """Return a CPU generator for a key of whole numbers.
+
+    Distinct keys of the same length give unrelated streams, unlike sums of seeds.
+    """
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 

@@ -2,6 +2,7 @@
 
 from mmrec.models.base import (
     ContentRecommender,
+    Embeddings,
     NoNewItems,
     NoSimilarity,
     Recommender,
@@ -12,6 +13,7 @@ from mmrec.models.clcrec import CLCRec
 from mmrec.models.content_bpr import ContentBPR
 from mmrec.models.dropoutnet import DropoutNet
 from mmrec.models.ease import EASE
+from mmrec.models.freedom import FREEDOM
 from mmrec.models.gated_lightgcn import GatedLightGCN
 from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lightgcn import LightGCN
@@ -24,6 +26,7 @@ from mmrec.models.vbpr import VBPR
 __all__ = [
     "BPR",
     "EASE",
+    "FREEDOM",
     "MAGNET",
     "MAMEX",
     "VBPR",
@@ -31,6 +34,7 @@ __all__ = [
     "ContentBPR",
     "ContentRecommender",
     "DropoutNet",
+    "Embeddings",
     "GatedLightGCN",
     "ItemKNN",
     "LightGCN",

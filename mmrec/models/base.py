@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
+from mmrec.data.sampling import seeded_generator
 from mmrec.evaluation import NonFiniteScores, Rankings
 from mmrec.nn import Content, Shelf, choices, entropies, evenness, filled, imbalance
 from mmrec.nn.content import Rows
@@ -28,6 +29,18 @@ log = logging.getLogger(__name__)
 DEAD = 0.01  # of the load, where it is shared evenly: with less an expert is as good as gone
 CROWDED, FOR = 0.9, 5  # of the load, and epochs: a router that has collapsed, if data allow others
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+
+
+class Embeddings(NamedTuple):
+    """Users and items in one space, whose dot products are scores.
+
+    Attributes:
+        users: [U, D].
+        items: [I, D].
+    """
+
+    users: Tensor
+    items: Tensor
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -51,6 +64,7 @@ class Recommender(LightningModule):
         reads_negatives: its losses look at a batch's negatives; otherwise none are drawn.
         reads_content: scores depend on what items show; otherwise cold items are all alike.
         evaluation: how it is ranked; assign another one before a trainer runs.
+        seed: of `start_epoch`; assign another one before a trainer runs.
         optimizer: called with the parameters; assign another one before a trainer runs.
 
     Args:
@@ -65,6 +79,7 @@ class Recommender(LightningModule):
         super().__init__()
         self.corpus = corpus
         self.evaluation = Evaluation()
+        self.seed = 0
         self.optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True)
         self._encoded: Any = None
         self._term_sums: dict[str, Tensor] = {}
@@ -72,7 +87,10 @@ class Recommender(LightningModule):
     # What a model defines
 
     def encode(self) -> Any:
-        """Whatever `score` needs of the whole catalogue; computed once per evaluation."""
+        """Return what `score` reads: `Embeddings`, unless a model overrides `score`.
+
+        Called once per evaluation.
+        """
         return None
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
@@ -80,8 +98,16 @@ class Recommender(LightningModule):
         raise TypeError(f"{type(self).__name__} has nothing to train")
 
     def score(self, encoded: Any, queries: Queries) -> Tensor:
-        """How much each user likes each item: [B, I], finite, larger is better."""
-        raise TypeError(f"{type(self).__name__} must define score()")
+        """Score the catalogue for some users: [B, I], finite, higher is better.
+
+        By default the dot products of the `Embeddings` that `encode` returns.
+        """
+        if not isinstance(encoded, Embeddings):
+            raise TypeError(
+                f"{type(self).__name__}: encode() returns {type(encoded).__name__}; return "
+                "Embeddings(users, items), or define score()"
+            )
+        return encoded.users[queries.user] @ encoded.items.T  # [B, I]
 
     def encode_items(
         self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None
@@ -137,9 +163,21 @@ class Recommender(LightningModule):
         """The optimiser that was assigned, over all parameters."""
         return self.optimizer(self.parameters())
 
+    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Prepare a training epoch, for example resample a graph; does nothing by default.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            generator: a CPU generator whose state depends on `seed` and the epoch alone: it is the
+                same on every process, and after a resume.
+        """
+
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's loss averages."""
+        """Reset the loss averages and call `start_epoch`."""
         self._term_sums = {}
+        epoch = self.current_epoch
+        # Batches have keys of three numbers, which zeros extend.
+        self.start_epoch(epoch, seeded_generator(self.seed, epoch, 0, 1))
 
     def training_step(self, batch: Triplets, batch_idx: int) -> Tensor:
         """Sum of the loss terms.
@@ -397,18 +435,16 @@ class RoutedRecommender(Recommender):
         self._gates.append(seen.detach())
         return pair_entropy
 
-    def on_train_epoch_start(self) -> None:
-        """Tell the schedule of the epoch before: what it then sets holds from here on."""
-        super().on_train_epoch_start()
+    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Advance the router schedule with the statistics of the previous epoch."""
+        super().start_epoch(epoch, generator)
         self._gates = []
         if self._observed is not None:
             stage = self.schedule.stage
             self.schedule.end_epoch(self._observed)
             self._observed = None
             if self.schedule.stage != stage and self.trainer.is_global_zero:
-                log.info(
-                    "router: stage %d from epoch %d on", self.schedule.stage, self.current_epoch
-                )
+                log.info("router: stage %d from epoch %d on", self.schedule.stage, epoch)
 
     def on_train_epoch_end(self) -> None:
         """Log what the router did."""

@@ -10,22 +10,13 @@ D dim, B batch, K negatives a pair.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least, check_choice
-from mmrec.data import Corpus, Queries, Triplets
+from mmrec.data import Corpus, Triplets
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
-from mmrec.models.base import Recommender
+from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import lookup
-
-
-class Encoded(NamedTuple):
-    """The embeddings."""
-
-    users: Tensor  # [U, D]
-    items: Tensor  # [I, D]
 
 
 class BPR(Recommender):
@@ -53,9 +44,9 @@ class BPR(Recommender):
         nn.init.xavier_normal_(self.user.weight)
         nn.init.xavier_normal_(self.item.weight)
 
-    def encode(self) -> Encoded:
+    def encode(self) -> Embeddings:
         """The tables as they are."""
-        return Encoded(self.user.weight, self.item.weight)
+        return Embeddings(self.user.weight, self.item.weight)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """BPR-Opt."""
@@ -64,7 +55,3 @@ class BPR(Recommender):
             "bpr": bpr(*pair_scores(*rows)),
             "l2": self.l2 * norm_penalty(self.norm, *rows),
         }
-
-    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
-        """Dot products."""
-        return encoded.users[queries.user] @ encoded.items.T  # [B, I]

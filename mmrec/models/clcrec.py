@@ -13,24 +13,15 @@ U users, I items, N items, M modalities, F_m width of modality m, D dim, B batch
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmrec.checks import check_at_least, check_share
-from mmrec.data import Corpus, Queries, Triplets, require_modalities
+from mmrec.data import Corpus, Triplets, require_modalities
 from mmrec.losses import info_nce, norm_penalty
-from mmrec.models.base import ContentRecommender
+from mmrec.models.base import ContentRecommender, Embeddings
 from mmrec.nn import Content, Shelf, filled, mean_item
-
-
-class Encoded(NamedTuple):
-    """Final vectors."""
-
-    users: Tensor  # [U, D]
-    items: Tensor  # [I, D], of length one; shorter where an item is the mean of others
 
 
 class CLCRec(ContentRecommender):
@@ -80,13 +71,13 @@ class CLCRec(ContentRecommender):
         """f, of length one: [N, D]."""
         return normalize(self.of_content(torch.cat(content.rows, dim=1)), dim=-1)
 
-    def encode(self) -> Encoded:
+    def encode(self) -> Embeddings:
         """Users, and items by what is known of them; by nothing: as the mean item."""
         content = self.shelf()
         looks = self.from_content(content)
         looks = filled(looks, content.present, mean_item(looks, content.present))
         items = torch.where(self.warm.unsqueeze(1), normalize(self.item.weight, dim=-1), looks)
-        return Encoded(normalize(self.user.weight, dim=-1), items)
+        return Embeddings(normalize(self.user.weight, dim=-1), items)
 
     def typical_item(self) -> Tensor:
         """The mean of what the catalogue looks like."""
@@ -110,7 +101,3 @@ class CLCRec(ContentRecommender):
             * info_nce(normalize(user, dim=-1), met, self.temperature, place),
             "l2": self.l2 * (norm_penalty("squared", user) + norm_penalty("squared", ids)),
         }
-
-    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
-        """Dot products."""
-        return encoded.users[queries.user] @ encoded.items.T  # [B, I]

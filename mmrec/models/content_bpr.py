@@ -10,23 +10,14 @@ N items, M modalities, F_m width of modality m, D dim.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least
-from mmrec.data import Corpus, Queries, Triplets, require_modalities
+from mmrec.data import Corpus, Triplets, require_modalities
 from mmrec.losses import bpr, norm_penalty, pair_scores
-from mmrec.models.base import ContentRecommender
+from mmrec.models.base import ContentRecommender, Embeddings
 from mmrec.nn import Content, Shelf, filled, lookup, mean_item
-
-
-class Encoded(NamedTuple):
-    """Final vectors."""
-
-    users: Tensor  # [U, D]
-    items: Tensor  # [I, D]
 
 
 class ContentBPR(ContentRecommender):
@@ -55,12 +46,12 @@ class ContentBPR(ContentRecommender):
         total = torch.einsum("mnd,nm->nd", torch.stack(made), there)
         return total / there.sum(1, keepdim=True).clamp(min=1)
 
-    def encode(self) -> Encoded:
+    def encode(self) -> Embeddings:
         """Users as they are, items from their content; those without any are the mean item."""
         content = self.shelf()
         items = self.from_content(content)
         known = mean_item(items, content.present)
-        return Encoded(self.user.weight, filled(items, content.present, known))
+        return Embeddings(self.user.weight, filled(items, content.present, known))
 
     def typical_item(self) -> Tensor:
         """The mean item of the catalogue."""
@@ -74,7 +65,3 @@ class ContentBPR(ContentRecommender):
             "bpr": bpr(*pair_scores(*rows)),
             "l2": self.l2 * norm_penalty("squared", *rows),
         }
-
-    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
-        """Dot products."""
-        return encoded.users[queries.user] @ encoded.items.T  # [B, I]

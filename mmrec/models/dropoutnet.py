@@ -16,23 +16,15 @@ U users, I items, N of them, M modalities, D dim, B batch, K negatives a pair.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least, check_share
-from mmrec.data import Corpus, Queries, Triplets, require_modalities
+from mmrec.data import Corpus, Triplets, require_modalities
 from mmrec.losses import norm_penalty, pair_scores
-from mmrec.models.base import ContentRecommender
+from mmrec.models.base import ContentRecommender, Embeddings
 from mmrec.nn import Content, Shelf, filled, lookup, mean_item, weighted_factors
-
-
-class Encoded(NamedTuple):
-    """Final vectors."""
-
-    users: Tensor  # [U, D]
-    items: Tensor  # [I, D]
 
 
 class DropoutNet(ContentRecommender):
@@ -92,13 +84,13 @@ class DropoutNet(ContentRecommender):
         found: Tensor = self.of_item(torch.cat([factors, *content.rows], dim=1))
         return found
 
-    def encode(self) -> Encoded:
+    def encode(self) -> Embeddings:
         """Both networks over everything; a cold item without content is the mean item."""
         self.factorise()
         content = self.shelf()
         items = self.items(self.item_factors, content)
         known = self.item_factors.any(1, keepdim=True) | content.present
-        return Encoded(
+        return Embeddings(
             self.of_user(self.user_factors), filled(items, known, mean_item(items, known))
         )
 
@@ -123,10 +115,6 @@ class DropoutNet(ContentRecommender):
             "scores": torch.cat([x.flatten() for x in apart]).square().mean(),
             "l2": self.l2 * norm_penalty("squared", *found),
         }
-
-    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
-        """Dot products."""
-        return encoded.users[queries.user] @ encoded.items.T  # [B, I]
 
 
 def _network(width: int, hidden: int, dim: int) -> nn.Sequential:

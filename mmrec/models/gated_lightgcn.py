@@ -14,28 +14,20 @@ U users, I items, M modalities, F_m width of modality m, D dim, B batch, K negat
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mmrec.checks import check_at_least, check_choice
-from mmrec.data import Corpus, Queries, Triplets, require_modalities
+from mmrec.data import Corpus, Triplets, require_modalities
 from mmrec.graphs import normalized_adjacency
 from mmrec.losses import norm_penalty
-from mmrec.models.base import Recommender
+from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import Fusion, FusionKind, Loss, Preference, Projection, Propagation
 
 ItemInit = Literal["id+modal", "id", "modal"]
-
-
-class Encoded(NamedTuple):
-    """Final embeddings, and the content that went into them."""
-
-    users: Tensor  # [U, D]
-    items: Tensor  # [I, D]
-    content: Tensor  # [I, D]
 
 
 class GatedLightGCN(Recommender):
@@ -103,8 +95,8 @@ class GatedLightGCN(Recommender):
         fused: tuple[Tensor, Tensor | None] = self.fuse(self.project(), self.project.present)
         return fused
 
-    def propagated(self) -> Encoded:
-        """Fuse, propagate, and add the content once more."""
+    def propagated(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Fuse, propagate, and add the content once more: [U, D], [I, D], and content [I, D]."""
         content, _ = self.content()
         match self.item_init:
             case "id+modal":
@@ -116,12 +108,12 @@ class GatedLightGCN(Recommender):
         users, items = self.propagate(torch.cat([self.user.weight, items])).split(
             [self.corpus.n_users, self.corpus.n_items]
         )
-        return Encoded(users, items + content if self.late_add else items, content)
+        return users, items + content if self.late_add else items, content
 
-    def encode(self) -> Encoded:
+    def encode(self) -> Embeddings:
         """As a score takes them."""
-        users, items, content = self.propagated()
-        return Encoded(self.preference.compared(users), self.preference.compared(items), content)
+        users, items, _ = self.propagated()
+        return Embeddings(self.preference.compared(users), self.preference.compared(items))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Preference, and the norms of what is looked up and of what is projected."""
@@ -136,10 +128,6 @@ class GatedLightGCN(Recommender):
             "l2": self.l2 * norm_penalty("squared", *ids),
             "content_l2": self.content_l2 * norm_penalty("squared", *fused),
         }
-
-    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
-        """Dot products."""
-        return encoded.users[queries.user] @ encoded.items.T  # [B, I]
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:

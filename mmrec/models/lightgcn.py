@@ -11,25 +11,16 @@ U users, I items, D dim, B batch, M items that a batch is compared by.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mmrec.checks import check_at_least, check_choice, check_share
-from mmrec.data import Corpus, Queries, Triplets
+from mmrec.data import Corpus, Triplets
 from mmrec.graphs import normalized_adjacency, sample_edges
 from mmrec.losses import Norm, norm_penalty
-from mmrec.models.base import Recommender
+from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import Loss, Preference, Propagation
-
-
-class Encoded(NamedTuple):
-    """Final embeddings."""
-
-    users: Tensor  # [U, D]
-    items: Tensor  # [I, D]
 
 
 class LightGCN(Recommender):
@@ -75,12 +66,13 @@ class LightGCN(Recommender):
         self.propagate = Propagation(adjacency, layers)
         self.thinned = self.propagate
 
-    def on_train_epoch_start(self) -> None:
-        """Draw the epoch's edges."""
-        super().on_train_epoch_start()
+    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Sample the edges of the epoch."""
+        super().start_epoch(epoch, generator)
         if self.edge_dropout:
             train = self.corpus.train
-            kept = train.select(sample_edges(len(train), 1 - self.edge_dropout))
+            edges = sample_edges(len(train), 1 - self.edge_dropout, generator=generator)
+            kept = train.select(edges)
             adjacency = normalized_adjacency(kept, self.corpus.n_users, self.corpus.n_items)
             self.thinned = Propagation(adjacency.to(self.device), self.propagate.layers)
 
@@ -89,10 +81,10 @@ class LightGCN(Recommender):
         """Eq. 4 and 8 over the whole graph, or over the epoch's edges in training."""
         return self.thinned if self.training else self.propagate
 
-    def encode(self) -> Encoded:
+    def encode(self) -> Embeddings:
         """Final embeddings."""
         nodes = self.preference.compared(self.graph(self.node.weight))  # [U+I, D]
-        return Encoded(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
+        return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 15."""
@@ -105,7 +97,3 @@ class LightGCN(Recommender):
             **self.preference(picked, *picked.parts(*final)),
             "l2": self.l2 * norm_penalty(self.norm, *picked.parts(*layer0)),
         }
-
-    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
-        """Dot products."""
-        return encoded.users[queries.user] @ encoded.items.T  # [B, I]

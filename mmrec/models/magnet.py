@@ -53,7 +53,6 @@ from mmrec.models.base import RoutedRecommender
 from mmrec.nn import (
     ROLES,
     Agreement,
-    Graph,
     Loss,
     PairRouter,
     Picked,
@@ -64,7 +63,7 @@ from mmrec.nn import (
     Role,
     RoleExperts,
     Sees,
-    Smoothing,
+    SparseMatrix,
     TakenRows,
     Template,
     Terms,
@@ -117,7 +116,7 @@ class Views(nn.Module):
         layers: propagation steps.
     """
 
-    def __init__(self, graphs: Iterable[Graph], layers: int) -> None:
+    def __init__(self, graphs: Iterable[SparseMatrix], layers: int) -> None:
         super().__init__()
         self.views = nn.ModuleList(Propagation(graph, layers) for graph in graphs)
         # Without a step both views are the signal.
@@ -269,7 +268,8 @@ class MAGNET(RoutedRecommender):
         self.neighbours = self.project = None
         if content != "projected":
             self.neighbours = nn.ModuleList(
-                Smoothing(_item_graph(modality, neighbours)) for modality in modalities.values()
+                SparseMatrix(_item_graph(modality, neighbours), symmetric=True)
+                for modality in modalities.values()
             )
         if content != "graph":
             self.project = Projection(modalities, dim, precision=precision)
@@ -291,7 +291,7 @@ class MAGNET(RoutedRecommender):
             )
             self.about_edges = f"{corpus.name}: {edge_statistics(corpus, edges)}"
             graphs.append(augmented_adjacency(corpus, edges, pseudo_weight))
-        shared = [Graph(adjacency) for adjacency in graphs]
+        shared = [SparseMatrix(adjacency, symmetric=True) for adjacency in graphs]
         self.graphs = nn.ModuleList(shared)
         self.behaviour = None
         if behaviour or user_content != "history":  # else nobody looks at it
@@ -313,7 +313,7 @@ class MAGNET(RoutedRecommender):
     def wanted(self, picked: Picked) -> Wanted:
         """What a batch's rows need of the graphs."""
         index = picked.nodes(self.corpus.n_users)
-        rows = [take_rows(graph.adjacency, index) for graph in self.graphs]  # type: ignore[arg-type]
+        rows = [take_rows(graph.matrix, index) for graph in self.graphs]  # type: ignore[arg-type]
         return Wanted(picked, index, rows)
 
     def item_content(self, items: Tensor, projected: Tensor | None) -> list[Tensor]:

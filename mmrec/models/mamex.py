@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least, check_choice, check_share
-from mmrec.data import Corpus, Queries, Triplets, require_modalities
+from mmrec.data import Corpus, Triplets, require_modalities
 from mmrec.losses import norm_penalty
-from mmrec.models.base import ContentRecommender, RoutedRecommender
+from mmrec.models.base import ContentRecommender, Embeddings, RoutedRecommender
 from mmrec.nn import (
     Content,
     Fusion,
@@ -48,13 +48,6 @@ from mmrec.schedules import Constant
 log = logging.getLogger(__name__)
 
 FusionOfViews = Literal["gate", "mean", "sum", "concat"]
-
-
-class Encoded(NamedTuple):
-    """Final vectors."""
-
-    users: Tensor  # [U, D]
-    items: Tensor  # [I, D]
 
 
 class Views(NamedTuple):
@@ -198,10 +191,10 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         known = self.catalogue()
         return mean_item(self.preference.compared(known.items), known.present)
 
-    def encode(self) -> Encoded:
+    def encode(self) -> Embeddings:
         """Users as they are, items from their content."""
         users = self.preference.compared(self.user.weight)
-        return Encoded(users, self.ranked(self.catalogue()))
+        return Embeddings(users, self.ranked(self.catalogue()))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Preference, alignment over all items, balance of experts and of modalities."""
@@ -227,10 +220,6 @@ class MAMEX(RoutedRecommender, ContentRecommender):
             "confidence": now.confidence * decided,
             "l2": self.l2 * norm_penalty("squared", *rows),
         }
-
-    def score(self, encoded: Encoded, queries: Queries) -> Tensor:
-        """Dot products, or cosines."""
-        return encoded.users[queries.user] @ encoded.items.T  # [B, I]
 
     @torch.no_grad()
     def item_gates(self) -> Tensor:

@@ -3,6 +3,7 @@
 from mmrec.nn.content import Content, Shelf, filled, mean_item
 from mmrec.nn.experts import ROLES, Role, RoleExperts, Template, role_templates
 from mmrec.nn.factors import weighted_factors
+from mmrec.nn.features import Features
 from mmrec.nn.fusion import (
     Fusion,
     FusionKind,
@@ -15,15 +16,7 @@ from mmrec.nn.history import History
 from mmrec.nn.lookup import Picked, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
 from mmrec.nn.preference import Loss, Preference
-from mmrec.nn.propagation import (
-    Graph,
-    Propagation,
-    Smoothing,
-    TakenRows,
-    blended_rows,
-    sparse_matmul,
-    take_rows,
-)
+from mmrec.nn.propagation import Propagation, blended_rows
 from mmrec.nn.router import (
     Agreement,
     PairRouter,
@@ -42,14 +35,15 @@ from mmrec.nn.router import (
     single,
     sparse_softmax,
 )
+from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
 
 __all__ = [
     "ROLES",
     "Agreement",
     "Content",
+    "Features",
     "Fusion",
     "FusionKind",
-    "Graph",
     "History",
     "Loss",
     "Mixed",
@@ -63,7 +57,7 @@ __all__ = [
     "RoleExperts",
     "Sees",
     "Shelf",
-    "Smoothing",
+    "SparseMatrix",
     "SparseMixture",
     "TakenRows",
     "Template",

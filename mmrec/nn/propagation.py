@@ -1,64 +1,19 @@
-"""Products of embeddings with a fixed sparse graph."""
+"""Means of repeated products with a fixed graph.
+
+N nodes, L layers, K graphs, D dim.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding, embedding_bag
+from torch.nn.functional import embedding
 
-
-def sparse_matmul(matrix: Tensor, x: Tensor) -> Tensor:
-    """[N, M] CSR times [M, D], outside autograd, by the fastest kernel of the device.
-
-    On a CPU that is a sum of embeddings: it fetches rows ahead of their use, and takes a third to a
-    half of the time of `torch.sparse.mm(matrix, x, "sum")`.
-    """
-    if x.device.type != "cpu":
-        return matrix @ x
-    return embedding_bag(
-        matrix.col_indices(),
-        x,
-        matrix.crow_indices(),
-        mode="sum",
-        per_sample_weights=matrix.values(),
-        include_last_offset=True,
-    )
-
-
-class TakenRows(NamedTuple):
-    """Some rows of a sparse matrix, each once.
-
-    Attributes:
-        part: [R, M] sparse CSR.
-        place: where in it each row that was asked for stands, in the shape of the asking.
-    """
-
-    part: Tensor
-    place: Tensor
-
-
-def take_rows(matrix: Tensor, index: Tensor) -> TakenRows:
-    """The rows of a sparse matrix that an index names, in any shape and order, with repetitions."""
-    start, column, value = matrix.crow_indices(), matrix.col_indices(), matrix.values()
-    wanted = torch.zeros(len(matrix), dtype=torch.bool, device=index.device)
-    wanted[index] = True
-    rows = wanted.nonzero().squeeze(1)
-    lengths = start[rows + 1] - start[rows]
-    ends = lengths.cumsum(0, dtype=start.dtype)
-    moved = torch.repeat_interleave(start[rows] - (ends - lengths), lengths)
-    edge = moved + torch.arange(len(moved), dtype=start.dtype, device=index.device)
-    part = torch.sparse_csr_tensor(
-        torch.cat([ends.new_zeros(1), ends]),
-        column[edge],
-        value[edge],
-        (len(rows), matrix.shape[1]),
-        check_invariants=False,
-    )
-    return TakenRows(part, (wanted.cumsum(0) - 1)[index])
+from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
 
 
 def _sum_of_powers(adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
@@ -69,29 +24,29 @@ def _sum_of_powers(adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
 
 
 def _mean_of_powers(adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
-    assert layers > 0  # else the result would be the signal itself, divided in place
+    assert layers > 0  # with 0, the division in place would change the input
     return _sum_of_powers(adjacency, x, layers).div_(layers + 1)
 
 
 class _MeanOfPowers(torch.autograd.Function):
-    """A polynomial in a symmetric matrix is its own transpose, so it is also its own gradient."""
+    """`1/(L+1) sum_l A^l x`; its gradient is the same polynomial in A^T."""
 
     @staticmethod
-    def forward(ctx: Any, adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
-        ctx.adjacency, ctx.layers = adjacency, layers
-        return _mean_of_powers(adjacency, x, layers)
+    def forward(ctx: Any, graph: SparseMatrix, x: Tensor, layers: int) -> Tensor:
+        ctx.transposed, ctx.layers = graph.transposed, layers
+        return _mean_of_powers(graph.matrix, x, layers)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
-        return None, _mean_of_powers(ctx.adjacency, grad.contiguous(), ctx.layers), None
+        return None, _mean_of_powers(ctx.transposed, grad.contiguous(), ctx.layers), None
 
 
 class _RowsOfMeans(torch.autograd.Function):
-    """The same over several graphs, blended, at some rows only.
+    """Some rows of a weighted sum of `_MeanOfPowers` over several graphs.
 
-    The last products and the gradients of the result are then a few rows long, and the signal
-    itself is looked up once, not once a graph.
+    The last product and the gradient of the result have only the selected rows, and the input is
+    looked up once for all graphs.
     """
 
     @staticmethod
@@ -101,13 +56,14 @@ class _RowsOfMeans(torch.autograd.Function):
         layers: int,
         index: Tensor,
         weights: Tensor | None,
-        *graphs: tuple[Tensor, TakenRows],
+        *graphs: tuple[SparseMatrix, TakenRows],
     ) -> Tensor:
-        ctx.graphs, ctx.layers, ctx.length = [graph for graph, _ in graphs], layers, len(x)
+        ctx.transposed = [graph.transposed for graph, _ in graphs]
+        ctx.layers, ctx.length = layers, len(x)
         layer0 = embedding(index, x)
         found = []
         for graph, (part, place) in graphs:
-            last = sparse_matmul(part, _sum_of_powers(graph, x, layers - 1))
+            last = sparse_matmul(part, _sum_of_powers(graph.matrix, x, layers - 1))
             found.append(embedding(place, last).add_(layer0).div_(layers + 1))
         if weights is None:
             ctx.save_for_backward(index, weights)
@@ -123,89 +79,57 @@ class _RowsOfMeans(torch.autograd.Function):
         index, rows = index.flatten(), grad.flatten(0, -2) / (ctx.layers + 1)
         layer0 = rows.new_zeros(ctx.length, rows.shape[1]).index_add_(0, index, rows)
         result = None
-        for k, graph in enumerate(ctx.graphs):
+        for k, transposed in enumerate(ctx.transposed):
             total = layer0
             for step in range(ctx.layers):
                 if step > 0:
                     total.index_add_(0, index, rows)
-                total = sparse_matmul(graph, total)
+                total = sparse_matmul(transposed, total)
             if weights is not None:
                 total *= weights[k]
             result = total if result is None else result.add_(total)
         assert result is not None
         result.index_add_(0, index, rows)
-        return result, None, None, of_weights, *(None for _ in ctx.graphs)
-
-
-class _SymmetricProduct(torch.autograd.Function):
-    """The gradient of a product with a symmetric matrix is one more product with it."""
-
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor, x: Tensor) -> Tensor:
-        ctx.matrix = matrix
-        return sparse_matmul(matrix, x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, sparse_matmul(ctx.matrix, grad.contiguous())
-
-
-class Graph(nn.Module):
-    """A fixed sparse matrix as a part of what uses it: shared by several, a device holds it once.
-
-    Args:
-        adjacency: [N, N] sparse CSR, symmetric.
-    """
-
-    adjacency: Tensor
-
-    def __init__(self, adjacency: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("adjacency", adjacency, persistent=False)
-
-
-class Smoothing(Graph):
-    """A signal's product with one symmetric matrix: `A x`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, D] -> [N, D]; single precision under autocast."""
-        with torch.autocast(x.device.type, enabled=False):
-            product: Callable[..., Tensor] = _SymmetricProduct.apply
-            return product(self.adjacency, x.to(self.adjacency.dtype))
+        return result, None, None, of_weights, *(None for _ in ctx.transposed)
 
 
 class Propagation(nn.Module):
-    """Mean of a signal and its repeated products with one symmetric matrix: `1/(L+1) sum A^l x`.
+    """Mean of node embeddings over the layers of a linear graph convolution: `1/(L+1) sum A^l x`.
 
     Args:
-        graph: [N, N] sparse CSR, symmetric; a `Graph` where others use it too.
-        layers: number of products L; 0 returns the signal.
+        graph: [N, N] sparse CSR or a `SparseMatrix`, which several modules can share. A tensor is
+            taken as symmetric, which is checked.
+        layers: number of layers L; 0 returns the input.
+
+    Raises:
+        ValueError: a negative number of layers, or a tensor that is not symmetric.
     """
 
-    def __init__(self, graph: Tensor | Graph, layers: int) -> None:
+    def __init__(self, graph: Tensor | SparseMatrix, layers: int) -> None:
         super().__init__()
         if layers < 0:
             raise ValueError(f"layers is {layers}; give 0 or more propagation steps")
-        self.graph = graph if isinstance(graph, Graph) else Graph(graph)
+        self.graph = (
+            graph if isinstance(graph, SparseMatrix) else SparseMatrix(graph, symmetric=True)
+        )
         self.layers = layers
 
     @property
     def adjacency(self) -> Tensor:
         """[N, N] sparse CSR."""
-        return self.graph.adjacency
+        return self.graph.matrix
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, D] -> [N, D]; single precision under autocast, where sparse products have no half."""
+        """[N, D] -> [N, D], in the precision of the graph also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.adjacency.dtype)
             if self.layers == 0:
                 return x
             smooth: Callable[..., Tensor] = _MeanOfPowers.apply
-            return smooth(self.adjacency, x, self.layers)
+            return smooth(self.graph, x, self.layers)
 
     def rows(self, x: Tensor, index: Tensor) -> Tensor:
-        """Some rows of the result, at less cost than all: [N, D], [...] -> [..., D]."""
+        """Compute some rows of the result only: [N, D] and [...] -> [..., D]."""
         return blended_rows([self], None, x, index, [take_rows(self.adjacency, index)])
 
 
@@ -216,14 +140,14 @@ def blended_rows(
     index: Tensor,
     taken: Sequence[TakenRows],
 ) -> Tensor:
-    """Some rows of `sum_k w_k P_k(x)`, at less cost than of each alone.
+    """Compute some rows of `sum_k w_k P_k(x)`, at less cost than of each graph separately.
 
     Args:
         propagations: K, each with the same number of layers.
         weights: [K], which sum to one; None for a single propagation.
         x: [N, D].
         index: [...].
-        taken: what `take_rows` finds for that index in the graph of each.
+        taken: result of `take_rows` for this index, one for each graph.
 
     Returns:
         [..., D]
@@ -234,5 +158,5 @@ def blended_rows(
         if layers == 0:
             return embedding(index, x)
         rows: Callable[..., Tensor] = _RowsOfMeans.apply
-        graphs = zip((p.adjacency for p in propagations), taken, strict=True)
+        graphs = zip((p.graph for p in propagations), taken, strict=True)
         return rows(x, layers, index, weights, *graphs)

@@ -182,7 +182,7 @@ def test_the_channels_are_two_views_of_what_users_and_items_bring(
     for m, modality in enumerate(corpus.modalities.values()):
         around = shown = torch.zeros_like(table[split:])
         if content != "projected":
-            around = model.neighbours[m].adjacency.to_dense().double() @ table[split:]
+            around = model.neighbours[m].matrix.to_dense().double() @ table[split:]
         if content != "graph":
             shown = dense_projection(modality, model.project.each[m].linear)
         brought = around / (1 + torch.exp(-shown)) if content == "gated" else around + shown
@@ -216,7 +216,7 @@ def test_the_graphs_are_the_ones_that_the_settings_name(corpus):
         kept = torch.maximum(kept, kept.T)
         scale = kept.sum(1).clamp(min=1e-12).rsqrt() * (kept.sum(1) > 0)
         expected = scale.unsqueeze(1) * kept * scale
-        torch.testing.assert_close(smooth.adjacency.to_dense(), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(smooth.matrix.to_dense(), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_gates_begin_on_the_collaborative_side_and_logits_at_the_roles(corpus):

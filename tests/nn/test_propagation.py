@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec.graphs import csr_matrix
-from mmrec.nn import Propagation, blended_rows, sparse_matmul, take_rows
+from mmrec.nn import Propagation, blended_rows, take_rows
 
 
 def symmetric(seed, n=6):
@@ -16,13 +16,6 @@ def symmetric(seed, n=6):
     dense = (dense + dense.T) / 2
     row, column = dense.nonzero().unbind(1)
     return dense, csr_matrix(row, column, dense[row, column], (n, n))
-
-
-def as_csr(dense, index):
-    row, column = dense.nonzero().unbind(1)
-    sparse = csr_matrix(row, column, dense[row, column], dense.shape)
-    parts = sparse.crow_indices().to(index), sparse.col_indices().to(index), sparse.values()
-    return torch.sparse_csr_tensor(*parts, dense.shape, check_invariants=True)
 
 
 def mean_of_powers(dense, x, layers):
@@ -60,16 +53,6 @@ def test_rows_and_their_gradient_are_those_of_the_whole(seed, layers):
     torch.testing.assert_close(one.grad, other.grad)
 
 
-@settings(max_examples=30)
-@given(st.integers(0, 99), st.lists(st.integers(0, 5), max_size=9))
-def test_taken_rows_are_each_there_once(seed, index):
-    dense, wanted = symmetric(seed)[0], torch.tensor(index, dtype=torch.long)
-    dense[2] = 0
-    part, place = take_rows(dense.to_sparse_csr(), wanted)
-    assert len(part) == len(set(index))
-    assert torch.equal(part.to_dense()[place], dense[wanted])
-
-
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_the_signal_itself_is_left_alone(layers):
     x = torch.ones(6, 2)
@@ -93,32 +76,6 @@ def test_the_graph_is_no_part_of_a_checkpoint():
 def test_fewer_than_no_steps_are_refused():
     with pytest.raises(ValueError, match="layers is -1; give 0 or more"):
         Propagation(symmetric(0)[1], -1)
-
-
-def test_the_product_is_the_dense_one():
-    dense, sparse = symmetric(2)
-    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(sparse_matmul(sparse, x), dense @ x)
-
-
-@pytest.mark.parametrize("index", [torch.int32, torch.int64])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_product_is_torchs_own(dtype, index):
-    generator = torch.Generator().manual_seed(3)
-    dense = torch.rand(50, 70, generator=generator, dtype=dtype)
-    dense[dense < 0.8] = 0
-    dense[7] = 0  # a row without anything
-    x = torch.randn(70, 33, generator=generator, dtype=dtype)
-    matrix = as_csr(dense, index)
-    found = sparse_matmul(matrix, x)
-    torch.testing.assert_close(found, torch.sparse.mm(matrix, x, "sum"))
-    torch.testing.assert_close(found, dense @ x)
-    assert not found[7].any()
-
-
-def test_a_product_with_nothing_is_zero():
-    empty = as_csr(torch.zeros(4, 5), torch.int32)
-    torch.testing.assert_close(sparse_matmul(empty, torch.ones(5, 3)), torch.zeros(4, 3))
 
 
 @settings(max_examples=20)

@@ -1,0 +1,161 @@
+"""FREEDOM: A Tale of Two Graphs: Freezing and Denoising Graph Structures.
+
+Zhou and Shen, MM 2023. https://arxiv.org/abs/2211.06924
+
+From the paper: all formulas. As in its public code, features are trained, an item is its own
+neighbour, and `content_weight` scales the content terms of the loss, which have no L2 term beside
+them. Ours: any number of modalities, and items that lack one.
+
+Shapes: U users, I items, M modalities, F_m width of modality m, D embedding size, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmrec.checks import check_at_least, check_share
+from mmrec.data import Corpus, Modality, Triplets, require_modalities
+from mmrec.graphs import (
+    check_neighbours,
+    content_knn,
+    degree_weights,
+    knn_adjacency,
+    normalized_adjacency,
+    sample_edges,
+)
+from mmrec.losses import bpr, pair_scores
+from mmrec.models.base import Embeddings, Recommender
+from mmrec.nn import Features, Propagation, SparseMatrix, lookup
+
+
+class FREEDOM(Recommender):
+    """LightGCN over a user-item graph with pruned edges, plus a frozen item graph of content.
+
+    Args:
+        corpus: training interactions and at least one modality.
+        dim: embedding size D.
+        layers: propagation steps over the user-item graph.
+        item_layers: propagation steps over the item graph.
+        neighbours: content neighbours of each item, itself included.
+        modality_weights: share of each modality in the item graph (Eq. 4). None gives `image` the
+            share of 0.1 and divides the rest among the others, as in the paper; without `image`
+            all shares are equal.
+        edge_dropout: share of the user-item edges that are pruned in each epoch. An edge is kept
+            with a probability proportional to `1 / sqrt(d_u d_i)` (Eq. 7).
+        content_weight: weight of the BPR terms of projected content (Eq. 12).
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        dim: int = 64,
+        layers: int = 2,
+        item_layers: int = 1,
+        neighbours: int = 10,
+        modality_weights: Mapping[str, float] | None = None,
+        edge_dropout: float = 0.8,
+        content_weight: float = 1e-3,
+    ) -> None:
+        check_at_least(1, dim=dim, neighbours=neighbours)
+        check_at_least(0, layers=layers, item_layers=item_layers, content_weight=content_weight)
+        check_share(edge_dropout=edge_dropout, whole=False)
+        super().__init__(corpus)
+        modalities = require_modalities(corpus, "freedom")
+        check_neighbours(modalities, neighbours - 1, "model.neighbours - 1")
+        self.item_layers, self.edge_dropout = item_layers, edge_dropout
+        self.content_weight = content_weight
+        self.user = nn.Embedding(corpus.n_users, dim)
+        self.item = nn.Embedding(corpus.n_items, dim)
+        nn.init.xavier_uniform_(self.user.weight)
+        nn.init.xavier_uniform_(self.item.weight)
+        shares = modality_shares(modalities, modality_weights)
+        self.item_graph = SparseMatrix(item_graph(modalities, shares, neighbours))
+        adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
+        self.propagate = Propagation(adjacency, layers)
+        self.pruned = self.propagate
+        if content_weight:
+            self.features = nn.ModuleList(
+                Features(modality, trainable=True) for modality in modalities.values()
+            )
+            self.project = nn.ModuleList(nn.Linear(m.width, dim) for m in modalities.values())
+
+    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Sample the user-item edges of the epoch and normalise the graph that they leave."""
+        super().start_epoch(epoch, generator)
+        if self.edge_dropout:
+            train = self.corpus.train
+            edges = sample_edges(
+                len(train),
+                1 - self.edge_dropout,
+                generator=generator,
+                weights=degree_weights(train).double(),
+            )
+            kept = train.select(edges)
+            adjacency = normalized_adjacency(kept, self.corpus.n_users, self.corpus.n_items)
+            self.pruned = Propagation(adjacency.to(self.device), self.propagate.layers)
+
+    def encode(self) -> Embeddings:
+        """Sum the embeddings of both graphs (Eq. 10)."""
+        graph = self.pruned if self.training else self.propagate
+        nodes = graph(torch.cat([self.user.weight, self.item.weight]))  # [U+I, D]  Eq. 8
+        users, items = nodes.split([self.corpus.n_users, self.corpus.n_items])
+        content = self.item.weight
+        for _ in range(self.item_layers):
+            content = self.item_graph(content)  # [I, D]  Eq. 5
+        return Embeddings(users, items + content)
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """BPR of the final embeddings, and of users with projected content (Eq. 12)."""
+        users, items = self.encode()
+        terms = {"bpr": bpr(*pair_scores(*lookup(batch, users, items)))}
+        if self.content_weight:
+            of_content = [
+                bpr(*pair_scores(*lookup(batch, users, project(features()))))
+                for features, project in zip(self.features, self.project, strict=True)
+            ]
+            terms["content"] = self.content_weight * torch.stack(of_content).sum()
+        return terms
+
+
+def modality_shares(
+    modalities: Mapping[str, Modality], weights: Mapping[str, float] | None
+) -> dict[str, float]:
+    """Return the share of each modality in the item graph; shares sum to 1.
+
+    Raises:
+        ValueError: weights that do not name the modalities, or are negative, or all zero.
+    """
+    if weights is None:
+        others = len(modalities) - 1
+        if "image" not in modalities or not others:
+            return dict.fromkeys(modalities, 1 / len(modalities))
+        return {name: 0.1 if name == "image" else 0.9 / others for name in modalities}
+    total = sum(weights.values())
+    if weights.keys() != modalities.keys() or min(weights.values()) < 0 or not total > 0:
+        example = ",".join(f"{name}:1" for name in modalities)
+        raise ValueError(
+            f"model.modality_weights is {dict(weights)}; expected a weight of 0 or more for each "
+            f"modality, for example {{{example}}}"
+        )
+    return {name: weights[name] / total for name in modalities}
+
+
+def item_graph(
+    modalities: Mapping[str, Modality], shares: Mapping[str, float], neighbours: int
+) -> Tensor:
+    """Return the frozen item graph (Eq. 1 to 4): [I, I] sparse CSR, directed."""
+    graphs = [
+        shares[name]
+        * knn_adjacency(
+            content_knn(modality, neighbours, self_loops=True),
+            weights="binary",
+            normalize="symmetric",
+            symmetrize=False,
+        )
+        for name, modality in modalities.items()
+    ]
+    return sum(graphs[1:], start=graphs[0])
