@@ -154,8 +154,9 @@ class Corpus:
         user_ids: [U] original ids, if they differ from 0..U-1.
         item_ids: [I] original ids, if they differ from 0..I-1.
         item_titles: [I] what people call them, if known; empty for items without.
-        removed: interactions that filters removed, of users and items that are left. Only
-            `recommend seen=all` reads them.
+        removed: interactions in no part, of users and items that are left: filters removed or the
+            split dropped them. Only `recommend seen=all` reads them.
+        filtered: whether filters removed interactions, and maybe users and items.
 
     Raises:
         DataError: an index out of range, a wrong shape, or an empty split.
@@ -177,6 +178,7 @@ class Corpus:
     item_ids: pl.Series | None = None
     item_titles: pl.Series | None = None
     removed: Interactions | None = None
+    filtered: bool = False
 
     def __post_init__(self) -> None:
         parts = self.train, self.val, self.test
