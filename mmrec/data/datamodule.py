@@ -221,8 +221,8 @@ class FolderData(InteractionData):
             ids); None: an error where the two readings differ.
         where: accepted values by column of the interactions, for example `{"event": "purchase"}`.
         min_rating: smallest rating of an interaction that counts; needs `columns.rating`.
-        k_core: users and items with fewer interactions are removed, until none has fewer; 0 keeps
-            all.
+        k_core: users and items with fewer interactions (a repeated pair counts once) are removed,
+            until none has fewer; 0 keeps all.
         category_separator: between the categories of an item in `items.csv`.
     """
 

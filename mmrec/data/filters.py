@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmrec.data.corpus import Categories, DataError, Interactions, Modality, Source, content_hash
+from mmrec.data.parts import repeated_pairs
 from mmrec.data.tables import Column, Table, shown
 from mmrec.headers import unused_signals
 
@@ -89,18 +90,21 @@ def check_filters(k_core: int, min_rating: float | None) -> None:
 
 
 def k_core(interactions: Interactions, k: int, n_users: int, n_items: int) -> Tensor:
-    """Select the k-core: the largest set in which each user and item has k interactions or more.
+    """Select the k-core: the largest set in which each user and item has k pairs or more.
 
-    Users and items with fewer are removed repeatedly, until none has fewer.
+    A repeated user-item pair counts once, and its rows are kept or removed together. Users and
+    items with fewer are removed repeatedly, until none has fewer.
 
     Returns:
         [N] bool, the interactions that are left.
     """
     user, item = interactions.user.numpy(), interactions.item.numpy()
     keep = np.ones(len(user), dtype=np.bool_)
+    first = ~repeated_pairs(interactions).numpy()  # [N]
     while True:
-        users = np.bincount(user[keep], minlength=n_users)  # [U]
-        items = np.bincount(item[keep], minlength=n_items)  # [I]
+        counted = keep & first  # [N]
+        users = np.bincount(user[counted], minlength=n_users)  # [U]
+        items = np.bincount(item[counted], minlength=n_items)  # [I]
         stay = keep & (users[user] >= k) & (items[item] >= k)  # [N]
         if np.array_equal(stay, keep):
             return torch.from_numpy(keep)

@@ -101,8 +101,8 @@ def read_folder(
         where: accepted values by column of the interactions; other lines are removed. Values are
             compared as text; None accepts an empty cell.
         min_rating: interactions with a lower rating are removed; needs `columns.rating`.
-        k_core: users and items with fewer interactions are removed, until none has fewer; 0 keeps
-            all. Those that are left are renumbered.
+        k_core: users and items with fewer interactions (a repeated pair counts once) are removed,
+            until none has fewer; 0 keeps all. Those that are left are renumbered.
         category_separator: between the categories of an item.
         needed: of time, position and label, those that must be valid if the file has them. An
             invalid one of the others is ignored with a warning.

@@ -151,6 +151,17 @@ def test_a_core_says_what_it_removed(tmp_path, caplog):
     ]
 
 
+def test_a_core_counts_a_repeated_pair_once(tmp_path):
+    folder = tmp_path / "toys"
+    folder.mkdir()
+    rows = [("ann", "a"), ("ann", "b"), ("bob", "a"), ("bob", "b"), *[("cat", "a")] * 5]
+    lines = ["userID,itemID", *(",".join(row) for row in rows)]
+    (folder / "toys.csv").write_text("\n".join(lines) + "\n")
+    core = read_folder(tmp_path, "toys", k_core=2)
+    assert core.user_ids.to_list() == ["ann", "bob"]
+    assert pairs(core) == {*rows[:4]}
+
+
 @pytest.mark.parametrize(
     ("column", "values", "setting"),
     [

@@ -491,7 +491,7 @@ def naive_core(rows: list[tuple[int, int]], k: int) -> list[bool]:
     keep = [True] * len(rows)
     changed = True
     while changed:
-        left = [row for row, stays in zip(rows, keep, strict=True) if stays]
+        left = {row for row, stays in zip(rows, keep, strict=True) if stays}
         now = [
             stays and sum(u == user for u, _ in left) >= k and sum(i == item for _, i in left) >= k
             for (user, item), stays in zip(rows, keep, strict=True)
