@@ -204,7 +204,7 @@ def item_index(
     if listed is not None:
         index = _listed(item, listed, source, height, numbers, choice)
     elif heights:
-        index = _in_order_of_features(item, heights, choice)
+        index = _in_order_of_features(item, heights, choice, numbers)
     else:
         index = _unlisted(item, numbers, choice)
     for file, rows in heights.items():
@@ -265,8 +265,17 @@ def _extended(column: Column, listed: pl.Series, choice: Ids | None) -> pl.Serie
     return pl.concat([listed, more.alias(listed.name)])
 
 
-def _in_order_of_features(column: Column, heights: Mapping[str, int], choice: Ids | None) -> Index:
-    """Ids that no file lists, beside features: row numbers, or integers that count from 1."""
+def _in_order_of_features(
+    column: Column, heights: Mapping[str, int], choice: Ids | None, more: pl.Series
+) -> Index:
+    """Ids that no file lists, beside features: row numbers, or integers that count from 1.
+
+    Args:
+        column: ids of the interactions.
+        heights: number of rows of each file of features.
+        choice: configured meaning.
+        more: ids of `items.csv`, where they are integers.
+    """
     file, height = max(heights.items(), key=lambda each: each[1])
     ids = column.integers
     column.reject(
@@ -281,9 +290,14 @@ def _in_order_of_features(column: Column, heights: Mapping[str, int], choice: Id
         names = pl.int_range(1, height + 1, eager=True)
         log.info("%s: %s 1 is row 0 of %s", shown(column.path), column.name, file)
         return Index(height, names, named=True, choice=choice)
-    if choice is None and from_one and (low == 1 or high == height):
+    # Items without interactions tell too: those beyond the features fit neither reading.
+    all_ids = pl.concat([ids, more.filter(more.is_between(0, height))]).to_numpy()
+    first, last = int(all_ids.min()), int(all_ids.max())
+    from_one = first > 0 and high <= height
+    if choice is None and from_one and (first == 1 or last == height):
+        files = shown(column.path) + (" with items.csv" if (first, last) != (low, high) else "")
         raise DataError(
-            f"{shown(column.path)}: {column.name} is {low} to {high} and {file} has {height} rows, "
+            f"{files}: {column.name} is {first} to {last} and {file} has {height} rows, "
             "so that ids can be row numbers (0 is the first row), or count from 1 (1 is the first "
             f"row); {CHOOSE}"
         )

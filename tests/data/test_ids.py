@@ -125,6 +125,21 @@ def test_ids_from_one_beside_features_are_refused_until_they_are_explained(tmp_p
             read_folder(tmp_path, "toys", ids="rows")
 
 
+def test_items_without_interactions_tell_that_ids_count_from_1(tmp_path, caplog):
+    folder = write(tmp_path, [2, 3, 5])
+    (folder / "items.csv").write_text("itemID\n" + "".join(f"{number}\n" for number in FROM_ONE))
+    message = r"items\.csv: itemID is 1 to 6 and image_feat\.npy has 6 rows.*data\.ids=names"
+    with pytest.raises(DataError, match=message):
+        read_folder(tmp_path, "toys")
+    (folder / "items.csv").write_text("itemID\n4\n6\n")  # some items only
+    with pytest.raises(DataError, match=r"itemID is 2 to 6 and .*data\.ids=names"):
+        read_folder(tmp_path, "toys")
+    assert items_of(read_folder(tmp_path, "toys", ids="names")) == [1, 2, 4]
+    (folder / "items.csv").write_text("itemID\n0\n5\n")
+    assert items_of(read_folder(tmp_path, "toys")) == [2, 3, 5]
+    assert not caplog.text
+
+
 def test_features_without_an_item_0_are_said_to_be_numbered_from_0(tmp_path, caplog):
     write(tmp_path, [2, 3, 4])
     assert items_of(read_folder(tmp_path, "toys")) == [2, 3, 4]
