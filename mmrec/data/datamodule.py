@@ -218,7 +218,8 @@ class FolderData(InteractionData):
         separator: of the interaction file: `tab`, `comma`, `semicolon`, `pipe`, `double_colon`,
             `space`, or the characters themselves; None detects it.
         ids: meaning of ids that can be read in two ways: `rows` (row numbers) or `names` (original
-            ids); None: an error where the two readings differ.
+            ids); None: an error where the two readings differ. An error too where item ids do not
+            have this meaning, unless user ids need the choice.
         where: accepted values by column of the interactions, for example `{"event": "purchase"}`.
         min_rating: smallest rating of an interaction that counts; needs `columns.rating`.
         k_core: users and items with fewer interactions (a repeated pair counts once) are removed,

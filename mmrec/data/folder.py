@@ -97,7 +97,8 @@ def read_folder(
         separator: of the interactions: tab, comma, semicolon, pipe, double_colon, space, or the
             characters themselves; None detects it.
         ids: meaning of ids that can be read in two ways: `rows` (row numbers) or `names` (original
-            ids). None raises an error where the two readings differ.
+            ids); None: an error where the two readings differ. An error too where item ids do not
+            have this meaning, unless user ids need the choice.
         where: accepted values by column of the interactions; other lines are removed. Values are
             compared as text; None accepts an empty cell.
         min_rating: interactions with a lower rating are removed; needs `columns.rating`.
@@ -130,7 +131,8 @@ def read_folder(
     cold = _item_columns(path.parent / "cold_items.csv", columns.item, cold_label="cold_label")
     content = {kind: read_modality(file, digest[file]) for kind, file in features.items()}
     users = user_index(found["user"], ids)
-    items = item_index(found["item"], details.get("item"), content, ids)
+    strict = not users.two_readings(found["user"])
+    items = item_index(found["item"], details.get("item"), content, ids, strict=strict)
     rows, clock = _rows(found, users, items, needed)
     changed = {
         "separator": separator,
