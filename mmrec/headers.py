@@ -268,6 +268,12 @@ def unused_signals(header: Iterable[str], used: Collection[str]) -> list[str]:
     return found
 
 
+def likely_columns(role: str, header: Iterable[str], used: Collection[str]) -> list[str]:
+    """Columns with a usual name of a role, without those that are used."""
+    free = (name for name in header if name not in used)
+    return [name for name in free if re.sub(r"[^a-z]", "", _plain(name).lower()) in GUESSES[role]]
+
+
 def _plain(name: str) -> str:
     """Name without its type."""
     return name.split(":")[0]

@@ -143,8 +143,8 @@ class InteractionData(LightningDataModule):
         split = self.split
         if split is None:
             split = "random_per_user" if source.label is None else "official"
-            reason = "no split column" if source.label is None else "a split column"
-            log.info("%s has %s: data.split=%s", source.name, reason, split)
+            reason = "without a split column" if source.label is None else "with a split column"
+            log.info("%s is read %s: data.split=%s", source.name, reason, split)
         corpus = split_corpus(
             source,
             split=split,
