@@ -170,7 +170,7 @@ def _accepts(table: Table, name: str, accepted: Value | list[Value]) -> pl.Serie
         raise DataError(
             f"data.where.{name}: {shown(table.path)} has no such column, found {', '.join(near)}"
         )
-    text = Column(table.path, match, table.frame[match]).text
+    text = table.column(match).text
     several = accepted if isinstance(accepted, list) else [accepted]
     if not several:
         raise DataError(f"data.where.{name}=[] accepts no row; give a value, or several")
@@ -216,8 +216,11 @@ def _log_kept(
 def _warn_of_unused(table: Table, used: Sequence[str]) -> None:
     """Name columns that say how much a user liked an item, and that no setting uses."""
     for name in unused_signals(table.frame.columns, [column.split(":")[0] for column in used]):
-        column = Column(table.path, name, table.frame[name])
-        if column.values.dtype.is_nested() or column.values.n_unique() < 2:  # all lines are alike
+        try:
+            column = table.column(name)
+        except DataError:  # its type has no values to compare with
+            continue
+        if column.values.n_unique() < 2:  # all lines are alike
             continue
         plain, text = name.split(":")[0], column.text.drop_nulls()
         numbers = text.cast(pl.Float64, strict=False)
