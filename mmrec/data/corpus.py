@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import polars as pl
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from mmrec.errors import DataError as DataError
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 TRAIN, VAL, TEST, WARM, DROPPED = 0, 1, 2, 3, -1
 SPLITS = ("train", "val", "test")
+
+# Numbers that torch takes; a larger one is refused with the name of its setting.
+Size = Annotated[int, Le(2**63 - 1)]
+Seed = Annotated[int, Ge(-(2**63)), Le(2**63 - 1)]
 
 
 @dataclass(frozen=True, eq=False)

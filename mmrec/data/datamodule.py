@@ -20,6 +20,8 @@ from mmrec.data.corpus import (
     Interactions,
     Modality,
     Queries,
+    Seed,
+    Size,
     Source,
     Triplets,
     content_hash,
@@ -104,7 +106,7 @@ class InteractionData(LightningDataModule):
     """
 
     split: Split | None = None
-    split_seed: int = 0
+    split_seed: Seed = 0
     temporal_cutoffs: Sequence[float] = (0.8, 0.9)
     cold_share: float = COLD_SHARE
     cold_items: ColdItems | None = None
@@ -112,11 +114,11 @@ class InteractionData(LightningDataModule):
     draw_repeats: bool = False
     modalities: Sequence[str] | None = None
     corrupt: Mapping[str, float] = field(default_factory=dict)
-    batch_size: int = 2048
-    eval_batch_size: int = 512
-    negatives: int = 1
+    batch_size: Size = 2048
+    eval_batch_size: Size = 512
+    negatives: Size = 1
     distribution: Distribution | None = None
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[Seed, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning import Trainer
 
+from mmrec.config import ConfigError, check_call
 from mmrec.data import DataError, FolderData, Modality, PlantedData, planted
 from mmrec.data.datamodule import corrupt_modalities, select_modalities
 from mmrec.data.folder import Columns
@@ -202,6 +203,28 @@ def test_a_column_of_other_values_is_no_split(mine, caplog, values):
     lines = [f"{line},{values[place % len(values)]}" for place, line in enumerate(PLAIN)]
     assert FolderData("mine", mine("userID,itemID,timestamp,fold", *lines)).corpus
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("split_seed", "batch_size", "eval_batch_size", "negatives", "seed"),
+        *("world.seed", "world.users", "world.items", "world.factors", "world.categories"),
+        "world.widths",
+    ],
+)
+@pytest.mark.parametrize("value", [2**63, 10**30])
+def test_a_number_that_torch_cannot_hold_is_refused_by_its_setting(setting, value):
+    group, _, name = setting.rpartition(".")
+    node = {"_target_": f"mmrec.data.{'planted' if group else 'PlantedData'}", "_partial_": True}
+    path = f"data.{group}".strip(".")
+    check_call(node | {name: 7}, path)
+    with pytest.raises(ConfigError, match=rf"^data\.{setting}={value}: "):
+        check_call(node | {name: value}, path)
+    if name != "widths":
+        return
+    with pytest.raises(ConfigError, match=rf"^data\.world\.widths\.visual={value}: "):
+        check_call(node | {name: {"visual": value}}, path)
 
 
 @pytest.mark.parametrize("bad", ["1e300", "noon", "", "-1", "nan"])
