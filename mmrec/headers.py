@@ -268,6 +268,12 @@ def unused_signals(header: Iterable[str], used: Collection[str]) -> list[str]:
     return found
 
 
+def likely_columns(role: str, header: Iterable[str], used: Collection[str]) -> list[str]:
+    """Columns with a usual name of a role, without those that are used."""
+    free = (name for name in header if name not in used)
+    return [name for name in free if re.sub(r"[^a-z]", "", _plain(name).lower()) in GUESSES[role]]
+
+
 def _plain(name: str) -> str:
     """Name without its type."""
     return name.split(":")[0]
@@ -304,6 +310,14 @@ def _shell(word: str) -> str:
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
+def _json_keys(content: bytes) -> list[str] | None:
+    """Keys of all objects of JSON lines; None if a line is no object."""
+    rows = [json.loads(line) for line in content.split(b"\n") if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        return None
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
 def _header(path: Path, separator: object) -> list[str] | None:
     """Column names; None where only the reader of the whole file can tell."""
     import polars as pl
@@ -318,8 +332,8 @@ def _header(path: Path, separator: object) -> list[str] | None:
             block = file.read(BEGINNING)
         lines = block[: block.rfind(b"\n") + 1] if len(block) == BEGINNING else block
         if kind in (".jsonl", ".ndjson"):
-            return list(json.loads(lines.partition(b"\n")[0]))
+            return None if len(block) == BEGINNING else _json_keys(lines)
         chosen = None if separator is None else chosen_separator("data.separator", separator)
         return parse_delimited(path.name, lines, chosen, "data.separator").frame.columns
-    except (OSError, EOFError, ValueError, TypeError, pl.exceptions.PolarsError):
+    except (OSError, EOFError, ValueError, TypeError, RecursionError, pl.exceptions.PolarsError):
         return None

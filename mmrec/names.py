@@ -71,12 +71,12 @@ class Names:
 
 def user_names(corpus: Corpus) -> Names:
     """What the users of a corpus are called."""
-    return Names("user", corpus.name, corpus.n_users, corpus.user_ids, corpus.removed is not None)
+    return Names("user", corpus.name, corpus.n_users, corpus.user_ids, corpus.filtered)
 
 
 def item_names(corpus: Corpus) -> Names:
     """What the items of a corpus are called."""
-    return Names("item", corpus.name, corpus.n_items, corpus.item_ids, corpus.removed is not None)
+    return Names("item", corpus.name, corpus.n_items, corpus.item_ids, corpus.filtered)
 
 
 def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> Tensor:

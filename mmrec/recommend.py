@@ -73,8 +73,8 @@ def recommend(
         items: a folder with `<modality>_feat.npy` of items that came after training, a row an item,
             and perhaps `i_id_mapping.csv`; they alone are ranked. None: the catalogue.
         seen: items that are masked because the user has them: in `train`, in `train+val` (as a
-            test with these masked), or in `all` parts of the data, including test and what filters
-            such as `data.min_rating` removed. New items are never masked.
+            test with these masked), or in `all` of the data, including test, what the split leaves
+            out, and what filters such as `data.min_rating` removed. New items are never masked.
         exclude: items that are not recommended to anybody.
         only: items that may be recommended; None: all.
         block: users that are scored at a time; bounds the memory.

@@ -8,7 +8,7 @@ import sys
 import polars as pl
 import pytest
 
-from mmrec.headers import DataError, check_columns, check_data
+from mmrec.headers import BEGINNING, DataError, check_columns, check_data
 from mmrec.run import main
 
 DEFAULT = {"user": "userID", "item": "itemID", "time": "timestamp", "position": "position"}
@@ -120,6 +120,26 @@ def test_the_header_of_each_kind_of_table_is_checked(tmp_path, kind):
     with pytest.raises(DataError, match=rf"mine/mine\.{kind}: expected columns userID, itemID"):
         check_data(data(tmp_path))
     check_data(data(tmp_path, columns=DEFAULT | {"user": "user_id", "item": "asin"}))
+
+
+@pytest.mark.parametrize(
+    ("lines", "refused"),
+    [
+        (['{"userID": "a"}', "", '{"itemID": "b"}'], False),
+        (['{"itemID": "b"}', '{"asin": "b"}'], True),
+        (['{"asin": "b"}', "[1]"], False),  # the reader names the line
+        (['{"asin": "b"}', "[" * 100_000], False),
+        (['{"asin": "b"}'] * BEGINNING, False),  # keys of later lines are unknown
+    ],
+)
+def test_any_line_of_json_can_have_a_column(tmp_path, lines, refused):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/mine.jsonl").write_text("\n".join(lines))
+    if refused:
+        with pytest.raises(DataError, match=r"mine\.jsonl: expected a column userID, found itemID"):
+            check_data(data(tmp_path))
+    else:
+        check_data(data(tmp_path))
 
 
 def test_a_missing_folder_or_file_is_named(tmp_path):

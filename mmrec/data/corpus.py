@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import polars as pl
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from mmrec.errors import DataError as DataError
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 TRAIN, VAL, TEST, WARM, DROPPED = 0, 1, 2, 3, -1
 SPLITS = ("train", "val", "test")
+
+# Numbers that torch takes; a larger one is refused with the name of its setting.
+Size = Annotated[int, Le(2**63 - 1)]
+Seed = Annotated[int, Ge(-(2**63)), Le(2**63 - 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +159,9 @@ class Corpus:
         user_ids: [U] original ids, if they differ from 0..U-1.
         item_ids: [I] original ids, if they differ from 0..I-1.
         item_titles: [I] what people call them, if known; empty for items without.
-        removed: interactions that filters removed, of users and items that are left. Only
-            `recommend seen=all` reads them.
+        removed: interactions in no part, of users and items that are left: filters removed or the
+            split dropped them. Only `recommend seen=all` reads them.
+        filtered: whether filters removed interactions, and maybe users and items.
 
     Raises:
         DataError: an index out of range, a wrong shape, or an empty split.
@@ -177,6 +183,7 @@ class Corpus:
     item_ids: pl.Series | None = None
     item_titles: pl.Series | None = None
     removed: Interactions | None = None
+    filtered: bool = False
 
     def __post_init__(self) -> None:
         parts = self.train, self.val, self.test

@@ -20,6 +20,8 @@ from mmrec.data.corpus import (
     Interactions,
     Modality,
     Queries,
+    Seed,
+    Size,
     Source,
     Triplets,
     content_hash,
@@ -104,7 +106,7 @@ class InteractionData(LightningDataModule):
     """
 
     split: Split | None = None
-    split_seed: int = 0
+    split_seed: Seed = 0
     temporal_cutoffs: Sequence[float] = (0.8, 0.9)
     cold_share: float = COLD_SHARE
     cold_items: ColdItems | None = None
@@ -112,11 +114,11 @@ class InteractionData(LightningDataModule):
     draw_repeats: bool = False
     modalities: Sequence[str] | None = None
     corrupt: Mapping[str, float] = field(default_factory=dict)
-    batch_size: int = 2048
-    eval_batch_size: int = 512
-    negatives: int = 1
+    batch_size: Size = 2048
+    eval_batch_size: Size = 512
+    negatives: Size = 1
     distribution: Distribution | None = None
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[Seed, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -143,8 +145,8 @@ class InteractionData(LightningDataModule):
         split = self.split
         if split is None:
             split = "random_per_user" if source.label is None else "official"
-            reason = "no split column" if source.label is None else "a split column"
-            log.info("%s has %s: data.split=%s", source.name, reason, split)
+            reason = "without a split column" if source.label is None else "with a split column"
+            log.info("%s is read %s: data.split=%s", source.name, reason, split)
         corpus = split_corpus(
             source,
             split=split,
@@ -218,11 +220,12 @@ class FolderData(InteractionData):
         separator: of the interaction file: `tab`, `comma`, `semicolon`, `pipe`, `double_colon`,
             `space`, or the characters themselves; None detects it.
         ids: meaning of ids that can be read in two ways: `rows` (row numbers) or `names` (original
-            ids); None: an error where the two readings differ.
+            ids); None: an error where the two readings differ. An error too where item ids do not
+            have this meaning, unless user ids need the choice.
         where: accepted values by column of the interactions, for example `{"event": "purchase"}`.
         min_rating: smallest rating of an interaction that counts; needs `columns.rating`.
-        k_core: users and items with fewer interactions are removed, until none has fewer; 0 keeps
-            all.
+        k_core: users and items with fewer interactions (a repeated pair counts once) are removed,
+            until none has fewer; 0 keeps all.
         category_separator: between the categories of an item in `items.csv`.
     """
 

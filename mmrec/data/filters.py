@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmrec.data.corpus import Categories, DataError, Interactions, Modality, Source, content_hash
+from mmrec.data.parts import repeated_pairs
 from mmrec.data.tables import Column, Table, shown
 from mmrec.headers import unused_signals
 
@@ -89,18 +90,21 @@ def check_filters(k_core: int, min_rating: float | None) -> None:
 
 
 def k_core(interactions: Interactions, k: int, n_users: int, n_items: int) -> Tensor:
-    """Select the k-core: the largest set in which each user and item has k interactions or more.
+    """Select the k-core: the largest set in which each user and item has k pairs or more.
 
-    Users and items with fewer are removed repeatedly, until none has fewer.
+    A repeated user-item pair counts once, and its rows are kept or removed together. Users and
+    items with fewer are removed repeatedly, until none has fewer.
 
     Returns:
         [N] bool, the interactions that are left.
     """
     user, item = interactions.user.numpy(), interactions.item.numpy()
     keep = np.ones(len(user), dtype=np.bool_)
+    first = ~repeated_pairs(interactions).numpy()  # [N]
     while True:
-        users = np.bincount(user[keep], minlength=n_users)  # [U]
-        items = np.bincount(item[keep], minlength=n_items)  # [I]
+        counted = keep & first  # [N]
+        users = np.bincount(user[counted], minlength=n_users)  # [U]
+        items = np.bincount(item[counted], minlength=n_items)  # [I]
         stay = keep & (users[user] >= k) & (items[item] >= k)  # [N]
         if np.array_equal(stay, keep):
             return torch.from_numpy(keep)
@@ -166,7 +170,7 @@ def _accepts(table: Table, name: str, accepted: Value | list[Value]) -> pl.Serie
         raise DataError(
             f"data.where.{name}: {shown(table.path)} has no such column, found {', '.join(near)}"
         )
-    text = Column(table.path, match, table.frame[match]).text
+    text = table.column(match).text
     several = accepted if isinstance(accepted, list) else [accepted]
     if not several:
         raise DataError(f"data.where.{name}=[] accepts no row; give a value, or several")
@@ -212,8 +216,11 @@ def _log_kept(
 def _warn_of_unused(table: Table, used: Sequence[str]) -> None:
     """Name columns that say how much a user liked an item, and that no setting uses."""
     for name in unused_signals(table.frame.columns, [column.split(":")[0] for column in used]):
-        column = Column(table.path, name, table.frame[name])
-        if column.values.dtype.is_nested() or column.values.n_unique() < 2:  # all lines are alike
+        try:
+            column = table.column(name)
+        except DataError:  # its type has no values to compare with
+            continue
+        if column.values.n_unique() < 2:  # all lines are alike
             continue
         plain, text = name.split(":")[0], column.text.drop_nulls()
         numbers = text.cast(pl.Float64, strict=False)

@@ -19,6 +19,7 @@ from mmrec.data.corpus import Categories, DataError, Interactions, Modality, Sou
 from mmrec.data.files import FEATURES, digests, read_modality
 from mmrec.data.filters import Where, check_filters, restrict_to_core, select_rows
 from mmrec.data.ids import RENAME, Ids, Index, item_index, originals, user_index
+from mmrec.data.labels import labels, warn_of_split
 from mmrec.data.tables import Column, read_table, shown, without_controls
 from mmrec.data.times import moments
 from mmrec.headers import DEFAULTS, SIDE_FILES, check_columns
@@ -42,7 +43,7 @@ class Columns:
             call them `itemID`.
         time: numbers since 1970 or ISO 8601 text, see `mmrec.data.times.moments`.
         position: order within a user, among interactions of the same time, or of all without time.
-        label: split (0 train, 1 validation, 2 test).
+        label: split: 0 or train, 1, valid, val or validation, 2 or test; case does not matter.
         rating: numbers that `min_rating` is compared with; None: there are none.
         categories: of an item, in `items.csv`.
         title: of an item, in `items.csv`.
@@ -97,12 +98,13 @@ def read_folder(
         separator: of the interactions: tab, comma, semicolon, pipe, double_colon, space, or the
             characters themselves; None detects it.
         ids: meaning of ids that can be read in two ways: `rows` (row numbers) or `names` (original
-            ids). None raises an error where the two readings differ.
+            ids); None: an error where the two readings differ. An error too where item ids do not
+            have this meaning, unless user ids need the choice.
         where: accepted values by column of the interactions; other lines are removed. Values are
             compared as text; None accepts an empty cell.
         min_rating: interactions with a lower rating are removed; needs `columns.rating`.
-        k_core: users and items with fewer interactions are removed, until none has fewer; 0 keeps
-            all. Those that are left are renumbered.
+        k_core: users and items with fewer interactions (a repeated pair counts once) are removed,
+            until none has fewer; 0 keeps all. Those that are left are renumbered.
         category_separator: between the categories of an item.
         needed: of time, position and label, those that must be valid if the file has them. An
             invalid one of the others is ignored with a warning.
@@ -125,12 +127,13 @@ def read_folder(
     side = [file for each in SIDE_FILES if (file := path.parent / each).exists()]
     digest = digests([path, *features.values(), *side])
 
-    found, dropped = _interaction_columns(path, name, columns, separator, where, min_rating)
+    found, dropped = _interaction_columns(path, name, columns, separator, where, min_rating, needed)
     details = _item_details(path.parent / "items.csv", columns)
     cold = _item_columns(path.parent / "cold_items.csv", columns.item, cold_label="cold_label")
     content = {kind: read_modality(file, digest[file]) for kind, file in features.items()}
     users = user_index(found["user"], ids)
-    items = item_index(found["item"], details.get("item"), content, ids)
+    strict = not users.two_readings(found["user"])
+    items = item_index(found["item"], details.get("item"), content, ids, strict=strict)
     rows, clock = _rows(found, users, items, needed)
     changed = {
         "separator": separator,
@@ -225,6 +228,7 @@ def _interaction_columns(
     separator: str | None,
     where: Where,
     min_rating: float | None,
+    needed: Collection[str],
 ) -> tuple[dict[str, Column], dict[str, Column]]:
     """The columns of the interactions by role, and those of the lines that filters remove."""
     table = read_table(path, separator=separator, setting="data.separator")
@@ -237,6 +241,8 @@ def _interaction_columns(
             f"{shown(path)}: no interaction below the header; give a file that has some"
         )
     used = [column.name for column in found.values()]
+    if "label" not in found and "label" in needed:
+        warn_of_split(table, used)
     kept, removed = select_rows(name, table, found, where=where, min_rating=min_rating, used=used)
     for role in ("user", "item"):
         kept[role].reject(kept[role].values.is_null(), "an id; complete the line, or drop it")
@@ -273,7 +279,7 @@ def _rows(
                 table["position"] = _positions(found[role])
                 order.append("position")
             else:
-                table["label"] = _labels(found[role])
+                table["label"] = labels(found[role])
         except DataError as error:
             if role in needed:
                 raise
@@ -289,14 +295,6 @@ def _positions(column: Column) -> pl.Series:
     """[N] int64."""
     column.reject(column.integers.is_null(), "an integer; number each user's rows")
     return column.integers
-
-
-def _labels(column: Column) -> pl.Series:
-    """[N] int8."""
-    label = column.integers
-    expected = "0, 1 or 2 (train, validation, test); correct the line, or drop it"
-    column.reject(~label.is_between(0, 2), expected)
-    return label.cast(pl.Int8)
 
 
 def _item_details(path: Path, columns: Columns) -> dict[str, Column]:

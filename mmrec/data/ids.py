@@ -64,6 +64,14 @@ class Index:
         column.reject(numbers.is_null(), f"{known}; correct it, or drop the line")
         return numbers
 
+    def two_readings(self, column: Column) -> bool:
+        """Whether every id is both a row number and a listed original id, and the two differ."""
+        if self.source is None or self.ids is None:
+            return False
+        numbers, names = column.integers, lookup(column, self.ids)
+        fit = not names.has_nulls() and numbers.is_between(0, self.count - 1).fill_null(False).all()
+        return fit and bool((numbers != names).any())
+
     def known_rows(self, column: Column) -> pl.Series:
         """[N] int64 rows of a column of ids; null where an id is unknown."""
         if self.ids is not None and self.named:
@@ -173,6 +181,8 @@ def item_index(
     detail: Column | None,
     content: Mapping[str, Modality],
     choice: Ids | None = None,
+    *,
+    strict: bool = True,
 ) -> Index:
     """Rows of items: those of the features, and of `i_id_mapping.csv` or `items.csv`.
 
@@ -181,6 +191,7 @@ def item_index(
         detail: ids of `items.csv`, if it exists.
         content: features by name.
         choice: configured meaning of ids that can be read in two ways.
+        strict: refuse a meaning that no id can have; else it may be for the users alone.
 
     Raises:
         DataError: an id is unknown or can be read in two ways, or the features have another number
@@ -201,10 +212,17 @@ def item_index(
         listed, source = detail.text, detail.path.name
         if not height:  # nothing depends on the order of items: the file may list some of them
             listed = _extended(item, listed, choice)
+    if strict and choice == "rows" and (listed is not None or not heights):
+        expected = "a row number, because of data.ids=rows; correct the line, or set data.ids=names"
+        item.reject(item.integers.is_null(), expected)
+    if strict and choice == "names" and listed is not None:
+        known = lookup(item, listed)
+        expected = f"an id listed in {source}, because of data.ids=names; list it"
+        item.reject(known.is_null(), f"{expected}, or set data.ids=rows")
     if listed is not None:
         index = _listed(item, listed, source, height, numbers, choice)
     elif heights:
-        index = _in_order_of_features(item, heights, choice)
+        index = _in_order_of_features(item, heights, choice, numbers, strict=strict)
     else:
         index = _unlisted(item, numbers, choice)
     for file, rows in heights.items():
@@ -245,6 +263,9 @@ def _listed(
         return Index(len(listed), listed, named=True, source=source, choice=choice)
     column.reject(ids.is_null(), f"a row number, or an id listed in {source}; correct or list it")
     column.reject(ids < 0, "0 or more; number the ids from 0")
+    if choice == "rows":
+        known_row = f"a row number of 0..{known - 1}, because of data.ids=rows"
+        column.reject(ids >= known, f"{known_row}; correct the line, or list it in {source}")
     more = numbers.filter(~numbers.cast(pl.String).is_in(listed.implode()))
     count = max(known, int(pl.concat([ids, more]).to_numpy().max(initial=-1)) + 1)
     _check_count(column, count, known + column.values.n_unique())
@@ -265,8 +286,23 @@ def _extended(column: Column, listed: pl.Series, choice: Ids | None) -> pl.Serie
     return pl.concat([listed, more.alias(listed.name)])
 
 
-def _in_order_of_features(column: Column, heights: Mapping[str, int], choice: Ids | None) -> Index:
-    """Ids that no file lists, beside features: row numbers, or integers that count from 1."""
+def _in_order_of_features(
+    column: Column,
+    heights: Mapping[str, int],
+    choice: Ids | None,
+    more: pl.Series,
+    *,
+    strict: bool,
+) -> Index:
+    """Ids that no file lists, beside features: row numbers, or integers that count from 1.
+
+    Args:
+        column: ids of the interactions.
+        heights: number of rows of each file of features.
+        choice: configured meaning.
+        more: ids of `items.csv`, where they are integers.
+        strict: see `item_index`.
+    """
     file, height = max(heights.items(), key=lambda each: each[1])
     ids = column.integers
     column.reject(
@@ -277,13 +313,20 @@ def _in_order_of_features(column: Column, heights: Mapping[str, int], choice: Id
     numbers = ids.to_numpy()
     low, high = int(numbers.min()), int(numbers.max())
     from_one = low > 0 and high <= height
-    if choice == "names" and from_one:
+    if choice == "names" and (strict or from_one):
+        expected = f"1 to {height}, the rows of {file} counted from 1 because of data.ids=names"
+        column.reject((ids < 1) | (ids > height), f"{expected}; {_list_them(height)}")
         names = pl.int_range(1, height + 1, eager=True)
         log.info("%s: %s 1 is row 0 of %s", shown(column.path), column.name, file)
         return Index(height, names, named=True, choice=choice)
-    if choice is None and from_one and (low == 1 or high == height):
+    # Items without interactions tell too: those beyond the features fit neither reading.
+    all_ids = pl.concat([ids, more.filter(more.is_between(0, height))]).to_numpy()
+    first, last = int(all_ids.min()), int(all_ids.max())
+    from_one = first > 0 and high <= height
+    if choice is None and from_one and (first == 1 or last == height):
+        files = shown(column.path) + (" with items.csv" if (first, last) != (low, high) else "")
         raise DataError(
-            f"{shown(column.path)}: {column.name} is {low} to {high} and {file} has {height} rows, "
+            f"{files}: {column.name} is {first} to {last} and {file} has {height} rows, "
             "so that ids can be row numbers (0 is the first row), or count from 1 (1 is the first "
             f"row); {CHOOSE}"
         )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmrec.data.corpus import (
+    DROPPED,
     TEST,
     TRAIN,
     VAL,
@@ -343,8 +344,17 @@ def split_corpus(
         user_ids=source.user_ids,
         item_ids=source.item_ids,
         item_titles=source.item_titles,
-        removed=source.removed,
+        removed=_united(source.removed, data.select(label == DROPPED)),
+        filtered=source.removed is not None,
     )
+
+
+def _united(removed: Interactions | None, dropped: Interactions) -> Interactions | None:
+    """Pairs that filters removed and that the split dropped; None if there are none."""
+    if not len(dropped):
+        return removed
+    parts = [dropped] if removed is None else [removed, dropped]
+    return Interactions(torch.cat([p.user for p in parts]), torch.cat([p.item for p in parts]))
 
 
 def _require_time(

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Generator, Tensor
 
-from mmrec.data.corpus import Categories, Interactions, Modality, Source, content_hash
+from mmrec.data.corpus import Categories, Interactions, Modality, Seed, Size, Source, content_hash
 
 ROLES = {"dominant": 0.6, "balanced": 0.2, "complementary": 0.2}
 BEGIN, SPAN = 1_500_000_000, 3 * 365 * 86_400  # seconds
@@ -54,22 +54,22 @@ class Truth:
 
 def planted(
     *,
-    users: int = 2000,
-    items: int = 1000,
+    users: Size = 2000,
+    items: Size = 1000,
     interactions_per_user: float = 12.0,
     modalities: Sequence[str] = ("visual", "textual"),
-    widths: int | Mapping[str, int] = 64,
-    factors: int = 16,
+    widths: Size | Mapping[str, Size] = 64,
+    factors: Size = 16,
     roles: Mapping[str, float] = ROLES,
     noise: float | Mapping[str, float] = 0.4,
     missing: float | Mapping[str, float] = 0.05,
     popularity_skew: float = 0.7,
     preference_strength: float = 0.25,
     drift: float = 0.3,
-    categories: int = 20,
+    categories: Size = 20,
     cold_items: float = 0.0,
     strength: float = 4.0,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> tuple[Source, Truth]:
     """Make a data set with a known truth.
 

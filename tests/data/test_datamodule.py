@@ -9,8 +9,10 @@ import pytest
 import torch
 from lightning import Trainer
 
+from mmrec.config import ConfigError, check_call
 from mmrec.data import DataError, FolderData, Modality, PlantedData, planted
 from mmrec.data.datamodule import corrupt_modalities, select_modalities
+from mmrec.data.folder import Columns
 from mmrec.models import GatedLightGCN
 
 small = partial(planted, users=60, items=40, interactions_per_user=8, widths=5, missing=0.2)
@@ -173,11 +175,56 @@ def test_a_split_that_is_not_chosen_fits_the_file(mine, caplog):
     caplog.set_level("INFO")
     root = mine("userID,itemID,timestamp", *PLAIN)
     assert FolderData("mine", root).corpus.split == "random_per_user(seed=0)"
-    assert "mine has no split column: data.split=random_per_user" in caplog.text
+    assert "mine is read without a split column: data.split=random_per_user" in caplog.text
     labelled = [f"{line},{place % 5 % 3}" for place, line in enumerate(PLAIN)]
     corpus = FolderData("mine", mine("userID,itemID,timestamp,x_label", *labelled)).corpus
     assert (corpus.split, corpus.card()["split"]) == ("official", "official")
-    assert "mine has a split column: data.split=official" in caplog.text
+    assert "mine is read with a split column: data.split=official" in caplog.text
+
+
+@pytest.mark.parametrize("words", [("train", "valid", "test"), ("Train", "VAL", "Test"), "012"])
+def test_a_column_of_split_names_is_read_if_it_is_named_and_pointed_out_if_not(mine, caplog, words):
+    places = [place % 5 % 3 for place in range(len(PLAIN))]
+    labelled = [f"{line},{words[part]}" for line, part in zip(PLAIN, places, strict=True)]
+    root = mine("userID,itemID,timestamp,split", *labelled)
+    assert FolderData("mine", root).corpus.split == "random_per_user(seed=0)"
+    assert "data.columns.label=split" in caplog.text
+    caplog.clear()
+    assert FolderData("mine", root, split="random_per_user").corpus
+    named = FolderData("mine", root, columns=Columns(label="split")).corpus
+    assert not caplog.text
+    assert named.split == "official"
+    parts = [len(part) for part in (named.train, named.val, named.test)]
+    assert parts == [places.count(part) for part in range(3)]
+
+
+@pytest.mark.parametrize("values", ["012345", "01", ["train", "test", "other"]])
+def test_a_column_of_other_values_is_no_split(mine, caplog, values):
+    lines = [f"{line},{values[place % len(values)]}" for place, line in enumerate(PLAIN)]
+    assert FolderData("mine", mine("userID,itemID,timestamp,fold", *lines)).corpus
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("split_seed", "batch_size", "eval_batch_size", "negatives", "seed"),
+        *("world.seed", "world.users", "world.items", "world.factors", "world.categories"),
+        "world.widths",
+    ],
+)
+@pytest.mark.parametrize("value", [2**63, 10**30])
+def test_a_number_that_torch_cannot_hold_is_refused_by_its_setting(setting, value):
+    group, _, name = setting.rpartition(".")
+    node = {"_target_": f"mmrec.data.{'planted' if group else 'PlantedData'}", "_partial_": True}
+    path = f"data.{group}".strip(".")
+    check_call(node | {name: 7}, path)
+    with pytest.raises(ConfigError, match=rf"^data\.{setting}={value}: "):
+        check_call(node | {name: value}, path)
+    if name != "widths":
+        return
+    with pytest.raises(ConfigError, match=rf"^data\.world\.widths\.visual={value}: "):
+        check_call(node | {name: {"visual": value}}, path)
 
 
 @pytest.mark.parametrize("bad", ["1e300", "noon", "", "-1", "nan"])
@@ -206,9 +253,9 @@ def test_a_time_is_only_needed_by_splits_in_order_of_time(
 
 
 def test_a_split_column_is_only_needed_by_the_official_split(mine, caplog):
-    root = mine("userID,itemID,x_label", *[f"{line.rpartition(',')[0]},train" for line in PLAIN])
+    root = mine("userID,itemID,x_label", *[f"{line.rpartition(',')[0]},first" for line in PLAIN])
     for split in (None, "official"):
-        with pytest.raises(DataError, match=r"line 2: x_label is train, expected 0, 1 or 2"):
+        with pytest.raises(DataError, match=r"line 2: x_label is first, expected 0, 1 or 2"):
             FolderData("mine", root, split=split).corpus  # noqa: B018
     assert FolderData("mine", root, split="random_per_user").corpus.n_users == 4
-    assert "line 2: x_label is train" in caplog.text
+    assert "line 2: x_label is first" in caplog.text

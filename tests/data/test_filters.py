@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+import polars as pl
 import pytest
 
 from mmrec.data.corpus import DataError
@@ -151,6 +154,17 @@ def test_a_core_says_what_it_removed(tmp_path, caplog):
     ]
 
 
+def test_a_core_counts_a_repeated_pair_once(tmp_path):
+    folder = tmp_path / "toys"
+    folder.mkdir()
+    rows = [("ann", "a"), ("ann", "b"), ("bob", "a"), ("bob", "b"), *[("cat", "a")] * 5]
+    lines = ["userID,itemID", *(",".join(row) for row in rows)]
+    (folder / "toys.csv").write_text("\n".join(lines) + "\n")
+    core = read_folder(tmp_path, "toys", k_core=2)
+    assert core.user_ids.to_list() == ["ann", "bob"]
+    assert pairs(core) == {*rows[:4]}
+
+
 @pytest.mark.parametrize(
     ("column", "values", "setting"),
     [
@@ -184,6 +198,22 @@ def test_a_column_that_tells_likes_apart_and_is_not_used_is_named(
         else:
             read_folder(tmp_path, "toys", columns=Columns(rating=name), min_rating=2)
         assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "values", [[b"a", b"\xff"], [timedelta(1), timedelta(2)], [[1], [2]], [{"a": 1}, {"a": 2}]]
+)
+def test_a_column_without_plain_values_only_matters_where_a_filter_needs_it(
+    tmp_path, caplog, values
+):
+    folder = tmp_path / "toys"
+    folder.mkdir()
+    table = pl.DataFrame({"userID": [0, 1], "itemID": [0, 1], "rating": values})
+    table.write_parquet(folder / "toys.parquet")
+    assert len(read_folder(tmp_path, "toys").interactions) == 2
+    assert not caplog.text
+    with pytest.raises(DataError, match=r"toys\.parquet: column rating is of type"):
+        read_folder(tmp_path, "toys", where={"rating": "1"})
 
 
 def test_filters_change_the_fingerprint(root):

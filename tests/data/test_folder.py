@@ -362,7 +362,7 @@ CORRUPTIONS = [
     ("toys.inter", "1\t1\t2", "1\t\t2", r"line 5: itemID is empty, expected an id; complete"),
     ("toys.inter", "1\t1\t2", "\t1\t2", r"line 5: userID is empty, expected an id"),
     ("toys.inter", "1\t1\t2", "1\t9\t2", r"line 5: itemID is 9, expected below 5, .*image_feat"),
-    ("toys.inter", "11\t1\t0", "11\t1\t3", r"line 5: x_label is 3, expected 0, 1 or 2 \(train"),
+    ("toys.inter", "11\t1\t0", "11\t1\t3", r"line 5: x_label is 3, expected 0, 1 or 2 \(or train"),
     ("toys.inter", "11\t1\t0", "11\t1\t-1", r"line 5: x_label is -1, expected 0, 1 or 2"),
     ("toys.inter", "11\t1\t0", "11\t1\t", r"line 5: x_label is empty, expected 0, 1 or 2"),
     ("toys.inter", "11\t1\t0", "11\t1\t0.5", r"line 5: x_label is 0\.5, expected 0, 1 or 2"),
@@ -491,7 +491,7 @@ def naive_core(rows: list[tuple[int, int]], k: int) -> list[bool]:
     keep = [True] * len(rows)
     changed = True
     while changed:
-        left = [row for row, stays in zip(rows, keep, strict=True) if stays]
+        left = {row for row, stays in zip(rows, keep, strict=True) if stays}
         now = [
             stays and sum(u == user for u, _ in left) >= k and sum(i == item for _, i in left) >= k
             for (user, item), stays in zip(rows, keep, strict=True)

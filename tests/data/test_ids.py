@@ -86,13 +86,59 @@ def test_further_files_are_read_with_the_same_care(tmp_path, file):
     with pytest.raises(DataError, match=rf"toys/{file}: every itemID is both"):
         read_folder(tmp_path, "toys")
     for choice, expected in (("rows", [3, 4]), ("names", [2, 3])):
+        if choice == "rows":
+            write(tmp_path, [5, 0, 1])
         source = read_folder(tmp_path, "toys", ids=choice)
-        assert items_of(source) == [5, 0, 1]  # x is no row number
+        assert items_of(source) == [5, 0, 1]
+        write(tmp_path, ["x", 1, 2])
         if file == "items.csv":
             found = [row for row, title in enumerate(source.item_titles) if title]
         else:
             found = source.cold.nonzero().squeeze(1).tolist()
         assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("items", "listed", "features", "choice", "message"),
+    [
+        ([1, 0, 5], None, N, "names", r"line 3: itemID is 0, expected 1 to 6, .*data\.ids=names"),
+        ([1, "b"], None, 0, "rows", r"line 3: itemID is b, .*data\.ids=rows; .*data\.ids=names"),
+        (["a", "b"], ["b", "a"], 2, "rows", r"line 2: itemID is a, .*row number.*data\.ids=rows"),
+        (
+            [0, 10],
+            list("abcd"),
+            0,
+            "rows",
+            r"line 3: itemID is 10, expected a row number of 0\.\.3",
+        ),
+        (
+            [0, 10],
+            list("abcd"),
+            4,
+            "rows",
+            r"line 3: itemID is 10, expected a row number of 0\.\.3",
+        ),
+        ([3, 0], list("abcd"), 4, "names", r"line 2: itemID is 3, .*i_id_mapping\.csv, .*=rows"),
+    ],
+)
+def test_a_meaning_that_ids_do_not_have_is_refused(
+    tmp_path, items, listed, features, choice, message
+):
+    folder = write(tmp_path, items, features=features)
+    if listed:
+        mapping(folder, listed)
+    with pytest.raises(DataError, match=message):
+        read_folder(tmp_path, "toys", ids=choice)
+
+
+def test_users_that_have_one_meaning_leave_the_choice_to_items(tmp_path):
+    write(tmp_path, [1, 2, 6], users=["ann", "bob", "cat"])
+    assert items_of(read_folder(tmp_path, "toys", ids="names")) == [0, 1, 5]
+    folder = write(tmp_path, [1, 2, 3], users=["ann", "bob", "cat"])
+    assert items_of(read_folder(tmp_path, "toys", ids="rows")) == [1, 2, 3]
+    write(tmp_path, [1, 2, 3], users=[0, 1, 2])
+    mapping(folder, ["ann", "bob", "cat"], key="userID")
+    assert items_of(read_folder(tmp_path, "toys", ids="names")) == [0, 1, 2]
 
 
 def test_a_name_among_row_numbers_and_a_typing_mistake_among_names_are_refused(tmp_path):
@@ -123,6 +169,21 @@ def test_ids_from_one_beside_features_are_refused_until_they_are_explained(tmp_p
     else:
         with pytest.raises(DataError, match=r"itemID is 6, expected below 6"):
             read_folder(tmp_path, "toys", ids="rows")
+
+
+def test_items_without_interactions_tell_that_ids_count_from_1(tmp_path, caplog):
+    folder = write(tmp_path, [2, 3, 5])
+    (folder / "items.csv").write_text("itemID\n" + "".join(f"{number}\n" for number in FROM_ONE))
+    message = r"items\.csv: itemID is 1 to 6 and image_feat\.npy has 6 rows.*data\.ids=names"
+    with pytest.raises(DataError, match=message):
+        read_folder(tmp_path, "toys")
+    (folder / "items.csv").write_text("itemID\n4\n6\n")  # some items only
+    with pytest.raises(DataError, match=r"itemID is 2 to 6 and .*data\.ids=names"):
+        read_folder(tmp_path, "toys")
+    assert items_of(read_folder(tmp_path, "toys", ids="names")) == [1, 2, 4]
+    (folder / "items.csv").write_text("itemID\n0\n5\n")
+    assert items_of(read_folder(tmp_path, "toys")) == [2, 3, 5]
+    assert not caplog.text
 
 
 def test_features_without_an_item_0_are_said_to_be_numbered_from_0(tmp_path, caplog):
@@ -194,7 +255,8 @@ def test_a_row_number_that_leaves_almost_all_rows_empty_is_refused(tmp_path, ids
         read_folder(tmp_path, "toys", ids=ids)
     mapping(folder, ["a", "b", "c"])
     write(tmp_path, [0, 1, huge], features=0)
-    with pytest.raises(DataError, match=rf"toys\.inter: the largest itemID is {huge}"):
+    message = rf"toys\.inter(: the largest|, line 4:) itemID is {huge}"
+    with pytest.raises(DataError, match=message):
         read_folder(tmp_path, "toys", ids=ids)
 
 

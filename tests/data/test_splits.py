@@ -493,6 +493,16 @@ def test_what_is_dropped_is_counted_in_the_log(caplog):
     ]
 
 
+@pytest.mark.parametrize("removed", [None, (5, 8)])
+def test_what_a_split_drops_is_kept_apart_with_what_filters_removed(removed):
+    rows = [(0, 1, 0), (0, 1, 50), (0, 2, 85), (0, 3, 100), (1, 4, 87), (1, 5, 99)]
+    before = None if removed is None else Interactions(*torch.tensor(removed).reshape(2, 1))
+    corpus = split_corpus(source(from_rows(rows), removed=before), split="temporal")
+    assert {(1, 4), (1, 5)} <= {*pairs(corpus.removed)}
+    assert {*pairs(corpus.removed)} == {(0, 1), (1, 4), (1, 5)} | ({removed} - {None})
+    assert corpus.filtered == (removed is not None)
+
+
 def test_nothing_dropped_is_nothing_logged(caplog):
     data = from_rows([(0, 1, 0), (0, 2, 0), (0, 3, 0)])
     with caplog.at_level(logging.INFO):
