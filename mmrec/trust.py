@@ -199,16 +199,23 @@ def _is_own(found: Located) -> bool:
     return all(any(file.is_relative_to(root) for root in roots) for file in files)
 
 
+def run_folder_of(path: Path) -> Path | None:
+    """The run folder that a path is or is inside, by its own name or by what its links lead to."""
+    for folder in (path.absolute(), path.resolve()):
+        for place in (folder, *folder.parents):
+            if (place / CONFIG).is_file() and any(
+                (place / name).is_file() for name in (RESULT, OVERRIDES, BEST, LAST)
+            ):
+                return place
+    return None
+
+
 def _run_folder(path: Path, run: Path) -> Path | None:
-    """The run folder that a file is in, by its own name or by what its links lead to."""
+    """As `run_folder_of`, where the folder of `run` may be incomplete."""
     for folder in (*path.absolute().parents, *path.resolve().parents):
         if folder.resolve() == run.resolve():
             return folder
-        if (folder / CONFIG).is_file() and any(
-            (folder / name).is_file() for name in (RESULT, OVERRIDES, BEST, LAST)
-        ):
-            return folder
-    return None
+    return run_folder_of(path)
 
 
 def _recorded() -> Mapping[str, Sequence[str]]:
