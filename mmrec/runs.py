@@ -276,6 +276,11 @@ def _check_trust(
         raise ResultError(f"{path}: {group} has no {TARGET}; it must name a {kind.__name__}")
     nodes = list(_below(node, group))
     for place, value in nodes:
+        for key in value if isinstance(value, Mapping) else ():
+            if not isinstance(key, str):
+                raise ResultError(
+                    f"{path}: {place} has the key {one_line(key)}, expected the name of a setting"
+                )
         if isinstance(value, str) and "${" in value:  # it would be evaluated
             said = one_line(value)
             raise ResultError(f"{path}: {place} is {said}; a run's configuration is resolved")
