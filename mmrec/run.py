@@ -30,7 +30,7 @@ from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, conf_dir
 from mmrec.fit import rank, select
 from mmrec.headers import check_data
-from mmrec.paths import expand, outward_link
+from mmrec.paths import expand
 from mmrec.processes import of_one_job
 from mmrec.results import (
     BEST,
@@ -54,6 +54,7 @@ from mmrec.run_folder import (
     locked,
     remove_if_empty,
     write_identity,
+    written_link,
 )
 from mmrec.run_tables import draw_learning_curve, write_tables
 from mmrec.sweep.jobs import AT_END
@@ -148,7 +149,7 @@ def _run(
     start = time.perf_counter()
     folder = expand(config.run_dir)
     config.run_dir = str(folder)
-    if link := outward_link(folder, apart=("wandb",)):  # W&B links its own logs
+    if link := written_link(folder):
         raise ConfigError(
             f"{link}: a link that leads out of the run folder is not followed; replace it by what "
             "it leads to, or give another run_dir"
