@@ -19,12 +19,12 @@ except ImportError:  # Windows
 
 def cache_dir() -> Path:
     """The folder of rebuildable results: `MMREC_CACHE`, else `~/.cache/mmrec`."""
-    return Path(os.environ.get("MMREC_CACHE") or "~/.cache/mmrec").expanduser()
+    return expand(os.environ.get("MMREC_CACHE") or "~/.cache/mmrec")
 
 
 def data_root() -> Path:
     """The folder that holds the data sets: `MMREC_DATA`, else `./data`."""
-    return Path(os.environ.get("MMREC_DATA") or "data").expanduser()
+    return expand(os.environ.get("MMREC_DATA") or "data")
 
 
 def expand(path: str | Path) -> Path:
