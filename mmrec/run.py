@@ -28,6 +28,7 @@ from mmrec.build import (
 )
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, conf_dir
+from mmrec.errors import memory_suffices
 from mmrec.fit import rank, select
 from mmrec.headers import check_data
 from mmrec.paths import expand
@@ -138,7 +139,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         ConfigError: a setting cannot be.
         DataError: the data cannot be what it claims to be.
     """
-    with ExitStack() as held:
+    with ExitStack() as held, memory_suffices(ConfigError):
         return _run(config, overrides, watch, held)
 
 

@@ -31,6 +31,7 @@ from mmrec.bars import steps
 from mmrec.build import build, quiet_lightning
 from mmrec.config import TARGET, ConfigError, check_call
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
+from mmrec.errors import memory_suffices
 from mmrec.models import NoNewItems, Recommender
 from mmrec.nn import fused_ranking
 from mmrec.paths import data_root as default_data_root
@@ -115,7 +116,7 @@ def open_run(
     checked = {name: config[name] for name in (*KINDS, "seed")}
     checked["data"] = _placed(config["data"], data_root)
     checked["model"] = {**config["model"], **_unfused(config["model"])}
-    with generators_kept():
+    with generators_kept(), memory_suffices(ResultError, f"{folder / CONFIG}: "):
         data, model = build(checked)
         _check_data(folder, result["data_card"], data.corpus)
     _load(model, checkpoint)
