@@ -26,6 +26,7 @@ from mmrec.config import (
     nearest,
     unread_search_setting,
 )
+from mmrec.errors import memory_suffices
 from mmrec.results import first_line
 from mmrec.switches import check_switches, setting_error
 from mmrec.words import refuse_numbers
@@ -133,14 +134,18 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     """The data module and the model of a resolved configuration.
 
     Seeds everything first, so the same configuration gives the same model.
+
+    Raises:
+        ConfigError: memory does not suffice for them.
     """
     from lightning import seed_everything
 
     from mmrec.protocol import check_rankable
 
     seed_everything(plain["seed"], verbose=False)
-    data: InteractionData = instantiate(plain["data"], _convert_="all")
-    model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus)
+    with memory_suffices(ConfigError):
+        data: InteractionData = instantiate(plain["data"], _convert_="all")
+        model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus)
     model.evaluation = _evaluation(plain)
     model.optimizer = instantiate(plain["optimizer"], _convert_="all")
     model.seed = plain["seed"]

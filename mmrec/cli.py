@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mmrec import __version__
 from mmrec.config import conf_dir, nearest
+from mmrec.trust import run_folder_of
 
 COMMANDS = {
     "run": "train a model, select it on validation, test it once",
@@ -59,13 +60,13 @@ def main() -> None:
 
 
 def _search_working_directory() -> None:
-    """Find modules in the working directory first, as `python -m` does.
+    """Find modules in the working directory too, after all others and never in a run folder.
 
     `python -P` and PYTHONSAFEPATH switch it off, as they do for `python -m`.
     """
-    folder = str(Path.cwd())
-    if not sys.flags.safe_path and folder not in sys.path:
-        sys.path.insert(0, folder)
+    folder = Path.cwd()
+    if not sys.flags.safe_path and str(folder) not in sys.path and run_folder_of(folder) is None:
+        sys.path.append(str(folder))
 
 
 def _complete() -> None:

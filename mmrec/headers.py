@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mmrec.errors import DataError
-from mmrec.paths import data_root
+from mmrec.paths import data_root, expand
 from mmrec.separators import chosen_separator, header_advice
 from mmrec.text import printable
 
@@ -237,7 +237,7 @@ def check_data(data: object, words: Iterable[str] = ()) -> None:
         return
     if not isinstance(root, str | None):
         return
-    folder = data_root() if root is None else Path(root).expanduser()
+    folder = data_root() if root is None else expand(root)
     path = interactions_file(folder, name, file, warn=False)
     header = _header(path, data.get("separator"))
     if header:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mmrec.config import ConfigError
+from mmrec.paths import expand
 from mmrec.text import printable
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
     if listed.is_empty():
         raise ConfigError(f"{setting}=[]: name at least one {names.kind}, or omit the setting")
     found = _indices(listed, names.text)
-    path = Path(str(asked)).expanduser() if alone else None
+    path = expand(str(asked)) if alone else None
     if path is not None and path.is_file():
         if not found.has_nulls():
             raise ConfigError(
@@ -138,7 +139,7 @@ def check_files(**settings: Asked | None) -> None:
         if not isinstance(asked, str | Path):
             continue
         named = isinstance(asked, Path) or Path(asked).suffix in TABLES
-        if named and not Path(asked).expanduser().is_file():
+        if named and not expand(asked).is_file():
             raise ConfigError(
                 f"{setting}={asked}: there is no such file; an id has brackets, {setting}=[{asked}]"
             )

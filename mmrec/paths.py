@@ -6,7 +6,7 @@ import errno
 import glob
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -19,12 +19,12 @@ except ImportError:  # Windows
 
 def cache_dir() -> Path:
     """The folder of rebuildable results: `MMREC_CACHE`, else `~/.cache/mmrec`."""
-    return Path(os.environ.get("MMREC_CACHE") or "~/.cache/mmrec").expanduser()
+    return expand(os.environ.get("MMREC_CACHE") or "~/.cache/mmrec")
 
 
 def data_root() -> Path:
     """The folder that holds the data sets: `MMREC_DATA`, else `./data`."""
-    return Path(os.environ.get("MMREC_DATA") or "data").expanduser()
+    return expand(os.environ.get("MMREC_DATA") or "data")
 
 
 def expand(path: str | Path) -> Path:
@@ -35,15 +35,12 @@ def expand(path: str | Path) -> Path:
         return Path(path)
 
 
-def outward_link(
-    folder: Path, *, below: Path | None = None, apart: Collection[str] = ()
-) -> Path | None:
+def outward_link(folder: Path, *, below: Path | None = None) -> Path | None:
     """Find a symbolic link in a folder that leads out of it.
 
     Args:
         folder: what must contain everything; it may itself be reached by a link.
         below: the part of the folder to search; None searches all of it.
-        apart: names of folders at its top whose content is not searched.
 
     Returns:
         The first link found, else None.
@@ -57,8 +54,6 @@ def outward_link(
             path = Path(place, name)
             if path.is_symlink() and not path.resolve().is_relative_to(home):
                 return path
-        if Path(place) == top:
-            folders[:] = [name for name in folders if name not in apart]
     return None
 
 

@@ -28,9 +28,10 @@ from mmrec.build import (
 )
 from mmrec.code import code_digest
 from mmrec.config import TARGET, ConfigError, conf_dir
+from mmrec.errors import memory_suffices
 from mmrec.fit import rank, select
 from mmrec.headers import check_data
-from mmrec.paths import expand, outward_link
+from mmrec.paths import expand
 from mmrec.processes import config_dirs, of_one_job
 from mmrec.results import (
     BEST,
@@ -54,6 +55,7 @@ from mmrec.run_folder import (
     locked,
     remove_if_empty,
     write_identity,
+    written_link,
 )
 from mmrec.run_tables import draw_learning_curve, write_tables
 from mmrec.sweep.jobs import AT_END
@@ -137,7 +139,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
         ConfigError: invalid configuration.
         DataError: invalid data.
     """
-    with ExitStack() as held:
+    with ExitStack() as held, memory_suffices(ConfigError):
         return _run(config, overrides, watch, held)
 
 
@@ -148,7 +150,7 @@ def _run(
     start = time.perf_counter()
     folder = expand(config.run_dir)
     config.run_dir = str(folder)
-    if link := outward_link(folder, apart=("wandb",)):  # W&B links its own logs
+    if link := written_link(folder):
         raise ConfigError(
             f"{link}: a link that leads out of the run folder is not followed; replace it by what "
             "it leads to, or give another run_dir"

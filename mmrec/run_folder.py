@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,16 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from mmrec.config import ConfigError
-from mmrec.paths import expand, replace_file
+from mmrec.paths import expand, outward_link, replace_file
 from mmrec.processes import config_dirs
 from mmrec.results import (
     BEST,
     CONFIG,
+    EPOCHS,
     LAST,
     OVERRIDES,
+    PER_USER,
+    RESULT,
     VOLATILE,
     ResultError,
     flat,
@@ -32,6 +36,23 @@ if TYPE_CHECKING:
     from mmrec.models import Recommender
 
 CHANGEABLE = (*VOLATILE, "trainer.", "data.root")  # settings that may differ after a resume
+
+
+# What is written to the folder of a run; W&B links its own logs in a folder of its own.
+WRITTEN = (
+    *(CONFIG, OVERRIDES, RESULT, EPOCHS, PER_USER, ".running"),
+    *("user_ids.parquet", "item_ids.parquet", "item_weights.parquet", "learning_curve.png"),
+    *("wandb_run.json", "mlflow_run.json", "profile*"),
+    *("checkpoints", "explain", "explain-last", "tensorboard"),
+)
+
+
+def written_link(folder: Path) -> Path | None:
+    """The first symbolic link out of a run folder that a run would write through, else None."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    written = [path for path in found if any(fnmatch(path.name, name) for name in WRITTEN)]
+    links = (outward_link(folder, below=path) for path in written)
+    return next((link for link in links if link), None)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from mmrec.bars import steps
 from mmrec.build import build, quiet_lightning
 from mmrec.config import TARGET, ConfigError, check_call
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
+from mmrec.errors import memory_suffices
 from mmrec.models import NoNewItems, Recommender
 from mmrec.nn import fused_ranking
 from mmrec.paths import data_root as default_data_root
@@ -115,7 +116,8 @@ def open_run(
     checked = {name: config[name] for name in (*KINDS, "seed")}
     checked["data"] = _placed(config["data"], data_root)
     checked["model"] = {**config["model"], **_unfused(config["model"])}
-    with generators_kept(), _silent("mmrec.data"):
+    memory = memory_suffices(ResultError, f"{folder / CONFIG}: ")
+    with generators_kept(), _silent("mmrec.data"), memory:
         data, model = build(checked)
         _check_data(folder, result["data_card"], data.corpus)
     _load(model, checkpoint)
@@ -288,6 +290,11 @@ def _check_trust(
         raise ResultError(f"{path}: {group} has no {TARGET}; it must name a {kind.__name__}")
     nodes = list(_below(node, group))
     for place, value in nodes:
+        for key in value if isinstance(value, Mapping) else ():
+            if not isinstance(key, str):
+                raise ResultError(
+                    f"{path}: {place} has the key {one_line(key)}, expected the name of a setting"
+                )
         if isinstance(value, str) and "${" in value:  # it would be evaluated
             said = one_line(value)
             raise ResultError(f"{path}: {place} is {said}; a run's configuration is resolved")

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from filelock import FileLock
@@ -39,7 +40,7 @@ class Located:
     """Where a class would be imported from.
 
     Attributes:
-        module: dotted name of the module.
+        module: dotted name of the module that should define the class.
         files: by module, what an import would execute and has not been executed yet, parent
             packages first.
     """
@@ -49,35 +50,60 @@ class Located:
 
 
 def locate(target: str) -> Located:
-    """Find the module of a dotted class name without importing it or its parent packages.
+    """Find the modules of a dotted class name without importing any of them.
+
+    An import of `a.b.C` tries `a.b.C` as a module too, where `a.b` has no attribute `C`.
 
     Raises:
-        Untrusted: the name is malformed, or no file was found for the module.
+        Untrusted: the name is malformed or that of a module, or no file was found for a module.
     """
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise Untrusted("it is not the dotted name of a class")
     if parts[0] in sys.stdlib_module_names:
         raise Untrusted("it is part of Python's standard library")
+    module, _, name = target.rpartition(".")
     files: dict[str, Path] = {}
     search: Sequence[str] | None = None
     for depth in range(1, len(parts)):
-        name = ".".join(parts[:depth])
-        if name in sys.modules:
-            search = list(getattr(sys.modules[name], "__path__", ()))
+        parent = ".".join(parts[:depth])
+        if parent in sys.modules:
+            search = list(getattr(sys.modules[parent], "__path__", ()))
             continue
-        spec = _find(name, search)
+        spec = _find(parent, search)
         if spec is None:
             raise Untrusted(
-                f"no module {name} was found; install it, or add its folder to PYTHONPATH"
+                f"no module {parent} was found; install it, or add its folder to PYTHONPATH"
             )
         if spec.loader is not None:  # a namespace package has none, and executes nothing
-            path = Path(spec.origin or "")
-            if not spec.has_location or not path.is_file():
-                raise Untrusted(f"the module {name} is not a file, so it is not imported")
-            files[name] = path.absolute()
+            files[parent] = _file(parent, spec)
         search = spec.submodule_search_locations or ()
-    return Located(".".join(parts[:-1]), files)
+    loaded = sys.modules.get(module)
+    if loaded is not None and name in vars(loaded):
+        if isinstance(vars(loaded)[name], ModuleType):
+            raise Untrusted("it is a module, expected a class")
+        return Located(module, files)
+    spec = None if target in sys.modules else _find(target, search)
+    if target in sys.modules or (spec is not None and spec.loader is not None):
+        # Only a package that is not imported yet may define a class with the name of its module.
+        if spec is None or module not in files or parts[0] == OWN:
+            raise Untrusted("it is a module, expected a class")
+        files[target] = _file(target, spec)
+    elif loaded is not None and _is_lazy(loaded):
+        files[module] = Path(getattr(loaded, "__file__", None) or "").absolute()
+    return Located(module, files)
+
+
+def _is_lazy(module: ModuleType) -> bool:
+    """Whether a module may import more to find an attribute."""
+    return "__getattr__" in vars(module) or hasattr(type(module), "__getattr__")
+
+
+def _file(name: str, spec: ModuleSpec) -> Path:
+    path = Path(spec.origin or "")
+    if not spec.has_location or not path.is_file():
+        raise Untrusted(f"the module {name} is not a file, so it is not imported")
+    return path.absolute()
 
 
 def check_import(target: str, run: Path, trust: Sequence[str] = ()) -> None:
@@ -124,7 +150,7 @@ def remember(nodes: Iterable[Mapping[str, Any]]) -> None:
         parts = str((node or {}).get(TARGET, "")).split(".")
         if parts[0] in (OWN, "torch", "__main__", *sys.stdlib_module_names):
             continue
-        for depth in range(1, len(parts)):
+        for depth in range(1, len(parts) + 1):  # a module may have the name of its class
             name = ".".join(parts[:depth])
             if file := getattr(sys.modules.get(name), "__file__", None):
                 used[name] = Path(file)
@@ -134,6 +160,8 @@ def remember(nodes: Iterable[Mapping[str, Any]]) -> None:
 
 def _find(name: str, search: Sequence[str] | None) -> ModuleSpec | None:
     """What the import system would find; its own function imports the parent package first."""
+    if search is not None and not search:
+        return None  # the parent is no package
     for finder in sys.meta_path:
         if finder in (BuiltinImporter, FrozenImporter):
             continue  # the standard library
@@ -171,16 +199,23 @@ def _is_own(found: Located) -> bool:
     return all(any(file.is_relative_to(root) for root in roots) for file in files)
 
 
+def run_folder_of(path: Path) -> Path | None:
+    """The run folder that a path is or is inside, by its own name or by what its links lead to."""
+    for folder in (path.absolute(), path.resolve()):
+        for place in (folder, *folder.parents):
+            if (place / CONFIG).is_file() and any(
+                (place / name).is_file() for name in (RESULT, OVERRIDES, BEST, LAST)
+            ):
+                return place
+    return None
+
+
 def _run_folder(path: Path, run: Path) -> Path | None:
-    """The run folder that a file is in, by its own name or by what its links lead to."""
+    """As `run_folder_of`, where the folder of `run` may be incomplete."""
     for folder in (*path.absolute().parents, *path.resolve().parents):
         if folder.resolve() == run.resolve():
             return folder
-        if (folder / CONFIG).is_file() and any(
-            (folder / name).is_file() for name in (RESULT, OVERRIDES, BEST, LAST)
-        ):
-            return folder
-    return None
+    return run_folder_of(path)
 
 
 def _recorded() -> Mapping[str, Sequence[str]]:

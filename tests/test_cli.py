@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -14,6 +15,7 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 import mmrec
+from mmrec.app import _leave_run_folders
 from mmrec.cli import main
 from mmrec.config import conf_dir
 
@@ -284,3 +286,52 @@ def test_bash_completes_after_the_line_that_the_help_names(script, tmp_path):
     registered, completed = done.stdout.splitlines()
     assert registered.endswith("-F hydra_bash_completion mmrec"), done.stderr
     assert completed == "model=lightgcn"
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run folder whose modules say when they are executed."""
+    folder = tmp_path / "run"
+    (folder / "hydra_plugins").mkdir(parents=True)
+    (folder / "hydra").mkdir()
+    for name in ("config.yaml", "result.json"):
+        (folder / name).write_text("{}")
+    for name in ("hydra_plugins/evil.py", "hydra/__init__.py", "omegaconf.py"):
+        (folder / name).write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\n")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inside", ["", "hydra"])
+def test_the_console_script_executes_nothing_of_a_run_folder(
+    script, surroundings, run_folder, inside
+):
+    env = surroundings | {"PYTHONPATH": str(conf_dir().parent)}
+    words = [script, "evaluate", f"run={run_folder}"]
+    done = subprocess.run(words, cwd=run_folder / inside, env=env, capture_output=True, text=True)
+    assert done.stderr.startswith("error: "), done.stderr
+    assert not (run_folder.parent / "executed").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["cwd", "PYTHONPATH"])
+def test_python_m_executes_no_plugins_of_a_run_folder(surroundings, run_folder, by):
+    shutil.rmtree(run_folder / "hydra")  # found before any of mmrec's code runs
+    (run_folder / "omegaconf.py").unlink()
+    places = [str(conf_dir().parent), *([str(run_folder)] if by == "PYTHONPATH" else [])]
+    done = subprocess.run(
+        [sys.executable, "-m", "mmrec.evaluate", f"run={run_folder}"],
+        cwd=run_folder if by == "cwd" else run_folder.parent,
+        env=surroundings | {"PYTHONPATH": os.pathsep.join(places)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.startswith("error: "), done.stderr
+    assert not (run_folder.parent / "executed").exists()
+
+
+def test_entries_of_the_path_in_a_run_folder_are_dropped(run_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(run_folder)
+    monkeypatch.setattr(sys, "path", ["", str(run_folder / "hydra"), str(tmp_path), "nowhere"])
+    _leave_run_folders()
+    assert sys.path == [str(tmp_path)]

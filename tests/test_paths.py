@@ -10,12 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from mmrec.paths import replace_file
+from mmrec.config import ConfigError
+from mmrec.errors import DataError
+from mmrec.headers import check_data
+from mmrec.names import check_files
+from mmrec.paths import cache_dir, data_root, expand, replace_file
 
 WRITE_AND_WAIT = """
 import sys
 from pathlib import Path
-from mmrec.paths import replace_file
+from mmrec.config import ConfigError
+from mmrec.errors import DataError
+from mmrec.headers import check_data
+from mmrec.names import check_files
+from mmrec.paths import cache_dir, data_root, expand, replace_file
 with replace_file(Path(sys.argv[1])) as part:
     part.write_text("half")
     print(part.name, flush=True)
@@ -149,3 +157,16 @@ def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
         part.write_text("x")
     assert (tmp_path / "a").read_text() == "x"
     assert hidden(tmp_path) == [".a.1.part"]  # nobody knows whether its writer lives
+
+
+@pytest.mark.parametrize("path", ["~no_such_user_here", "~no_such_user_here/x.csv"])
+def test_a_home_folder_of_nobody_is_an_ordinary_name(path, monkeypatch):
+    monkeypatch.setenv("MMREC_CACHE", path)
+    monkeypatch.setenv("MMREC_DATA", path)
+    assert expand(path) == cache_dir() == data_root() == Path(path)
+    with pytest.raises(ConfigError, match=f"users={path}: there is no such file"):
+        check_files(users=Path(path))
+    columns = {"user": "userID", "item": "itemID"}
+    node = {"_target_": "mmrec.data.FolderData", "root": path, "name": "mine", "columns": columns}
+    with pytest.raises(DataError, match=path):
+        check_data(node, [])

@@ -22,6 +22,7 @@ from mmrec.config import ConfigError
 from mmrec.data import DataError
 from mmrec.models import Recommender
 from mmrec.results import ResultError, read_result
+from mmrec.run_folder import written_link
 
 # Edges are dropped and early stopping is near, so that every kind of state matters.
 TINY = (
@@ -408,3 +409,14 @@ def test_a_link_that_leads_out_of_the_run_folder_is_not_followed(link, go, tmp_p
     with pytest.raises(ConfigError, match=rf"{link}: a link that leads out of the run folder"):
         go(tmp_path / "run", "ckpt=last")
     assert not list((tmp_path / "victim").iterdir())
+
+
+def test_a_link_that_no_run_writes_to_does_not_matter(tmp_path):
+    (tmp_path / "run" / "notes").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    for name in ("latest", "notes/data"):
+        (tmp_path / "run" / name).symlink_to(tmp_path)
+    assert written_link(tmp_path / "run") is None
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.symlink_to(tmp_path / "missing")
+    assert written_link(tmp_path / "run") == last

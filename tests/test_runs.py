@@ -528,3 +528,15 @@ def test_commands_take_trust(folder, own_model, in_process):
     del sys.modules["my_models"]
     assert in_process(mmrec.evaluate.main, *words) is None
     assert own_model.is_file()
+
+
+@pytest.mark.parametrize("place", ["model", "data", "data.world"])
+def test_a_key_that_is_not_text_is_refused(folder, place):
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    node = config
+    for name in place.split("."):
+        node = node[name]
+    node[7] = 1
+    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    with pytest.raises(ResultError, match=rf"{place} has the key 7"):
+        open_run(folder)
