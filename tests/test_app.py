@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from hydra.errors import MissingConfigException
 
-from mmrec.app import _explain, forget_peak_memory
+from mmrec.app import forget_peak_memory
+from mmrec.hydra_errors import explain
 from mmrec.results import peak_rss_mib
 from mmrec.run import main
 
@@ -162,7 +163,7 @@ def test_a_setting_of_a_search_that_is_not_chosen_names_the_right_key(words, key
 )
 def test_a_launcher_without_its_package_names_the_extra(choice, extra):
     error = MissingConfigException(f"Could not find 'hydra/launcher/{choice}'", choice)
-    said = _explain(error, "config")
+    said = explain(error, "config")
     assert said == f"hydra/launcher={choice} needs a package: pip install 'mmrec[{extra}]'"
 
 
