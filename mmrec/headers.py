@@ -60,6 +60,7 @@ NEEDS_TIME = ("leave_one_out", "temporal")
 
 # Words in the names of columns that say how much, or in which way, a user liked an item.
 STRENGTHS = {
+    *("grade", "grades", "mark", "marks", "points", "vote", "votes"),
     *("rating", "ratings", "rate", "star", "stars", "score", "scores", "overall", "weight"),
     *("weights", "preference", "count", "counts", "playcount", "quantity", "qty", "likes"),
 }

@@ -115,6 +115,8 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
                 f"{setting}=[{asked}] for the id, or {setting}=./{asked} for the file"
             )
         return _of_table(setting, path, names, skip=skip)
+    if alone and str(asked).startswith("["):
+        raise ConfigError(f"{setting}={asked}: a bracket is not closed, expected {setting}=[a,b]")
     if path is not None and path.is_dir():
         raise ConfigError(f"{setting}={asked}: a folder; give a table, or an id in brackets")
     if found.has_nulls():
@@ -161,7 +163,7 @@ def _of_table(setting: str, path: Path, names: Names, *, skip: bool) -> Tensor:
     found = _indices(column.text, known.text)
     unknown = column.text.filter(found.is_null()).drop_nulls()
     hint = known.nearest(unknown[0]) if len(unknown) else ""
-    if skip and found.has_nulls():
+    if skip and 0 < found.null_count() < len(found):
         log.warning(
             "%s: %d of %d rows name no %s of %s and are skipped, the first is %s",
             path,

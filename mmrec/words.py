@@ -122,8 +122,10 @@ def _unreadable(value: str) -> bool:
 def _as_element(text: str) -> str:
     """An element of a list as it was typed; quotes around it stay."""
     text = text.strip()
-    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return text if is_quoted else quoted(text)
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        inner = text[1:-1]
+        return text if text[0] not in inner else quoted(inner)
+    return quoted(text)
 
 
 def spelled_out(word: str) -> str:

@@ -427,6 +427,9 @@ def test_unknown_items_of_a_table_are_excluded_with_a_warning(shop, tmp_path, ca
     assert "1 of 2 rows name no item of shop and are skipped, the first is gone" in caplog.text
     with pytest.raises(DataError, match=r"line 3: item_id is gone, expected an item_id of shop"):
         recommend(run=shop, output=output, only=str(tmp_path / "sold.csv"))
+    (tmp_path / "other.csv").write_text("item_id\ngone\n")  # no row is known: another table
+    with pytest.raises(DataError, match=r"line 2: item_id is gone"):
+        recommend(run=shop, output=output, exclude=str(tmp_path / "other.csv"))
 
 
 def test_items_are_excluded_and_chosen_by_their_ids(shop, tmp_path):
@@ -463,6 +466,7 @@ def test_excluded_items_leave_the_order_of_the_others(finished, tmp_path):
         ({"only": ["i01"], "exclude": ["i01"]}, r"^exclude: no item is left"),
         ({"exclude": "gone.csv"}, r"^exclude=gone\.csv: there is no such file"),
         ({"exclude": "."}, r"^exclude=\.: a folder"),
+        ({"exclude": "[i01,i02"}, r"^exclude=\[i01,i02: a bracket is not closed"),
     ],
 )
 def test_items_that_are_unknown_are_refused(shop, tmp_path, settings, said):

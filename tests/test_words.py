@@ -78,6 +78,7 @@ def test_settings_may_stand_on_both_sides_of_options(words, expected):
         ("grid.ablations=[1_0]", "grid.ablations=['1_0']"),
         ("users=[ann,zoë, 1_000]", "users=['ann','zoë','1_000']"),
         ("users=[O'Brien]", r"users=['O\'Brien']"),
+        ("users=['O'Neill']", r"users=['O\'Neill']"),
         ("users=['a b',x=y,1+1]", "users=['a b','x=y','1+1']"),
     ],
 )
