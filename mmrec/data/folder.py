@@ -20,7 +20,7 @@ from mmrec.data.files import FEATURES, digests, read_modality
 from mmrec.data.filters import Where, check_filters, restrict_to_core, select_rows
 from mmrec.data.ids import RENAME, Ids, Index, item_index, originals, user_index
 from mmrec.data.labels import labels, warn_of_split
-from mmrec.data.tables import Column, read_table, shown, without_controls
+from mmrec.data.tables import Column, Table, read_table, shown, without_controls
 from mmrec.data.times import moments
 from mmrec.headers import DEFAULTS, SIDE_FILES, check_columns
 from mmrec.headers import interactions_file as find_interactions
@@ -129,7 +129,10 @@ def read_folder(
 
     found, dropped = _interaction_columns(path, name, columns, separator, where, min_rating, needed)
     details = _item_details(path.parent / "items.csv", columns)
-    cold = _item_columns(path.parent / "cold_items.csv", columns.item, cold_label="cold_label")
+    cold_items = path.parent / "cold_items.csv"
+    cold: dict[str, Column] = {}
+    if cold_items.exists():
+        cold = _item_columns(read_table(cold_items), columns.item, cold_label="cold_label")
     content = {kind: read_modality(file, digest[file]) for kind, file in features.items()}
     users = user_index(found["user"], ids)
     strict = not users.two_readings(found["user"])
@@ -309,9 +312,12 @@ def _item_details(path: Path, columns: Columns) -> dict[str, Column]:
         )
     optional = [role for role in names if role not in renamed]
     remedy = f"set data.columns.{{role}}={{nearest}}, or {RENAME}"
-    found = _item_columns(path, columns.item, remedy=remedy, optional=optional, **names)
-    if found and "title" not in found:
-        header = [name.split(":")[0] for name in read_table(path).frame.columns]
+    if not path.exists():
+        return {}
+    table = read_table(path)
+    found = _item_columns(table, columns.item, remedy=remedy, optional=optional, **names)
+    if "title" not in found:
+        header = [name.split(":")[0] for name in table.frame.columns]
         if likely := next((name for name in header if name.lower() in TITLES), None):
             log.warning(
                 "%s has no column title, so items are shown by their ids; to show %s beside them, "
@@ -324,12 +330,9 @@ def _item_details(path: Path, columns: Columns) -> dict[str, Column]:
 
 
 def _item_columns(
-    path: Path, item: str, *, remedy: str = RENAME, optional: Collection[str] = (), **names: str
+    table: Table, item: str, *, remedy: str = RENAME, optional: Collection[str] = (), **names: str
 ) -> dict[str, Column]:
-    """The ids and further columns of a file on items; none if there is no file."""
-    if not path.exists():
-        return {}
-    table = read_table(path)
+    """The ids and further columns of a table of items."""
     header = {name.split(":")[0] for name in table.frame.columns}
     key = item if item.split(":")[0] in header else DEFAULTS["item"]
     found = table.columns({"item": key, **names}, optional=optional, remedy=remedy)
