@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import leave_memory_unfilled
@@ -77,8 +77,22 @@ def check(config: DictConfig) -> dict[str, Any]:
     check_switches(plain)
     evaluation = _evaluation(plain)
     check_monitor(plain["monitor"], evaluation.cutoffs, ACCURACY)
+    plain["evaluation"] |= _chosen_for(evaluation, needs_history(plain))
+    if plain["evaluation"]["history"] == "train":  # all that other models know; not worth a mention
+        del plain["evaluation"]["history"]
     checked: dict[str, Any] = plain
     return checked
+
+
+def needs_history(plain: Mapping[str, Any]) -> bool:
+    """Whether the model of a configuration reads histories."""
+    return bool(getattr(get_object(plain["model"][TARGET]), "needs_history", False))
+
+
+def _chosen_for(evaluation: Evaluation, needs: bool) -> dict[str, Any]:
+    """The settings that depend on whether a model reads histories."""
+    resolved = evaluation.resolved(needs)
+    return {"seen": resolved.seen, "history": resolved.history}
 
 
 def _check_root(plain: Mapping[str, Any]) -> None:
@@ -145,6 +159,7 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     seed_everything(plain["seed"], verbose=False)
     with memory_suffices(ConfigError):
         data: InteractionData = instantiate(plain["data"], _convert_="all")
+        data.ordered = needs_history(plain)
         model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus)
     model.evaluation = _evaluation(plain)
     model.optimizer = instantiate(plain["optimizer"], _convert_="all")

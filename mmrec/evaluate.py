@@ -38,6 +38,7 @@ def evaluate(
     cutoffs: Sequence[int] | None = None,
     seen: str | None = None,
     candidates: str | None = None,
+    history: str | None = None,
     eval_batch_size: int | None = None,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     output: str | None = None,
@@ -53,6 +54,7 @@ def evaluate(
         cutoffs: lengths of the lists; None: the run's.
         seen: what is no candidate, `train`, `train+val` or `none`; None: the run's.
         candidates: `all` items, the `cold` ones, or those of the `split`; None: the run's.
+        history: what a test query's sequence is made of, `train` or `train+val`; None: the run's.
         eval_batch_size: users ranked at a time; None: the run's.
         accelerator: what to compute on.
         output: a `.json` file for what is returned.
@@ -78,16 +80,24 @@ def evaluate(
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
 
-    from mmrec.data.datamodule import QueryLoader
     from mmrec.evaluation import Rankings
     from mmrec.runs import open_run, scored
 
     opened = open_run(run, trust=trust, data_root=data_root)
-    asked: dict[str, Any] = {"cutoffs": cutoffs, "seen": seen, "candidates": candidates}
+    asked: dict[str, Any] = {
+        "cutoffs": cutoffs,
+        "seen": seen,
+        "candidates": candidates,
+        "history": history,
+    }
     asked = {name: value for name, value in asked.items() if value is not None}
     evaluation = replace(opened.model.evaluation, **asked)
     ranking = Rankings(opened.corpus, split, evaluation)
-    queries = QueryLoader(ranking.users, eval_batch_size or opened.data.eval_batch_size)
+    queries = opened.queries(
+        ranking.users,
+        eval_batch_size or opened.data.eval_batch_size,
+        "train" if split == "val" else evaluation.history,
+    )
     for users, scores in scored(opened, queries, accelerator=accelerator):
         ranking.to(users.device).update(users, scores)
     metrics = {name: float(value) for name, value in ranking.compute().items()}

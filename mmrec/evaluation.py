@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from mmrec import metrics
+from mmrec.data.batches import ranges
 from mmrec.data.corpus import Corpus, Interactions
 from mmrec.protocol import (
     Evaluation,
@@ -99,16 +100,16 @@ class RankingMetric(Metric):
         self.detailed = detailed
         self.n_users, self.n_items = corpus.n_users, corpus.n_items
         relevant = held_out_in(corpus, part)
-        start, item = _by_user(seen_interactions(corpus, part, evaluation.seen), corpus.n_users)
+        seen = seen_interactions(corpus, part, evaluation.seen).by_user(corpus.n_users)
         self._constant("excluded", (~ranked).nonzero().squeeze(1))
+        pairs = torch.unique(relevant.user * corpus.n_items + relevant.item)  # [N] sorted
+        relevant = Interactions(pairs // corpus.n_items, pairs % corpus.n_items)
         held_out = torch.bincount(relevant.user, minlength=corpus.n_users)
         self._constant("users", held_out.nonzero().squeeze(1))  # [Q]
         self._constant("held_out", held_out)  # [U]
-        self._constant(
-            "pairs", (relevant.user * corpus.n_items + relevant.item).sort().values
-        )  # [N]
-        self._constant("seen_start", start)  # [U + 1]
-        self._constant("seen_item", item)
+        self._constant("pairs", pairs)
+        self._constant("seen_start", seen.start)  # [U + 1]
+        self._constant("seen_item", seen.item)
         self._summed("accuracy", len(ACCURACY), len(cutoffs))
         self._summed("n_evaluated")
         if detailed:
@@ -182,11 +183,9 @@ class RankingMetric(Metric):
 
     def _seen_of(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Row and item of everything that the users have seen."""
-        start = self.seen_start[users]  # [B]
-        length = self.seen_start[users + 1] - start
-        row = torch.arange(len(users), device=users.device).repeat_interleave(length)
-        shift = start + length - length.cumsum(0)
-        return row, self.seen_item[torch.arange(len(row), device=users.device) + shift[row]]
+        begin = self.seen_start[users]  # [B]
+        row, place = ranges(begin, self.seen_start[users + 1] - begin)
+        return row, self.seen_item[place]
 
     def _hits(self, users: Tensor, ranked: Tensor) -> Tensor:
         """[B, K] bool: which ranked items are held out."""
@@ -353,13 +352,6 @@ class _Content(nn.Module):
     def forward(self, ranked: Tensor, cutoffs: Sequence[int]) -> Tensor:
         """[B, K] -> [B, C]"""
         return metrics.diversity(ranked, self.features, self.inverse_norm, cutoffs)
-
-
-def _by_user(interactions: Interactions, n_users: int) -> tuple[Tensor, Tensor]:
-    """Where each user's items start [U + 1], and the items [N]."""
-    counts = torch.bincount(interactions.user, minlength=n_users)
-    start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return start, interactions.item[interactions.user.argsort(stable=True)]
 
 
 def _units(values: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def explain(
     chosen = _chosen(users, opened.corpus)
     train = opened.corpus.train
     with torch.no_grad(), charts.style():
-        weights = opened.model.pair_weights(train.user, train.item)
+        weights = opened.pair_weights(train.user, train.item)
         if not weights and not isinstance(opened.model, RoutedRecommender):
             raise ConfigError(
                 f"{opened.folder}: {type(opened.model).__name__} weighs no channels against each "

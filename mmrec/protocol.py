@@ -5,16 +5,17 @@ I items, N counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from mmrec.data.corpus import TEST, TRAIN, VAL, Corpus, Interactions
+from mmrec.data.corpus import TEST, TRAIN, VAL, Corpus, Interactions, together
 
 Seen = Literal["train", "train+val", "none"]
 Candidates = Literal["all", "cold", "split"]
+TestHistory = Literal["train", "train+val"]
 Part = Literal["val", "test", "test_warm", "test_all"]
 
 
@@ -25,22 +26,27 @@ class Evaluation:
     Attributes:
         cutoffs: lengths of the lists that are judged, rising.
         seen: what is no candidate. `train`: the user's train items; `train+val`: at test the
-            validation items as well; `none`: nothing, the whole catalogue is ranked.
+            validation items as well; `none`: nothing, the whole catalogue is ranked. None: `none`
+            for a model that reads histories, else `train`.
         item_groups: share of the items that are head (most popular), and mid; the rest is tail.
         user_groups: share of the users that are active (the most train interactions), and regular;
             the rest is occasional.
         candidates: `all` items; the `cold` ones, of validation and test together; or those of the
             `split` that is judged. None: the cold ones where there are any, else all.
+        history: parts that the sequence of a test query is made of; at validation it is made of
+            train. Other models than those that read histories know train only, whatever this says.
+            None: `train+val` for a model that reads histories, else `train`.
 
     Raises:
         ValueError: a setting that cannot be.
     """
 
     cutoffs: tuple[int, ...] = (5, 10, 20, 50)
-    seen: Seen = "train"
+    seen: Seen | None = None
     item_groups: tuple[float, float] = (0.2, 0.3)
     user_groups: tuple[float, float] = (0.2, 0.3)
     candidates: Candidates | None = None
+    history: TestHistory | None = None
 
     def __post_init__(self) -> None:
         # YAML has lists only.
@@ -51,12 +57,10 @@ class Evaluation:
                 f"cutoffs={list(self.cutoffs)}: expected whole numbers above 0 in rising order, "
                 "as [5, 10, 20, 50]"
             )
-        if self.seen not in get_args(Seen):
-            raise ValueError(f"seen={self.seen}: choose one of {', '.join(get_args(Seen))}")
-        if self.candidates not in (None, *get_args(Candidates)):
-            raise ValueError(
-                f"candidates={self.candidates}: choose one of {', '.join(get_args(Candidates))}"
-            )
+        for name, kind in (("seen", Seen), ("candidates", Candidates), ("history", TestHistory)):
+            value, choices = getattr(self, name), get_args(kind)
+            if value not in (None, *choices):
+                raise ValueError(f"{name}={value}: choose one of {', '.join(choices)}")
         for name, shares in (("item_groups", self.item_groups), ("user_groups", self.user_groups)):
             object.__setattr__(self, name, tuple(shares))
             if len(shares) != 2 or min(shares) <= 0 or sum(shares) >= 1:
@@ -64,6 +68,18 @@ class Evaluation:
                     f"{name}={list(shares)}: expected two shares above 0 that leave something for "
                     "a third, as [0.2, 0.3]"
                 )
+
+    def resolved(self, needs_history: bool) -> Evaluation:
+        """The evaluation with `seen` and `history` as they are for a model.
+
+        Args:
+            needs_history: whether the model reads histories.
+        """
+        return replace(
+            self,
+            seen=self.seen or ("none" if needs_history else "train"),
+            history=self.history or ("train+val" if needs_history else "train"),
+        )
 
     def candidates_in(self, corpus: Corpus) -> Candidates:
         """What is ranked.
@@ -82,7 +98,11 @@ class Evaluation:
 
     def card(self, corpus: Corpus) -> dict[str, str]:
         """What a result must say about its evaluation, beside cutoffs."""
-        return {"seen": self.seen, "candidates": self.candidates_in(corpus)}
+        return {
+            "seen": str(self.seen),
+            "candidates": self.candidates_in(corpus),
+            "history": str(self.history),
+        }
 
 
 def held_out_in(corpus: Corpus, part: Part) -> Interactions:
@@ -92,7 +112,7 @@ def held_out_in(corpus: Corpus, part: Part) -> Interactions:
     if part == "test":
         return corpus.test
     assert corpus.warm is not None, f"{part} stands beside cold items, and there are none"
-    return corpus.warm if part == "test_warm" else _together(corpus.test, corpus.warm)
+    return corpus.warm if part == "test_warm" else together(corpus.test, corpus.warm)
 
 
 def check_rankable(corpus: Corpus, evaluation: Evaluation) -> None:
@@ -144,17 +164,13 @@ def _ranked(corpus: Corpus, part: Part, evaluation: Evaluation) -> tuple[Tensor,
     return corpus.cold == (VAL if of == "val" else TEST), f"cold candidates in {of}"
 
 
-def seen_interactions(corpus: Corpus, part: Part, seen: Seen) -> Interactions:
-    """What is no candidate of a part because its user has it."""
+def seen_interactions(corpus: Corpus, part: Part, seen: Seen | None) -> Interactions:
+    """What is no candidate of a part because its user has it; None: as `train`."""
     if seen == "none":
         return corpus.train.select(torch.empty(0, dtype=torch.int64))
-    if seen == "train" or part == "val":
+    if seen in (None, "train") or part == "val":
         return corpus.train
-    return _together(corpus.train, corpus.val)
-
-
-def _together(*parts: Interactions) -> Interactions:
-    return Interactions(torch.cat([p.user for p in parts]), torch.cat([p.item for p in parts]))
+    return together(corpus.train, corpus.val)
 
 
 def groups(counts: Tensor, shares: tuple[float, float]) -> Tensor:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Seen = Literal["train", "train+val", "all", "none"]
+Known = Literal["train", "train+val", "all"]
 LENGTH = 20  # of a list
 
 
@@ -47,6 +48,7 @@ def recommend(
     users: str | Path | int | Sequence[str | int] | None = None,
     items: str | None = None,
     seen: Seen = "train+val",
+    history: Known | None = None,
     exclude: str | Path | int | Sequence[str | int] | None = None,
     only: str | Path | int | Sequence[str | int] | None = None,
     block: int = 512,
@@ -75,6 +77,8 @@ def recommend(
         seen: items that are masked because the user has them: in `train`, in `train+val` (as a
             test with these masked), or in `all` of the data, including test, what the split leaves
             out, and what filters such as `data.min_rating` removed. New items are never masked.
+        history: for a model that reads histories, the interactions that a user's history is made
+            of: `train`, `train+val`, or `all` (test too); None: those of the run's test.
         exclude: items that are not recommended to anybody.
         only: items that may be recommended; None: all.
         block: users that are scored at a time; bounds the memory.
@@ -126,7 +130,7 @@ def recommend(
             "seen=all leaves them out"
         )
     length = LENGTH if k is None else k
-    lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer)
+    lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer, history)
     if path is not None:
         write_lists(lists, path)
     else:
@@ -236,6 +240,7 @@ def ranked_lists(
     block: int,
     accelerator: str,
     offer: Ranked | None = None,
+    history: Known | None = None,
 ) -> Iterator[pl.DataFrame]:
     """The rows of `recommend`, a block of users at a time.
 
@@ -247,25 +252,25 @@ def ranked_lists(
         block: users that are scored at a time.
         accelerator: what to compute on.
         offer: what is ranked; None: the catalogue.
+        history: interactions that histories are made of, as in `recommend`.
     """
     import polars as pl
 
     from mmrec.checks import check_choice
-    from mmrec.data.datamodule import QueryLoader
-    from mmrec.nn import History
+    from mmrec.nn import UserItems
     from mmrec.runs import scored
 
     check_choice(Seen, "recommend", seen=seen)
 
     corpus = opened.corpus
     offer = offer or _offer(corpus, None)
-    history = History(_masked(corpus, seen), corpus.n_users, corpus.n_items)
-    queries = QueryLoader(users, block)
+    masked = UserItems(_masked(corpus, seen), corpus.n_users, corpus.n_items)
+    queries = opened.queries(users, block, history)
     for batch, scores in scored(opened, queries, accelerator=accelerator, items=offer.new):
         scores = scores.float()
         mask = None
         if offer.new is None:
-            mask = history.to(batch.device)(batch).to_sparse_coo().indices()  # [2, N]
+            mask = masked.to(batch.device)(batch).to_sparse_coo().indices()  # [2, N]
         ranked = best_items(scores, batch, k, mask, offer.allowed)
         row, place = (ranked >= 0).nonzero(as_tuple=True)
         item = ranked[row, place]
@@ -281,16 +286,13 @@ def ranked_lists(
 
 def _masked(corpus: Corpus, seen: Seen) -> Interactions:
     """Interactions whose items are not recommended to their users."""
-    import torch
-
-    from mmrec.data import Interactions
+    from mmrec.data.corpus import together
     from mmrec.protocol import seen_interactions
 
     if seen != "all":
         return seen_interactions(corpus, "test", seen)
     others = [part for part in (corpus.warm, corpus.removed) if part is not None]
-    parts = [corpus.train, corpus.val, corpus.test, *others]
-    return Interactions(torch.cat([p.user for p in parts]), torch.cat([p.item for p in parts]))
+    return together(corpus.train, corpus.val, corpus.test, *others)
 
 
 def best_items(

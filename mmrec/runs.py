@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from hydra.utils import get_object
 from lightning.fabric import Fabric
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
@@ -31,6 +32,7 @@ from mmrec.bars import steps
 from mmrec.build import build, quiet_lightning
 from mmrec.config import TARGET, ConfigError, check_call
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
+from mmrec.data.loaders import Known, QueryLoader, queries_for
 from mmrec.errors import memory_suffices
 from mmrec.models import NoNewItems, Recommender
 from mmrec.nn import fused_ranking
@@ -84,6 +86,26 @@ class OpenRun:
     def at_best(self) -> bool:
         """Whether these are the weights that `result` is about."""
         return self.checkpoint == self.folder / BEST
+
+    def queries(self, users: Tensor, block: int, known: Known | None = None) -> QueryLoader:
+        """Queries for users [Q], in blocks, with histories where the model needs them.
+
+        Args:
+            users: [Q] int64.
+            block: users in a block.
+            known: parts that histories are made of; None: those of the run's test.
+        """
+        return queries_for(self.model, self.corpus, users, block, known or self.model.test_history)
+
+    def pair_weights(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """What matters in the scores of pairs, see `Recommender.pair_weights`.
+
+        Args:
+            users: [P] int64, on any device.
+            items: [P] int64, on the model's device.
+        """
+        queries = next(iter(self.queries(users.cpu(), max(len(users), 1))))
+        return self.model.pair_weights(move_data_to_device(queries, self.model.device), items)
 
 
 def open_run(
@@ -228,10 +250,10 @@ def scored(
         new = _new_items(model, items)
         encoded = encoded._replace(items=new)
     for block in steps(queries, "ranking users", "block"):
-        users = block.user.to(fabric.device)
+        block = fabric.to_device(block)
         with fabric.autocast():
-            scores = model.score(encoded, Queries(users))
-        yield users, scores
+            scores = model.score(encoded, block)
+        yield block.user, scores
 
 
 def _new_items(model: Recommender, items: Mapping[str, Modality], block: int = 8192) -> Tensor:

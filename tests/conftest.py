@@ -236,9 +236,10 @@ def modality(features: torch.Tensor, present: torch.Tensor | None = None) -> Mod
 
 
 def _pairs(item: torch.Tensor) -> Interactions:
-    """[U, n] items of each user."""
+    """[U, n] items of each user, in order of time."""
     user = torch.arange(len(item)).repeat_interleave(item.shape[1])
-    return Interactions(user, item.flatten())
+    time = torch.arange(item.shape[1]).repeat(len(item))
+    return Interactions(user, item.flatten(), time)
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_weights_by_group_are_the_means_over_train_pairs(finished, tmp_path):
     page = explain(run=folder, output=str(tmp_path), accelerator="cpu")
     opened = open_run(folder)
     corpus, model = opened.corpus, opened.model
-    weights = model.pair_weights(corpus.train.user, corpus.train.item)
+    weights = model.pair_weights(Queries(corpus.train.user), corpus.train.item)
     order = corpus.item_counts().argsort(descending=True, stable=True)
     head = torch.isin(corpus.train.item, order[: round(0.2 * corpus.n_items)])
     shown = table(page, "weights-by-popularity").row(0, named=True)
@@ -121,7 +121,7 @@ def test_lists_are_those_of_recommend_with_what_carried_each_item(finished, tmp_
     had, train = table(page, "user-7-train"), opened.corpus.train
     latest = train.item[train.user == 7].flip(0)[:10]
     assert had["item"].to_list() == latest.tolist()
-    weights = opened.model.pair_weights(torch.full_like(latest, 7), latest)
+    weights = opened.pair_weights(torch.full_like(latest, 7), latest)
     assert had["visual"].to_list() == pytest.approx(weights["visual"].tolist(), abs=1e-3)
 
 

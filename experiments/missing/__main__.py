@@ -25,7 +25,6 @@ from experiments.study import (
 )
 from mmrec.data import Corpus
 from mmrec.data.corpus import content_hash
-from mmrec.data.datamodule import QueryLoader
 from mmrec.evaluation import Rankings
 from mmrec.models import Recommender, RoutedRecommender
 from mmrec.runs import OpenRun, open_run, scored
@@ -114,7 +113,7 @@ def ranked_without(run: OpenRun, name: str, rate: float) -> float:
     cold = run.corpus.cold.nonzero().squeeze(1)
     order = torch.randperm(len(cold), generator=torch.Generator().manual_seed(0))
     rankings = Rankings(run.corpus, "test", run.model.evaluation)
-    queries = QueryLoader(rankings.main.users, run.data.eval_batch_size)
+    queries = run.queries(rankings.main.users, run.data.eval_batch_size)
     corpus = lacking(run.corpus, name, cold[order[: round(rate * len(cold))]])
     for users, scores in scored(
         replace(run, model=rebuilt(run, corpus)), queries, accelerator="cpu"

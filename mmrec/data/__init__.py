@@ -1,14 +1,14 @@
 """From files to batches."""
 
+from mmrec.data.batches import History, Pairs, Queries, Sequences, Triplets
 from mmrec.data.corpus import (
+    ByUser,
     Categories,
     Corpus,
     DataError,
     Interactions,
     Modality,
-    Queries,
     Source,
-    Triplets,
     content_hash,
     require_modalities,
 )
@@ -18,16 +18,20 @@ from mmrec.data.splits import split_corpus
 from mmrec.data.synthetic import Truth, planted
 
 __all__ = [
+    "ByUser",
     "Categories",
     "Columns",
     "Corpus",
     "DataError",
     "FolderData",
+    "History",
     "InteractionData",
     "Interactions",
     "Modality",
+    "Pairs",
     "PlantedData",
     "Queries",
+    "Sequences",
     "Source",
     "Triplets",
     "Truth",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+import numpy as np
 import polars as pl
 import torch
 from annotated_types import Ge, Le
@@ -47,22 +48,37 @@ class Interactions:
         time = None if self.time is None else self.time[rows]
         return Interactions(self.user[rows], self.item[rows], time)
 
+    def by_user(self, n_users: int) -> ByUser:
+        """Group the items by user, each user's in order of time; equal times keep their order.
+
+        Args:
+            n_users: U.
+        """
+        keys = [self.user] if self.time is None else [self.time, self.user]
+        order = torch.from_numpy(np.lexsort([key.numpy() for key in keys]))
+        count = torch.bincount(self.user, minlength=n_users)  # [U]
+        return ByUser(
+            start=torch.cat([count.new_zeros(1), count.cumsum(0)]),
+            item=self.item[order],
+            time=None if self.time is None else self.time[order],
+        )
+
     def __len__(self) -> int:
         return len(self.user)
 
 
-class Triplets(NamedTuple):
-    """A training batch: each observed pair with items that its user has not in train."""
+class ByUser(NamedTuple):
+    """Interactions grouped by user, in order of time.
 
-    user: Tensor  # [B] int64
-    positive: Tensor  # [B] int64
-    negative: Tensor  # [B, K] int64
+    Attributes:
+        start: [U + 1] int64, where each user's items start, and their number.
+        item: [N] int64.
+        time: [N] int64, or None.
+    """
 
-
-class Queries(NamedTuple):
-    """Users whose whole catalogue is to be scored."""
-
-    user: Tensor  # [B] int64
+    start: Tensor
+    item: Tensor
+    time: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +156,8 @@ class Source:
 class Corpus:
     """One frozen object that every model, metric and command reads.
 
-    Pairs are unique over train, val and test together, and every user of val and test has
-    at least one train interaction.
+    Every user of val and test has at least one train interaction. Pairs are unique over train, val
+    and test together, unless repeated pairs were kept for a model that reads sequences.
 
     Attributes:
         name: of the data set.
@@ -270,6 +286,16 @@ class Corpus:
             if part.time is not None:
                 edges.time = part.time
         return graph
+
+
+def together(*parts: Interactions) -> Interactions:
+    """Join interactions, part after part; they have times if all parts have them."""
+    times = [part.time for part in parts if part.time is not None]
+    return Interactions(
+        torch.cat([part.user for part in parts]),
+        torch.cat([part.item for part in parts]),
+        torch.cat(times) if len(times) == len(parts) else None,
+    )
 
 
 def content_hash(parts: Iterable[Tensor | str]) -> str:

@@ -3,78 +3,47 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
 from lightning import LightningDataModule
 from torch import Tensor
 
+from mmrec.data.batches import Pairs, Sequences
 from mmrec.data.corpus import (
     Corpus,
     DataError,
     Interactions,
     Modality,
-    Queries,
     Seed,
     Size,
     Source,
-    Triplets,
     content_hash,
 )
 from mmrec.data.filters import Where
 from mmrec.data.folder import Columns, read_folder
 from mmrec.data.ids import Ids
-from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler, TripletDataset
+from mmrec.data.loaders import (
+    Dataset,
+    EpochLoader,
+    Learner,
+    PairDataset,
+    QueryLoader,
+    SequenceDataset,
+    TripletDataset,
+    queries_for,
+)
+from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler
 from mmrec.data.splits import COLD_SHARE, ColdItems, Split, needed_roles, split_corpus
 from mmrec.data.synthetic import Truth, planted
 from mmrec.paths import data_root, expand
 
 log = logging.getLogger(__name__)
-
-
-class TripletLoader:
-    """Batches of triplets; each epoch is a pure function of the seed and the epoch.
-
-    Attributes:
-        sampler: where Lightning sets the epoch.
-
-    Args:
-        dataset: makes a batch of rows.
-        sampler: chooses them.
-    """
-
-    def __init__(self, dataset: TripletDataset, sampler: EpochBatches) -> None:
-        self.dataset = dataset
-        self.sampler = sampler
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[Triplets]:
-        return (self.dataset[draw] for draw in self.sampler)
-
-
-class QueryLoader:
-    """Users in blocks.
-
-    Args:
-        users: [Q] int64.
-        batch_size: users in a block.
-    """
-
-    def __init__(self, users: Tensor, batch_size: int) -> None:
-        self.blocks = torch.split(users, batch_size)
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __iter__(self) -> Iterator[Queries]:
-        return (Queries(block) for block in self.blocks)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -97,12 +66,15 @@ class InteractionData(LightningDataModule):
             default each pair is drawn once, so that users keep all their held-out items.
         modalities: which models see, and in which order; None: all there are.
         corrupt: per modality, the share of items whose features are replaced by noise.
-        batch_size: observed pairs in a training batch, in each process.
+        batch_size: observed pairs (or sequences, for a model that learns from these) in a training
+            batch, in each process.
         eval_batch_size: users that are ranked at a time; changes memory and speed, not results.
         negatives: items drawn for each observed pair.
         distribution: of the negatives: `uniform`, `warm` (items in train) or `popularity`; None:
             warm where items are cold, as uniform sampling would penalise them, else uniform.
         seed: of batches and negatives.
+        ordered: whether a model reads the order of interactions. Then repeated pairs are kept, and
+            data without a time or a position are refused. Set it before `corpus` is read.
     """
 
     split: Split | None = None
@@ -119,6 +91,7 @@ class InteractionData(LightningDataModule):
     negatives: Size = 1
     distribution: Distribution | None = None
     seed: Annotated[Seed, Ge(0)] = 0
+    ordered: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -156,7 +129,13 @@ class InteractionData(LightningDataModule):
             cold_items=self.cold_items,
             warm_test=self.warm_test,
             draw_repeats=self.draw_repeats,
+            keep_repeats=self.ordered,
         )
+        if self.ordered and corpus.train.time is None:
+            raise DataError(
+                f"{source.name} has no order of interactions, which the model reads; add a column "
+                "timestamp or position, or name yours in data.columns.time or data.columns.position"
+            )
         if self.modalities is not None:
             corpus = select_modalities(corpus, self.modalities)
         return corrupt_modalities(corpus, self.corrupt, seed=self.split_seed)
@@ -180,28 +159,56 @@ class InteractionData(LightningDataModule):
             distribution=self.distribution or ("uniform" if corpus.cold is None else "warm"),
         )
 
-    def train_dataloader(self) -> TripletLoader:
-        """Shuffled triplets; without negatives, where a trainer's model does not read them."""
-        train = self.corpus.train
+    def train_dataloader(self) -> EpochLoader[Any]:
+        """Shuffled batches of the type that the trainer's model learns from, else triplets."""
+        dataset = self.dataset(self._learner())
         rank, world = self._process()
-        batches = EpochBatches(len(train), self.batch_size, seed=self.seed, rank=rank, world=world)
-        model = self.trainer and self.trainer.lightning_module
-        sampler = self.sampler if getattr(model, "reads_negatives", True) else None
-        return TripletLoader(TripletDataset(train, sampler, self.negatives), batches)
+        rows = len(dataset)
+        return EpochLoader(
+            dataset, EpochBatches(rows, self.batch_size, seed=self.seed, rank=rank, world=world)
+        )
+
+    def dataset(self, learner: Learner | None) -> Dataset[Any]:
+        """What a model's training batches are made of; None: triplets.
+
+        Raises:
+            DataError: a model of sequences, and no user has two train interactions.
+            ValueError: negatives cannot be drawn, see `sampler`.
+        """
+        train = self.corpus.train
+        sampler = self.sampler if learner is None or learner.reads_negatives else None
+        if learner is not None and learner.batch_type is Pairs:
+            return PairDataset(train)
+        if learner is not None and learner.batch_type is Sequences:
+            return SequenceDataset(
+                train.by_user(self.corpus.n_users),
+                max_length=learner.max_length,
+                samples=learner.samples,
+                sampler=sampler,
+                negatives=self.negatives,
+            )
+        return TripletDataset(train, sampler, self.negatives)
 
     def val_dataloader(self) -> QueryLoader:
         """The users with validation items, each once, shared among the processes."""
-        return self._queries(self.corpus.val)
+        return self._queries("val", self.corpus.val)
 
     def test_dataloader(self) -> QueryLoader:
         """The users with test items, warm ones among them, each once, shared like that too."""
         corpus = self.corpus
-        return self._queries(corpus.test, *([] if corpus.warm is None else [corpus.warm]))
+        return self._queries("test", corpus.test, *([] if corpus.warm is None else [corpus.warm]))
 
-    def _queries(self, *held_out: Interactions) -> QueryLoader:
+    def _queries(self, part: Literal["val", "test"], *held_out: Interactions) -> QueryLoader:
         rank, world = self._process()
-        users = torch.unique(torch.cat([part.user for part in held_out]))
-        return QueryLoader(users[rank::world], self.eval_batch_size)
+        users = torch.unique(torch.cat([each.user for each in held_out]))[rank::world]
+        learner = self._learner()
+        if learner is None:
+            return QueryLoader(users, self.eval_batch_size)
+        known = "train" if part == "val" else learner.test_history
+        return queries_for(learner, self.corpus, users, self.eval_batch_size, known)
+
+    def _learner(self) -> Learner | None:
+        return self.trainer.lightning_module if self.trainer else None  # type: ignore[return-value]
 
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -254,7 +261,7 @@ class FolderData(InteractionData):
             min_rating=self.min_rating,
             k_core=self.k_core,
             category_separator=self.category_separator,
-            needed=needed_roles(self.split, self.cold_items),
+            needed=needed_roles(self.split, self.cold_items, ordered=self.ordered),
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrec.data.corpus import DROPPED, TEST, TRAIN, VAL, DataError, Interactions
+from mmrec.data.corpus import DROPPED, TEST, TRAIN, VAL, DataError, Interactions, Source
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,17 @@ def merge_repeats(name: str, interactions: Interactions) -> Interactions:
 
 
 def drop_invalid(
-    name: str, interactions: Interactions, label: Tensor, n_users: int, rule: str
+    name: str,
+    interactions: Interactions,
+    label: Tensor,
+    n_users: int,
+    rule: str,
+    *,
+    keep_repeats: bool = False,
 ) -> Tensor:
     """Drop repeated pairs, and held-out interactions of users without a train interaction.
 
-    Of a repeated pair the row in the earliest split is kept.
+    Of a repeated pair the row in the earliest split is kept, or all rows with `keep_repeats`.
 
     Args:
         name: of the data set.
@@ -79,6 +85,7 @@ def drop_invalid(
         label: [N] int8 split of each.
         n_users: U.
         rule: name of the split.
+        keep_repeats: repeated pairs are not dropped.
 
     Returns:
         [N] int8, with `DROPPED` for the rows that are dropped.
@@ -86,7 +93,9 @@ def drop_invalid(
     Raises:
         DataError: no train, validation or test interaction is left; it says why.
     """
-    repeated = repeated_pairs(interactions, label)
+    repeated = torch.zeros_like(label, dtype=torch.bool)
+    if not keep_repeats:
+        repeated = repeated_pairs(interactions, label)
     kept = label.masked_fill(repeated, DROPPED)
     has_train = torch.zeros(n_users, dtype=torch.bool)
     has_train[interactions.user[kept == TRAIN]] = True
@@ -132,3 +141,58 @@ def _why_empty(
         f"it needs users with at least 3 different items, and the most active user has {most}: add "
         "interactions, or provide a split column with data.split=official"
     )
+
+
+def require_time(
+    interactions: Interactions,
+    setting: str,
+    instead: str = "data.split=random_per_user",
+    column: str = "timestamp",
+) -> Tensor:
+    """Return the time of interactions: [N].
+
+    Args:
+        interactions: N rows.
+        setting: what needs time, for the error.
+        instead: another setting, for the error.
+        column: what to add, for the error.
+
+    Raises:
+        DataError: there is none.
+    """
+    if interactions.time is None:
+        raise DataError(
+            f"{setting} needs time, found none: add a {column} column to the file, "
+            f"name yours under data.columns, or choose {instead}"
+        )
+    return interactions.time
+
+
+def require_clock(source: Source, setting: str, instead: str) -> None:
+    """Refuse positions within users where a common clock is needed.
+
+    Raises:
+        DataError: names the setting and what to do.
+    """
+    if source.interactions.time is not None and not source.clock:
+        raise DataError(
+            f"{setting} needs one clock for all users, and {source.name} has positions within each "
+            f"user: add a timestamp column to the file, or choose {instead}"
+        )
+
+
+def place_and_count(user: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each row's place within its user under an order by user, and the user's count.
+
+    Args:
+        user: [N] int64.
+        order: [N] int64, a permutation that sorts the rows by user.
+
+    Returns:
+        Two [N] int64.
+    """
+    count = torch.bincount(user)  # [U]
+    first = count.cumsum(0) - count  # [U]
+    place = torch.empty_like(user)
+    place[order] = torch.arange(len(user)) - first[user[order]]
+    return place, count[user]

@@ -1,4 +1,4 @@
-"""Training batches of observed pairs, each with items its user does not have.
+"""Which rows a training batch has, and the items that serve as negatives.
 
 Shape legend: U users, I items, N train interactions, B batch, K negatives.
 """
@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
-from mmrec.data.corpus import Interactions, Triplets
+from mmrec.data.corpus import Interactions
 
 Distribution = Literal["uniform", "warm", "popularity"]
 Draw = tuple[Tensor, torch.Generator]
@@ -171,28 +171,3 @@ def seeded_generator(*key: int) -> torch.Generator:
     """
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
-
-
-class TripletDataset(Dataset[Triplets]):
-    """Whole batches: `DataLoader(dataset, sampler=EpochBatches(...), batch_size=None)`.
-
-    Args:
-        train: what batches are made of.
-        sampler: draws the negatives; None: there are none, whatever K is.
-        negatives: K, for each observed pair.
-    """
-
-    def __init__(
-        self, train: Interactions, sampler: NegativeSampler | None, negatives: int
-    ) -> None:
-        self.train = train
-        self.sampler = sampler
-        self.negatives = negatives
-
-    def __getitem__(self, draw: Draw) -> Triplets:
-        """The rows [B] of train, each with K negatives."""
-        rows, generator = draw
-        user, item = self.train.user[rows], self.train.item[rows]
-        if self.sampler is None:
-            return Triplets(user, item, item.new_empty(len(item), 0))
-        return Triplets(user, item, self.sampler(user, self.negatives, generator))

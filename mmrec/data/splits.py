@@ -23,8 +23,17 @@ from mmrec.data.corpus import (
     DataError,
     Interactions,
     Source,
+    together,
 )
-from mmrec.data.parts import drop_invalid, lexsort, merge_repeats
+from mmrec.data.parts import (
+    drop_invalid,
+    lexsort,
+    merge_repeats,
+    place_and_count,
+    repeated_pairs,
+    require_clock,
+    require_time,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +50,20 @@ NEEDED: dict[str | None, tuple[str, ...]] = {
 }
 
 
-def needed_roles(split: str | None, cold_items: str | None) -> tuple[str, ...]:
-    """Optional columns of the interactions that a split reads: time, position or label."""
+def needed_roles(
+    split: str | None, cold_items: str | None, *, ordered: bool = False
+) -> tuple[str, ...]:
+    """Optional columns of the interactions that are read: time, position or label.
+
+    Args:
+        split: name of the rule.
+        cold_items: of `item_cold`.
+        ordered: the model reads the order of interactions.
+    """
+    order = ("time", "position") if ordered else ()
     if split == "item_cold":
-        return ("time",) if cold_items == "newest" else ()
-    return NEEDED.get(split, ())
+        return (*(("time",) if cold_items == "newest" else ()), *order)
+    return (*NEEDED.get(split, ()), *order)
 
 
 def official(label: Tensor | None) -> Tensor:
@@ -82,7 +100,7 @@ def random_per_user(interactions: Interactions, *, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     key = torch.empty_like(user)
     key[lexsort(user, item)] = torch.randperm(len(user), generator=generator)
-    place, count = _place_and_count(user, lexsort(user, key))
+    place, count = place_and_count(user, lexsort(user, key))
     held = torch.where(count < 10, 2, (2 * count + 5) // 10).masked_fill(count < 3, 0)  # [N]
     label = torch.full_like(user, TRAIN, dtype=torch.int8)
     label[place < held] = TEST
@@ -101,8 +119,8 @@ def leave_one_out(interactions: Interactions) -> Tensor:
     Raises:
         DataError: the interactions have no time.
     """
-    time = _require_time(interactions, "data.split=leave_one_out", column="timestamp or a position")
-    place, count = _place_and_count(interactions.user, lexsort(interactions.user, time))
+    time = require_time(interactions, "data.split=leave_one_out", column="timestamp or a position")
+    place, count = place_and_count(interactions.user, lexsort(interactions.user, time))
     label = torch.full_like(place, TRAIN, dtype=torch.int8)
     label[(place == count - 2) & (count >= 3)] = VAL
     label[(place == count - 1) & (count >= 3)] = TEST
@@ -129,7 +147,7 @@ def temporal(interactions: Interactions, *, cutoffs: Sequence[float] = CUTOFFS) 
             f"data.temporal_cutoffs={list(cutoffs)}: expected two rising fractions of the time "
             f"span, both between 0 and 1, as {list(CUTOFFS)}"
         )
-    time = _require_time(interactions, "data.split=temporal")
+    time = require_time(interactions, "data.split=temporal")
     elapsed = (time - time.min()).double()  # [N]
     moments = elapsed.max() * torch.tensor(cutoffs, dtype=torch.float64)  # [2]
     return torch.searchsorted(moments, elapsed).to(torch.int8)
@@ -173,7 +191,7 @@ def item_cold(
             )
         n_cold = round(share * n_items)
         if newest:
-            time = _require_time(interactions, "data.cold_items=newest", "data.cold_items=random")
+            time = require_time(interactions, "data.cold_items=newest", "data.cold_items=random")
             first = torch.full((n_items,), torch.iinfo(torch.int64).min)
             first = first.scatter_reduce(0, interactions.item, time, "amin", include_self=False)
             order = first.argsort(stable=True)[n_items - n_cold :]
@@ -216,14 +234,15 @@ def split_corpus(
     cold_items: ColdItems | None = None,
     warm_test: bool = True,
     draw_repeats: bool = False,
+    keep_repeats: bool = False,
 ) -> Corpus:
     """Split a source by a rule into the corpus that everything else reads.
 
-    A repeated user-item pair counts once. `random_per_user`, `leave_one_out` and the warm test of
-    `item_cold` see only its earliest interaction. Elsewhere the row in the earliest split is kept
-    (train, validation, test), and of several there the first. Held-out interactions of users
-    without a train interaction are dropped. Each part is ordered by user, and within a user as in
-    the source.
+    A repeated user-item pair counts once, unless `keep_repeats` is set. `random_per_user`,
+    `leave_one_out` and the warm test of `item_cold` see only its earliest interaction. Elsewhere
+    the row in the earliest split is kept (train, validation, test), and of several there the first.
+    Held-out interactions of users without a train interaction are dropped. Each part is ordered by
+    user, and within a user as in the source.
 
     Args:
         source: what was read.
@@ -237,6 +256,7 @@ def split_corpus(
         warm_test: whether `item_cold` holds out warm interactions too, for test.
         draw_repeats: random splits draw from all rows, also of a repeated pair. A user then loses
             the held-out rows of which train has a copy.
+        keep_repeats: each row of a repeated pair counts, for models that read sequences.
 
     Raises:
         DataError: the source lacks what the rule needs, or a part comes out empty.
@@ -253,23 +273,30 @@ def split_corpus(
         if value != default and split != reader:
             raise ValueError(f"data.{name}={value}: it is for data.split={reader}, not {split}")
     drawn = split == "random_per_user" or (split == "item_cold" and warm_test)
-    if split == "leave_one_out" or (drawn and not draw_repeats):
+    merged: list[str] = []
+    if keep_repeats:
+        if kept := int(repeated_pairs(data).sum()):
+            logger.info("%s: kept %d repeated user-item pairs", source.name, kept)
+            merged = ["repeats kept"]
+    elif split == "leave_one_out" or (drawn and not draw_repeats):
         data = merge_repeats(source.name, data)
-    # Runs from before repeats were merged are told apart by the name of their split.
-    merged = ["repeats merged"] * (data is not source.interactions)
+        # Runs from before repeats were merged are told apart by the name of their split.
+        merged = ["repeats merged"] * (data is not source.interactions)
     match split:
         case "official":
             label = official(source.label)
+            rule += "".join(f"({word})" for word in merged)
         case "random_per_user":
             label = random_per_user(data, seed=seed)
             rule = f"random_per_user({', '.join([f'seed={seed}', *merged])})"
         case "leave_one_out":
             label = leave_one_out(data)
+            _log_short_users(source.name, data)
             rule += "".join(f"({word})" for word in merged)
         case "temporal":
-            _require_clock(source, "data.split=temporal", "data.split=leave_one_out")
+            require_clock(source, "data.split=temporal", "data.split=leave_one_out")
             label = temporal(data, cutoffs=temporal_cutoffs)
-            rule = f"temporal({', '.join(map(str, temporal_cutoffs))})"
+            rule = f"temporal({', '.join([*map(str, temporal_cutoffs), *merged])})"
         case "item_cold":
             chosen = cold_items or ("random" if source.cold is None else "given")
             if chosen not in get_args(ColdItems):
@@ -302,7 +329,7 @@ def split_corpus(
                     "what is held out of warm ones" if warm_test else "nothing",
                 )
             if chosen == "newest":
-                _require_clock(source, "data.cold_items=newest", "data.cold_items=random")
+                require_clock(source, "data.cold_items=newest", "data.cold_items=random")
             label, cold = item_cold(
                 data,
                 n_items=source.n_items,
@@ -323,7 +350,7 @@ def split_corpus(
             nearest = get_close_matches(split, get_args(Split), n=1, cutoff=0)[0]
             raise ValueError(f"data.split={split}: no such split; did you mean {nearest}?")
 
-    label = drop_invalid(source.name, data, label, source.n_users, rule)
+    label = drop_invalid(source.name, data, label, source.n_users, rule, keep_repeats=keep_repeats)
     by_user = data.user.argsort(stable=True)
     train, val, test, warm = (
         data.select(by_user[label[by_user] == part]) for part in (TRAIN, VAL, TEST, WARM)
@@ -344,45 +371,25 @@ def split_corpus(
         user_ids=source.user_ids,
         item_ids=source.item_ids,
         item_titles=source.item_titles,
-        removed=_united(source.removed, data.select(label == DROPPED)),
+        removed=_in_no_part(source.removed, data.select(label == DROPPED)),
         filtered=source.removed is not None,
     )
 
 
-def _united(removed: Interactions | None, dropped: Interactions) -> Interactions | None:
+def _in_no_part(removed: Interactions | None, dropped: Interactions) -> Interactions | None:
     """Pairs that filters removed and that the split dropped; None if there are none."""
     if not len(dropped):
         return removed
-    parts = [dropped] if removed is None else [removed, dropped]
-    return Interactions(torch.cat([p.user for p in parts]), torch.cat([p.item for p in parts]))
+    return dropped if removed is None else together(removed, dropped)
 
 
-def _require_time(
-    interactions: Interactions,
-    setting: str,
-    instead: str = "data.split=random_per_user",
-    column: str = "timestamp",
-) -> Tensor:
-    if interactions.time is None:
-        raise DataError(
-            f"{setting} needs time, found none: add a {column} column to the file, "
-            f"name yours under data.columns, or choose {instead}"
+def _log_short_users(name: str, interactions: Interactions) -> None:
+    """Log how many users leave_one_out keeps whole in train."""
+    count = torch.bincount(interactions.user)
+    if short := int(((count > 0) & (count < 3)).sum()):
+        logger.info(
+            "%s: %d users with fewer than three interactions are kept in train; nothing of them "
+            "is held out",
+            name,
+            short,
         )
-    return interactions.time
-
-
-def _require_clock(source: Source, setting: str, instead: str) -> None:
-    if source.interactions.time is not None and not source.clock:
-        raise DataError(
-            f"{setting} needs one clock for all users, and {source.name} has positions within each "
-            f"user: add a timestamp column to the file, or choose {instead}"
-        )
-
-
-def _place_and_count(user: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's place within its user [N] under an order by user, and that user's count [N]."""
-    count = torch.bincount(user)  # [U]
-    first = count.cumsum(0) - count  # [U]
-    place = torch.empty_like(user)
-    place[order] = torch.arange(len(user)) - first[user[order]]
-    return place, count[user]

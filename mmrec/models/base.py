@@ -17,12 +17,14 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
+from mmrec.data.batches import Queries, Triplets
+from mmrec.data.corpus import Corpus, DataError
+from mmrec.data.loaders import Samples
 from mmrec.data.sampling import seeded_generator
 from mmrec.evaluation import NonFiniteScores, Rankings
 from mmrec.nn import Content, Shelf, choices, entropies, evenness, filled, imbalance
 from mmrec.nn.content import Rows
-from mmrec.protocol import Evaluation
+from mmrec.protocol import Evaluation, TestHistory
 from mmrec.schedules import Constant, Observed, RouterSchedule, Routing, TooFewExperts
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,16 @@ class Embeddings(NamedTuple):
     """
 
     users: Tensor
+    items: Tensor
+
+
+class ItemEmbeddings(NamedTuple):
+    """Items of a model that makes users' vectors of their histories.
+
+    Attributes:
+        items: [I, D].
+    """
+
     items: Tensor
 
 
@@ -61,6 +73,10 @@ class Recommender(LightningModule):
     Attributes:
         corpus: what it learns from.
         closed_form: the model is solved when it is built and has nothing to train.
+        batch_type: type of the training batches: `Triplets`, `Pairs` or `Sequences`.
+        needs_history: queries carry the users' sequences of items, see `Queries.history`.
+        max_length: longest sequence in batches and queries; longer ones lose their oldest items.
+        samples: training samples of a sequence, `causal` or `prefix`; see `SequenceDataset`.
         reads_negatives: its losses look at a batch's negatives; otherwise none are drawn.
         reads_content: scores depend on what items show; otherwise cold items are all alike.
         evaluation: how it is ranked; assign another one before a trainer runs.
@@ -71,6 +87,10 @@ class Recommender(LightningModule):
         corpus: what it learns from.
     """
 
+    batch_type: type[Any] = Triplets
+    needs_history = False
+    max_length = 50
+    samples: Samples = "causal"
     closed_form = False
     reads_negatives = True
     reads_content = True
@@ -84,6 +104,20 @@ class Recommender(LightningModule):
         self._encoded: Any = None
         self._term_sums: dict[str, Tensor] = {}
 
+    @property
+    def evaluation(self) -> Evaluation:
+        """How it is ranked; what was left open is chosen by whether it reads histories."""
+        return self._evaluation
+
+    @evaluation.setter
+    def evaluation(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation.resolved(self.needs_history)
+
+    @property
+    def test_history(self) -> TestHistory:
+        """Parts that the sequences of test queries are made of."""
+        return self._evaluation.history or "train"
+
     # What a model defines
 
     def encode(self) -> Any:
@@ -93,8 +127,12 @@ class Recommender(LightningModule):
         """
         return None
 
-    def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """The named, already weighted terms whose sum is minimised; each a scalar."""
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Return the named, already weighted terms whose sum is minimised; each a scalar.
+
+        Args:
+            batch: of `batch_type`.
+        """
         raise TypeError(f"{type(self).__name__} has nothing to train")
 
     def score(self, encoded: Any, queries: Queries) -> Tensor:
@@ -148,11 +186,11 @@ class Recommender(LightningModule):
         """What the model found to matter for each item, per channel: [I] each; empty if nothing."""
         return {}
 
-    def pair_weights(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+    def pair_weights(self, queries: Queries, items: Tensor) -> dict[str, Tensor]:
         """What matters in the scores of pairs, per channel: [P] each; here, what does for the item.
 
         Args:
-            users: [P].
+            queries: P users, with their sequences if the model needs histories.
             items: [P].
         """
         return {name: weight[items] for name, weight in self.item_weights().items()}
@@ -179,7 +217,7 @@ class Recommender(LightningModule):
         # Batches have keys of three numbers, which zeros extend.
         self.start_epoch(epoch, seeded_generator(self.seed, epoch, 0, 1))
 
-    def training_step(self, batch: Triplets, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Sum of the loss terms.
 
         Raises:

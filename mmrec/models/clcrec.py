@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmrec.checks import check_at_least, check_share
-from mmrec.data import Corpus, Triplets, require_modalities
+from mmrec.data import Corpus, Pairs, require_modalities
 from mmrec.losses import info_nce, norm_penalty
 from mmrec.models.base import ContentRecommender, Embeddings
 from mmrec.nn import Content, Shelf, filled, mean_item
@@ -37,6 +37,7 @@ class CLCRec(ContentRecommender):
         l2: weight of the squared norm of a batch's embeddings.
     """
 
+    batch_type = Pairs
     reads_negatives = False
     warm: Tensor  # [I] bool
 
@@ -84,9 +85,9 @@ class CLCRec(ContentRecommender):
         content = self.shelf()
         return mean_item(self.from_content(content), content.present)
 
-    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+    def losses(self, batch: Pairs) -> dict[str, Tensor]:
         """Eq. 13: both contrasts, over the distinct items of a batch."""
-        item, place = torch.unique(batch.positive, return_inverse=True)  # [N] [B]
+        item, place = torch.unique(batch.item, return_inverse=True)  # [N] [B]
         content = self.shelf()
         looks = self.from_content(Content([x[item] for x in content.rows], content.present[item]))
         ids = self.item(item)

@@ -20,7 +20,7 @@ from mmrec.checks import check_at_least
 from mmrec.data import Corpus, Queries, require_modalities
 from mmrec.graphs import content_similarity
 from mmrec.models.base import Recommender
-from mmrec.nn import History, sparse_matmul
+from mmrec.nn import UserItems, sparse_matmul
 
 LARGEST = 30_000  # items; the dense item-item matrix is the model, here 3.6 GB of it
 
@@ -61,11 +61,11 @@ class EASE(Recommender):
             similarity = content_similarity(require_modalities(corpus, "ease"), k)
             weights += content_weight * similarity.to_dense()
         self.register_buffer("weights", weights)
-        self.history = History(corpus.train, corpus.n_users, corpus.n_items)
+        self.user_items = UserItems(corpus.train, corpus.n_users, corpus.n_items)
 
     def score(self, encoded: None, queries: Queries) -> Tensor:
         """The history, reconstructed: [B, I]."""
-        return sparse_matmul(self.history(queries.user), self.weights)
+        return sparse_matmul(self.user_items(queries.user), self.weights)
 
     def item_similarity(self, encoded: None, items: Tensor) -> Tensor:
         """The learned weights of the items: [B, I]."""

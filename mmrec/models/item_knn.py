@@ -15,7 +15,7 @@ from mmrec.checks import check_at_least
 from mmrec.data import Corpus, Queries, require_modalities
 from mmrec.graphs import content_similarity
 from mmrec.models.base import Recommender
-from mmrec.nn import History, sparse_matmul
+from mmrec.nn import UserItems, sparse_matmul
 
 
 class ItemKNN(Recommender):
@@ -34,11 +34,11 @@ class ItemKNN(Recommender):
         super().__init__(corpus)
         similarity = content_similarity(require_modalities(corpus, "item_knn"), k)  # [I, I]
         self.register_buffer("similarity", similarity, persistent=False)
-        self.history = History(corpus.train, corpus.n_users, corpus.n_items)
+        self.user_items = UserItems(corpus.train, corpus.n_users, corpus.n_items)
 
     def score(self, encoded: None, queries: Queries) -> Tensor:
         """Sum over the history of each item's neighbours: [B, I]."""
-        history = self.history(queries.user).to_dense().T.contiguous()  # [I, B]
+        history = self.user_items(queries.user).to_dense().T.contiguous()  # [I, B]
         return sparse_matmul(self.similarity, history).T
 
     def item_similarity(self, encoded: None, items: Tensor) -> Tensor:

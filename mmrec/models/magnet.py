@@ -527,12 +527,12 @@ class MAGNET(RoutedRecommender):
         return dict(zip(self.channels, weights, strict=True))
 
     @torch.no_grad()
-    def pair_weights(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+    def pair_weights(self, queries: Queries, items: Tensor) -> dict[str, Tensor]:
         """What each channel weighs in the scores of pairs: [P] each."""
         # Of items that have the same channels all shares are the same: a few dozen of [E, C].
         kinds, kind = torch.unique(self.present, dim=0, return_inverse=True)
         shares, kind = self.mix.shares(kinds), kind[items]  # [S, E, C], [P]
-        gates = self.pair_gates(users, items)  # [P, E]
+        gates = self.pair_gates(queries.user, items)  # [P, E]
         weights = gates.new_zeros(len(self.channels), len(items))
         for place, of_kind in enumerate(shares):
             pairs = (kind == place).nonzero().squeeze(1)

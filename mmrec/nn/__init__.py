@@ -12,7 +12,6 @@ from mmrec.nn.fusion import (
     center_and_scale,
     masked_softmax,
 )
-from mmrec.nn.history import History
 from mmrec.nn.lookup import Picked, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
 from mmrec.nn.preference import Loss, Preference
@@ -36,6 +35,7 @@ from mmrec.nn.router import (
     sparse_softmax,
 )
 from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
+from mmrec.nn.user_items import UserItems
 
 __all__ = [
     "ROLES",
@@ -44,7 +44,6 @@ __all__ = [
     "Features",
     "Fusion",
     "FusionKind",
-    "History",
     "Loss",
     "Mixed",
     "PairRouter",
@@ -62,6 +61,7 @@ __all__ = [
     "TakenRows",
     "Template",
     "Terms",
+    "UserItems",
     "blended_rows",
     "block_mixture",
     "center_and_scale",

@@ -125,7 +125,7 @@ def _apart(protocols: Any) -> Iterator[str]:
         same = [protocol for protocol in protocols if protocol.data == data]
         differ = [
             what
-            for what in ("fingerprint", "split", "seen", "candidates")
+            for what in ("fingerprint", "split", "seen", "candidates", "history")
             if len({getattr(protocol, what) for protocol in same}) > 1
         ]
         listed = "; ".join(

@@ -138,6 +138,7 @@ class Protocol:
         split: how it was split.
         seen: what was no candidate.
         candidates: what was ranked.
+        history: parts that the sequences of test queries are made of.
         fingerprint: of the data.
     """
 
@@ -145,13 +146,17 @@ class Protocol:
     split: str
     seen: str
     candidates: str
+    history: str
     fingerprint: str
 
     @property
     def name(self) -> str:
         """For people."""
         ranked = "" if self.candidates == "all" else f"{self.candidates} candidates, "
-        return f"{self.data} ({self.split}, seen {self.seen}, {ranked}{self.fingerprint[:8]})"
+        history = "" if self.history == "train" else f"history {self.history}, "
+        return (
+            f"{self.data} ({self.split}, seen {self.seen}, {ranked}{history}{self.fingerprint[:8]})"
+        )
 
     @property
     def slug(self) -> str:
@@ -210,8 +215,9 @@ def by_protocol(runs: Iterable[Run]) -> dict[Protocol, list[Run]]:
     """Runs that can be compared with each other, by what they share."""
     found: defaultdict[Protocol, list[Run]] = defaultdict(list)
     for run in runs:
-        card = {"candidates": "all", **run.result["data_card"]}  # older results do not say
-        key = ("name", "split", "seen", "candidates", "fingerprint")
+        # Older results do not say.
+        card = {"candidates": "all", "history": "train", **run.result["data_card"]}
+        key = ("name", "split", "seen", "candidates", "history", "fingerprint")
         found[Protocol(*(card[k] for k in key))].append(run)
     return dict(sorted(found.items(), key=lambda pair: pair[0].name))
 

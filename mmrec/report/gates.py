@@ -333,7 +333,7 @@ def of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: st
             return frame
         user, item = (frame[name].to_torch().long().to(device) for name in ("user", "item"))
         known = _described(opened, frame).with_columns(_experts(opened, user, item))
-        return _beside(known, opened.model.pair_weights(user, item))
+        return _beside(known, opened.pair_weights(user, item))
 
     best, before = told(best), told(before)
     routed = isinstance(opened.model, RoutedRecommender)

@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 
 LEVEL = 0.05
 SHOWN = 50  # trials of a search, at most
+HISTORY = {
+    "train": "",
+    "train+val": "; sequential models read the user's train and validation items at test, other "
+    "models know train only",
+}
 SEEN = {
     "train": "their items of train are left out",
     "train+val": "their items of train and validation are left out",
@@ -268,7 +273,7 @@ def _results(
         protocol.name,
         slug,
         f"{sizes}. Split {protocol.split}. Users rank {RANKED[protocol.candidates]}; "
-        f"{SEEN[protocol.seen]}. "
+        f"{SEEN[protocol.seen]}{HISTORY[protocol.history]}. "
         f"Commits {', '.join(sorted({str(r.result['git_commit'])[:12] for r in runs}))}.",
         [
             _result_table(slug, whole, compared, reference, options),

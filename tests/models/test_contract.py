@@ -10,7 +10,7 @@ import re
 import sys
 from dataclasses import replace
 from functools import partial
-from typing import Literal, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -19,7 +19,9 @@ from lightning import Trainer, seed_everything
 from omegaconf import OmegaConf
 
 from mmrec.config import ConfigError, check_call, conf_dir
-from mmrec.data import DataError, InteractionData, Interactions, Queries, Triplets
+from mmrec.data import DataError, InteractionData, Sequences
+from mmrec.data.corpus import together
+from mmrec.data.loaders import queries_for
 from mmrec.evaluation import Rankings
 from mmrec.models import Random, Recommender, RoutedRecommender
 from mmrec.protocol import Evaluation
@@ -37,7 +39,7 @@ TRAINED = [name for name, kind in CLASSES.items() if not kind.closed_form]
 WITH_LOSSES = [
     f"{name}/softmax"
     for name, kind in CLASSES.items()
-    if "loss" in inspect.signature(kind).parameters
+    if "softmax" in get_args(get_type_hints(kind.__init__).get("loss"))
 ]
 trained_models = pytest.mark.parametrize("name", TRAINED)
 content_models = pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def make(setting):
         other = {"loss": loss} if loss else {}
         model = instantiate({**setting(name), **other}, _convert_="all")(corpus)
         model.optimizer = partial(torch.optim.Adam, lr=2e-2)
-        model.evaluation = Evaluation(cutoffs=(CUTOFF,))
+        model.evaluation = Evaluation(cutoffs=(CUTOFF,), seen="train")
         return model
 
     return build
@@ -98,7 +100,8 @@ def learned(make, board):
 
 
 def fit(model, epochs=EPOCHS, negatives=1, precision="32-true"):
-    data = InteractionData(batch_size=128, negatives=negatives)
+    batch_size = 8 if model.batch_type is Sequences else 128
+    data = InteractionData(batch_size=batch_size, negatives=negatives)
     data.corpus = model.corpus
     trainer = Trainer(
         accelerator="cpu",
@@ -122,13 +125,20 @@ def fit(model, epochs=EPOCHS, negatives=1, precision="32-true"):
 @torch.no_grad()
 def scores(model, users=None):
     users = torch.arange(model.corpus.n_users) if users is None else users
-    return model.eval().score(model.encode(), Queries(users))
+    queries = queries_for(model, model.corpus, users, len(users), "train")
+    return model.eval().score(model.encode(), next(iter(queries)))
 
 
-def everything(corpus):
-    """A batch that holds every train pair and, among its negatives, every item."""
-    user, item = corpus.train.user, corpus.train.item
-    return Triplets(user, item, (torch.arange(len(user)) % corpus.n_items).unsqueeze(1))
+def everything(model, negatives=1):
+    """A batch of the model's type with every train pair and, among its negatives, every item."""
+    data = InteractionData(negatives=negatives)
+    data.corpus = model.corpus
+    dataset = data.dataset(model)
+    batch = dataset.batch(torch.arange(len(dataset)), torch.Generator())
+    if not hasattr(batch, "negative"):
+        return batch
+    count = len(batch.negative)
+    return batch._replace(negative=(torch.arange(count) % model.corpus.n_items).unsqueeze(1))
 
 
 def recall(model):
@@ -169,9 +179,11 @@ def with_cold_items(corpus, *, shift=0):
     cold[torch.randperm(corpus.n_items, generator=torch.Generator().manual_seed(0))[:9]] = 1
     cold[cold.nonzero().squeeze(1)[:5]] = 2
     pairs = [corpus.train, corpus.val, corpus.test]
-    user, item = torch.cat([p.user for p in pairs]), torch.cat([p.item for p in pairs])
+    rows = together(*pairs)
+    user, item = rows.user, rows.item
     user = torch.where(cold[item] > 0, (user + shift) % corpus.n_users, user)
-    parts = [Interactions(user[cold[item] == n], item[cold[item] == n]) for n in range(3)]
+    rows = replace(rows, user=user)
+    parts = [rows.select(cold[item] == n) for n in range(3)]
     held_out = dict(zip(("train", "val", "test"), parts, strict=True))
     train = held_out["train"]
     warm = torch.arange(len(train)) % 9 == 0  # a ninth is held out of train, for test
@@ -261,7 +273,7 @@ def test_a_checkpoint_of_other_data_is_refused(name, learned, make, board):
 @trained_models
 def test_every_parameter_gets_a_gradient(name, make, board):
     model = make(name, board).train()
-    sum(model.losses(everything(board)).values()).backward()
+    sum(model.losses(everything(model)).values()).backward()
     idle = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
 
@@ -286,7 +298,10 @@ def test_a_device_holds_each_constant_once_and_processes_send_none(name, make, b
 @pytest.mark.parametrize("name", [*TRAINED, *WITH_LOSSES])
 def test_negatives_are_drawn_for_who_reads_them(name, make, board):
     model = make(name, board)
-    batch = everything(board)
+    batch = everything(model)
+    if not hasattr(batch, "negative"):
+        assert not model.reads_negatives
+        return
     other = batch._replace(negative=batch.negative.flip(0).roll(1))
     terms = []
     for some in (batch, other):
@@ -315,12 +330,15 @@ def test_a_closed_form_has_nothing_to_train(name, make, board):
     model = make(name, board)
     assert not list(model.parameters())
     with pytest.raises(TypeError, match=f"{type(model).__name__} has nothing to train"):
-        model.losses(everything(board))
+        model.losses(everything(model))
 
 
 @trained_models
 def test_a_negative_drawn_three_times_costs_as_much_as_once(name, make, board):
-    model, batch = make(name, board).eval(), everything(board)
+    model = make(name, board).eval()
+    batch = everything(model)
+    if not hasattr(batch, "negative"):
+        return
     thrice = batch._replace(negative=batch.negative.expand(-1, 3))
     once, often = model.losses(batch), model.losses(thrice)
     assert once.keys() == often.keys()
@@ -332,7 +350,7 @@ def test_a_negative_drawn_three_times_costs_as_much_as_once(name, make, board):
 @pytest.mark.parametrize("name", WITH_LOSSES)
 def test_a_softmax_over_the_batch_learns_too(name, make, board):
     model = make(name, board)
-    sum(model.train().losses(everything(board)).values()).backward()
+    sum(model.train().losses(everything(model)).values()).backward()
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     fit(model)
     judge(model)
@@ -340,11 +358,11 @@ def test_a_softmax_over_the_batch_learns_too(name, make, board):
 
 @trained_models
 def test_the_shortest_floats_have_finite_gradients(name, make, checkerboard):
-    model = make(name, board := checkerboard(missing=8)).train()
+    model = make(name, checkerboard(missing=8)).train()
     if isinstance(model, RoutedRecommender):  # all that a router can be asked for
         model.route_by(Constant(coverage=1.0, confidence=0.1, noise=0.5, top_k=2))
     with torch.autocast("cpu", dtype=torch.float16):
-        total = sum(model.losses(everything(board)).values())
+        total = sum(model.losses(everything(model)).values())
     total.backward()
     bad = [key for key, p in model.named_parameters() if not p.grad.isfinite().all()]
     assert bad == []
@@ -390,7 +408,7 @@ def renamed(corpus, order):
     place = order.argsort()
 
     def part(pairs):
-        return Interactions(pairs.user, place[pairs.item])
+        return replace(pairs, item=place[pairs.item])
 
     content = {
         kind: replace(

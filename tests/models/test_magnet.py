@@ -504,7 +504,7 @@ def test_weights_of_pairs_are_those_of_their_gates(corpus):
     model = made(corpus)
     users, items = corpus.train.user[:7], corpus.train.item[:7]
     gates, shares = model.pair_gates(users, items), model.mix.shares(model.present)
-    weights = model.pair_weights(users, items)
+    weights = model.pair_weights(Queries(users), items)
     for row in range(7):
         expected = gates[row] @ shares[items[row]]
         found = torch.stack([w[row] for w in weights.values()])

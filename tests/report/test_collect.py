@@ -70,9 +70,15 @@ def test_ablations_are_methods_of_their_own(write_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "what", [{"split": "temporal"}, {"seen": "none"}, {"fingerprint": "b" * 64}]
+    "what",
+    [
+        {"split": "temporal"},
+        {"seen": "none"},
+        {"history": "train+val"},
+        {"fingerprint": "b" * 64},
+    ],
 )
-def test_other_data_splits_or_candidates_are_another_protocol(what, write_run, tmp_path):
+def test_other_data_splits_masks_or_histories_are_another_protocol(what, write_run, tmp_path):
     write_run("a")
     write_run("b", seed=1, **what)
     found = by_protocol(collect(str(tmp_path)).runs)

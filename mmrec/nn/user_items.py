@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.data import Interactions
+from mmrec.data.batches import ranges
 
 
-class History(nn.Module):
+class UserItems(nn.Module):
     """Rows of the binary user-item train matrix, cut out for a block of users.
 
     Args:
@@ -25,20 +26,19 @@ class History(nn.Module):
     def __init__(self, train: Interactions, n_users: int, n_items: int) -> None:
         super().__init__()
         self.n_items = n_items
-        order = (train.user * n_items + train.item).argsort()
-        start = torch.zeros(n_users + 1, dtype=torch.int64)
-        start[1:] = torch.bincount(train.user, minlength=n_users).cumsum(0)
-        self.register_buffer("start", start, persistent=False)
-        self.register_buffer("item", train.item[order], persistent=False)
+        # Rows are summed in order of their items, whatever the order of the interactions.
+        grouped = Interactions(train.user, train.item, train.item).by_user(n_users)
+        self.register_buffer("start", grouped.start, persistent=False)
+        self.register_buffer("item", grouped.item, persistent=False)
 
     def forward(self, users: Tensor) -> Tensor:
         """[B] -> [B, I] sparse CSR of ones."""
         first, count = self.start[users], self.start[users + 1] - self.start[users]
         crow = torch.zeros(len(users) + 1, dtype=torch.int64, device=users.device)
         crow[1:] = count.cumsum(0)
-        offset = (first - crow[:-1]).repeat_interleave(count)
-        col = self.item[torch.arange(len(offset), device=users.device) + offset]
-        return csr(crow, col, torch.ones(len(col), device=users.device), (len(users), self.n_items))
+        _, place = ranges(first, count)
+        values = torch.ones(len(place), device=users.device)
+        return csr(crow, self.item[place], values, (len(users), self.n_items))
 
 
 def csr(crow: Tensor, col: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
