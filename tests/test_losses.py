@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrec.losses import bpr, norm_penalty, pair_scores
+from mmrec.losses import (
+    bpr,
+    full_cross_entropy,
+    gbce_power,
+    norm_penalty,
+    pair_scores,
+    sampled_bce,
+)
 
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 6))
 
@@ -78,3 +85,52 @@ def test_the_norm_of_nothing_has_a_finite_gradient(norm):
     rows = torch.zeros(2, 3, requires_grad=True)
     norm_penalty(norm, rows).backward()
     assert rows.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("count", [1, 64, 65, 200])
+def test_full_cross_entropy_is_that_of_torch_with_its_gradients(count):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(count, 6, generator=generator, requires_grad=True)
+    items = torch.randn(50, 6, generator=generator, requires_grad=True)
+    target = torch.randint(50, (count,), generator=generator)
+    expected = torch.nn.functional.cross_entropy(rows @ items.T, target)
+    expected_gradients = torch.autograd.grad(3 * expected, (rows, items))
+    found = full_cross_entropy(rows, items, target)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(
+        torch.autograd.grad(3 * found, (rows, items)), expected_gradients, strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_full_cross_entropy_computes_in_float32_under_autocast():
+    rows, items = torch.randn(4, 6), torch.randn(9, 6)
+    target = torch.tensor([0, 3, 8, 3])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = full_cross_entropy(rows, items, target)
+    torch.testing.assert_close(found, full_cross_entropy(rows, items, target), atol=0, rtol=0)
+
+
+def test_full_cross_entropy_survives_large_logits():
+    rows = torch.full((2, 1), 100.0, requires_grad=True)
+    loss = full_cross_entropy(rows, torch.tensor([[30.0], [-30.0]]), torch.tensor([0, 1]))
+    loss.backward()
+    torch.testing.assert_close(loss.item(), 3000.0)
+    assert rows.grad.isfinite().all()
+
+
+def test_sampled_bce_written_out():
+    positive, negative = torch.tensor([0.5, -1.0]), torch.tensor([[0.2, 0.1], [1.0, -2.0]])
+    terms = []
+    for p, row in zip(positive.tolist(), negative.tolist(), strict=True):
+        own = 0.7 * math.log(1 + math.exp(-p))
+        terms.append((own + sum(math.log(1 + math.exp(n)) for n in row)) / 3)
+    torch.testing.assert_close(
+        sampled_bce(positive, negative, 0.7).item(), sum(terms) / 2, atol=1e-6, rtol=1e-6
+    )
+
+
+def test_the_power_of_gbce_runs_from_plain_to_unbiased():
+    assert gbce_power(10, 101, 0.0) == pytest.approx(1.0)
+    assert gbce_power(10, 101, 1.0) == pytest.approx(0.1)
+    assert gbce_power(256, 12_102, 0.75) == pytest.approx(0.75 * (256 / 12_101) + 0.25)
