@@ -3,6 +3,7 @@
 from mmrec.models.base import (
     ContentRecommender,
     Embeddings,
+    ItemEmbeddings,
     NoNewItems,
     NoSimilarity,
     Recommender,
@@ -21,6 +22,7 @@ from mmrec.models.magnet import MAGNET
 from mmrec.models.mamex import MAMEX
 from mmrec.models.most_pop import MostPop
 from mmrec.models.random import Random
+from mmrec.models.sasrec import SASRec
 from mmrec.models.vbpr import VBPR
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "DropoutNet",
     "Embeddings",
     "GatedLightGCN",
+    "ItemEmbeddings",
     "ItemKNN",
     "LightGCN",
     "MostPop",
@@ -44,4 +47,5 @@ __all__ = [
     "Random",
     "Recommender",
     "RoutedRecommender",
+    "SASRec",
 ]

@@ -1,0 +1,148 @@
+"""A causal Transformer encoder for packed sequences.
+
+Vaswani et al., NeurIPS 2017. https://arxiv.org/abs/1706.03762
+
+Everything but attention treats the items of all sequences alike, so it works on one flat tensor
+without padding; only attention spreads the sequences over a padded one.
+
+Shape legend: B sequences, N items of all of them, L longest sequence, D dim, H heads.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, gelu, scaled_dot_product_attention
+
+from mmrec.data.batches import History, ranges
+
+
+class Layout(NamedTuple):
+    """Where packed items stand in a padded tensor of sequences, each aligned to the left.
+
+    Attributes:
+        place: [N] int64, row of each item in the padded tensor, flattened to [B * L, ...].
+        position: [N] int64, position of each item in its sequence, from 0.
+        shape: B and L.
+    """
+
+    place: Tensor
+    position: Tensor
+    shape: tuple[int, int]
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """Spread packed rows: [N, D] -> [B, L, D], zero beyond the end of a sequence."""
+        batch, longest = self.shape
+        padded = packed.new_zeros(batch * longest, packed.shape[1])
+        return padded.index_copy(0, self.place, packed).view(batch, longest, -1)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Gather rows of a padded tensor: [B, L, D] -> [N, D]."""
+        return padded.flatten(0, 1)[self.place]
+
+
+def layout(length: Tensor) -> Layout:
+    """Lay out sequences of the given lengths: [B] int64."""
+    longest = int(length.max()) if len(length) else 0
+    row, position = ranges(torch.zeros_like(length), length)
+    return Layout(row * longest + position, position, (len(length), longest))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention and a feed-forward network, each followed by a residual and a LayerNorm.
+
+    Args:
+        dim: D, divisible by the heads.
+        heads: H.
+        inner: width of the feed-forward network.
+        dropout: rate, of attention weights and of both outputs.
+    """
+
+    def __init__(self, dim: int, heads: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.up = nn.Linear(dim, inner)
+        self.down = nn.Linear(inner, dim)
+        self.attention_norm = nn.LayerNorm(dim, eps=1e-12)
+        self.feed_forward_norm = nn.LayerNorm(dim, eps=1e-12)
+
+    def forward(self, x: Tensor, where: Layout) -> Tensor:
+        """[N, D] -> [N, D]; a position sees itself and earlier ones of its sequence."""
+        rate = self.dropout if self.training else 0.0
+        padded = where.pad(self.query_key_value(x))  # [B, L, 3 D]
+        heads = padded.view(*where.shape, 3, self.heads, -1)  # [B, L, 3, H, D / H]
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, H, L, D / H] each
+        attended = scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
+        attended = self.out(where.pack(attended.transpose(1, 2).flatten(2)))  # [N, D]
+        x = self.attention_norm(x + dropout(attended, rate))
+        fed = self.down(gelu(self.up(x)))
+        out: Tensor = self.feed_forward_norm(x + dropout(fed, rate))
+        return out
+
+
+class Transformer(nn.Module):
+    """Learned positions, LayerNorm, dropout and a stack of blocks.
+
+    Weights are drawn from N(0, 0.02^2), biases are zero.
+
+    Args:
+        dim: D.
+        max_length: longest sequence.
+        layers: number of blocks.
+        heads: H.
+        inner: width of the feed-forward networks.
+        dropout: rate, of the input and in the blocks.
+
+    Raises:
+        ValueError: `dim` is not divisible by `heads`.
+    """
+
+    def __init__(
+        self, dim: int, *, max_length: int, layers: int, heads: int, inner: int, dropout: float
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(
+                f"model.heads is {heads}, which does not divide model.dim={dim}; give a divisor"
+            )
+        self.dropout = dropout
+        self.position = nn.Embedding(max_length, dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-12)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(dim, heads, inner, dropout) for _ in range(layers)
+        )
+        self.apply(initialize)
+
+    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+        """Encode embedded items.
+
+        Args:
+            x: [N, D] packed.
+            length: [B] int64, at most `max_length`.
+
+        Returns:
+            [N, D], at each position what the sequence up to it amounts to.
+        """
+        where = layout(length)
+        x = dropout(self.norm(x + self.position(where.position)), self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, where)
+        return x
+
+
+def initialize(module: nn.Module) -> None:
+    """Draw weights of linear and embedding layers from N(0, 0.02^2), and set biases to zero."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+def last_rows(x: Tensor, history: History) -> Tensor:
+    """Pick the row of each sequence's last item: [N, D] -> [B, D], zero for empty sequences."""
+    padded = torch.cat([x.new_zeros(1, x.shape[1]), x])
+    return padded[(history.last() + 1) * (history.length > 0)]

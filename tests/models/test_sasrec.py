@@ -1,0 +1,86 @@
+"""SASRec against arithmetic written out, and its options."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from mmrec.data import DataError, History, InteractionData, Queries
+from mmrec.data.loaders import SequenceDataset
+from mmrec.models import SASRec
+
+
+def build(corpus, **settings):
+    torch.manual_seed(0)
+    return SASRec(corpus, **{"dim": 8, "inner": 16, "dropout": 0.0, "max_length": 6, **settings})
+
+
+def batch_of(model):
+    data = InteractionData(negatives=3)
+    data.corpus = model.corpus
+    dataset = data.dataset(model)
+    return dataset.batch(torch.arange(len(dataset)), torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def corpus(checkerboard):
+    return checkerboard()
+
+
+def test_the_loss_is_the_cross_entropy_of_the_next_items(corpus):
+    """By a loop over users and positions, each sequence alone."""
+    model = build(corpus).eval()
+    items, logits, targets = corpus.train.by_user(corpus.n_users), [], []
+    for user in range(corpus.n_users):
+        sequence = items.item[items.start[user] : items.start[user + 1]][-7:]
+        for end in range(1, len(sequence)):
+            history = History(sequence[:end], torch.tensor([end]))
+            query = Queries(torch.tensor([user]), history)
+            logits.append(model.score(model.encode(), query))
+            targets.append(sequence[end])
+    expected = cross_entropy(torch.cat(logits), torch.stack(targets))
+    found = model.losses(batch_of(model))["cross_entropy"]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_prefix_and_causal_samples_have_the_same_loss_where_nothing_is_cut(corpus):
+    losses = [
+        model.losses(batch_of(model))["cross_entropy"]
+        for model in (build(corpus, samples=kind, max_length=9) for kind in ("causal", "prefix"))
+    ]
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_latest_items_of_a_long_history_are_read(corpus):
+    model = build(corpus, max_length=3)
+    loader = InteractionData()
+    loader.corpus = corpus
+    lengths = loader.dataset(model).batch(torch.arange(4), torch.Generator()).history.length
+    assert lengths.tolist() == [3, 3, 3, 3]
+
+
+def test_a_user_without_a_history_likes_all_items_the_same(corpus):
+    model = build(corpus).eval()
+    history = History(torch.tensor([4, 2]), torch.tensor([0, 2]))
+    scores = model.score(model.encode(), Queries(torch.tensor([0, 1]), history))
+    assert not scores[0].any()
+    assert scores[1].any()
+
+
+@pytest.mark.parametrize(("loss", "power"), [("bce", 1.0), ("gbce", 1 - 0.75 * (1 - 3 / 95))])
+def test_sampled_losses_are_those_of_targets_and_negatives(corpus, loss, power):
+    model = build(corpus, loss=loss).eval()
+    batch = batch_of(model)
+    states = model.read(batch.history)[batch.position]
+    positive = (states * model.item(batch.target)).sum(1)
+    negative = torch.einsum("td,tkd->tk", states, model.item(batch.negative))
+    expected = power * -positive.sigmoid().log() - (1 - negative.sigmoid()).log().sum(1)
+    assert batch.negative.shape[1] == 3
+    torch.testing.assert_close(model.losses(batch)[loss], expected.mean() / 4, atol=1e-5, rtol=1e-5)
+
+
+def test_histories_of_single_items_have_nothing_to_learn(corpus):
+    train = corpus.train.select(corpus.train.time == 0)
+    with pytest.raises(DataError, match="two train interactions"):
+        SequenceDataset(train.by_user(corpus.n_users), max_length=3, samples="causal")

@@ -1,0 +1,104 @@
+"""The causal Transformer on packed sequences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mmrec.data import History
+from mmrec.nn.transformer import Transformer, TransformerBlock, last_rows, layout
+
+LENGTH = torch.tensor([3, 1, 0, 5, 2])
+DIM, HEADS = 8, 2
+
+
+@pytest.fixture
+def packed():
+    return torch.randn(int(LENGTH.sum()), DIM, generator=torch.Generator().manual_seed(0))
+
+
+def test_packing_is_the_inverse_of_padding(packed):
+    where = layout(LENGTH)
+    padded = where.pad(packed)
+    assert padded.shape == (5, 5, DIM)
+    assert torch.equal(where.pack(padded), packed)
+    for row, part in enumerate(torch.split(packed, LENGTH.tolist())):
+        assert torch.equal(padded[row, : len(part)], part)
+        assert not padded[row, len(part) :].any()
+
+
+def test_a_block_is_that_of_torch(packed):
+    """PyTorch's own layer, on one sequence at a time."""
+    block = TransformerBlock(DIM, HEADS, 16, 0.0).eval()
+    twin = nn.TransformerEncoderLayer(
+        DIM, HEADS, 16, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True
+    ).eval()
+    for layer in (*block.modules(), *twin.modules()):
+        if isinstance(layer, nn.LayerNorm):
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
+    pairs = {
+        twin.self_attn.in_proj_weight: block.query_key_value.weight,
+        twin.self_attn.in_proj_bias: block.query_key_value.bias,
+        twin.self_attn.out_proj.weight: block.out.weight,
+        twin.self_attn.out_proj.bias: block.out.bias,
+        twin.linear1.weight: block.up.weight,
+        twin.linear1.bias: block.up.bias,
+        twin.linear2.weight: block.down.weight,
+        twin.linear2.bias: block.down.bias,
+        twin.norm1.weight: block.attention_norm.weight,
+        twin.norm1.bias: block.attention_norm.bias,
+        twin.norm2.weight: block.feed_forward_norm.weight,
+        twin.norm2.bias: block.feed_forward_norm.bias,
+    }
+    with torch.no_grad():
+        for theirs, ours in pairs.items():
+            theirs.copy_(ours)
+        found = torch.split(block(packed, layout(LENGTH)), LENGTH.tolist())
+        for part, ours in zip(torch.split(packed, LENGTH.tolist()), found, strict=True):
+            if len(part):
+                mask = nn.Transformer.generate_square_subsequent_mask(len(part))
+                expected = twin(part[None], src_mask=mask, is_causal=True)[0]
+                torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def build(**changed):
+    torch.manual_seed(0)
+    settings = {"max_length": 5, "layers": 2, "heads": HEADS, "inner": 16, "dropout": 0.5}
+    return Transformer(DIM, **{**settings, **changed}).eval()
+
+
+def test_an_output_depends_on_its_own_sequence_up_to_it_and_on_nothing_else(packed):
+    model = build()
+    before = model(packed, LENGTH)
+    changed = packed.clone()
+    changed[5] *= -1  # second item of the fourth sequence, which has rows 4 to 8
+    different = (model(changed, LENGTH) != before).any(1).nonzero().squeeze(1)
+    assert different.tolist() == [5, 6, 7, 8]
+
+
+def test_positions_count(packed):
+    model = build()
+    twice = packed[:1].repeat(2, 1)
+    out = model(twice, torch.tensor([2]))
+    assert not torch.allclose(out[0], out[1])
+
+
+def test_dropout_is_for_training_only(packed):
+    model = build()
+    assert torch.equal(model(packed, LENGTH), model(packed, LENGTH))
+    model.train()
+    assert not torch.equal(model(packed, LENGTH), model(packed, LENGTH))
+
+
+def test_heads_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"^model\.heads is 3"):
+        build(heads=3)
+
+
+def test_the_last_row_of_an_empty_sequence_is_zero(packed):
+    history = History(torch.zeros(len(packed), dtype=torch.int64), LENGTH)
+    rows = last_rows(packed, history)
+    expected = torch.stack([packed[2], packed[3], torch.zeros(DIM), packed[8], packed[10]])
+    assert torch.equal(rows, expected)
