@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks import cold, many, memory, parts
+from experiments.benchmarks import cold, many, memory, parts, sequences
 from experiments.benchmarks.knn import bench_knn
 from mmrec.app import keep_freed_memory
 from mmrec.results import git_commit, versions
@@ -71,6 +71,7 @@ def on_cpu(*, full: bool) -> dict[str, Part]:
         "MAMEX epoch, Baby": cold.baby,
         "MAMEX epoch, Scientific": cold.scientific,
         "MAMEX epoch, Scientific, one thread": partial(cold.scientific, threads=1),
+        "SASRec step": sequences.step,
         "100,000 new items": cold.arrivals,
         "dispatch": cold.dispatch,
         "projection": parts.projecting,
@@ -100,6 +101,7 @@ def on_gpu() -> dict[str, Part]:
         "fused MAGNET scores, Baby": partial(parts.magnet_evaluation, fused=True, device="cuda"),
         "MAMEX epoch, Baby": partial(cold.baby, "cuda"),
         "MAMEX epoch, Scientific": partial(cold.scientific, "cuda"),
+        "SASRec step": partial(sequences.step, device="cuda"),
         "100,000 new items": partial(cold.arrivals, device="cuda"),
         "MAGNET at Electronics' size": partial(parts.magnet_at_size, steps=60, device="cuda"),
     }
@@ -135,6 +137,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         ("MAMEX epoch, Baby", OF_MAMEX, "1.5"),
         ("MAMEX epoch, Scientific", OF_MAMEX, "1.5"),
         ("MAMEX epoch, Scientific, one thread", OF_MAMEX, "1.5"),
+        ("SASRec step", "matrix products and attention, forward and backward", "1.5"),
         ("100,000 new items", "their products with 10,000 users, and the top 20", "1.6"),
         ("kNN 8,000 x 1,024", "full square of products and its top 10", "1.4"),
         ("kNN 63,001 x 4,096", "full square of products and its top 10", "1.4"),
@@ -181,6 +184,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
             "peak memory of 63,001 x 4,096 kNN, GiB",
             "2.33 (2.5 GB)",
         ),
+        ("SASRec step", "loss by ours", "a cross-entropy of 800 rows over 12,101 items, s", ""),
+        ("SASRec step", "loss by autograd", "the same by autograd on one matrix of logits, s", ""),
         ("search", "ratio", "a trial of a search, relative to the same run alone", "1.05"),
         ("report", "seconds", "a report of 1,000 runs, s", "20"),
         ("report", "peak_mib", "its peak memory, MiB", "1,024"),

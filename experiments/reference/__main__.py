@@ -28,6 +28,7 @@ from experiments.study import (
 SEEDS = (0, 1, 2)
 TEN = tuple(range(10))
 METRICS = ("test/recall@10", "test/recall@20", "test/ndcg@10", "test/ndcg@20")
+NEXT_ITEM = ("test/hit_rate@5", "test/ndcg@5", "test/hit_rate@10", "test/ndcg@10")
 BPR = ("model=bpr", "model.l2=1e-2", "model.norm=frobenius")
 FREEDOM = ("model=freedom", "model.edge_dropout=0.8", "model.content_weight=1e-3")
 LIGHTGCN = ("model=lightgcn", "model.layers=2", "model.l2=1e-4", "model.norm=frobenius")
@@ -72,6 +73,16 @@ REFERENCE: dict[str, tuple[Cell, tuple[float | None, ...], str]] = {
     ),
 }
 
+# Next items: each user's last item, ranked among the whole catalogue after all items before it.
+# Five public sets of runs of SASRec with a cross-entropy over all items lie within these ranges.
+SEQUENTIAL: dict[str, tuple[Cell, tuple[str | None, ...], str]] = {
+    "SASRec, beauty": (
+        ("model=sasrec", "data=beauty"),
+        (None, None, ".082 to .085", ".0405 to .0432"),
+        "five public sets of runs",
+    ),
+}
+
 # At 5e-3 Baby takes a fifth of the epochs.
 SEARCH: dict[str, list[Cell]] = {
     "BPR, tiktok": [
@@ -96,6 +107,10 @@ def main() -> None:
         name: [(*cell, *common, f"seed={seed}") for seed in (TEN if "ten seeds" in name else SEEDS)]
         for name, (cell, _, _) in REFERENCE.items()
     }
+    cells |= {
+        name: [(*cell, "trainer=cpu", f"seed={seed}") for seed in SEEDS]
+        for name, (cell, _, _) in SEQUENTIAL.items()
+    }
     chosen = [name for name in cells if only is None or only in name]
     if not chosen:
         parser.error(f"--only {only}: no such row; there are {'; '.join(cells)}")
@@ -113,10 +128,12 @@ def main() -> None:
         searched = search("reference", trials, SEEDS)
         results |= searched.results
     save(folder, results)
-    rows = [row(name, [results[cell] for cell in group]) for name, group in cells.items()]
+    found = {name: [results[cell] for cell in group] for name, group in cells.items()}
     text = (
         HEAD
-        + "\n".join(rows)
+        + "\n".join(row(name, found[name]) for name in REFERENCE)
+        + NEXT_ITEMS
+        + "\n".join(next_item_row(name, found[name]) for name in SEQUENTIAL)
         + SEARCHED
         + "\n".join(searched_row(name, searched, len(group)) for name, group in trials.items())
         + TAIL
@@ -138,6 +155,17 @@ def row(name: str, results: list[Result]) -> str:
     return f"| {name} | " + " | ".join(columns) + f" | {epochs} | {source} |"
 
 
+def next_item_row(name: str, results: list[Result]) -> str:
+    """One line of the table of next items: ours, and what others report."""
+    _, reference, source = SEQUENTIAL[name]
+    columns = [
+        plus_minus(*summarize(results, metric)) + (f" / {value}" if value else "")
+        for metric, value in zip(NEXT_ITEM, reference, strict=True)
+    ]
+    epochs = ", ".join(f"{r['best_epoch'] + 1}/{r['epochs']}" for r in results)
+    return f"| {name} | " + " | ".join(columns) + f" | {epochs} | {source} |"
+
+
 def searched_row(name: str, searched: Searched, trials: int) -> str:
     """One line of the second table: what was chosen of how many, and what it reaches."""
     results = [searched.results[cell] for cell in searched.repeats[name]]
@@ -155,6 +183,18 @@ evaluations without a better validation recall@20. FREEDOM prunes 80 % of the ed
 content terms by 1e-3 and mixes .1 image with .9 audio.
 
 | run | recall@10 | recall@20 | NDCG@10 | NDCG@20 | best / last epoch | reference |
+|---|---|---|---|---|---|---|
+"""
+
+NEXT_ITEMS = """
+
+## Next items
+
+Test metrics of the best epoch by validation NDCG@10, three seeds, and what others report. The whole
+catalogue is ranked, items of the history too; a test query's history is the user's train and
+validation items.
+
+| run | hit rate@5 | NDCG@5 | hit rate@10 | NDCG@10 | best / last epoch | reference |
 |---|---|---|---|---|---|---|
 """
 

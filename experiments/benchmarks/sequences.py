@@ -1,0 +1,86 @@
+"""What a training step of SASRec costs, beside its matrix products and attention alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+
+from experiments.benchmarks.parts import THREADS, Row, alternating, seconds
+from mmrec.data import Corpus, History, Interactions, Sequences
+from mmrec.losses import full_cross_entropy
+from mmrec.models import SASRec
+
+ITEMS, LENGTH, DIM, LAYERS, HEADS, INNER, BATCH = 12_101, 50, 64, 2, 2, 256, 256
+BLOCK = 64  # rows of logits at a time
+
+
+def step(threads: int = THREADS, device: str = "cpu") -> Row:
+    """A step on sequences of full length, with the optimizer, and what it is bound by."""
+    torch.set_num_threads(threads)
+    pairs = Interactions(torch.arange(8) // 4, torch.arange(8), torch.arange(8))
+    corpus = Corpus("any", 2, ITEMS, pairs, pairs, pairs, "any", "any")
+    model = SASRec(corpus, dim=DIM, layers=LAYERS, heads=HEADS, inner=INNER, max_length=LENGTH).to(
+        device
+    )
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    item = torch.randint(ITEMS, (BATCH * LENGTH,), device=device)
+    user = torch.arange(BATCH, device=device)
+    history = History(item, torch.full((BATCH,), LENGTH, device=device))
+    none = item.new_empty(len(item), 0)
+    batch = Sequences(user, history, torch.arange(len(item), device=device), item.flip(0), none)
+
+    def ours() -> None:
+        optimizer.zero_grad()
+        torch.stack([*model.losses(batch).values()]).sum().backward()
+        optimizer.step()
+
+    measured, bounds = alternating(ours, partial(bare, device), 7)
+    ratios = sorted(one / two for one, two in zip(measured, bounds, strict=True))
+    return {
+        "part": "SASRec step",
+        "seconds": sorted(measured)[len(measured) // 2],
+        "bound": sorted(bounds)[len(bounds) // 2],
+        "ratio": ratios[len(ratios) // 2],
+        **losses(),
+    }
+
+
+def bare(device: str) -> None:
+    """Products and attention of a step, forward and backward, on tensors that are there."""
+    rows = BATCH * LENGTH
+    x = torch.ones(rows, DIM, device=device)
+    for _ in range(LAYERS):
+        for width_in, width_out in ((DIM, 3 * DIM), (DIM, DIM), (DIM, INNER), (INNER, DIM)):
+            left = x if width_in == DIM else torch.ones(rows, width_in, device=device)
+            weight = torch.ones(width_in, width_out, device=device)
+            out = left @ weight
+            _ = out @ weight.T, left.T @ out
+        heads = torch.ones(3, BATCH, HEADS, LENGTH, DIM // HEADS, device=device, requires_grad=True)
+        attended = scaled_dot_product_attention(*heads, dropout_p=0.0, is_causal=True)
+        attended.backward(torch.ones_like(attended))
+    items = torch.ones(ITEMS, DIM, device=device)
+    for block in torch.split(x, BLOCK if device == "cpu" else rows):
+        logits = block @ items.T
+        _ = logits @ items, logits.T @ block
+
+
+def losses(rows: int = 800) -> dict[str, Any]:
+    """The cross-entropy over all items with its gradients, by ours and by autograd."""
+    generator = torch.Generator().manual_seed(0)
+    x, items = (torch.randn(n, DIM, generator=generator) for n in (rows, ITEMS))
+    target = torch.randint(ITEMS, (rows,), generator=generator)
+    for tensor in (x, items):
+        tensor.requires_grad_()
+
+    def plain(x: Tensor, items: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(x @ items.T, target)
+
+    found = {}
+    for name, loss in (("ours", full_cross_entropy), ("autograd", plain)):
+        times = [seconds(lambda loss=loss: loss(x, items, target).backward()) for _ in range(7)]
+        found[f"loss by {name}"] = min(times)
+    return found
