@@ -25,7 +25,15 @@ from mmrec.data import Corpus, Triplets, require_modalities
 from mmrec.graphs import normalized_adjacency
 from mmrec.losses import norm_penalty
 from mmrec.models.base import Embeddings, Recommender
-from mmrec.nn import Fusion, FusionKind, Loss, Preference, Projection, Propagation
+from mmrec.nn import (
+    Features,
+    Fusion,
+    FusionKind,
+    Loss,
+    Preference,
+    Propagation,
+    embedding_linear,
+)
 
 ItemInit = Literal["id+modal", "id", "modal"]
 
@@ -50,6 +58,8 @@ class GatedLightGCN(Recommender):
         loss: `bpr`; or `softmax` over the items of a batch, by cosine, in ranking too.
         temperature: of the softmax.
     """
+
+    present: Tensor
 
     def __init__(
         self,
@@ -85,14 +95,21 @@ class GatedLightGCN(Recommender):
             nn.init.xavier_uniform_(self.item.weight)
         self.preference = Preference(corpus, loss, temperature)
         self.reads_negatives = not self.preference.softmax
-        self.project = Projection(modalities, dim)
+        self.modalities = tuple(modalities)
+        features = [Features(modality, standardize=True) for modality in modalities.values()]
+        self.features = nn.ModuleList(features)
+        self.project = nn.ModuleList(embedding_linear(each, dim) for each in features)
+        present = torch.stack([each.present for each in features], dim=1)  # [I, M]
+        self.register_buffer("present", present, persistent=False)
         self.fuse = Fusion(len(modalities), dim, kind=fusion)
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
         self.propagate = Propagation(adjacency, layers)
 
     def content(self) -> tuple[Tensor, Tensor | None]:
-        """Fused content [I, D] and the gate's weights [I, M, D or 1], if there is a gate."""
-        fused: tuple[Tensor, Tensor | None] = self.fuse(self.project(), self.project.present)
+        """Return the fused content [I, D], and the gates [I, M, D or 1] or None without a gate."""
+        parts = [project(x()) for x, project in zip(self.features, self.project, strict=True)]
+        projected = torch.stack(parts, dim=1) * self.present.unsqueeze(-1)  # [I, M, D]
+        fused: tuple[Tensor, Tensor | None] = self.fuse(projected, self.present)
         return fused
 
     def propagated(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,4 +152,4 @@ class GatedLightGCN(Recommender):
         _, weights = self.content()
         if weights is None:
             return {}
-        return dict(zip(self.project.names, weights.mean(-1).unbind(1), strict=True))
+        return dict(zip(self.modalities, weights.mean(-1).unbind(1), strict=True))
