@@ -27,7 +27,11 @@ from mmrec.nn import Features, embedding_linear, lookup
 
 
 class Encoded(NamedTuple):
-    """Collaborative and content factors side by side, and a bias beside their dot products."""
+    """Collaborative and content factors side by side, and item biases.
+
+    Scores add the biases to the dot products. They are not a factor of the items, so that similar
+    items are found by their factors alone.
+    """
 
     users: Tensor  # [U, 2D]
     items: Tensor  # [I, 2D]
