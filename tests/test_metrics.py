@@ -8,11 +8,22 @@ from torch_geometric import metrics as pyg
 from torchmetrics.functional.retrieval import retrieval_average_precision, retrieval_reciprocal_rank
 
 from mmrec import metrics
+from mmrec.data import PygData
+from mmrec.models import BPR
+from mmrec.protocol import Evaluation
 
 modest = settings(max_examples=40, deadline=None)
 
 CUTOFFS = (1, 2, 3, 5, 8)
 LENGTH = CUTOFFS[-1]
+PYG = {
+    "recall": pyg.LinkPredRecall,
+    "precision": pyg.LinkPredPrecision,
+    "ndcg": pyg.LinkPredNDCG,
+    "mrr": pyg.LinkPredMRR,
+    "map": pyg.LinkPredMAP,
+    "hit_rate": pyg.LinkPredHitRatio,
+}
 
 
 def naive(found, total, k):
@@ -65,30 +76,61 @@ def test_accuracy_of_a_list_computed_by_hand():
     )
 
 
-def test_accuracy_agrees_with_pyg():
-    generator = torch.Generator().manual_seed(0)
-    hits = torch.rand(300, LENGTH, generator=generator) < 0.3
-    held_out = (hits.sum(1) + torch.randint(10, (300,), generator=generator)).clamp(min=1)
+@modest
+@given(lists(), st.sampled_from(CUTOFFS))
+def test_accuracy_agrees_with_pyg(data, k):
+    hits, held_out = data
     values = metrics.accuracy(hits, held_out)
-    # Item r stands at rank r; a hit is itself an edge, what was not found an item beyond the list.
+    # Item r has rank r in each list; held-out items that are not found come after the list.
     row, item = hits.nonzero().T
     missed = held_out - hits.sum(1)
     rows = torch.arange(len(hits)).repeat_interleave(missed)
     beyond = torch.cat([torch.arange(LENGTH, LENGTH + n) for n in missed.tolist()])
     edges = torch.stack([torch.cat([row, rows]), torch.cat([item, beyond])])
-    for k in CUTOFFS:
-        for name, cls in (
-            ("recall", pyg.LinkPredRecall),
-            ("precision", pyg.LinkPredPrecision),
-            ("ndcg", pyg.LinkPredNDCG),
-            ("mrr", pyg.LinkPredMRR),
-            ("map", pyg.LinkPredMAP),
-            ("hit_rate", pyg.LinkPredHitRatio),
-        ):
+    for name, cls in PYG.items():
+        theirs = cls(k)
+        theirs.update(torch.arange(LENGTH).expand(len(hits), -1), edges)
+        ours = values[name][:, k - 1].mean()
+        torch.testing.assert_close(ours.float(), theirs.compute(), msg=f"{name}@{k}")
+
+
+@modest
+@given(st.integers(0, 999), st.integers(2, 6))
+def test_what_is_recommended_is_described_as_by_pyg(seed, k):
+    generator = torch.Generator().manual_seed(seed)
+    n_items = 9
+    ranked = torch.rand(5, n_items, generator=generator).argsort(1)[:, :k]
+    counts = torch.randint(20, (n_items,), generator=generator)
+    category = torch.randint(3, (n_items,), generator=generator)
+    recommended = torch.bincount(ranked.flatten(), minlength=n_items)
+    features = torch.eye(3)[category]  # a cosine of 1 in a category, of 0 between two
+    distance = metrics.diversity(ranked, features, metrics.inverse_norm(features), [k])
+    for ours, theirs in (
+        (metrics.coverage(recommended), pyg.LinkPredCoverage(k, n_items)),
+        (metrics.popularity(recommended, counts), pyg.LinkPredAveragePopularity(k, counts)),
+        (distance.mean(), pyg.LinkPredDiversity(k, category)),
+    ):
+        theirs.update(ranked, torch.empty(2, 0, dtype=torch.int64))
+        torch.testing.assert_close(ours.float(), theirs.compute())
+
+
+@pytest.mark.parametrize("seen", ["none", "train", "train+val"])
+def test_a_test_stage_agrees_with_pyg_on_the_same_graph(small_corpus, quiet_trainer, seen):
+    corpus = small_corpus(n_users=20, n_items=15)
+    graph = corpus.to_pyg()
+    data = PygData(graph)
+    model = BPR(data.corpus, dim=4)
+    model.evaluation = Evaluation(cutoffs=(3, 5), seen=seen)
+    (found,) = quiet_trainer().test(model, data, verbose=False)
+    scores = model.user.weight @ model.item.weight.T
+    for split in {"none": (), "train": ("train",), "train+val": ("train", "val")}[seen]:
+        user, item = graph["user", split, "item"].edge_index
+        scores[user, item] = -torch.inf
+    for k in (3, 5):
+        for name, cls in PYG.items():
             theirs = cls(k)
-            theirs.update(torch.arange(LENGTH).expand(len(hits), -1), edges)
-            ours = values[name][:, k - 1].mean()
-            torch.testing.assert_close(ours.float(), theirs.compute(), msg=f"{name}@{k}")
+            theirs.update(scores.topk(k).indices, graph["user", "test", "item"].edge_index)
+            assert found[f"test/{name}@{k}"] == pytest.approx(theirs.compute().item(), abs=1e-6)
 
 
 @modest

@@ -14,6 +14,7 @@ from mmrec.data.corpus import (
 )
 from mmrec.data.datamodule import FolderData, InteractionData, PlantedData
 from mmrec.data.folder import Columns, read_folder, read_items
+from mmrec.data.pyg import PygData, from_pyg
 from mmrec.data.splits import split_corpus
 from mmrec.data.synthetic import Truth, planted
 
@@ -30,12 +31,14 @@ __all__ = [
     "Modality",
     "Pairs",
     "PlantedData",
+    "PygData",
     "Queries",
     "Sequences",
     "Source",
     "Triplets",
     "Truth",
     "content_hash",
+    "from_pyg",
     "planted",
     "read_folder",
     "read_items",

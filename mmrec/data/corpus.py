@@ -267,25 +267,10 @@ class Corpus:
         }
 
     def to_pyg(self) -> HeteroData:
-        """The corpus as PyG's heterogeneous graph.
+        """Convert to a PyTorch Geometric graph; see `mmrec.data.pyg.to_pyg`."""
+        from mmrec.data.pyg import to_pyg
 
-        Node types `user` and `item`; edge types `(user, train|val|test, item)` with `edge_index`
-        [2, N] and, where known, `time`; each modality as `item.<name>` with `item.<name>_present`.
-        """
-        from torch_geometric.data.hetero_data import HeteroData
-
-        graph = HeteroData()
-        graph["user"].num_nodes = self.n_users
-        graph["item"].num_nodes = self.n_items
-        for name, modality in self.modalities.items():
-            graph["item"][name] = modality.features
-            graph["item"][f"{name}_present"] = modality.present
-        for split, part in zip(SPLITS, (self.train, self.val, self.test), strict=True):
-            edges = graph["user", split, "item"]
-            edges.edge_index = torch.stack([part.user, part.item])
-            if part.time is not None:
-                edges.time = part.time
-        return graph
+        return to_pyg(self)
 
 
 def together(*parts: Interactions) -> Interactions:

@@ -7,6 +7,7 @@ users like items (`score`). It knows nothing of devices, files, metrics or confi
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +31,8 @@ from mmrec.schedules import Constant, Observed, RouterSchedule, Routing, TooFewE
 log = logging.getLogger(__name__)
 DEAD = 0.01  # of the load, where it is shared evenly: with less an expert is as good as gone
 CROWDED, FOR = 0.9, 5  # of the load, and epochs: a router that has collapsed, if data allow others
+# Parameters that earlier versions saved under other names: pattern and replacement.
+RENAMED = ((r"^project\.each\.(\d+)\.linear\.", r"project.\1."),)
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
 
@@ -301,7 +304,7 @@ class Recommender(LightningModule):
         checkpoint["mmrec"] = self._identity()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse parameters that belong to another model or other data.
+        """Refuse parameters of another model or other data; rename those of earlier versions.
 
         Raises:
             DataError: says what differs.
@@ -317,6 +320,11 @@ class Recommender(LightningModule):
                     f"{key}={expected}; a checkpoint only continues on the model, data and "
                     "split that made it"
                 )
+        state, known = checkpoint.get("state_dict", {}), self.state_dict().keys()
+        for name in state.keys() - known:
+            for pattern, replacement in RENAMED:
+                if (current := re.sub(pattern, replacement, name)) in known:
+                    state[current] = state.pop(name)
 
     def _identity(self) -> dict[str, str]:
         corpus = self.corpus

@@ -4,12 +4,13 @@ arXiv 2506.00107, 2025. https://arxiv.org/abs/2506.00107
 
 A re-implementation from the public abstract; no code or formula is public. From the paper: a gated
 fusion balances the modalities of each item; a two-layer LightGCN without non-linearities propagates
-over the user-item graph. Ours: everything else, above all what the gate sees, where the fused
-content enters (`item_init`, `late_add`), `content_l2` and `loss`. A free linear map of content is
-one more embedding table: unless its output is regularised as ID embeddings are, it overfits within
-epochs and the model falls below LightGCN.
+over the user-item graph. Ours: everything else, in particular the input of the gate, where the
+fused content is added (`item_init`, `late_add`), `content_l2` and `loss`. A free linear map of
+content acts like one more embedding table: without the same regularization as ID embeddings it
+overfits within a few epochs, and the model ranks worse than LightGCN.
 
-U users, I items, M modalities, F_m width of modality m, D dim, B batch, K negatives a pair.
+Shapes: U users, I items, M modalities, F_m width of modality m, D embedding size, B batch, K
+negatives of a pair.
 """
 
 from __future__ import annotations
@@ -25,31 +26,41 @@ from mmrec.data import Corpus, Triplets, require_modalities
 from mmrec.graphs import normalized_adjacency
 from mmrec.losses import norm_penalty
 from mmrec.models.base import Embeddings, Recommender
-from mmrec.nn import Fusion, FusionKind, Loss, Preference, Projection, Propagation
+from mmrec.nn import (
+    Features,
+    Fusion,
+    FusionKind,
+    Loss,
+    Preference,
+    Propagation,
+    embedding_linear,
+)
 
 ItemInit = Literal["id+modal", "id", "modal"]
 
 
 class GatedLightGCN(Recommender):
-    """LightGCN over items that bear a gated mixture of their projected modalities.
+    """LightGCN whose items include a gated mixture of their projected modalities.
 
     `p_m = W_m f_m + b_m`, `g = softmax_m(linear([p_1, ..., p_M]))`, `c_i = sum_m g_m * p_m`.
 
     Args:
-        corpus: what the model learns from; it needs at least one modality.
+        corpus: training interactions and at least one modality.
         dim: embedding size D.
         layers: number of propagation steps.
-        fusion: `vector` gates every dimension by itself, `scalar` a modality as a whole; `mean`,
+        fusion: `vector` has a gate per modality and dimension, `scalar` one per modality; `mean`,
             `sum` and `concat` have no gate.
-        item_init: what an item brings to the graph: its ID embedding, its fused content, or both.
-        late_add: add the fused content once more to the propagated item; without it and with
-            `item_init` "id" no content is left, which is refused.
-        l2: weight of the squared norm of a batch's ID embeddings.
-        content_l2: weight of the squared norm of a batch's fused content, of a pair in the mean;
-            in a softmax, of a distinct item.
-        loss: `bpr`; or `softmax` over the items of a batch, by cosine, in ranking too.
+        item_init: input of an item to the graph: its ID embedding, its fused content, or both.
+        late_add: add the fused content again after propagation. Required with `item_init` "id",
+            which would not use content otherwise.
+        l2: weight of the squared norm of the ID embeddings in a batch.
+        content_l2: weight of the squared norm of the fused content in a batch, the mean over pairs;
+            with `softmax`, over distinct items.
+        loss: `bpr`, or `softmax` over the items of a batch by cosine, which then also ranks.
         temperature: of the softmax.
     """
+
+    present: Tensor
 
     def __init__(
         self,
@@ -85,18 +96,25 @@ class GatedLightGCN(Recommender):
             nn.init.xavier_uniform_(self.item.weight)
         self.preference = Preference(corpus, loss, temperature)
         self.reads_negatives = not self.preference.softmax
-        self.project = Projection(modalities, dim)
+        self.modalities = tuple(modalities)
+        features = [Features(modality, standardize=True) for modality in modalities.values()]
+        self.features = nn.ModuleList(features)
+        self.project = nn.ModuleList(embedding_linear(each, dim) for each in features)
+        present = torch.stack([each.present for each in features], dim=1)  # [I, M]
+        self.register_buffer("present", present, persistent=False)
         self.fuse = Fusion(len(modalities), dim, kind=fusion)
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
         self.propagate = Propagation(adjacency, layers)
 
     def content(self) -> tuple[Tensor, Tensor | None]:
-        """Fused content [I, D] and the gate's weights [I, M, D or 1], if there is a gate."""
-        fused: tuple[Tensor, Tensor | None] = self.fuse(self.project(), self.project.present)
+        """Return the fused content [I, D], and the gates [I, M, D or 1] or None without a gate."""
+        parts = [project(x()) for x, project in zip(self.features, self.project, strict=True)]
+        projected = torch.stack(parts, dim=1) * self.present.unsqueeze(-1)  # [I, M, D]
+        fused: tuple[Tensor, Tensor | None] = self.fuse(projected, self.present)
         return fused
 
     def propagated(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Fuse, propagate, and add the content once more: [U, D], [I, D], and content [I, D]."""
+        """Fuse content and propagate; returns users [U, D], items [I, D] and content [I, D]."""
         content, _ = self.content()
         match self.item_init:
             case "id+modal":
@@ -111,12 +129,12 @@ class GatedLightGCN(Recommender):
         return users, items + content if self.late_add else items, content
 
     def encode(self) -> Embeddings:
-        """As a score takes them."""
+        """Final embeddings, normalized if the loss compares cosines."""
         users, items, _ = self.propagated()
         return Embeddings(self.preference.compared(users), self.preference.compared(items))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """Preference, and the norms of what is looked up and of what is projected."""
+        """Ranking loss, and the norms of ID embeddings and of fused content."""
         users, items, content = self.propagated()
         picked = self.preference.pick(batch)
         fused = picked.of_items(embedding(picked.item, content))  # [B, D] [B, K, D], or distinct
@@ -131,8 +149,8 @@ class GatedLightGCN(Recommender):
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """Each modality's gate, the mean over dimensions: [I] each; empty without a gate."""
+        """Mean gate of each modality over dimensions: [I] each; empty without a gate."""
         _, weights = self.content()
         if weights is None:
             return {}
-        return dict(zip(self.project.names, weights.mean(-1).unbind(1), strict=True))
+        return dict(zip(self.modalities, weights.mean(-1).unbind(1), strict=True))

@@ -3,12 +3,13 @@
 He and McAuley, AAAI 2016. https://arxiv.org/abs/1510.01784
 
 From the paper: Eq. 4 without the user and global offsets, which cancel in a comparison. Ours:
-several modalities add up, as if concatenated, each centred and brought to one scale; projected
-content starts at the scale of the item factors; and what is regularised is a batch's projected
-content, not the projection. Centring, and the projection's bias, add the same to a user's scores of
-all items that have the modality: that cancels too.
+several modalities add up, as if concatenated; each is standardized, and projected content starts at
+the scale of the item factors; and the L2 term covers the projected content of a batch instead of
+the projection. Centering and the bias of the projection add the same constant to a user's scores of
+all items that have the modality, which cancels too.
 
-D dim, B batch, K negatives a pair.
+Shapes: U users, I items, M modalities, D embedding size, B batch, K
+negatives of a pair.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from mmrec.checks import check_at_least, check_choice
 from mmrec.data import Corpus, Queries, Triplets, require_modalities
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
-from mmrec.nn import Projection, lookup
+from mmrec.nn import Features, embedding_linear, lookup
 
 
 class Encoded(NamedTuple):
-    """Collaborative and content factors side by side."""
+    """Collaborative and content factors side by side, and item biases.
+
+    Scores add the biases to the dot products. They are not a factor of the items, so that similar
+    items are found by their factors alone.
+    """
 
     users: Tensor  # [U, 2D]
     items: Tensor  # [I, 2D]
@@ -34,14 +39,16 @@ class Encoded(NamedTuple):
 
 
 class VBPR(Recommender):
-    """Matrix factorisation whose items also bear projected content, and a content bias.
+    """Matrix factorization with content factors and biases, both linear in the features.
 
     Args:
-        corpus: what the model learns from; it needs at least one modality.
+        corpus: training interactions and at least one modality.
         dim: size D of the collaborative and of the content factors.
-        l2: weight of the norm of a batch's factors and biases.
+        l2: weight of the norm of the factors and biases in a batch.
         norm: `squared` as in the paper, or `frobenius`.
     """
+
+    present: Tensor
 
     def __init__(
         self, corpus: Corpus, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
@@ -55,16 +62,23 @@ class VBPR(Recommender):
         self.user = nn.Embedding(corpus.n_users, dim)
         self.item = nn.Embedding(corpus.n_items, dim)
         self.user_content = nn.Embedding(corpus.n_users, dim)
-        self.project = Projection(modalities, dim + 1)  # E, and beta' below it
+        features = [Features(modality, standardize=True) for modality in modalities.values()]
+        self.features = nn.ModuleList(features)
+        # E, and beta' in the last row
+        self.project = nn.ModuleList(embedding_linear(each, dim + 1) for each in features)
+        present = torch.stack([each.present for each in features], dim=1)  # [I, M]
+        self.register_buffer("present", present, persistent=False)
         self.bias = nn.Embedding(corpus.n_items, 1)
         for table in (self.user, self.item, self.user_content):
             nn.init.xavier_normal_(table.weight)
         nn.init.zeros_(self.bias.weight)
 
     def encode(self) -> Encoded:
-        """Eq. 4, once for all."""
+        """Factors and biases of Eq. 4."""
         users = torch.cat([self.user.weight, self.user_content.weight], dim=1)
-        content, content_bias = self.project().sum(1).split([self.dim, 1], dim=1)
+        parts = [project(x()) for x, project in zip(self.features, self.project, strict=True)]
+        projected = torch.stack(parts, dim=1) * self.present.unsqueeze(-1)  # [I, M, D+1]
+        content, content_bias = torch.split(projected.sum(1), [self.dim, 1], dim=1)
         items = torch.cat([self.item.weight, content], dim=1)
         return Encoded(users, items, (self.bias.weight + content_bias).squeeze(1))
 
@@ -80,5 +94,5 @@ class VBPR(Recommender):
         }
 
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:
-        """Dot products and biases."""
-        return encoded.users[queries.user] @ encoded.items.T + encoded.bias  # [B, I]
+        """Add the item biases to the dot products: [B, I]."""
+        return encoded.users[queries.user] @ encoded.items.T + encoded.bias

@@ -3,15 +3,14 @@
 from mmrec.nn.content import Content, Shelf, filled, mean_item
 from mmrec.nn.experts import ROLES, Role, RoleExperts, Template, role_templates
 from mmrec.nn.factors import weighted_factors
-from mmrec.nn.features import Features
-from mmrec.nn.fusion import (
-    Fusion,
-    FusionKind,
+from mmrec.nn.features import (
+    Features,
     Precision,
     Projection,
     center_and_scale,
-    masked_softmax,
+    embedding_linear,
 )
+from mmrec.nn.fusion import Fusion, FusionKind, masked_softmax
 from mmrec.nn.lookup import Picked, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
 from mmrec.nn.preference import Loss, Preference
@@ -67,6 +66,7 @@ __all__ = [
     "center_and_scale",
     "choices",
     "cross",
+    "embedding_linear",
     "entropies",
     "even_gates",
     "evenness",

@@ -1,11 +1,12 @@
-"""Content of items, known and new, as models of content take it.
+"""Content of items, known and new, for models that rank items by content.
 
-N items, M modalities, F_m width of modality m, D dim.
+Shapes: N items, I items of the catalogue, M modalities, F_m width of modality m, D embedding size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,130 +15,120 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmrec.data import DataError, Modality
+from mmrec.nn.features import Features
 
 Rows = Tensor | NDArray[Any]
 
 
 class Content(NamedTuple):
-    """What items look like."""
+    """Features of items.
 
-    rows: list[Tensor]  # [N, F_m] each, of length one; zero where the item lacks the modality
-    present: Tensor  # [N, M] bool
+    Attributes:
+        rows: [N, F_m] of each modality, of length one; zero where an item lacks the modality.
+        present: [N, M] bool.
+    """
+
+    rows: list[Tensor]
+    present: Tensor
 
 
 class Shelf(nn.Module):
-    """The content of a catalogue; not trained, and not in checkpoints.
+    """The content of a catalogue; not trained, and not part of checkpoints.
 
-    Rows have length one, whatever their encoder's scale: no statistic of the catalogue is needed
-    for an item that comes later.
+    Rows are normalized to length one. This needs no statistics of the catalogue, so new items are
+    treated in the same way.
 
     Args:
         modalities: by name.
 
     Attributes:
-        complete: whether every item has some content.
+        names: names of the modalities.
+        widths: F_m of each modality.
+        complete: whether every item has at least one modality.
 
     Raises:
-        DataError: a modality that no item has.
+        DataError: no item has one of the modalities.
     """
 
     present: Tensor
-    rows_0: Tensor
 
     def __init__(self, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
+        for name, modality in modalities.items():
+            if not modality.present.any():
+                raise DataError(
+                    f"no item has modality {name}; list the others in data.modalities=[...]"
+                )
         self.names = tuple(modalities)
         self.widths = tuple(m.width for m in modalities.values())
-        for place, (name, modality) in enumerate(modalities.items()):
-            if not modality.present.any():
-                raise DataError(f"no item has {name}; leave it out with data.modalities=[...]")
-            self.register_buffer(f"rows_{place}", normalize(modality.features), persistent=False)
+        self.features = nn.ModuleList(
+            Features(replace(m, features=normalize(m.features))) for m in modalities.values()
+        )
         present = torch.stack([m.present for m in modalities.values()], 1)  # [I, M]
         self.register_buffer("present", present, persistent=False)
         self.complete = bool(present.any(1).all())
 
     def forward(self) -> Content:
-        """The catalogue's."""
-        rows = [getattr(self, f"rows_{place}") for place in range(len(self.names))]
-        return Content(rows, self.present)
+        """Return the content of the catalogue."""
+        return Content([features() for features in self.features], self.present)
 
     def new(
         self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None
     ) -> Content:
-        """That of items which need not be in the catalogue.
+        """Convert features of items that need not be in the catalogue.
 
         Args:
-            features: [N, F_m] of each modality, of lengths from 1e-12 to 1e19; all items lack a
-                modality that is not given.
-            present: [N] bool of each modality; None: all. A row of NaN is absent in any case.
+            features: [N, F_m] of each modality, of lengths from 1e-12 to 1e19. Items lack the
+                modalities that are not given, and those where their row is NaN.
+            present: [N] bool by modality; None: all.
 
         Raises:
-            DataError: a name or width that the catalogue does not have, different numbers of rows,
-                infinity, NaN in a part of a row, or presence that is not a bool for each item.
-            TypeError: features without the name of their modality.
+            DataError: an unknown modality, another width, different numbers of rows, an infinite
+                value, a row that is NaN in part, or presence that is not one bool per item.
+            TypeError: features or presence are not given by modality.
         """
         if not isinstance(features, Mapping):
             names = ", ".join(f'"{name}": array' for name in self.names)
-            raise TypeError(f"new items: give the features of each modality, {{{names}}}")
+            raise TypeError(
+                f"features of new items: found {type(features).__name__}; expected arrays by "
+                f"modality, {{{names}}}"
+            )
         present = {} if present is None else present
         if not isinstance(present, Mapping):
             raise TypeError(
-                "present: give a bool for each item by modality, as {name: [True, ...]}"
+                f"present: found {type(present).__name__}; expected a bool per item by modality, "
+                "for example {name: [True, ...]}"
             )
         for name in [*features, *present]:
             if name not in self.names:
                 raise DataError(
-                    f"the model knows no modality {name}; it has {', '.join(self.names)}: rename "
-                    f"{name} of the new items, or leave it out"
+                    f"new items: unknown modality {name}; the model was trained with "
+                    f"{', '.join(self.names)}: rename {name}, or leave it out"
                 )
-        given = {
-            name: _array(f"modality {name} of the new items", x) for name, x in features.items()
-        }
-        counts = {name: len(x) if x.ndim else 0 for name, x in given.items()}
+        given = {name: _tensor(f"{name} of new items", rows) for name, rows in features.items()}
+        counts = {name: len(rows) if rows.ndim else 0 for name, rows in given.items()}
         if len(set(counts.values())) != 1:
+            found = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
             raise DataError(
-                "new items need features, the same number of rows in each modality; found "
-                + (", ".join(f"{name}: {n}" for name, n in counts.items()) or "none")
+                f"new items: found features of {found}; expected the same number of rows for at "
+                "least one modality"
             )
-        count, device, dtype = next(iter(counts.values())), self.present.device, self.rows_0.dtype
+        (count,), device = set(counts.values()), self.present.device
+        dtype = self.features[0]().dtype
         rows, there = [], []
         for name, width in zip(self.names, self.widths, strict=True):
             x = given.get(name, torch.full((count, width), torch.nan)).to(device, torch.float32)
-            if x.ndim != 2:
-                raise DataError(
-                    f"modality {name} of the new items has shape {tuple(x.shape)}, expected a row "
-                    f"of {width} numbers for each item"
-                )
-            if x.shape[1] != width:
-                raise DataError(
-                    f"modality {name} of the new items is {x.shape[1]} wide, the model has learned "
-                    f"from {width}; use the same encoder"
-                )
-            asked = torch.ones(count, dtype=torch.bool, device=device)
+            mask = torch.ones(count, dtype=torch.bool, device=device)
             if name in present:
-                asked = _array(f"present[{name}]", present[name]).to(device)
-                if asked.shape != (count,) or not ((asked == 0) | (asked == 1)).all():
-                    raise DataError(
-                        f"present[{name}]: expected a bool for each of {count} new items, found "
-                        f"{asked.dtype} of shape {tuple(asked.shape)}"
-                    )
-                asked = asked.bool()
-            lacking = x.isnan()
-            for wrong, what in (
-                (x.isinf().any(1), "is infinite; NaN says it is absent"),
-                (lacking.any(1), "is NaN in a part of the row; a row of NaN says it is absent"),
-            ):
-                if (some := asked & wrong & ~lacking.all(1)).any():
-                    row = int(some.nonzero()[0])
-                    raise DataError(f"modality {name} of new item {row} {what}")
-            mask = asked & ~lacking.all(1)
+                mask = _checked_mask(name, _tensor(f"present[{name}]", present[name]), count)
+                mask = mask.to(device)
+            mask = _checked_presence(name, x, width, mask)
             rows.append(normalize(torch.where(mask.unsqueeze(1), x, 0.0)).to(dtype))
             there.append(mask)
         return Content(rows, torch.stack(there, 1))
 
 
-def _array(what: str, rows: Rows) -> Tensor:
-    """Rows as a tensor."""
+def _tensor(what: str, rows: Rows) -> Tensor:
     try:
         return torch.as_tensor(rows)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -146,12 +137,44 @@ def _array(what: str, rows: Rows) -> Tensor:
         ) from None
 
 
+def _checked_mask(name: str, mask: Tensor, count: int) -> Tensor:
+    """Return a mask [N] of bools or of zeros and ones as bools."""
+    if mask.shape != (count,) or not ((mask == 0) | (mask == 1)).all():
+        raise DataError(
+            f"present[{name}]: found {mask.dtype} of shape {tuple(mask.shape)}; expected a bool "
+            f"for each of {count} new items"
+        )
+    return mask.bool()
+
+
+def _checked_presence(name: str, rows: Tensor, width: int, mask: Tensor) -> Tensor:
+    """Return which items have a modality: those in the mask whose row is not NaN.
+
+    Raises:
+        DataError: a wrong shape, an infinite value, or NaN in a part of a row.
+    """
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise DataError(
+            f"{name} of new items has shape {list(rows.shape)}; expected {width} numbers per item, "
+            "from the encoder that was used for training"
+        )
+    missing = rows.isnan()
+    mask = mask & ~missing.all(1)
+    for invalid, what in ((rows.isinf(), "an infinite value"), (missing, "NaN in a part of it")):
+        if (bad := mask & invalid.any(1)).any():
+            raise DataError(
+                f"{name} of new items, row {int(bad.nonzero()[0])}: found {what}; expected finite "
+                "numbers, or a row of NaN if the item lacks the modality"
+            )
+    return mask
+
+
 def mean_item(items: Tensor, present: Tensor) -> Tensor:
-    """Over what has content: [N, D] and [N, M] -> [D]."""
-    there = present.any(1, keepdim=True)
-    return (items * there).sum(0) / there.sum().clamp(min=1)
+    """Average the items that have any content: [N, D] and [N, M] -> [D]."""
+    known = present.any(1, keepdim=True)
+    return (items * known).sum(0) / known.sum().clamp(min=1)
 
 
-def filled(items: Tensor, present: Tensor, mean: Tensor) -> Tensor:
-    """Items [N, D], and the mean [D] for those without content."""
-    return torch.where(present.any(1, keepdim=True), items, mean)
+def filled(items: Tensor, present: Tensor, fallback: Tensor) -> Tensor:
+    """Replace items [N, D] that have no content by a fallback [D]; `present` is [N, M]."""
+    return torch.where(present.any(1, keepdim=True), items, fallback)

@@ -1,27 +1,37 @@
-"""Content features of a catalogue, as a table that a model reads.
+"""Content features of a catalogue, and linear maps of them.
 
-I items, F width of a modality.
+Shapes: I items, M modalities, F width of a modality, D embedding size, R selected items.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from mmrec.data import Modality
-from mmrec.nn.fusion import center_and_scale
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Features(nn.Module):
     """The features of one modality: [I, F]. Items without the modality have a row of zeros.
 
-    A linear map of content is `nn.Linear(features.width, dim)` applied to the result.
+    A linear map of content is an `nn.Linear(features.width, dim)` applied to the result. Its bias
+    also reaches items without the modality; multiply by `present` to leave them at zero.
 
     Args:
         modality: features and presence.
         trainable: train the features as parameters, as many published models do; they are then
             part of checkpoints. Rows of items without the modality stay zero.
         standardize: subtract the mean over the items that have the modality, and divide by one
-            factor, so that rows have a mean squared norm of 1.
+            factor, so that rows have a mean squared norm of 1. This makes a copy of the features.
+            Encoders give all items a large common part (85 % of the energy of the image features
+            of `tiktok`), along which each step of an optimizer would move all items at once.
+        precision: of the stored features; `bfloat16` makes a copy, after they are standardized.
 
     Attributes:
         width: F.
@@ -29,9 +39,15 @@ class Features(nn.Module):
     """
 
     present: Tensor
+    rows: Tensor
 
     def __init__(
-        self, modality: Modality, *, trainable: bool = False, standardize: bool = False
+        self,
+        modality: Modality,
+        *,
+        trainable: bool = False,
+        standardize: bool = False,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         self.width = modality.width
@@ -39,16 +55,104 @@ class Features(nn.Module):
         rows = modality.features
         if standardize:
             mean, scale = center_and_scale(modality)
-            rows = (scale * (rows - mean)).masked_fill(~modality.present.unsqueeze(1), 0.0)
+            rows = (rows - mean).mul_(scale).masked_fill_(~modality.present.unsqueeze(1), 0.0)
+        if precision == "bfloat16":
+            rows = rows.bfloat16()
         if trainable:
             self.rows = nn.Parameter(rows.clone())
         else:
             self.register_buffer("rows", rows, persistent=False)
 
-    def forward(self) -> Tensor:
-        """Return the table: [I, F]."""
-        rows = self.rows
-        assert isinstance(rows, Tensor)
-        if isinstance(rows, nn.Parameter):
-            return rows * self.present.unsqueeze(1)  # no gradient reaches an absent row
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """Return the features of all items [I, F], or of the given items [R] -> [R, F]."""
+        rows = self.rows if items is None else self.rows[items]
+        if isinstance(self.rows, nn.Parameter):  # no gradient reaches an absent row
+            present = self.present if items is None else self.present[items]
+            return rows * present.unsqueeze(1)
         return rows
+
+
+def embedding_linear(features: Features, dim: int) -> nn.Linear:
+    """Create a linear map whose results start at the scale of an embedding table.
+
+    Applied to standardized features, the results have the variance of an [I, D] table under Xavier
+    initialization. The bias starts at zero.
+
+    Args:
+        features: standardized features.
+        dim: D.
+    """
+    layer = nn.Linear(features.width, dim)
+    nn.init.normal_(layer.weight, std=(2 / (len(features.present) + dim)) ** 0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Projection(nn.Module):
+    """A linear map of each modality: `p_m = W_m f_m + b_m`, zero where an item lacks it.
+
+    Combines standardized `Features` with an `embedding_linear` for every modality.
+
+    Args:
+        modalities: by name; features [I, F_m] and presence [I] of each.
+        dim: D.
+        precision: of the features and their product with the weights; the output is float32. With
+            `bfloat16` its error is below one hundredth of its norm.
+
+    Attributes:
+        names: names of the modalities.
+        present: [I, M] bool.
+    """
+
+    present: Tensor
+
+    def __init__(
+        self, modalities: Mapping[str, Modality], dim: int, *, precision: Precision = "float32"
+    ) -> None:
+        super().__init__()
+        self.names = tuple(modalities)
+        self.each = nn.ModuleList(_Projection(m, dim, precision) for m in modalities.values())
+        present = torch.stack([m.present for m in modalities.values()], dim=1)  # [I, M]
+        self.register_buffer("present", present, persistent=False)
+
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """Project all items: [I, M, D]. With `items` [R], rows of other items are zero."""
+        projected = [project(items) for project in self.each]  # [I or R, D] each
+        present = self.present if items is None else self.present[items]
+        rows = torch.stack(projected, dim=1) * present.unsqueeze(-1)
+        if items is None:
+            return rows
+        return rows.new_zeros(len(self.present), *rows.shape[1:]).index_copy(0, items, rows)
+
+
+class _Projection(nn.Module):
+    """The linear map of one modality, in the precision of its features."""
+
+    def __init__(self, modality: Modality, dim: int, precision: Precision) -> None:
+        super().__init__()
+        self.features = Features(modality, standardize=True, precision=precision)
+        self.linear = embedding_linear(self.features, dim)
+
+    def forward(self, items: Tensor | None) -> Tensor:
+        """Project all items [I, D], or the given items [R] -> [R, D]."""
+        rows, weight, bias = self.features(items), self.linear.weight, self.linear.bias
+        if rows.dtype == weight.dtype:
+            return linear(rows, weight, bias)
+        return linear(rows, weight.to(rows.dtype)).to(weight.dtype) + bias
+
+
+def center_and_scale(modality: Modality) -> tuple[Tensor, float]:
+    """Return the mean [F] of the present features, and the factor that standardizes deviations.
+
+    `scale * (features - mean)` has a mean squared norm of 1. The factor is 1 if the features do not
+    differ by more than rounding errors.
+    """
+    present = modality.present.sum().clamp(min=1)
+    mean = modality.features.sum(0) / present
+    total = torch.zeros((), dtype=torch.float64)
+    blocks = (torch.split(whole, 4096) for whole in (modality.features, modality.present))
+    for rows, there in zip(*blocks, strict=True):
+        total += ((rows - mean) * there.unsqueeze(1)).square().sum()
+    variance = float(total / present)
+    differs = variance > 1e-10 * float(mean.square().sum())
+    return mean, variance**-0.5 if differs else 1.0

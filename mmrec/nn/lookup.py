@@ -1,4 +1,8 @@
-"""Rows of a batch, out of whole tables."""
+"""Rows of embedding tables for a training batch.
+
+Shapes: U users, I items, B pairs of a batch, K negatives of a pair, M selected items, D embedding
+size.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,13 @@ from mmrec.data import Triplets
 
 
 class Picked(NamedTuple):
-    """The rows that a batch of B pairs is compared by.
+    """Indices of the users and items that a batch compares.
 
     Attributes:
         user: [B].
-        item: [M]; each pair's positive before its K negatives, or the distinct positives.
-        own: [B] where among the distinct positives a user's stands; None where they are not.
+        item: [M]. Either the positive of each pair followed by its K negatives, M = B(1+K); or the
+            distinct positives of the batch.
+        own: [B] position of each pair's positive among the distinct positives; None with negatives.
     """
 
     user: Tensor
@@ -25,48 +30,51 @@ class Picked(NamedTuple):
     own: Tensor | None
 
     def nodes(self, n_users: int) -> Tensor:
-        """Where they stand in one table, users first: [B+M]."""
+        """Return indices into one table of all users, then all items: [B+M]."""
         return torch.cat([self.user, n_users + self.item])
 
     def sides(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of `nodes` as those of users and of items: [B+M, D] -> [B, D] and [M, D]."""
+        """Split rows of `nodes` [B+M, D] into users [B, D] and items [M, D]."""
         users, items = torch.split(rows, [len(self.user), len(self.item)])
         return users, items
 
     def parts(self, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
-        """[B, D] and [M, D] -> users, positives [B, D], negatives [B, K, D]; or as they are."""
+        """Return the users, and the items as from `of_items`."""
         return users, *self.of_items(items)
 
     def of_items(self, items: Tensor) -> tuple[Tensor, ...]:
-        """[M, D] -> positives [B, D] and negatives [B, K, D]; or as they are."""
+        """Split items [M, D] into positives [B, D] and negatives [B, K, D].
+
+        Distinct positives are returned as they are: a tuple of one tensor.
+        """
         if self.own is not None:
             return (items,)
         several = items.view(len(self.user), -1, items.shape[-1])
-        # Two slices would have two gradients as large as the whole; a split has one.
+        # The gradient of a split is one tensor of the size of the input; two slices have two.
         positive, negative = torch.split(several, [1, several.shape[1] - 1], dim=1)
         return positive.squeeze(1), negative
 
     def rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
-        """The parts, out of whole tables [U, D] and [I, D]."""
+        """Look up the batch in tables [U, D] and [I, D]; returns the same as `parts`."""
         return self.parts(embedding(self.user, users), embedding(self.item, items))
 
 
 def pairs_with_negatives(batch: Triplets) -> Picked:
-    """Each pair's positive before its negatives: one look-up, as its gradient is a whole table."""
+    """Index each positive followed by its negatives, so that one lookup finds all of them."""
     items = torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1)  # [B, 1+K]
     return Picked(batch.user, items.flatten(), None)
 
 
 def distinct_items(batch: Triplets) -> Picked:
-    """The items that a batch's users have, each once."""
+    """Index the distinct positives of a batch; its negatives are not used."""
     return Picked(batch.user, *torch.unique(batch.positive, return_inverse=True))
 
 
 def lookup(batch: Triplets, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
-    """A batch's users, positives and negatives, out of whole tables.
+    """Look up the users, positives and negatives of a batch.
 
     Args:
-        batch: of B pairs and K negatives each.
+        batch: B pairs with K negatives each.
         users: [U, D].
         items: [I, D].
 

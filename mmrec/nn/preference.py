@@ -1,6 +1,6 @@
-"""What a batch says of who likes what: pairwise comparisons, or a softmax over its items.
+"""The ranking loss of a batch: pairwise comparisons, or a softmax over the items of the batch.
 
-B batch, K negatives, M items that a batch is compared by, D dim, I items.
+Shapes: I items, B pairs of a batch, K negatives of a pair, M selected items, D embedding size.
 """
 
 from __future__ import annotations
@@ -21,51 +21,60 @@ Loss = Literal["bpr", "softmax"]
 
 
 class Preference(nn.Module):
-    """How a batch's observed pairs are held against what else there is.
+    """BPR with sampled negatives, or softmax over the items of a batch.
 
-    `bpr` compares each pair's dot product with those of the user and the pair's negatives. With
-    `softmax` a user is to find the own item among all that are in the batch, by cosines over a
-    temperature (SSM: Wu et al., https://arxiv.org/abs/2201.02327); popular items, which stand in
-    more batches, are not held down for it: the log of an item's chance to be there is taken off
-    its logit (Yi et al., RecSys 2019, https://doi.org/10.1145/3298689.3346996). Negatives are then
-    not read.
+    `bpr` compares the dot product of each pair with those of the user and the pair's negatives.
+    `softmax` is cross-entropy of the user's positive among all distinct positives of the batch,
+    with cosines divided by a temperature as logits (SSM: Wu et al.,
+    https://arxiv.org/abs/2201.02327); it does not read negatives. Popular items are in more batches
+    and would be penalized for it; to correct this, the log of an item's probability to be in the
+    batch is subtracted from its logit (Yi et al., RecSys 2019,
+    https://doi.org/10.1145/3298689.3346996).
 
     Args:
-        corpus: whose train interactions batches are made of.
+        corpus: batches are drawn from its train interactions.
         loss: `bpr` or `softmax`.
         temperature: of the softmax.
-        corrected: whether popular items are not held down.
+        corrected: subtract the log probability of an item to be in the batch.
+
+    Attributes:
+        softmax: whether the loss is `softmax`.
     """
 
-    share: Tensor  # [I] of train interactions
+    share: Tensor  # [I] share of the train interactions
 
     def __init__(
         self, corpus: Corpus, loss: Loss, temperature: float, *, corrected: bool = True
     ) -> None:
         super().__init__()
         check_choice(Loss, loss=loss)
-        check_at_least(0.01, temperature=temperature)  # below, one rival decides
+        check_at_least(0.01, temperature=temperature)  # below, a single logit decides
         self.softmax, self.temperature, self.corrected = loss == "softmax", temperature, corrected
         counts = corpus.item_counts()
         self.register_buffer("share", counts / counts.sum(), persistent=False)
 
     def pick(self, batch: Triplets) -> Picked:
-        """The rows that are needed."""
+        """Return the indices of the users and items that the loss compares."""
         return distinct_items(batch) if self.softmax else pairs_with_negatives(batch)
 
     def compared(self, x: Tensor) -> Tensor:
-        """Vectors as a score takes them: of length one for cosines."""
+        """Normalize vectors to length one for the cosines of `softmax`; return others unchanged."""
         return normalize(single(x), dim=-1) if self.softmax else x
 
     def forward(self, picked: Picked, *parts: Tensor) -> dict[str, Tensor]:
-        """The term, by its name, of `Picked.parts`."""
+        """Compute the loss by name.
+
+        Args:
+            picked: from `pick`.
+            parts: embeddings, from `Picked.parts` or `Picked.rows`.
+        """
         if picked.own is None:
             return {"bpr": bpr(*pair_scores(*parts))}
         users, items = map(self.compared, parts)
         return self.among(picked, users @ items.T)
 
     def among(self, picked: Picked, scores: Tensor) -> dict[str, Tensor]:
-        """The softmax of a batch's users over its distinct items: [B, M]."""
+        """Compute the softmax loss by name from cosines [B, M] of users and distinct items."""
         assert picked.own is not None
         chance = None
         if self.corrected:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
-from mmrec.data import InteractionData
+from mmrec.data import InteractionData, Queries
 from mmrec.evaluation import NonFiniteScores
-from mmrec.models import Recommender
+from mmrec.models import VBPR, GatedLightGCN, Recommender
 from mmrec.models.base import NonFiniteLoss
 from mmrec.protocol import Evaluation
 
@@ -81,3 +83,20 @@ def test_what_a_model_must_define_is_said(small_corpus):
     with pytest.raises(TypeError, match=r"Recommender: .* define score\(\)"):
         model.score(None, None)
     assert model.item_weights() == {}
+
+
+@pytest.mark.parametrize("kind", [VBPR, GatedLightGCN])
+def test_parameters_that_an_earlier_version_named_otherwise_are_loaded(small_corpus, kind):
+    corpus = small_corpus()
+    saved, opened = kind(corpus, dim=4), kind(corpus, dim=4)
+    checkpoint = {"state_dict": saved.state_dict()}
+    saved.on_save_checkpoint(checkpoint)
+    state = checkpoint["state_dict"]
+    for name in [*state]:
+        state[re.sub(r"^project\.(\d+)\.", r"project.each.\1.linear.", name)] = state.pop(name)
+    assert "project.each.1.linear.weight" in state
+    opened.on_load_checkpoint(checkpoint)
+    opened.load_state_dict(checkpoint["state_dict"])
+    queries = Queries(torch.arange(corpus.n_users))
+    first, second = (m.eval().score(m.encode(), queries) for m in (saved, opened))
+    assert torch.equal(first, second)

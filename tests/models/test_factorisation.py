@@ -44,8 +44,8 @@ def test_vbpr_is_eq_4(small_corpus, centred):
     corpus = small_corpus(modalities=2)
     model = randomise(VBPR(corpus, dim=4, l2=0.5))
     content = sum(
-        part.linear(centred(m.features))
-        for part, m in zip(model.project.each, corpus.modalities.values(), strict=True)
+        project(centred(m.features))
+        for project, m in zip(model.project, corpus.modalities.values(), strict=True)
     )
     score = torch.stack(
         [

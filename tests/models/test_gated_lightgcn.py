@@ -27,8 +27,8 @@ def test_it_is_its_formula(small_corpus, centred, item_init, late_add, fusion):
     torch.manual_seed(0)
     model = GatedLightGCN(corpus, dim=4, fusion=fusion, item_init=item_init, late_add=late_add)
     p = [
-        part.linear(centred(m.features))
-        for part, m in zip(model.project.each, corpus.modalities.values(), strict=True)
+        project(centred(m.features))
+        for project, m in zip(model.project, corpus.modalities.values(), strict=True)
     ]
     both = torch.cat(p, dim=1)
     match fusion:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch_geometric.nn.conv.lg_conv import LGConv
 
 from mmrec.data import Queries, Triplets
 from mmrec.models import LightGCN
@@ -27,6 +28,25 @@ def test_scores_are_those_of_dense_algebra(small_corpus, layers):
     users, items = dense_embeddings(model, corpus.train)
     found = model.score(model.encode(), Queries(torch.arange(corpus.n_users)))
     torch.testing.assert_close(found, users @ items.T)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_embeddings_and_their_gradient_equal_those_of_lgconv(small_corpus, layers):
+    corpus = small_corpus()
+    model = LightGCN(corpus, dim=5, layers=layers).eval()
+    user, item = corpus.to_pyg()["user", "train", "item"].edge_index
+    edges = torch.stack([user, item + corpus.n_users])
+    edges = torch.cat([edges, edges.flip(0)], dim=1)
+    x = model.node.weight.detach().clone().requires_grad_()
+    convolve, steps = LGConv(), [x]
+    for _ in range(layers):
+        steps.append(convolve(steps[-1], edges))
+    expected, found = torch.stack(steps).mean(0), torch.cat(model.encode())
+    torch.testing.assert_close(found, expected)
+    towards = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+    (found * towards).sum().backward()
+    (expected * towards).sum().backward()
+    torch.testing.assert_close(model.node.weight.grad, x.grad)
 
 
 @pytest.mark.parametrize("norm", ["squared", "frobenius"])

@@ -238,25 +238,28 @@ def test_new_items_are_encoded_as_known_ones_are(corpus, fusion):
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        ({"smell": torch.ones(2, 8)}, r"knows no modality smell; it has visual, textual, audio"),
-        ({"visual": torch.ones(2, 9)}, r"visual of the new items is 9 wide, .* learned from 8"),
+        ({"smell": torch.ones(2, 8)}, r"modality smell; .* visual, textual, audio"),
+        ({"visual": torch.ones(2, 9)}, r"visual of new items .* \[2, 9\]; expected 8 numbers"),
         ({"visual": torch.ones(2, 8), "textual": torch.ones(3, 9)}, r"visual: 2, textual: 3"),
-        ({}, r"new items need features, .* found none"),
-        ({"visual": torch.tensor([[1.0] * 8, [math.inf] * 8])}, r"visual of new item 1 is infin"),
+        ({}, r"new items: found features of none"),
+        (
+            {"visual": torch.tensor([[1.0] * 8, [math.inf] * 8])},
+            r"row 1: .* infinite",
+        ),
         (
             {"visual": torch.tensor([[math.nan] * 8, [math.nan] * 7 + [1.0]])},
-            r"visual of new item 1 is NaN in a part of the row",
+            r"visual of new items, row 1: .* NaN in a part",
         ),
         (
             {"visual": torch.ones(8)},
-            r"visual of the new items has shape \(8,\), expected a row of 8",
+            r"visual of new items has shape \[8\]; expected 8 numbers",
         ),
         (
             {"visual": torch.tensor(1.0)},
-            r"visual of the new items has shape \(\), expected a row of",
+            r"visual of new items has shape \[\]; expected 8 numbers",
         ),
-        ({"visual": None}, r"visual of the new items: expected numbers, found NoneType"),
-        ({"visual": [["a"] * 8] * 2}, r"visual of the new items: expected numbers, found list"),
+        ({"visual": None}, r"visual of new items: expected numbers, found NoneType"),
+        ({"visual": [["a"] * 8] * 2}, r"visual of new items: expected numbers, found list"),
     ],
 )
 def test_features_of_new_items_that_cannot_be_are_refused(corpus, features, message):
@@ -267,9 +270,9 @@ def test_features_of_new_items_that_cannot_be_are_refused(corpus, features, mess
 @pytest.mark.parametrize(
     ("present", "message"),
     [
-        ({"visal": [True, False]}, r"knows no modality visal; it has visual, textual, audio"),
-        ({"visual": [True]}, r"present\[visual\]: expected a bool for each of 2 .* shape \(1,\)"),
-        ({"visual": [0, 2]}, r"present\[visual\]: expected a bool .* torch\.int64 of shape \(2,\)"),
+        ({"visal": [True, False]}, r"modality visal; .* visual, textual, audio"),
+        ({"visual": [True]}, r"present\[visual\]: .* shape \(1,\); .* each of 2 new items"),
+        ({"visual": [0, 2]}, r"present\[visual\]: .* torch\.int64 of shape \(2,\)"),
         ({"visual": ["yes", "no"]}, r"present\[visual\]: expected numbers, found list"),
     ],
 )
@@ -313,9 +316,9 @@ def test_concatenated_modalities_have_no_weights(corpus):
 
 
 def test_features_of_new_items_need_the_name_of_their_modality(corpus):
-    with pytest.raises(TypeError, match=r'of each modality, \{"visual": array, "textual": array'):
+    with pytest.raises(TypeError, match=r'by modality, \{"visual": array, "textual": array'):
         made(corpus).encode_items(torch.ones(2, 8))
-    with pytest.raises(TypeError, match=r"present: give a bool for each item by modality"):
+    with pytest.raises(TypeError, match=r"present: found list; expected a bool"):
         made(corpus).encode_items({"visual": torch.ones(2, 8)}, [True, True])
 
 
@@ -501,5 +504,5 @@ def test_a_modality_that_no_item_has_is_refused(corpus):
         present=torch.zeros(corpus.n_items, dtype=torch.bool),
         features=torch.zeros_like(corpus.modalities["audio"].features),
     )
-    with pytest.raises(DataError, match=r"no item has audio; leave it out with data\.modalities"):
+    with pytest.raises(DataError, match=r"no item has modality audio; .* data\.modalities"):
         made(replace(corpus, modalities={**corpus.modalities, "audio": nobody}))

@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch_geometric.nn.conv.message_passing import MessagePassing
+from torch_geometric.utils import spmm
 
 from mmrec.graphs import csr_matrix
 from mmrec.nn import Propagation, SparseMatrix, sparse_matmul, take_rows
@@ -49,6 +51,37 @@ def test_gradient_to_the_values_equals_autograd_on_the_dense_matrix(seed, shape)
     found = SparseMatrix(sparse, weighted=True)(ours, one)
     expected = torch.zeros(shape).index_put((row, column), other) @ theirs
     torch.testing.assert_close(found, expected)
+    (found * towards).sum().backward()
+    (expected * towards).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.testing.assert_close(one.grad, other.grad)
+
+
+class WeightedSum(MessagePassing):
+    """Sum of neighbours times edge weights, from M sources to N targets."""
+
+    def __init__(self):
+        super().__init__(aggr="sum")
+
+    def forward(self, x, edge_index, weight, size):
+        return self.propagate(edge_index, x=(x, None), weight=weight, size=size)
+
+    def message(self, x_j, weight):
+        return weight[:, None] * x_j
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 999), shapes)
+def test_product_and_gradients_equal_message_passing(seed, shape):
+    dense, sparse = random(seed, shape)
+    ours, theirs, towards = operands(seed, shape)
+    row, column = dense.nonzero().unbind(1)
+    one, other = (dense[row, column].clone().requires_grad_() for _ in range(2))
+    found = SparseMatrix(sparse, weighted=True)(ours, one)
+    expected = WeightedSum()(theirs, torch.stack([column, row]), other, shape[::-1])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(SparseMatrix(sparse)(ours), expected)
+    torch.testing.assert_close(sparse_matmul(sparse, ours.detach()), spmm(sparse, theirs.detach()))
     (found * towards).sum().backward()
     (expected * towards).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
