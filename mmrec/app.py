@@ -28,7 +28,7 @@ from mmrec.home import with_home
 from mmrec.hydra_errors import explain, instead
 from mmrec.paths import expand
 from mmrec.text import log_text
-from mmrec.trust import run_folder_of
+from mmrec.trust import leave_run_folders
 from mmrec.words import prepared, refuse_numbers
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
 
     With `HYDRA_FULL_ERROR=1` in the environment, and for what is our mistake, there is a traceback.
     """
-    _leave_run_folders()
+    leave_run_folders()
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -98,11 +98,6 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         if full_error is not None:
             os.environ[FULL_ERROR] = full_error
         logging.raiseExceptions = raised_before
-
-
-def _leave_run_folders() -> None:
-    """Import nothing from a run folder, where Hydra would execute each `hydra_plugins` module."""
-    sys.path[:] = [entry for entry in sys.path if run_folder_of(Path(entry)) is None]
 
 
 def _printable_records(

@@ -10,11 +10,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
 
 from mmrec import __version__
 from mmrec.config import conf_dir, nearest
-from mmrec.trust import run_folder_of
+from mmrec.trust import search_working_directory
 
 COMMANDS = {
     "run": "train a model, select it on validation, test it once",
@@ -53,20 +52,10 @@ def main() -> None:
         case [command, *rest] if command in COMMANDS:
             # As `python -m` does it, which is also how processes of a distributed run are started.
             sys.argv[1:] = rest
-            _search_working_directory()
+            search_working_directory()
             runpy.run_module(f"mmrec.{command}", run_name="__main__", alter_sys=True)
         case [command, *_]:
             sys.exit(f"error: {command}: no such command" + nearest(command, COMMANDS))
-
-
-def _search_working_directory() -> None:
-    """Find modules in the working directory too, after all others and never in a run folder.
-
-    `python -P` and PYTHONSAFEPATH switch it off, as they do for `python -m`.
-    """
-    folder = Path.cwd()
-    if not sys.flags.safe_path and str(folder) not in sys.path and run_folder_of(folder) is None:
-        sys.path.append(str(folder))
 
 
 def _complete() -> None:
