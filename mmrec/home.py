@@ -24,7 +24,9 @@ LISTS = ("hydra.searchpath", "hydra.sweeper.storage", "runs", "storages", "sweep
 EITHER = ("exclude", "items", "only", "users")  # a path; a list holds ids
 FOLDER_OPTIONS = ("--config-dir", "-cd")
 _SAFE = re.compile(r"[A-Za-z0-9_./\-]*")
-_TOKEN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,\[\]'"]+""")
+_TOKEN = re.compile(
+    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,\[\]'"]+(?:\[[^\[\]]*\][^,\[\]'"]*)*"""
+)
 _HOME = re.compile(r"(^|:///)(~[^/]*)(?=/|$)")
 
 
@@ -61,10 +63,13 @@ def _setting(word: str, many: bool) -> str:
         path = str(expand(text))
         plain = path == text and (text != value or _SAFE.fullmatch(value))
         return word if plain else f"{setting}={quoted(path)}"
+    several = is_list or ("," in value and "[" not in value)
+    if _is(name, LISTS) and not (many or several):
+        path = _with_home(_unquoted(value))
+        plain = _SAFE.fullmatch(value) or (value[0] in "'\"" and path == _unquoted(value))
+        return word if plain else f"{setting}={quoted(path)}"
     if "~" in value and (_is(name, (*PATHS, *LISTS)) or value.lstrip("'\"").startswith("~/")):
         return f"{setting}{equals}{_TOKEN.sub(_expanded, value)}"
-    if _is(name, LISTS) and not (many or "[" in value or "," in value):
-        return word if _SAFE.fullmatch(value) or value[0] in "'\"" else f"{setting}={quoted(value)}"
     return word
 
 
@@ -75,8 +80,13 @@ def _is(name: str, patterns: Sequence[str]) -> bool:
 def _expanded(found: re.Match[str]) -> str:
     """A value or an element of a list; quoted if it is a path of the home folder."""
     text = _unquoted(found[0].strip())
-    path = _HOME.sub(lambda home: f"{home[1]}{expand(home[2])}", text)
+    path = _with_home(text)
     return found[0] if path == text else quoted(path)
+
+
+def _with_home(text: str) -> str:
+    """A path or a URL of a file with the home folder in the place of `~`."""
+    return _HOME.sub(lambda home: f"{home[1]}{expand(home[2])}", text)
 
 
 def _unquoted(value: str) -> str:

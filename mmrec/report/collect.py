@@ -327,11 +327,13 @@ def _holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
     found: set[Path] = set()
     for pattern in _listed(patterns):
         path = expand(pattern)
-        if path.exists():  # also a folder whose name looks like a pattern
-            pattern = str(Path(glob.escape(str(path if path.is_dir() else path.parent))) / "**")
+        if path.exists():
+            path = (path if path.is_dir() else path.parent) / "**"
         elif not glob.has_magic(pattern):
             raise ResultError(f"runs={pattern}: there is no such folder")
-        for hit in glob.iglob(str(expand(pattern)), recursive=True):  # noqa: PTH207, may be absolute
+        top = next(parent for parent in path.parents if parent.exists())  # [ ] in its name are text
+        pattern = str(Path(glob.escape(str(top)), path.relative_to(top)))
+        for hit in glob.iglob(pattern, recursive=True):  # noqa: PTH207, may be absolute
             path = Path(hit)
             folder = path.parent if path.name in names else path
             if any((folder / name).is_file() for name in names):
