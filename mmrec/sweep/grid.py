@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shlex
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
