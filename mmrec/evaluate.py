@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch, output_file
 from mmrec.config import ConfigError, conf_dir
+from mmrec.errors import memory_suffices
 from mmrec.paths import replace_file
 from mmrec.results import locate_run
 
@@ -87,10 +88,13 @@ def evaluate(
     asked = {name: value for name, value in asked.items() if value is not None}
     evaluation = replace(opened.model.evaluation, **asked)
     ranking = Rankings(opened.corpus, split, evaluation)
-    queries = QueryLoader(ranking.users, eval_batch_size or opened.data.eval_batch_size)
-    for users, scores in scored(opened, queries, accelerator=accelerator):
-        ranking.to(users.device).update(users, scores)
-    metrics = {name: float(value) for name, value in ranking.compute().items()}
+    block = eval_batch_size or opened.data.eval_batch_size
+    queries = QueryLoader(ranking.users, min(block, opened.corpus.n_users))
+    what = f"eval_batch_size={block}: ranking this many users at a time needs"
+    with memory_suffices(ConfigError, what=what, lower="eval_batch_size"):
+        for users, scores in scored(opened, queries, accelerator=accelerator):
+            ranking.to(users.device).update(users, scores)
+        metrics = {name: float(value) for name, value in ranking.compute().items()}
 
     before, now = (
         replace(x, candidates=x.candidates_in(opened.corpus))

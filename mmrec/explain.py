@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir
+from mmrec.errors import memory_suffices
 from mmrec.names import Asked, check_files, select, user_names
 from mmrec.paths import expand, outward_link, replace_file
 from mmrec.recommend import Seen
@@ -58,7 +59,7 @@ def explain(
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
         users: one id, several, or a table of them, as for `recommend`; None: some of each activity.
-        k: length of the lists.
+        k: length of the lists; they are shorter where there are fewer candidates.
         seen: items that are masked, as for `recommend`.
         accelerator: what to rank on.
         output: a folder; None: `explain` in the run's, or `explain-last` of its last checkpoint.
@@ -89,11 +90,12 @@ def explain(
     from mmrec.runs import open_run
 
     opened = open_run(run, trust=trust, data_root=data_root)
-    if k > opened.corpus.n_items:
-        raise ConfigError(f"k={k}: the catalogue has {opened.corpus.n_items} items")
+    k = min(k, opened.corpus.n_items)
     chosen = _chosen(users, opened.corpus)
     train = opened.corpus.train
-    with torch.no_grad(), charts.style():
+    lower = f"k={k}, or the number of users={len(chosen)}"
+    memory = memory_suffices(ConfigError, f"run={run}: ", what="explaining needs", lower=lower)
+    with torch.no_grad(), charts.style(), memory:
         weights = opened.model.pair_weights(train.user, train.item)
         if not weights and not isinstance(opened.model, RoutedRecommender):
             raise ConfigError(

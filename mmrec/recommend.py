@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch, output_file
 from mmrec.config import ConfigError, conf_dir
+from mmrec.errors import memory_suffices
 from mmrec.lists import SHOWN, SUFFIXES, table_text, write_lists
 from mmrec.names import Asked, Names, check_files, item_names, select, user_names
 from mmrec.paths import expand
@@ -127,10 +128,12 @@ def recommend(
         )
     length = LENGTH if k is None else k
     lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer)
-    if path is not None:
-        write_lists(lists, path)
-    else:
-        log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
+    what = f"block={block}: ranking this many users at a time needs"
+    with memory_suffices(ConfigError, what=what, lower="block"):
+        if path is not None:
+            write_lists(lists, path)
+        else:
+            log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
     if offer.new is not None:
         _warn_of_gaps(offer.new, corpus, items)
     if path is not None:
@@ -260,7 +263,7 @@ def ranked_lists(
     corpus = opened.corpus
     offer = offer or _offer(corpus, None)
     history = History(_masked(corpus, seen), corpus.n_users, corpus.n_items)
-    queries = QueryLoader(users, block)
+    queries = QueryLoader(users, min(block, corpus.n_users))
     for batch, scores in scored(opened, queries, accelerator=accelerator, items=offer.new):
         scores = scores.float()
         mask = None

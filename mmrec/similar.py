@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch, output_file
 from mmrec.config import ConfigError, conf_dir
+from mmrec.errors import memory_suffices
 from mmrec.lists import SHOWN, SUFFIXES, table_text, write_lists
 from mmrec.names import check_files, item_names, select
 from mmrec.recommend import allowed_items
@@ -102,11 +103,13 @@ def similar(
         chosen = torch.arange(names.count if path else min(SHOWN, names.count))
     allowed = allowed_items(exclude, only, names)
     lists = similar_items(opened, chosen, k, allowed=allowed, block=block)
+    what = f"block={block}: comparing this many items at a time needs"
     try:
-        if path is not None:
-            write_lists(lists, path)
-        else:
-            log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
+        with memory_suffices(ConfigError, what=what, lower="block"):
+            if path is not None:
+                write_lists(lists, path)
+            else:
+                log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
     except NoSimilarity as error:
         raise ConfigError(
             f"run={run}: {error}; give a run of a model with embeddings, or of ease or item_knn"
@@ -147,7 +150,7 @@ def similar_items(
     corpus, model = opened.corpus, opened.model
     with torch.no_grad():
         encoded = model.encode()
-        for batch in torch.split(items, block):
+        for batch in torch.split(items, min(block, corpus.n_items)):
             scores = model.item_similarity(encoded, batch).float()  # [B, I]
             if scores.isnan().any():
                 raise NonFiniteScores(
