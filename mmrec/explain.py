@@ -22,7 +22,7 @@ from mmrec.text import spreadsheet_frame
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmrec.data.corpus import Corpus
+    from mmrec.data import InteractionData
 
 log = logging.getLogger(__name__)
 SHOWN = 5  # users whose lists are shown where none are asked for
@@ -91,7 +91,7 @@ def explain(
 
     opened = open_run(run, trust=trust, data_root=data_root)
     k = min(k, opened.corpus.n_items)
-    chosen = _chosen(users, opened.corpus)
+    chosen = _chosen(users, opened.data)
     train = opened.corpus.train
     lower = f"k={k}, or the number of users={len(chosen)}"
     memory = memory_suffices(ConfigError, f"run={run}: ", what="explaining needs", lower=lower)
@@ -132,14 +132,14 @@ def explain(
     return page
 
 
-def _chosen(users: Asked | None, corpus: Corpus) -> Tensor:
+def _chosen(users: Asked | None, data: InteractionData) -> Tensor:
     """Indices of the users who are asked for."""
     import torch
 
     if users is None:
-        order = corpus.user_counts().argsort(descending=True, stable=True)
+        order = data.corpus.user_counts().argsort(descending=True, stable=True)
         return order[torch.linspace(0, len(order) - 1, min(SHOWN, len(order))).long()]
-    return select("users", users, user_names(corpus))
+    return select("users", users, user_names(data))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
 
-    from mmrec.data import Corpus, Interactions, Modality
+    from mmrec.data import Corpus, InteractionData, Interactions, Modality
     from mmrec.runs import OpenRun
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ def recommend(
 
     `users`, `exclude` and `only` take one name, a list of names, or the path of a table. Names are
     the original ids of the data where there are any, else row numbers. A table has a column
-    `user_id` or `item_id` (original ids), or `user` or `item` (row numbers).
+    `user_id` or `item_id` (original ids), `user` or `item` (row numbers), or the column of the
+    data set, for example `userID` or `itemID`.
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
@@ -108,10 +109,10 @@ def recommend(
 
     opened = open_run(run, trust=trust, data_root=data_root)
     corpus = opened.corpus
-    offer = _offer(corpus, expand(items) if items else None)
+    offer = _offer(opened.data, expand(items) if items else None)
     offer = offer._replace(allowed=allowed_items(exclude, only, offer.names))
     if users is not None:
-        chosen = select("users", users, user_names(corpus))
+        chosen = select("users", users, user_names(opened.data))
     else:
         chosen = torch.arange(corpus.n_users if path else min(SHOWN, corpus.n_users))
     cold = int((corpus.user_counts()[chosen] == 0).sum())
@@ -196,12 +197,13 @@ class Ranked(NamedTuple):
         return self.names.count
 
 
-def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
+def _offer(data: InteractionData, folder: Path | None) -> Ranked:
     """The catalogue, or the new items of a folder."""
     from mmrec.data import read_items
 
+    corpus = data.corpus
     if folder is None:
-        return Ranked(item_names(corpus), titles=corpus.item_titles)
+        return Ranked(item_names(data), titles=corpus.item_titles)
     new, ids = read_items(folder)
     if corpus.modalities.keys() < new.keys():  # where one is lacking, another may be misspelt
         more = [name for name in new if name not in corpus.modalities]
@@ -261,7 +263,7 @@ def ranked_lists(
     check_choice(Seen, "recommend", seen=seen)
 
     corpus = opened.corpus
-    offer = offer or _offer(corpus, None)
+    offer = offer or _offer(opened.data, None)
     history = History(_masked(corpus, seen), corpus.n_users, corpus.n_items)
     queries = QueryLoader(users, min(block, corpus.n_users))
     for batch, scores in scored(opened, queries, accelerator=accelerator, items=offer.new):

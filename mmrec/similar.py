@@ -58,7 +58,8 @@ def similar(
 
     `items`, `exclude` and `only` take one name, a list of names, or the path of a table. Names are
     the original ids of the data where there are any, else row numbers. A table has a column
-    `item_id` (original ids) or `item` (row numbers).
+    `item_id` (original ids) or `item` (row numbers), or the column of the data set, for example
+    `itemID`.
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
@@ -96,7 +97,7 @@ def similar(
     from mmrec.runs import open_run
 
     opened = open_run(run, trust=trust, data_root=data_root)
-    names = item_names(opened.corpus)
+    names = item_names(opened.data)
     if items is not None:
         chosen = select("items", items, names)
     else:

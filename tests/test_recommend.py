@@ -23,6 +23,7 @@ from mmrec import recommend as module
 from mmrec.config import ConfigError
 from mmrec.data import DataError, Interactions
 from mmrec.evaluation import NonFiniteScores
+from mmrec.names import Names, select
 from mmrec.nn import mean_item
 from mmrec.recommend import recommend
 from mmrec.run import run
@@ -336,6 +337,49 @@ def test_the_column_user_is_a_number_even_where_there_are_ids(shop, tmp_path):
     wanted.write_text("user\n0\n")
     lists = recommend(run=shop, output=str(tmp_path / "r.csv"), k=1, users=str(wanted))
     assert pl.read_csv(lists)["user_id"].to_list() == ["zoe"]
+
+
+def test_a_table_may_have_the_column_of_the_data(shop, tmp_path):
+    """The shop's files call users `userID`, and hold original ids."""
+    wanted, sold_out = tmp_path / "users.csv", tmp_path / "sold_out.csv"
+    wanted.write_text("userID,itemID\nu07,i01\nzoe,i02\n")
+    sold_out.write_text("itemID\ni01\ni99\n")
+    settings = {"users": str(wanted), "only": str(wanted), "exclude": str(sold_out)}
+    lists = recommend(run=shop, output=str(tmp_path / "r.csv"), seen="none", **settings)
+    assert pl.read_csv(lists)["user_id"].to_list() == ["u07", "zoe"]
+    assert {*pl.read_csv(lists)["item_id"]} == {"i02"}
+    wanted.write_text("userID\n0\n7\n")  # row numbers, as the files of other data sets have them
+    lists = recommend(run=shop, output=str(tmp_path / "r.csv"), k=1, users=str(wanted))
+    assert pl.read_csv(lists)["user_id"].to_list() == ["zoe", "u06"]
+
+
+@pytest.mark.parametrize("other", ["user", "user_id"])
+def test_two_columns_of_users_are_refused_with_both_names(shop, tmp_path, other):
+    (tmp_path / "users.csv").write_text(f"userID,{other}\nu07,0\n")
+    with pytest.raises(DataError, match=rf"users\.csv: .*userID and {other} "):
+        recommend(run=shop, output=str(tmp_path / "r.csv"), users=str(tmp_path / "users.csv"))
+
+
+def test_lists_may_be_a_table_of_users_again(shop, tmp_path):
+    first = recommend(run=shop, output=str(tmp_path / "first.csv"), k=1, users=["u07", "zoe"])
+    again = recommend(run=shop, output=str(tmp_path / "again.csv"), k=1, users=str(first))
+    assert again.read_text() == first.read_text()
+
+
+@pytest.mark.parametrize("column", ["userID", "user"])
+def test_ids_that_are_also_row_numbers_are_refused_in_the_column_of_the_data(column, tmp_path):
+    names = Names("user", "shop", 4, pl.Series(["3", "2", "1", "ann"]), column=column)
+    path = tmp_path / "users.csv"
+    path.write_text(f"{column}\n3\n")
+    with pytest.raises(DataError, match=rf"{column} .*original ids.*row numbers.* user_id .* user"):
+        select("users", str(path), names)
+    for text, expected in (("3\nann", [0, 3]), ("0\n3", [0, 3]), ("2\n1", None)):
+        path.write_text(f"{column}\n{text}\n")
+        if expected is None:
+            with pytest.raises(DataError, match="row numbers"):
+                select("users", str(path), names)
+        else:
+            assert select("users", str(path), names).tolist() == expected
 
 
 @pytest.mark.parametrize(
