@@ -47,6 +47,7 @@ def explain(
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     output: str | None = None,
     data_root: str | None = None,
+    title: str | None = None,
     trust: str | Sequence[str] = (),
 ) -> Path:
     """Write a page, tables and figures about what carries a run's scores.
@@ -64,6 +65,7 @@ def explain(
         accelerator: what to rank on.
         output: a folder; None: `explain` in the run's, or `explain-last` of its last checkpoint.
         data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
         trust: modules outside mmrec that the run may import; needed once for each.
 
     Returns:
@@ -89,7 +91,7 @@ def explain(
     from mmrec.report.page import write_page
     from mmrec.runs import open_run
 
-    opened = open_run(run, trust=trust, data_root=data_root)
+    opened = open_run(run, trust=trust, data_root=data_root, title=title)
     k = min(k, opened.corpus.n_items)
     chosen = _chosen(users, opened.data)
     train = opened.corpus.train

@@ -53,6 +53,7 @@ def recommend(
     block: int = 512,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     data_root: str | None = None,
+    title: str | None = None,
     trust: str | Sequence[str] = (),
 ) -> Path | None:
     """Write or print the k best items of each user, best first.
@@ -82,6 +83,7 @@ def recommend(
         block: users that are scored at a time; bounds the memory.
         accelerator: what to compute on.
         data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
         trust: modules outside mmrec that the run may import; needed once for each.
 
     Returns:
@@ -107,7 +109,7 @@ def recommend(
 
     from mmrec.runs import open_run
 
-    opened = open_run(run, trust=trust, data_root=data_root)
+    opened = open_run(run, trust=trust, data_root=data_root, title=title)
     corpus = opened.corpus
     offer = _offer(opened.data, expand(items) if items else None)
     offer = offer._replace(allowed=allowed_items(exclude, only, offer.names))

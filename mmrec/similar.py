@@ -47,6 +47,7 @@ def similar(
     only: str | Path | int | Sequence[str | int] | None = None,
     block: int = 512,
     data_root: str | None = None,
+    title: str | None = None,
     trust: str | Sequence[str] = (),
 ) -> Path | None:
     """Write or print the k most similar items of each item, the most similar first.
@@ -71,6 +72,7 @@ def similar(
         only: items that may be listed; None: all.
         block: items that are compared at a time; bounds the memory.
         data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
         trust: modules outside mmrec that the run may import; needed once for each.
 
     Returns:
@@ -96,7 +98,7 @@ def similar(
     from mmrec.models import NoSimilarity
     from mmrec.runs import open_run
 
-    opened = open_run(run, trust=trust, data_root=data_root)
+    opened = open_run(run, trust=trust, data_root=data_root, title=title)
     names = item_names(opened.data)
     if items is not None:
         chosen = select("items", items, names)

@@ -235,7 +235,7 @@ def test_a_process_of_its_own_is_started_with_the_same_words():
         ("mmrec report base", {"baseline="}),
         ("mmrec typo mod", set()),
         ("mmrec similar o", {"only=", "output="}),
-        ("mmrec similar data", {"data.root="}),
+        ("mmrec similar data", {"data.root=", "data.columns.title="}),
         ("mmrec similar data=", set()),
         ("mmrec similar tr", {"trust="}),
         ("mmrec similar trust=", set()),
