@@ -7,16 +7,18 @@ unchanged. Hydra refuses it, as it refuses letters outside ASCII, `+`, `=`, `#` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from mmrec.paths import expand
 from mmrec.words import quoted
 
+OF_LOGGER = ("path", "root_dir", "save_dir")
 # Settings that hold one path. `*` stands for a part of the name.
 PATHS = (
     *("ckpt", "data.interactions_file", "data.root", "hydra.run.dir", "hydra.sweep.dir"),
-    *("logger.*.path", "logger.*.root_dir", "logger.*.save_dir"),
+    *(f"logger.*.{name}" for name in OF_LOGGER),
     *("output", "per_user", "run", "run_dir"),
 )
 # Settings that hold a path or a URL, or a list of them.
@@ -37,6 +39,14 @@ def with_home(words: Sequence[str]) -> list[str]:
     """
     many = bool({"-m", "--multirun"} & {*words})
     return list(_words(words, many))
+
+
+def logger_with_home(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a logger with expanded paths, which may come from a file."""
+    return {
+        name: str(expand(value)) if name in OF_LOGGER and isinstance(value, str) else value
+        for name, value in settings.items()
+    }
 
 
 def _words(words: Sequence[str], many: bool) -> Iterator[str]:
