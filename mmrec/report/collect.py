@@ -356,7 +356,7 @@ def _read(folder: Path) -> Run:
     try:
         if PER_USER in needed:
             pl.scan_parquet(folder / PER_USER, glob=False).collect_schema()
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ResultError(f"{PER_USER} cannot be read ({first_line(error)})") from None
     settings = {
         key: value
