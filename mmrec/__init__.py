@@ -1,3 +1,26 @@
 """Multimodal recommendation: Hydra composes the experiment, Lightning runs it."""
 
+import os
+import sys
+
 __version__ = "0.1.0"
+
+
+def _started_by_python_m() -> bool:
+    """Whether `python -m mmrec.<command>` is importing this package to find its command."""
+    # Meanwhile argv[0] is "-m", and the name of the module precedes the arguments.
+    started = sys.argv[:1] == ["-m"] and not sys.flags.safe_path
+    return started and sys.orig_argv[-len(sys.argv)].removeprefix("-m").startswith("mmrec.")
+
+
+if _started_by_python_m():
+    # Python has put the working directory first, where a module would shadow an installed one.
+    # Nothing else is imported before it is moved to the end, where the console script adds it.
+    try:
+        if sys.path[0] == os.getcwd():  # noqa: PTH109, pathlib is not imported yet
+            del sys.path[0]
+    except FileNotFoundError:  # the working directory was removed
+        pass
+    from mmrec.trust import search_working_directory
+
+    search_working_directory()

@@ -28,7 +28,7 @@ from mmrec.home import with_home
 from mmrec.hydra_errors import explain, instead
 from mmrec.paths import expand
 from mmrec.text import log_text
-from mmrec.trust import run_folder_of
+from mmrec.trust import leave_run_folders
 from mmrec.words import prepared, refuse_numbers
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
 
     With `HYDRA_FULL_ERROR=1` in the environment, and for what is our mistake, there is a traceback.
     """
-    _leave_run_folders()
+    leave_run_folders()
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -100,11 +100,6 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         logging.raiseExceptions = raised_before
 
 
-def _leave_run_folders() -> None:
-    """Import nothing from a run folder, where Hydra would execute each `hydra_plugins` module."""
-    sys.path[:] = [entry for entry in sys.path if run_folder_of(Path(entry)) is None]
-
-
 def _printable_records(
     make_record: Callable[..., logging.LogRecord],
 ) -> Callable[..., logging.LogRecord]:
@@ -148,25 +143,31 @@ def answer(config: DictConfig, name: str, command: Callable[..., object]) -> Non
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         refuse_numbers(plain)
         if "data" in plain:
-            plain["data_root"] = _data_root(plain.pop("data"))
+            plain |= _of_data(plain.pop("data"))
         check_call({TARGET: name, **plain}, "")
         command(**plain)
     except Exception as error:
         raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
 
 
-def _data_root(data: object) -> str | None:
-    """The value of `data.root`, for a command that opens a run.
+def _of_data(data: object) -> dict[str, str | None]:
+    """Arguments of a command that opens a run: its settings of data.
 
     Raises:
-        ConfigError: another setting, or not a text.
+        ConfigError: not the settings of data, or not text.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"data={data}: the run has its data; data.root= says where they are now")
     root = data.get("root")
     if root is not None and not isinstance(root, str):
         raise ConfigError(f"data.root={root}: expected the folder of data sets")
-    return root
+    if "columns" not in data:
+        return {"data_root": root}
+    columns = data["columns"]
+    title = columns.get("title") if isinstance(columns, Mapping) else columns
+    if (title is not None and not isinstance(title, str)) or not isinstance(columns, Mapping):
+        raise ConfigError(f"data.columns.title={title}: expected a column of items.csv")
+    return {"data_root": root, "title": title}
 
 
 def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:

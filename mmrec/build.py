@@ -27,6 +27,7 @@ from mmrec.config import (
     unread_search_setting,
 )
 from mmrec.errors import memory_suffices
+from mmrec.home import logger_with_home
 from mmrec.results import first_line
 from mmrec.switches import check_switches, setting_error
 from mmrec.words import refuse_numbers
@@ -237,7 +238,8 @@ def build_trainer(
     loggers = [
         logger if isinstance(logger, EpochTable) else Guarded(logger)
         for logger in instantiate(
-            {name: node for name, node in plain["logger"].items() if node}, _convert_="all"
+            {name: logger_with_home(node) for name, node in plain["logger"].items() if node},
+            _convert_="all",
         ).values()
     ]
     limit = trainer_settings.get("max_time")

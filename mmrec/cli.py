@@ -7,14 +7,15 @@ import os
 import re
 import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from mmrec import __version__
 from mmrec.config import conf_dir, nearest
-from mmrec.trust import run_folder_of
+from mmrec.results import flat
+from mmrec.trust import search_working_directory
 
 COMMANDS = {
     "run": "train a model, select it on validation, test it once",
@@ -53,20 +54,10 @@ def main() -> None:
         case [command, *rest] if command in COMMANDS:
             # As `python -m` does it, which is also how processes of a distributed run are started.
             sys.argv[1:] = rest
-            _search_working_directory()
+            search_working_directory()
             runpy.run_module(f"mmrec.{command}", run_name="__main__", alter_sys=True)
         case [command, *_]:
             sys.exit(f"error: {command}: no such command" + nearest(command, COMMANDS))
-
-
-def _search_working_directory() -> None:
-    """Find modules in the working directory too, after all others and never in a run folder.
-
-    `python -P` and PYTHONSAFEPATH switch it off, as they do for `python -m`.
-    """
-    folder = Path.cwd()
-    if not sys.flags.safe_path and str(folder) not in sys.path and run_folder_of(folder) is None:
-        sys.path.append(str(folder))
 
 
 def _complete() -> None:
@@ -84,12 +75,15 @@ def _complete() -> None:
     logging.disable()  # messages are not completions
     answer = StringIO()
     with redirect_stdout(answer):
-        runpy.run_module(f"mmrec.{command}", run_name="__main__")
+        names = runpy.run_module(f"mmrec.{command}", run_name="__main__")
     if not line:  # the script that installs completion
         sys.stdout.write(answer.getvalue())
         return
     offered = answer.getvalue().split()
-    completed = _of_run(line, offered) if command == "run" else _of_file(command, offered)
+    if command == "run":
+        completed = _of_run(line, offered)
+    else:
+        completed = _of_command(names[command], command, re.split(r"\s", line)[-1], offered)
     sys.stdout.write(" ".join(completed) + "\n")
 
 
@@ -117,10 +111,34 @@ def _of_run(line: str, offered: list[str]) -> Iterator[str]:
             yield option
 
 
-def _of_file(command: str, offered: list[str]) -> list[str]:
-    """What another command takes: Hydra offers the groups of `run` too."""
+def _of_command(
+    function: Callable[..., object], command: str, typed: str, offered: list[str]
+) -> Iterator[str]:
+    """What another command takes: its settings, then the choices of one, or files.
+
+    Args:
+        function: does what the command does; its annotations list the choices.
+        command: its name.
+        typed: the word before the cursor.
+        offered: by Hydra, which offers the groups of `run` too.
+    """
     import yaml
 
-    settings = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text()).keys()
-    settings -= {"defaults", "hydra"}
-    return [option for option in offered if re.split(r"[.=/]", option)[0] in settings]
+    settings = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
+    settings = flat({name: settings[name] for name in settings.keys() - {"defaults", "hydra"}})
+    name, equals, _ = typed.partition("=")
+    if not equals:
+        found = [f"{setting}=" for setting in settings]
+    elif choices := _choices(get_type_hints(function).get(name)):
+        found = [f"{name}={choice}" for choice in choices]
+    else:
+        plain = name in settings and not isinstance(settings[name], list)
+        found = offered if plain else []
+    return (option for option in found if option.startswith(typed))
+
+
+def _choices(hint: object) -> list[str]:
+    """The values of a `Literal`, also of one that may be None."""
+    if get_origin(hint) is Literal:
+        return [*map(str, get_args(hint))]
+    return [choice for part in get_args(hint) for choice in _choices(part)]

@@ -29,12 +29,20 @@ def _memory_error(error: BaseException | None) -> BaseException | None:
 
 
 @contextmanager
-def memory_suffices(kind: type[ValueError], where: str = "") -> Iterator[None]:
+def memory_suffices(
+    kind: type[ValueError],
+    where: str = "",
+    *,
+    what: str = "the settings of model and data need",
+    lower: str = "sizes such as model.dim, data.batch_size, data.eval_batch_size or data.negatives",
+) -> Iterator[None]:
     """Say of an allocation that fails which settings to lower.
 
     Args:
         kind: the error to raise.
         where: the beginning of its message, as `outputs/a/config.yaml: `.
+        what: needs the memory, with its verb.
+        lower: the settings to lower.
 
     Raises:
         ValueError: of the `kind`, if memory does not suffice.
@@ -46,7 +54,5 @@ def memory_suffices(kind: type[ValueError], where: str = "") -> Iterator[None]:
         if cause is None:
             raise
         reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
-        raise kind(
-            f"{where}the settings of model and data need more memory than there is ({reason}); "
-            "lower sizes such as model.dim, data.batch_size or data.negatives"
-        ) from cause
+        message = f"{where}{what} more memory than there is ({reason}); lower {lower}"
+        raise kind(message) from cause

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch, output_file
 from mmrec.config import ConfigError, conf_dir
+from mmrec.errors import memory_suffices
 from mmrec.paths import replace_file
 from mmrec.results import locate_run
 
@@ -36,9 +37,9 @@ def evaluate(
     run: str | Path,
     split: Literal["val", "test"] = "test",
     cutoffs: Sequence[int] | None = None,
-    seen: str | None = None,
-    candidates: str | None = None,
-    history: str | None = None,
+    seen: Literal["train", "train+val", "none"] | None = None,
+    candidates: Literal["all", "cold", "split"] | None = None,
+    history: Literal["train", "train+val"] | None = None,
     eval_batch_size: int | None = None,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     output: str | None = None,
@@ -93,14 +94,14 @@ def evaluate(
     asked = {name: value for name, value in asked.items() if value is not None}
     evaluation = replace(opened.model.evaluation, **asked)
     ranking = Rankings(opened.corpus, split, evaluation)
-    queries = opened.queries(
-        ranking.users,
-        eval_batch_size or opened.data.eval_batch_size,
-        "train" if split == "val" else evaluation.history,
-    )
-    for users, scores in scored(opened, queries, accelerator=accelerator):
-        ranking.to(users.device).update(users, scores)
-    metrics = {name: float(value) for name, value in ranking.compute().items()}
+    block = eval_batch_size or opened.data.eval_batch_size
+    known = "train" if split == "val" else evaluation.history
+    queries = opened.queries(ranking.users, min(block, opened.corpus.n_users), known)
+    what = f"eval_batch_size={block}: ranking this many users at a time needs"
+    with memory_suffices(ConfigError, what=what, lower="eval_batch_size"):
+        for users, scores in scored(opened, queries, accelerator=accelerator):
+            ranking.to(users.device).update(users, scores)
+        metrics = {name: float(value) for name, value in ranking.compute().items()}
 
     before, now = (
         replace(x, candidates=x.candidates_in(opened.corpus))

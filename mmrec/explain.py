@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch
 from mmrec.config import ConfigError, conf_dir
+from mmrec.errors import memory_suffices
 from mmrec.names import Asked, check_files, select, user_names
 from mmrec.paths import expand, outward_link, replace_file
 from mmrec.recommend import Seen
@@ -21,7 +22,7 @@ from mmrec.text import spreadsheet_frame
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmrec.data.corpus import Corpus
+    from mmrec.data import InteractionData
 
 log = logging.getLogger(__name__)
 SHOWN = 5  # users whose lists are shown where none are asked for
@@ -46,6 +47,7 @@ def explain(
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     output: str | None = None,
     data_root: str | None = None,
+    title: str | None = None,
     trust: str | Sequence[str] = (),
 ) -> Path:
     """Write a page, tables and figures about what carries a run's scores.
@@ -58,11 +60,12 @@ def explain(
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
         users: one id, several, or a table of them, as for `recommend`; None: some of each activity.
-        k: length of the lists.
+        k: length of the lists; they are shorter where there are fewer candidates.
         seen: items that are masked, as for `recommend`.
         accelerator: what to rank on.
         output: a folder; None: `explain` in the run's, or `explain-last` of its last checkpoint.
         data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
         trust: modules outside mmrec that the run may import; needed once for each.
 
     Returns:
@@ -88,12 +91,13 @@ def explain(
     from mmrec.report.page import write_page
     from mmrec.runs import open_run
 
-    opened = open_run(run, trust=trust, data_root=data_root)
-    if k > opened.corpus.n_items:
-        raise ConfigError(f"k={k}: the catalogue has {opened.corpus.n_items} items")
-    chosen = _chosen(users, opened.corpus)
+    opened = open_run(run, trust=trust, data_root=data_root, title=title)
+    k = min(k, opened.corpus.n_items)
+    chosen = _chosen(users, opened.data)
     train = opened.corpus.train
-    with torch.no_grad(), charts.style():
+    lower = f"k={k}, or the number of users={len(chosen)}"
+    memory = memory_suffices(ConfigError, f"run={run}: ", what="explaining needs", lower=lower)
+    with torch.no_grad(), charts.style(), memory:
         weights = opened.pair_weights(train.user, train.item)
         if not weights and not isinstance(opened.model, RoutedRecommender):
             raise ConfigError(
@@ -130,14 +134,14 @@ def explain(
     return page
 
 
-def _chosen(users: Asked | None, corpus: Corpus) -> Tensor:
+def _chosen(users: Asked | None, data: InteractionData) -> Tensor:
     """Indices of the users who are asked for."""
     import torch
 
     if users is None:
-        order = corpus.user_counts().argsort(descending=True, stable=True)
+        order = data.corpus.user_counts().argsort(descending=True, stable=True)
         return order[torch.linspace(0, len(order) - 1, min(SHOWN, len(order))).long()]
-    return select("users", users, user_names(corpus))
+    return select("users", users, user_names(data))
 
 
 if __name__ == "__main__":

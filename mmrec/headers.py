@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import shlex
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -56,6 +57,7 @@ ENDS = (*KINDS, ".txt", ".dat", ".ndjson")
 SIDE_FILES = ("items.csv", "cold_items.csv", "u_id_mapping.csv", "i_id_mapping.csv")
 ELSEWHERE = "set MMREC_DATA or data.root to the folder that holds it"
 BEGINNING = 2**16  # bytes of a file that show its header
+DAMAGE = (OSError, EOFError, ValueError, TypeError, RecursionError, zlib.error)
 NEEDS_TIME = ("leave_one_out", "temporal")
 
 # Words in the names of columns that say how much, or in which way, a user liked an item.
@@ -336,5 +338,5 @@ def _header(path: Path, separator: object) -> list[str] | None:
             return None if len(block) == BEGINNING else _json_keys(lines)
         chosen = None if separator is None else chosen_separator("data.separator", separator)
         return parse_delimited(path.name, lines, chosen, "data.separator").frame.columns
-    except (OSError, EOFError, ValueError, TypeError, RecursionError, pl.exceptions.PolarsError):
+    except (*DAMAGE, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None

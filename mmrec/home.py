@@ -7,16 +7,18 @@ unchanged. Hydra refuses it, as it refuses letters outside ASCII, `+`, `=`, `#` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from mmrec.paths import expand
 from mmrec.words import quoted
 
+OF_LOGGER = ("path", "root_dir", "save_dir")
 # Settings that hold one path. `*` stands for a part of the name.
 PATHS = (
     *("ckpt", "data.interactions_file", "data.root", "hydra.run.dir", "hydra.sweep.dir"),
-    *("logger.*.path", "logger.*.root_dir", "logger.*.save_dir"),
+    *(f"logger.*.{name}" for name in OF_LOGGER),
     *("output", "per_user", "run", "run_dir"),
 )
 # Settings that hold a path or a URL, or a list of them.
@@ -24,7 +26,9 @@ LISTS = ("hydra.searchpath", "hydra.sweeper.storage", "runs", "storages", "sweep
 EITHER = ("exclude", "items", "only", "users")  # a path; a list holds ids
 FOLDER_OPTIONS = ("--config-dir", "-cd")
 _SAFE = re.compile(r"[A-Za-z0-9_./\-]*")
-_TOKEN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,\[\]'"]+""")
+_TOKEN = re.compile(
+    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,\[\]'"]+(?:\[[^\[\]]*\][^,\[\]'"]*)*"""
+)
 _HOME = re.compile(r"(^|:///)(~[^/]*)(?=/|$)")
 
 
@@ -35,6 +39,14 @@ def with_home(words: Sequence[str]) -> list[str]:
     """
     many = bool({"-m", "--multirun"} & {*words})
     return list(_words(words, many))
+
+
+def logger_with_home(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a logger with expanded paths, which may come from a file."""
+    return {
+        name: str(expand(value)) if name in OF_LOGGER and isinstance(value, str) else value
+        for name, value in settings.items()
+    }
 
 
 def _words(words: Sequence[str], many: bool) -> Iterator[str]:
@@ -61,10 +73,13 @@ def _setting(word: str, many: bool) -> str:
         path = str(expand(text))
         plain = path == text and (text != value or _SAFE.fullmatch(value))
         return word if plain else f"{setting}={quoted(path)}"
+    several = is_list or ("," in value and "[" not in value)
+    if _is(name, LISTS) and not (many or several):
+        path = _with_home(_unquoted(value))
+        plain = _SAFE.fullmatch(value) or (value[0] in "'\"" and path == _unquoted(value))
+        return word if plain else f"{setting}={quoted(path)}"
     if "~" in value and (_is(name, (*PATHS, *LISTS)) or value.lstrip("'\"").startswith("~/")):
         return f"{setting}{equals}{_TOKEN.sub(_expanded, value)}"
-    if _is(name, LISTS) and not (many or "[" in value or "," in value):
-        return word if _SAFE.fullmatch(value) or value[0] in "'\"" else f"{setting}={quoted(value)}"
     return word
 
 
@@ -75,8 +90,13 @@ def _is(name: str, patterns: Sequence[str]) -> bool:
 def _expanded(found: re.Match[str]) -> str:
     """A value or an element of a list; quoted if it is a path of the home folder."""
     text = _unquoted(found[0].strip())
-    path = _HOME.sub(lambda home: f"{home[1]}{expand(home[2])}", text)
+    path = _with_home(text)
     return found[0] if path == text else quoted(path)
+
+
+def _with_home(text: str) -> str:
+    """A path or a URL of a file with the home folder in the place of `~`."""
+    return _HOME.sub(lambda home: f"{home[1]}{expand(home[2])}", text)
 
 
 def _unquoted(value: str) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mmrec.paths import replace_file
+from mmrec.paths import pieces_folder, replace_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,13 +32,10 @@ def write_lists(frames: Iterable[pl.DataFrame], path: Path) -> None:
         ".csv": pl.LazyFrame.sink_csv,
         ".jsonl": pl.LazyFrame.sink_ndjson,
     }
-    with (
-        TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder,
-        replace_file(path) as part,
-    ):
+    with replace_file(path) as part, pieces_folder(part) as folder:
         parts = []
         for number, frame in enumerate(frames):
-            parts.append(Path(folder, f"{number}.parquet"))
+            parts.append(folder / f"{number}.parquet")
             frame.write_parquet(parts[-1])
         table = pl.scan_parquet(parts, glob=False)
         sinks[path.suffix](spreadsheet_frame(table) if path.suffix == ".csv" else table, part)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
 
-    from mmrec.data import Corpus
+    from mmrec.data import InteractionData
+    from mmrec.data.tables import Column, Table
 
 log = logging.getLogger(__name__)
 MANY = 100_000  # names, among which the nearest one takes too long to find
@@ -38,6 +39,7 @@ class Names:
         count: U or I.
         ids: [count] original ids, if they differ from 0..count-1.
         filtered: whether filters of the data may have removed some.
+        column: of the ids in the tables of the data set, if there are tables.
     """
 
     kind: Literal["user", "item"]
@@ -45,6 +47,7 @@ class Names:
     count: int
     ids: pl.Series | None
     filtered: bool = False
+    column: str | None = None
 
     @property
     def numbers(self) -> pl.Series:
@@ -70,14 +73,24 @@ class Names:
         return f"; did you mean {' or '.join(map(printable, near))}?" if near else ""
 
 
-def user_names(corpus: Corpus) -> Names:
-    """What the users of a corpus are called."""
-    return Names("user", corpus.name, corpus.n_users, corpus.user_ids, corpus.filtered)
+def user_names(data: InteractionData) -> Names:
+    """What the users of a data set are called."""
+    corpus = data.corpus
+    column = _column(data, "user")
+    return Names("user", corpus.name, corpus.n_users, corpus.user_ids, corpus.filtered, column)
 
 
-def item_names(corpus: Corpus) -> Names:
-    """What the items of a corpus are called."""
-    return Names("item", corpus.name, corpus.n_items, corpus.item_ids, corpus.filtered)
+def item_names(data: InteractionData) -> Names:
+    """What the items of a data set are called."""
+    corpus = data.corpus
+    column = _column(data, "item")
+    return Names("item", corpus.name, corpus.n_items, corpus.item_ids, corpus.filtered, column)
+
+
+def _column(data: InteractionData, kind: Literal["user", "item"]) -> str | None:
+    """The column of ids in the files of a data set, without its type; None without files."""
+    columns = getattr(data, "columns", None)
+    return None if columns is None else str(getattr(columns, kind)).partition(":")[0]
 
 
 def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> Tensor:
@@ -86,7 +99,7 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
     Args:
         setting: that names them, for error messages.
         asked: one name, or several; or the path of a table with a column `user_id` or `item_id`
-            (original ids), or `user` or `item` (0..count-1).
+            (original ids), `user` or `item` (0..count-1), or the column of the data set (either).
         names: of everything that can be selected.
         skip: leave out unknown names of a table with a warning, in place of an error.
 
@@ -95,7 +108,8 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
 
     Raises:
         ConfigError: nothing is named, a name is unknown, or a text is both a file and a name.
-        DataError: the table lacks the column, is empty, or holds an unknown name.
+        DataError: the table lacks the column, is empty, can be read in two ways, or holds an
+            unknown name.
     """
     import polars as pl
 
@@ -152,15 +166,14 @@ def _of_table(setting: str, path: Path, names: Names, *, skip: bool) -> Tensor:
     from mmrec.data import DataError
     from mmrec.data.tables import read_table
 
-    kind, own = names.kind, f"{names.kind}_id"
-    table = read_table(path)
-    role = kind if kind in table.frame.columns and own not in table.frame.columns else own
-    remedy = f"name the column {own} (original ids) or {kind} (0 to {names.count - 1})"
+    kind, table = names.kind, read_table(path)
+    role = _role(table, names)
+    others = f" or {names.column}" if names.column not in (None, kind, f"{kind}_id") else ""
+    remedy = f"name the column {kind}_id (original ids) or {kind} (0 to {names.count - 1}){others}"
     column = table.columns({role: role}, remedy=remedy)[role]
     if not len(column.text):
         raise DataError(f"{path}: it lists no {kind}; add a row, or omit {setting}=")
-    known = names if role == own else Names(kind, names.source, names.count, None)
-    found = _indices(column.text, known.text)
+    known, found = _reading(column, role, names)
     unknown = column.text.filter(found.is_null()).drop_nulls()
     hint = known.nearest(unknown[0]) if len(unknown) else ""
     if skip and 0 < found.null_count() < len(found):
@@ -178,6 +191,54 @@ def _of_table(setting: str, path: Path, names: Names, *, skip: bool) -> Tensor:
         article = "an" if kind == "item" else "a"
         column.reject(found.is_null(), f"{article} {role} of {names.source}{hint}")
     return found.unique(maintain_order=True).to_torch()
+
+
+def _role(table: Table, names: Names) -> str:
+    """The column that lists users or items.
+
+    Raises:
+        DataError: there are several, and nothing says that they agree.
+    """
+    from mmrec.data import DataError
+
+    kind, ids = names.kind, f"{names.kind}_id"
+    header = {name.partition(":")[0] for name in table.frame.columns}
+    ours = [name for name in (ids, kind) if name in header]  # both are in what `recommend` writes
+    if names.column is None or names.column in ours or names.column not in header:
+        return ours[0] if ours else ids
+    if ours:
+        raise DataError(
+            f"{table.path}: the columns {names.column} and {ours[0]} both name {kind}s; remove or "
+            "rename one"
+        )
+    return names.column
+
+
+def _reading(column: Column, role: str, names: Names) -> tuple[Names, pl.Series]:
+    """What the values of a column are, and the indices of those that are known.
+
+    The column of the data set may hold original ids or row numbers, as its files may.
+
+    Raises:
+        DataError: both readings are possible and differ.
+    """
+    from mmrec.data import DataError
+
+    kind = names.kind
+    rows = Names(kind, names.source, names.count, None)
+    if names.ids is None or (role == kind and role != names.column):
+        return rows, _indices(column.text, rows.text)
+    by_id = _indices(column.text, names.text)
+    if role != names.column or role == f"{kind}_id":
+        return names, by_id
+    by_row = _indices(column.text, rows.text)
+    of_id, of_row = (len(found) - found.null_count() for found in (by_id, by_row))
+    if of_id == of_row and of_id and not by_id.equals(by_row):
+        raise DataError(
+            f"{column.path}: the column {role} can be read as original ids and as row numbers, "
+            f"which are different {kind}s; name it {kind}_id (original ids) or {kind} (row numbers)"
+        )
+    return (rows, by_row) if of_row > of_id else (names, by_id)
 
 
 def _indices(asked: pl.Series, known: pl.Series) -> pl.Series:

@@ -62,7 +62,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     """Write beside a file, then move the result into its place.
 
     A failed write leaves nothing behind. The leftover of a killed process is removed by the next
-    write of the same file.
+    write of the same file, with its `pieces_folder`.
 
     Args:
         path: the final name.
@@ -81,6 +81,25 @@ def replace_file(path: Path) -> Iterator[Path]:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def pieces_folder(part: Path) -> Iterator[Path]:
+    """Create a folder beside an unfinished file for pieces of it, and remove it at the end.
+
+    Args:
+        part: the name that `replace_file` yields.
+    """
+    folder = _pieces(part)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _pieces(part: Path) -> Path:
+    return part.with_name(f"{part.name}s")
 
 
 def reserve_space(file: BinaryIO, size: int) -> None:
@@ -139,4 +158,5 @@ def _remove_abandoned(path: Path) -> None:
             elif part.is_file():
                 with part.open("r+b") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(_pieces(part), ignore_errors=True)
                     part.unlink()

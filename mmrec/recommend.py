@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch, output_file
 from mmrec.config import ConfigError, conf_dir
+from mmrec.errors import memory_suffices
 from mmrec.lists import SHOWN, SUFFIXES, table_text, write_lists
 from mmrec.names import Asked, Names, check_files, item_names, select, user_names
 from mmrec.paths import expand
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
 
-    from mmrec.data import Corpus, Interactions, Modality
+    from mmrec.data import Corpus, InteractionData, Interactions, Modality
     from mmrec.runs import OpenRun
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def recommend(
     block: int = 512,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     data_root: str | None = None,
+    title: str | None = None,
     trust: str | Sequence[str] = (),
 ) -> Path | None:
     """Write or print the k best items of each user, best first.
@@ -64,7 +66,8 @@ def recommend(
 
     `users`, `exclude` and `only` take one name, a list of names, or the path of a table. Names are
     the original ids of the data where there are any, else row numbers. A table has a column
-    `user_id` or `item_id` (original ids), or `user` or `item` (row numbers).
+    `user_id` or `item_id` (original ids), `user` or `item` (row numbers), or the column of the
+    data set, for example `userID` or `itemID`.
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
@@ -84,6 +87,7 @@ def recommend(
         block: users that are scored at a time; bounds the memory.
         accelerator: what to compute on.
         data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
         trust: modules outside mmrec that the run may import; needed once for each.
 
     Returns:
@@ -109,12 +113,12 @@ def recommend(
 
     from mmrec.runs import open_run
 
-    opened = open_run(run, trust=trust, data_root=data_root)
+    opened = open_run(run, trust=trust, data_root=data_root, title=title)
     corpus = opened.corpus
-    offer = _offer(corpus, expand(items) if items else None)
+    offer = _offer(opened.data, expand(items) if items else None)
     offer = offer._replace(allowed=allowed_items(exclude, only, offer.names))
     if users is not None:
-        chosen = select("users", users, user_names(corpus))
+        chosen = select("users", users, user_names(opened.data))
     else:
         chosen = torch.arange(corpus.n_users if path else min(SHOWN, corpus.n_users))
     cold = int((corpus.user_counts()[chosen] == 0).sum())
@@ -131,10 +135,12 @@ def recommend(
         )
     length = LENGTH if k is None else k
     lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer, history)
-    if path is not None:
-        write_lists(lists, path)
-    else:
-        log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
+    what = f"block={block}: ranking this many users at a time needs"
+    with memory_suffices(ConfigError, what=what, lower="block"):
+        if path is not None:
+            write_lists(lists, path)
+        else:
+            log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
     if offer.new is not None:
         _warn_of_gaps(offer.new, corpus, items)
     if path is not None:
@@ -197,12 +203,13 @@ class Ranked(NamedTuple):
         return self.names.count
 
 
-def _offer(corpus: Corpus, folder: Path | None) -> Ranked:
+def _offer(data: InteractionData, folder: Path | None) -> Ranked:
     """The catalogue, or the new items of a folder."""
     from mmrec.data import read_items
 
+    corpus = data.corpus
     if folder is None:
-        return Ranked(item_names(corpus), titles=corpus.item_titles)
+        return Ranked(item_names(data), titles=corpus.item_titles)
     new, ids = read_items(folder)
     if corpus.modalities.keys() < new.keys():  # where one is lacking, another may be misspelt
         more = [name for name in new if name not in corpus.modalities]
@@ -263,9 +270,9 @@ def ranked_lists(
     check_choice(Seen, "recommend", seen=seen)
 
     corpus = opened.corpus
-    offer = offer or _offer(corpus, None)
+    offer = offer or _offer(opened.data, None)
     masked = UserItems(_masked(corpus, seen), corpus.n_users, corpus.n_items)
-    queries = opened.queries(users, block, history)
+    queries = opened.queries(users, min(block, corpus.n_users), history)
     for batch, scores in scored(opened, queries, accelerator=accelerator, items=offer.new):
         scores = scores.float()
         mask = None

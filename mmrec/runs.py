@@ -109,7 +109,11 @@ class OpenRun:
 
 
 def open_run(
-    path: str | Path, *, trust: str | Sequence[str] = (), data_root: str | Path | None = None
+    path: str | Path,
+    *,
+    trust: str | Sequence[str] = (),
+    data_root: str | Path | None = None,
+    title: str | None = None,
 ) -> OpenRun:
     """Rebuild a run's data and model, and load its weights.
 
@@ -120,9 +124,10 @@ def open_run(
         trust: modules or packages outside mmrec that the run may import, as `mine` or
             `mine.models`. A module that was trusted once, or trained with, needs no repetition.
         data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
 
     Raises:
-        ConfigError: `data_root` is given for data that are not read from a folder.
+        ConfigError: `data_root` or `title` is given for data that are not read from a folder.
         ResultError: a file is missing or malformed, or the configuration names a class that may
             not be imported.
         DataError: the data differ from those that the run was trained on.
@@ -137,6 +142,8 @@ def open_run(
         )
     checked = {name: config[name] for name in (*KINDS, "seed")}
     checked["data"] = _placed(config["data"], data_root)
+    if title is not None:
+        checked["data"] |= _titled(config["data"], title)
     checked["model"] = {**config["model"], **_unfused(config["model"])}
     memory = memory_suffices(ResultError, f"{folder / CONFIG}: ")
     with generators_kept(), _silent("mmrec.data"), memory:
@@ -179,6 +186,21 @@ def _placed(data: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
         )
         return {**data, "root": None}
     return dict(data)
+
+
+def _titled(data: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """The names of columns with another one for titles.
+
+    Raises:
+        ConfigError: the data have no such names.
+    """
+    if "root" not in data:
+        what = str(data[TARGET]).rpartition(".")[2]
+        raise ConfigError(
+            f"data.columns.title={title}: {what} reads no folder; leave the setting out"
+        )
+    columns = data.get("columns") or {TARGET: "mmrec.data.Columns"}
+    return {"columns": {**columns, "title": title}}
 
 
 @contextmanager

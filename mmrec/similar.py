@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from mmrec.app import answer, import_torchmetrics, launch, output_file
 from mmrec.config import ConfigError, conf_dir
+from mmrec.errors import memory_suffices
 from mmrec.lists import SHOWN, SUFFIXES, table_text, write_lists
 from mmrec.names import check_files, item_names, select
 from mmrec.recommend import allowed_items
@@ -46,6 +47,7 @@ def similar(
     only: str | Path | int | Sequence[str | int] | None = None,
     block: int = 512,
     data_root: str | None = None,
+    title: str | None = None,
     trust: str | Sequence[str] = (),
 ) -> Path | None:
     """Write or print the k most similar items of each item, the most similar first.
@@ -57,7 +59,8 @@ def similar(
 
     `items`, `exclude` and `only` take one name, a list of names, or the path of a table. Names are
     the original ids of the data where there are any, else row numbers. A table has a column
-    `item_id` (original ids) or `item` (row numbers).
+    `item_id` (original ids) or `item` (row numbers), or the column of the data set, for example
+    `itemID`.
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
@@ -69,6 +72,7 @@ def similar(
         only: items that may be listed; None: all.
         block: items that are compared at a time; bounds the memory.
         data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
         trust: modules outside mmrec that the run may import; needed once for each.
 
     Returns:
@@ -94,19 +98,21 @@ def similar(
     from mmrec.models import NoSimilarity
     from mmrec.runs import open_run
 
-    opened = open_run(run, trust=trust, data_root=data_root)
-    names = item_names(opened.corpus)
+    opened = open_run(run, trust=trust, data_root=data_root, title=title)
+    names = item_names(opened.data)
     if items is not None:
         chosen = select("items", items, names)
     else:
         chosen = torch.arange(names.count if path else min(SHOWN, names.count))
     allowed = allowed_items(exclude, only, names)
     lists = similar_items(opened, chosen, k, allowed=allowed, block=block)
+    what = f"block={block}: comparing this many items at a time needs"
     try:
-        if path is not None:
-            write_lists(lists, path)
-        else:
-            log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
+        with memory_suffices(ConfigError, what=what, lower="block"):
+            if path is not None:
+                write_lists(lists, path)
+            else:
+                log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
     except NoSimilarity as error:
         raise ConfigError(
             f"run={run}: {error}; give a run of a model with embeddings, or of ease or item_knn"
@@ -147,7 +153,7 @@ def similar_items(
     corpus, model = opened.corpus, opened.model
     with torch.no_grad():
         encoded = model.encode()
-        for batch in torch.split(items, block):
+        for batch in torch.split(items, min(block, corpus.n_items)):
             scores = model.item_similarity(encoded, batch).float()  # [B, I]
             if scores.isnan().any():
                 raise NonFiniteScores(

@@ -199,6 +199,26 @@ def _is_own(found: Located) -> bool:
     return all(any(file.is_relative_to(root) for root in roots) for file in files)
 
 
+def search_working_directory() -> None:
+    """Find modules in the working directory too, after all others and never in a run folder.
+
+    `python -P` and PYTHONSAFEPATH switch this off. For commands only: a library leaves the search
+    path as it is.
+    """
+    leave_run_folders()
+    try:
+        folder = Path.cwd()
+    except FileNotFoundError:  # it was removed
+        return
+    if not sys.flags.safe_path and str(folder) not in sys.path and run_folder_of(folder) is None:
+        sys.path.append(str(folder))
+
+
+def leave_run_folders() -> None:
+    """Import nothing from a run folder, where Hydra would execute each `hydra_plugins` module."""
+    sys.path[:] = [entry for entry in sys.path if run_folder_of(Path(entry)) is None]
+
+
 def run_folder_of(path: Path) -> Path | None:
     """The run folder that a path is or is inside, by its own name or by what its links lead to."""
     for folder in (path.absolute(), path.resolve()):

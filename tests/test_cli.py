@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import warnings
@@ -15,9 +14,9 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 import mmrec
-from mmrec.app import _leave_run_folders
 from mmrec.cli import main
 from mmrec.config import conf_dir
+from mmrec.trust import leave_run_folders
 
 CONFIGS = {"run": "config.yaml"}
 COMMANDS = ("run", "evaluate", "recommend", "similar", "explain", "report")
@@ -236,6 +235,17 @@ def test_a_process_of_its_own_is_started_with_the_same_words():
         ("mmrec report base", {"baseline="}),
         ("mmrec typo mod", set()),
         ("mmrec similar o", {"only=", "output="}),
+        ("mmrec similar data", {"data.root=", "data.columns.title="}),
+        ("mmrec similar data=", set()),
+        ("mmrec similar tr", {"trust="}),
+        ("mmrec similar trust=", set()),
+        ("mmrec report metric", {"metric=", "metrics="}),
+        ("mmrec recommend seen=", {"seen=train", "seen=train+val", "seen=all", "seen=none"}),
+        ("mmrec recommend run=x seen=tr", {"seen=train", "seen=train+val"}),
+        ("mmrec recommend block=", {"block=512"}),
+        ("mmrec explain accelerator=", {"accelerator=auto", "accelerator=cpu", "accelerator=gpu"}),
+        ("mmrec evaluate split=", {"split=val", "split=test"}),
+        ("mmrec evaluate candidates=", {"candidates=all", "candidates=cold", "candidates=split"}),
         ("mmrec recommend mo", set()),
         ("mmrec report hyd", set()),
         ("mmrec run hydra/la", {"hydra/launcher="}),
@@ -315,9 +325,7 @@ def test_the_console_script_executes_nothing_of_a_run_folder(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["cwd", "PYTHONPATH"])
-def test_python_m_executes_no_plugins_of_a_run_folder(surroundings, run_folder, by):
-    shutil.rmtree(run_folder / "hydra")  # found before any of mmrec's code runs
-    (run_folder / "omegaconf.py").unlink()
+def test_python_m_executes_nothing_of_a_run_folder(surroundings, run_folder, by):
     places = [str(conf_dir().parent), *([str(run_folder)] if by == "PYTHONPATH" else [])]
     done = subprocess.run(
         [sys.executable, "-m", "mmrec.evaluate", f"run={run_folder}"],
@@ -330,8 +338,43 @@ def test_python_m_executes_no_plugins_of_a_run_folder(surroundings, run_folder, 
     assert not (run_folder.parent / "executed").exists()
 
 
+@pytest.mark.parametrize("start", [["-m", "mmrec.evaluate"], ["-mmmrec.evaluate"], ["bin/mmrec"]])
+def test_installed_modules_come_before_those_of_the_working_directory(
+    surroundings, tmp_path, start
+):
+    """Each module writes its name; the command then fails in a settings check or at `mine`."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/mmrec").write_text("from mmrec.cli import main\n\nmain()\n")
+    for name in ("hydra", "omegaconf", "pydantic", "torch", "yaml"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise SystemExit({name!r})\n")
+    (tmp_path / "hydra_plugins").mkdir()  # Hydra imports all modules of this namespace
+    (tmp_path / "hydra_plugins/mine.py").write_text("raise SystemExit('mine was found')\n")
+    words = start if start[0].startswith("-") else [*start, "evaluate"]
+    done = subprocess.run(
+        [sys.executable, *words, "run=nowhere"],
+        cwd=tmp_path,
+        env=surroundings | {"PYTHONPATH": str(conf_dir().parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert "mine was found" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["-c", "import own"], ["-m", "own"], ["own.py"]])
+def test_the_library_leaves_the_search_path_as_it_is(surroundings, tmp_path, words):
+    (tmp_path / "own.py").write_text(
+        "import sys\nbefore = [*sys.path]\nimport mmrec\nassert sys.path == before\n"
+    )
+    env = surroundings | {"PYTHONPATH": str(conf_dir().parent)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_entries_of_the_path_in_a_run_folder_are_dropped(run_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(run_folder)
     monkeypatch.setattr(sys, "path", ["", str(run_folder / "hydra"), str(tmp_path), "nowhere"])
-    _leave_run_folders()
+    leave_run_folders()
     assert sys.path == [str(tmp_path)]

@@ -9,9 +9,14 @@ from omegaconf import OmegaConf
 from mmrec.build import build, check
 from mmrec.config import ConfigError
 from mmrec.errors import memory_suffices
+from mmrec.evaluate import evaluate
+from mmrec.explain import explain
+from mmrec.models import BPR, GatedLightGCN
+from mmrec.recommend import recommend
 from mmrec.results import ResultError
 from mmrec.run import run
 from mmrec.runs import open_run
+from mmrec.similar import similar
 
 SMALL = ("data.world.users=60", "data.world.items=60", "model=bpr", "trainer=cpu")
 SMALL += ("trainer.enable_progress_bar=false", "trainer.max_epochs=1")
@@ -42,6 +47,49 @@ def test_a_run_that_needs_too_much_memory_does_not_open(composed, tmp_path):
         with pytest.raises(ResultError, match=rf"config\.yaml: .*{SAID}") as refused:
             open_run(tmp_path)
         assert "\n" not in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def gated(composed, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gated") / "run"
+    words = ("model=gated_lightgcn", f"run_dir={folder}")
+    run(composed(*SMALL, *words), [])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "method", "said"),
+    [
+        (evaluate, {"eval_batch_size": 900}, "score", r"^eval_batch_size=900: .*eval_batch_size$"),
+        (evaluate, {}, "score", r"^eval_batch_size=512: .* lower eval_batch_size$"),
+        (recommend, {"block": 900}, "score", r"^block=900: .* memory .* lower block$"),
+        (similar, {"block": 900}, "item_similarity", r"^block=900: .* memory .* lower block$"),
+        (explain, {"users": [1, 2]}, "pair_weights", r"^run=.* memory .* k=10, .* users=2$"),
+    ],
+)
+def test_a_command_names_the_setting_to_lower(gated, monkeypatch, command, settings, method, said):
+    def too_large(*_):
+        return torch.empty(2**62)
+
+    monkeypatch.setattr(GatedLightGCN, method, too_large)
+    with pytest.raises(ConfigError, match=said) as refused:
+        command(run=gated, **settings)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_run_names_the_size_of_its_rankings(composed, tmp_path, monkeypatch):
+    monkeypatch.setattr(BPR, "score", lambda *_: torch.empty(2**62))
+    with pytest.raises(ConfigError, match=r"lower .*data\.eval_batch_size"):
+        run(composed(*SMALL, f"run_dir={tmp_path / 'run'}"), [])
+
+
+def test_a_block_larger_than_the_machine_can_count_is_all(gated, tmp_path):
+    for command, name in ((recommend, "users"), (similar, "items")):
+        first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+        command(run=gated, block=10**30, output=str(first), **{name: [1, 2, 3]})
+        command(run=gated, block=3, output=str(second), **{name: [1, 2, 3]})
+        assert first.read_text() == second.read_text()
+    assert evaluate(run=gated, eval_batch_size=10**30)["differences"] == {}
 
 
 @pytest.mark.parametrize(

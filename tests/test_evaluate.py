@@ -8,12 +8,14 @@ import logging
 import shutil
 import subprocess
 import sys
+from typing import get_type_hints
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 from mmrec.evaluate import evaluate
+from mmrec.protocol import Candidates, Seen
 from mmrec.run import run
 
 TINY = ("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
@@ -190,3 +192,9 @@ def test_a_mistake_is_one_line(tmp_path, words, said):
     assert done.stdout == ""
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == 1
+
+
+def test_the_choices_are_those_of_the_protocol():
+    hints = get_type_hints(evaluate)
+    assert hints["seen"] == Seen | None
+    assert hints["candidates"] == Candidates | None

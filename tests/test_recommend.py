@@ -20,9 +20,11 @@ from polars.testing import assert_frame_equal
 
 import mmrec.runs
 from mmrec import recommend as module
+from mmrec import similar
 from mmrec.config import ConfigError
 from mmrec.data import DataError, Interactions
 from mmrec.evaluation import NonFiniteScores
+from mmrec.names import Names, select
 from mmrec.nn import mean_item
 from mmrec.recommend import recommend
 from mmrec.run import run
@@ -30,6 +32,7 @@ from mmrec.runs import open_run
 
 TINY = ("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 WORLD = ("data.world.users=60", "data.world.items=50", "data.world.widths=4")
+CUTOFFS = ("data.split=random_per_user", "evaluation.cutoffs=[5]", "monitor=val/recall@5")
 USERS, ITEMS = 60, 50
 
 
@@ -338,6 +341,49 @@ def test_the_column_user_is_a_number_even_where_there_are_ids(shop, tmp_path):
     assert pl.read_csv(lists)["user_id"].to_list() == ["zoe"]
 
 
+def test_a_table_may_have_the_column_of_the_data(shop, tmp_path):
+    """The shop's files call users `userID`, and hold original ids."""
+    wanted, sold_out = tmp_path / "users.csv", tmp_path / "sold_out.csv"
+    wanted.write_text("userID,itemID\nu07,i01\nzoe,i02\n")
+    sold_out.write_text("itemID\ni01\ni99\n")
+    settings = {"users": str(wanted), "only": str(wanted), "exclude": str(sold_out)}
+    lists = recommend(run=shop, output=str(tmp_path / "r.csv"), seen="none", **settings)
+    assert pl.read_csv(lists)["user_id"].to_list() == ["u07", "zoe"]
+    assert {*pl.read_csv(lists)["item_id"]} == {"i02"}
+    wanted.write_text("userID\n0\n7\n")  # row numbers, as the files of other data sets have them
+    lists = recommend(run=shop, output=str(tmp_path / "r.csv"), k=1, users=str(wanted))
+    assert pl.read_csv(lists)["user_id"].to_list() == ["zoe", "u06"]
+
+
+@pytest.mark.parametrize("other", ["user", "user_id"])
+def test_two_columns_of_users_are_refused_with_both_names(shop, tmp_path, other):
+    (tmp_path / "users.csv").write_text(f"userID,{other}\nu07,0\n")
+    with pytest.raises(DataError, match=rf"users\.csv: .*userID and {other} "):
+        recommend(run=shop, output=str(tmp_path / "r.csv"), users=str(tmp_path / "users.csv"))
+
+
+def test_lists_may_be_a_table_of_users_again(shop, tmp_path):
+    first = recommend(run=shop, output=str(tmp_path / "first.csv"), k=1, users=["u07", "zoe"])
+    again = recommend(run=shop, output=str(tmp_path / "again.csv"), k=1, users=str(first))
+    assert again.read_text() == first.read_text()
+
+
+@pytest.mark.parametrize("column", ["userID", "user"])
+def test_ids_that_are_also_row_numbers_are_refused_in_the_column_of_the_data(column, tmp_path):
+    names = Names("user", "shop", 4, pl.Series(["3", "2", "1", "ann"]), column=column)
+    path = tmp_path / "users.csv"
+    path.write_text(f"{column}\n3\n")
+    with pytest.raises(DataError, match=rf"{column} .*original ids.*row numbers.* user_id .* user"):
+        select("users", str(path), names)
+    for text, expected in (("3\nann", [0, 3]), ("0\n3", [0, 3]), ("2\n1", None)):
+        path.write_text(f"{column}\n{text}\n")
+        if expected is None:
+            with pytest.raises(DataError, match="row numbers"):
+                select("users", str(path), names)
+        else:
+            assert select("users", str(path), names).tolist() == expected
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -500,8 +546,7 @@ def titled(composed, tmp_path_factory):
     )
     folder = root / "run"
     words = ("model=most_pop", "data=folder", "data.name=books", f"data.root={root}", *TINY)
-    cutoffs = ("data.split=random_per_user", "evaluation.cutoffs=[5]", "monitor=val/recall@5")
-    run(composed(*words, *cutoffs, f"run_dir={folder}"), [])
+    run(composed(*words, *CUTOFFS, f"run_dir={folder}"), [])
     return folder
 
 
@@ -512,6 +557,41 @@ def test_titles_are_a_column(titled, tmp_path):
     known = {"b0": "=1+1", "b1": "[31mRed"}
     expected = [known.get(item, f"Book {item[1:]}") for item in frame["item_id"]]
     assert frame["title"].to_list() == expected
+
+
+def test_the_column_of_titles_may_be_named_after_training(composed, tmp_path, in_process):
+    (tmp_path / "books").mkdir()
+    rows = [(f"u{user}", f"b{(user + step) % 8}") for user in range(6) for step in range(5)]
+    table = pl.DataFrame(rows, schema=["userID", "itemID"], orient="row")
+    table.write_csv(tmp_path / "books" / "books.csv")
+    titles = pl.DataFrame({"itemID": [f"b{n}" for n in range(8)]})
+    titles = titles.with_columns(("Buch " + pl.col("itemID")).alias("Titel"))
+    titles.write_csv(tmp_path / "books" / "items.csv")
+    words = ("model=ease", "data=folder", "data.name=books", f"data.root={tmp_path}", *TINY)
+    run(composed(*words, *CUTOFFS, f"run_dir={tmp_path / 'run'}"), [])
+    path = recommend(run=tmp_path / "run", output=str(tmp_path / "r.csv"))
+    assert "title" not in pl.read_csv(path).columns
+    named = (f"run={tmp_path / 'run'}", f"output={tmp_path / 'r.csv'}", "data.columns.title=Titel")
+    assert in_process(module.main, *named) is None
+    frame = pl.read_csv(path)
+    assert frame["title"].equals("Buch " + frame["item_id"])
+    assert in_process(similar.main, *named) is None
+    frame = pl.read_csv(path)
+    assert frame["similar_title"].equals("Buch " + frame["similar_id"])
+    error = in_process(module.main, *named[:2], "data.columns.title=Title")
+    assert error.startswith("error: books/items.csv: expected a column Title, found Titel")
+    assert "data.columns.title=Titel" in error
+
+
+@pytest.mark.parametrize("columns", ["{title: 7}", "{title: [a]}", "7"])
+def test_a_column_of_titles_is_text(finished, in_process, columns):
+    error = in_process(module.main, f"run={finished}", f"data={{columns: {columns}}}")
+    assert error.startswith("error: data.columns")
+
+
+def test_planted_data_have_no_titles(finished, in_process):
+    error = in_process(module.main, f"run={finished}", "data.columns.title=name")
+    assert error.startswith("error: data.columns.title=name: PlantedData reads no folder")
 
 
 def test_no_title_is_a_formula_in_a_spreadsheet(titled, tmp_path):

@@ -27,7 +27,10 @@ from mmrec.headers import interactions_file as find_interactions
 
 log = logging.getLogger(__name__)
 OPTIONAL = ("time", "position", "label")
-TITLES = ("name", "item_name", "itemname", "product_name", "product_title", "movie_title", "titles")
+TITLES = (
+    *("title", "titles", "name", "item_name", "itemname", "item_title"),
+    *("product_name", "product_title", "movie_title"),
+)  # in lower case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,8 @@ class Columns:
         label: split: 0 or train, 1, valid, val or validation, 2 or test; case does not matter.
         rating: numbers that `min_rating` is compared with; None: there are none.
         categories: of an item, in `items.csv`.
-        title: of an item, in `items.csv`.
+        title: of an item, in `items.csv`; `title` also stands for a column with another usual name,
+            such as `name`, if there is only one.
     """
 
     user: str = DEFAULTS["user"]
@@ -315,18 +319,21 @@ def _item_details(path: Path, columns: Columns) -> dict[str, Column]:
     if not path.exists():
         return {}
     table = read_table(path)
-    found = _item_columns(table, columns.item, remedy=remedy, optional=optional, **names)
-    if "title" not in found:
-        header = [name.split(":")[0] for name in table.frame.columns]
-        if likely := next((name for name in header if name.lower() in TITLES), None):
+    header = {name.partition(":")[0] for name in table.frame.columns}
+    if columns.title == "title" and "title" not in header:
+        taken = {columns.item, columns.categories, DEFAULTS["item"]}
+        likely = sorted(name for name in header - taken if name.lower() in TITLES)
+        if len(likely) == 1:
+            names["title"] = likely[0]
+            log.info("%s: titles are in column %s", shown(path), likely[0])
+        elif likely:
             log.warning(
-                "%s has no column title, so items are shown by their ids; to show %s beside them, "
-                "set data.columns.title=%s",
+                "%s: titles may be in %s, so items are shown by their ids; set data.columns.title "
+                "to one of them",
                 shown(path),
-                likely,
-                likely,
+                " or ".join(likely),
             )
-    return found
+    return _item_columns(table, columns.item, remedy=remedy, optional=optional, **names)
 
 
 def _item_columns(

@@ -9,6 +9,7 @@ import difflib
 import gzip
 import io
 import json
+import tokenize
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ OTHER_KINDS = {
 }
 READING_ERRORS = (
     *(OSError, EOFError, ValueError, zlib.error),
+    *(SyntaxError, tokenize.TokenError),  # NumPy, of a damaged header
     *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
 )
 CONTROLS = r"[\p{Cc}\u{2028}-\u{202E}\u{2066}-\u{2069}]+"

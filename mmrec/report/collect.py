@@ -333,11 +333,13 @@ def _holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
     found: set[Path] = set()
     for pattern in _listed(patterns):
         path = expand(pattern)
-        if path.exists():  # also a folder whose name looks like a pattern
-            pattern = str(Path(glob.escape(str(path if path.is_dir() else path.parent))) / "**")
+        if path.exists():
+            path = (path if path.is_dir() else path.parent) / "**"
         elif not glob.has_magic(pattern):
             raise ResultError(f"runs={pattern}: there is no such folder")
-        for hit in glob.iglob(str(expand(pattern)), recursive=True):  # noqa: PTH207, may be absolute
+        top = next(parent for parent in path.parents if parent.exists())  # [ ] in its name are text
+        pattern = str(Path(glob.escape(str(top)), path.relative_to(top)))
+        for hit in glob.iglob(pattern, recursive=True):  # noqa: PTH207, may be absolute
             path = Path(hit)
             folder = path.parent if path.name in names else path
             if any((folder / name).is_file() for name in names):
@@ -360,7 +362,7 @@ def _read(folder: Path) -> Run:
     try:
         if PER_USER in needed:
             pl.scan_parquet(folder / PER_USER, glob=False).collect_schema()
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ResultError(f"{PER_USER} cannot be read ({first_line(error)})") from None
     settings = {
         key: value

@@ -114,7 +114,7 @@ def _users(run: Run, metric: str) -> pl.DataFrame:
         columns = [pl.col("user").cast(pl.Int64), pl.col(metric).cast(pl.Float64)]
         table = pl.read_parquet(path, columns=["user", metric], glob=False)
         table = table.select(columns).sort("user")
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ResultError(f"{path} cannot be read ({one_line(error)}); run it again") from None
     whole = len(table) > 0 and not table["user"].is_duplicated().any()
     if not (whole and table[metric].fill_null(math.nan).is_finite().all()):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -148,7 +149,7 @@ class Grid:
                 raise
             finally:
                 self._log_table(cells)
-            log.info("report: python -m mmrec.report runs=%s", self.folder)
+            log.info("report: python -m mmrec.report %s", shlex.quote(f"runs={self.folder}"))
         if self.failed:
             listed = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
             raise GridError(f"{len(self.failed)} of {total} cells failed: {listed}")

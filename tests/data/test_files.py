@@ -331,3 +331,19 @@ def test_a_file_that_cannot_be_opened_is_named(folder, monkeypatch, error):
 def test_the_same_file_twice_has_one_digest(folder):
     path = saved(folder, values())
     assert len(digests([path, path])) == 1
+
+
+def test_a_damaged_header_is_an_error_that_names_the_file(folder):
+    path = saved(folder, values())
+    whole, refused = path.read_bytes(), []
+    for place in range(80):
+        for byte in b"(]}'\x00\xff":
+            damaged = bytearray(whole)
+            damaged[place] = byte
+            path.write_bytes(damaged)
+            try:
+                read(path)
+            except DataError as error:
+                refused.append(str(error))
+    assert len(refused) > 10
+    assert all(path.name in message and message.isprintable() for message in refused)

@@ -177,15 +177,29 @@ def test_titles_hold_no_control_characters(root):
     assert [title for title in titles if "Moon" in title] == ["Moon ]0;x lamp"]
 
 
-def test_a_likely_column_of_titles_is_named(root, caplog):
+@pytest.mark.parametrize("name", ["product_name", "Title", "name:token_seq"])
+def test_a_likely_column_of_titles_is_read_if_it_is_the_only_one(root, name):
+    expected = read_folder(root, "toys")
     path = root / "toys/items.csv"
-    path.write_text(path.read_text().replace("title", "product_name", 1))
+    path.write_text(path.read_text().replace("title", name, 1))
+    source = read_folder(root, "toys")
+    assert source.item_titles.equals(expected.item_titles)
+    named = read_folder(root, "toys", columns=Columns(title=name))
+    assert named.item_titles.equals(expected.item_titles)
+    assert named.fingerprint == source.fingerprint  # titles change no result
+
+
+def test_several_likely_columns_of_titles_are_named(root, caplog):
+    path = root / "toys/items.csv"
+    lines = path.read_text().replace("title", "product_name", 1).splitlines()
+    path.write_text("\n".join([f"name,{lines[0]}", *(f"x,{line}" for line in lines[1:])]))
     source = read_folder(root, "toys")
     assert source.item_titles is None
-    assert "data.columns.title=product_name" in caplog.text
+    assert "name or product_name" in caplog.text
+    assert "data.columns.title" in caplog.text
     named = read_folder(root, "toys", columns=Columns(title="product_name"))
     assert named.item_titles is not None
-    assert named.fingerprint == source.fingerprint  # titles change no result
+    assert named.fingerprint == source.fingerprint
 
 
 def test_renamed_and_typed_columns_mean_the_same(root):

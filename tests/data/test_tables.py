@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import io
 import json
+import random
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from mmrec.data import Columns
 from mmrec.data.corpus import DataError
 from mmrec.data.tables import Column, Table, read_table, shown
+from mmrec.headers import check_data
 
 
 @pytest.fixture
@@ -144,6 +149,47 @@ def test_a_damaged_file_that_makes_the_reader_panic_is_named(folder, monkeypatch
 
     monkeypatch.setattr(pl, "read_parquet", panic)
     reject(folder / "t.parquet", r"t\.parquet: cannot be read \(index out of bounds\)")
+
+
+def damaged(content: bytes, generator: random.Random) -> bytes:
+    """The content cut short, with flipped bits, or with other bytes near its begin or end."""
+    data = bytearray(content)
+    match generator.choice(["cut", "bits", "begin", "end"]):
+        case "cut":
+            return content[: generator.randrange(len(content))]
+        case "bits":
+            for _ in range(generator.choice([1, 3, 20])):
+                data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        case "begin":
+            data[generator.randrange(min(100, len(data)))] = generator.randrange(256)
+        case "end":
+            data[-1 - generator.randrange(min(300, len(data)))] = generator.choice([0, 127, 255])
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz"])
+def test_damage_is_an_error_that_names_the_file(folder, kind):
+    ids = [f"u{row % 40}" for row in range(300)]
+    table = pl.DataFrame({"userID": ids, "itemID": range(300), "timestamp": range(300)})
+    plain = io.BytesIO()
+    if kind == ".parquet":
+        table.write_parquet(plain, row_group_size=100)
+    elif "csv" in kind:
+        table.write_csv(plain)
+    else:
+        table.write_ndjson(plain)
+    whole = gzip.compress(plain.getvalue()) if kind.endswith(".gz") else plain.getvalue()
+    generator, refused = random.Random(0), []
+    for _ in range(200):
+        path = written(folder / f"t{kind}", damaged(whole, generator))
+        data = {"name": "toys", "root": str(folder.parent), "interactions_file": path.name}
+        try:
+            check_data({"_target_": "mmrec.data.FolderData", "columns": asdict(Columns()), **data})
+            read_table(path)
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert all(path.name in message and message.isprintable() for message in refused)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+import polars as pl
 import pytest
 import yaml
 
@@ -85,7 +86,7 @@ def test_other_data_splits_masks_or_histories_are_another_protocol(what, write_r
     assert [len(runs) for runs in found.values()] == [1, 1]
 
 
-def test_what_is_no_completed_run_is_listed_with_its_reason(write_run, tmp_path):
+def test_what_is_no_completed_run_is_listed_with_its_reason(write_run, tmp_path, monkeypatch):
     write_run("whole")
     write_run("failed", status="failed", l2=0.2)
     write_run("pruned", status="pruned", l2=0.3)
@@ -95,6 +96,15 @@ def test_what_is_no_completed_run_is_listed_with_its_reason(write_run, tmp_path)
     (write_run("no_config", l2=0.6) / "config.yaml").unlink()
     (write_run("no_users", l2=0.8) / "per_user.parquet").unlink()
     (write_run("bad_users", l2=0.9) / "per_user.parquet").write_bytes(b"")
+    foreign = write_run("panics", l2=1.0) / "per_user.parquet"
+    scan = pl.scan_parquet
+
+    def panic(path, **settings):
+        if path == foreign:
+            raise pl.exceptions.PanicException("index out of bounds")
+        return scan(path, **settings)
+
+    monkeypatch.setattr(pl, "scan_parquet", panic)
     (write_run("bad_config", l2=0.7) / "config.yaml").write_text("a: [")
     found = collect(str(tmp_path))
     assert [run.folder.name for run in found.runs] == ["whole"]
@@ -106,6 +116,7 @@ def test_what_is_no_completed_run_is_listed_with_its_reason(write_run, tmp_path)
     assert reasons["no_config"] == "there is no config.yaml"
     assert reasons["no_users"] == "there is no per_user.parquet"
     assert reasons["bad_users"].startswith("per_user.parquet cannot be read")
+    assert reasons["panics"].startswith("per_user.parquet cannot be read (index out of bounds")
     assert "config.yaml cannot be read" in reasons["bad_config"]
 
 

@@ -237,6 +237,24 @@ def test_the_baseline_can_be_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("typed", "folder"),
+    [
+        ("runs=a[1]", "a[1]"),
+        ("runs=[a[1]]", "a[1]"),
+        ("runs='a[1]'", "a[1]"),
+        ("runs=a[1]/**", "a[1]"),
+        ("runs=a[1]/**", "a1"),  # a pattern, as there is no folder of this name
+    ],
+)
+def test_a_folder_may_have_brackets_in_its_name(typed, folder, command, write_run, tmp_path):
+    write_run("bpr")
+    (tmp_path / "outputs").rename(tmp_path / folder)
+    words = (typed, "output=out", "metrics=[recall@20]", "resamples=10")
+    assert command(*words) is None
+    assert "Completed runs: 1;" in (tmp_path / "out/index.html").read_text()
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("runs=nowhere",), "runs=nowhere: there is no such folder"),
