@@ -178,7 +178,7 @@ def routed_evaluation(
 
         def bare() -> None:
             for block in blocks:
-                left = model.mix("user", encoded.users[:, block])
+                left = model.mix(encoded.users[:, block])
                 for e in range(len(left)):
                     left[e] @ encoded.items[e].T
                 for one, other in zip(encoded.user.channels, encoded.item.channels, strict=True):

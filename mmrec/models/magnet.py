@@ -52,7 +52,6 @@ from mmrec.losses import bpr, norm_penalty
 from mmrec.models.base import RoutedRecommender
 from mmrec.nn import (
     ROLES,
-    Agreement,
     Loss,
     PairRouter,
     Picked,
@@ -79,7 +78,7 @@ from mmrec.schedules import EntropyTriggered
 
 log = logging.getLogger(__name__)
 
-Content = Literal["graph", "projected", "both", "gated"]
+Content = Literal["graph", "projected", "both"]
 UserContent = Literal["propagated", "history", "sum"]
 Graphs = Literal["both", "plain", "augmented"]
 Experts = Literal["templates", "free", "one"]
@@ -144,8 +143,7 @@ class MAGNET(RoutedRecommender):
         content_layers: propagation steps of the content channels.
         behaviour: whether experts see the behaviour channel beside the modalities'.
         content: what an item's content channel is: `graph`, its neighbours' ID embeddings; its
-            `projected` features; the sum of `both`; or the former `gated`, element by element, by
-            the sigmoid of the latter.
+            `projected` features; or the sum of `both`.
         precision: of the products with features: `bfloat16` is faster on hardware that has it, and
             nearly as exact.
         late_add: weight of an item's content beside its propagated channel; with one step, 0.5
@@ -163,16 +161,13 @@ class MAGNET(RoutedRecommender):
             that is None has no experts.
         experts: `templates` begin at their roles; `free` ones know none; `one` is a single expert,
             which begins at the mean of the channels, and no router.
-        hidden: width of an expert's networks; 0 for none.
         router: what it sees: how the `pair` agrees; the `user` or the `item`; `all` three; or
             `nothing`, for equal gates.
-        agreement: of a pair: the `cosine` of each channel, or a low-rank `vector`.
         sharpness: how much the first gates follow agreement.
         route: weight of the router's terms, which the schedule weighs among themselves.
         template: weight of how far experts are from their templates.
         l2: weight of the squared norm of a batch's ID embeddings.
-        content_l2: weight of the squared norm of a batch's projected content, unless it gates:
-            held at zero it would gate all alike.
+        content_l2: weight of the squared norm of a batch's projected content.
         loss: `bpr`; or `softmax` over the items of a batch, whose experts score by cosine, in
             ranking too. Every user meets every item of the batch: on a CPU, a step takes three to
             five times as long.
@@ -204,9 +199,7 @@ class MAGNET(RoutedRecommender):
         tail_only: bool = True,
         roles: Mapping[Role, float | None] = ROLES,
         experts: Experts = "templates",
-        hidden: int = 0,
         router: Sees = "pair",
-        agreement: Agreement = "cosine",
         sharpness: float = 5.0,
         route: float = 0.1,
         template: float = 10.0,
@@ -224,9 +217,8 @@ class MAGNET(RoutedRecommender):
         check_choice(Experts, experts=experts)
         check_choice(Precision, precision=precision)
         check_choice(Sees, router=router)
-        check_choice(Agreement, agreement=agreement)
         check_at_least(1, dim=dim, neighbours=neighbours)
-        check_at_least(0, layers=layers, content_layers=content_layers, hidden=hidden)
+        check_at_least(0, layers=layers, content_layers=content_layers)
         check_at_least(0, pseudo_edges=pseudo_edges, pseudo_weight=pseudo_weight, late_add=late_add)
         check_at_least(0, sharpness=sharpness, route=route, template=template)
         check_at_least(0, l2=l2, content_l2=content_l2)
@@ -298,10 +290,8 @@ class MAGNET(RoutedRecommender):
             self.behaviour = Views(shared, layers)
         self.contents = nn.ModuleList(Views(shared, content_layers) for _ in modalities)
 
-        self.mix = RoleExperts(templates, dim, hidden=hidden, anchored=experts != "free")
-        self.router = PairRouter(
-            self.mix.weights().detach(), dim, sees=router, agreement=agreement, sharpness=sharpness
-        )
+        self.mix = RoleExperts(templates, anchored=experts != "free")
+        self.router = PairRouter(self.mix.weights().detach(), dim, sees=router, sharpness=sharpness)
         self.schedule = EntropyTriggered(top_k=min(3, len(templates)))
 
     def on_fit_start(self) -> None:
@@ -327,8 +317,6 @@ class MAGNET(RoutedRecommender):
                 return shown
             case "both":
                 return [a + b for a, b in zip(around, shown, strict=True)]
-            case "gated":
-                return [a * torch.sigmoid(b) for a, b in zip(around, shown, strict=True)]
 
     def projected(self, wanted: Wanted | None = None) -> Tensor | None:
         """Features at the scale of embeddings, if they count: [I, M, D].
@@ -420,7 +408,7 @@ class MAGNET(RoutedRecommender):
             "template": self.template * self.mix.penalty(),
             "l2": self.l2 * norm_penalty("squared", *layer0),
         }
-        if projected is not None and self.content != "gated":
+        if projected is not None:
             rows = projected[wanted.picked.item]
             size = len(wanted.picked.user)
             terms["content_l2"] = self.content_l2 * rows.square().sum() / (2 * size)
@@ -440,8 +428,8 @@ class MAGNET(RoutedRecommender):
             The term, and of the observed pairs the gates before and after experts are left out:
             [B, E] each.
         """
-        u = self.mix("user", users).unsqueeze(2)  # [E, B, 1, D]
-        i = self.mix("item", items).view(*u.shape[:2], -1, u.shape[-1])  # [E, B, 1+K, D]
+        u = self.mix(users).unsqueeze(2)  # [E, B, 1, D]
+        i = self.mix(items).view(*u.shape[:2], -1, u.shape[-1])  # [E, B, 1+K, D]
         scores = (u * i).sum(-1).movedim(0, -1)  # [B, 1+K, E]
         scores = scores * self.mix.makes_up(self.there(wanted)).view(scores.shape)
         logits = self.router.pairs(
@@ -475,11 +463,11 @@ class MAGNET(RoutedRecommender):
 
     def expert_users(self, users: Tensor) -> Tensor:
         """What experts make of users: [C, B, D] -> [E, B, D]."""
-        return self.preference.compared(self.mix("user", users))
+        return self.preference.compared(self.mix(users))
 
     def expert_items(self, items: Tensor, present: Tensor) -> Tensor:
         """What experts make of items, and of what they lack: [C, M, D], [M, C] -> [E, M, D]."""
-        mixed = self.mix("item", items)
+        mixed = self.mix(items)
         if self.preference.softmax:  # by direction alone: there is nothing to make up for
             return self.preference.compared(mixed)
         made_up: Tensor = mixed * self.mix.makes_up(present).T.unsqueeze(-1)

@@ -18,7 +18,6 @@ from mmrec.nn.mixture import Mixed, SparseMixture
 from mmrec.nn.preference import Loss, Preference
 from mmrec.nn.propagation import Propagation, blended_rows
 from mmrec.nn.router import (
-    Agreement,
     PairRouter,
     Sees,
     Terms,
@@ -39,7 +38,6 @@ from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
 
 __all__ = [
     "ROLES",
-    "Agreement",
     "Content",
     "Features",
     "Fusion",

@@ -1,6 +1,6 @@
 """Routers: which experts a pair of user and item is given to.
 
-C channels, E experts, D dim, B users, I items, R rank.
+C channels, E experts, D dim, B users, I items.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
-from mmrec.nn.experts import Side
-
 Sees = Literal["pair", "user", "item", "all", "nothing"]
-Agreement = Literal["cosine", "vector"]
+Side = Literal["user", "item"]
 TINY = 1e-12
 
 
@@ -29,7 +27,7 @@ class Terms(NamedTuple):
     """What a side brings to the router's logits."""
 
     bias: Tensor | None  # [N, E]; None where the side brings none
-    channels: Tensor  # what agrees: [C, N, D] unit vectors, [R, N, 1] factors, or [0, N, 1]
+    channels: Tensor  # [C, N, D] unit vectors; [0, N, 1] if the router does not see the pair
 
     def rows(self, index: Tensor | slice) -> Terms:
         """Those of some users or items."""
@@ -40,10 +38,7 @@ class PairRouter(nn.Module):
     """Logits that are linear in how well user and item agree in each channel.
 
     `l_e(u, i) = sum_c A_ec cos(h_u^c, h_i^c) + p_e . h_u + q_e . h_i + b_e`; what it `sees` says
-    which terms there are. With `agreement="vector"` the cosines become an element-wise product
-    through a low rank: `a_e . (P h_u * Q h_i)`. Either way, the logits of all pairs are a few
-    matrix products. The terms of user and item are free, a number for each dimension: on sparse
-    data they overfit within a few epochs, and cost more than they bring.
+    which terms there are. The logits of all pairs are a few matrix products.
 
     Args:
         weights: [E, C], what each expert takes of each channel: where A begins, so that a pair
@@ -51,8 +46,6 @@ class PairRouter(nn.Module):
         dim: D.
         sees: the agreement of the `pair`; the `user` or the `item`; `all` three; or `nothing`, and
             then all gates are equal.
-        agreement: `cosine` or `vector`.
-        rank: R, of `vector`.
         sharpness: A begins at this times `weights`, less their mean over the experts.
     """
 
@@ -64,26 +57,19 @@ class PairRouter(nn.Module):
         dim: int,
         *,
         sees: Sees = "pair",
-        agreement: Agreement = "cosine",
-        rank: int = 8,
         sharpness: float = 5.0,
     ) -> None:
         super().__init__()
         self.experts, channels = weights.shape
-        self.agreement = agreement if sees in ("pair", "all") else None
+        self.sees_pair = sees in ("pair", "all")
         width = channels * dim
         sides = [side for side in ("user", "item") if sees in (side, "all")]
         self.sides = nn.ModuleDict({s: nn.Linear(width, self.experts, bias=False) for s in sides})
         for parameter in self.sides.parameters():
             nn.init.zeros_(parameter)
         self.bias = nn.Parameter(torch.zeros(self.experts)) if sees != "nothing" else None
-        if self.agreement == "cosine":
+        if self.sees_pair:
             self.agree = nn.Parameter(sharpness * (weights - weights.mean(0)))
-        elif self.agreement == "vector":
-            self.factors = nn.ModuleDict(
-                {side: nn.Linear(width, rank, bias=False) for side in ("user", "item")}
-            )
-            self.agree = nn.Parameter(torch.randn(self.experts, rank) * rank**-0.5)
         else:
             self.register_buffer("agree", torch.zeros(self.experts, 0), persistent=False)
 
@@ -94,16 +80,12 @@ class PairRouter(nn.Module):
         if side == "item":
             bias = flat.new_zeros(len(flat), self.experts) if bias is None else bias
             bias = bias if self.bias is None else bias + self.bias
-        match self.agreement:
-            case None:
-                return Terms(bias, flat.new_zeros(0, len(flat), 1))
-            case "vector":
-                return Terms(bias, self.factors[side](flat).T.unsqueeze(-1))
-            case "cosine":
-                return Terms(bias, normalize(channels, dim=-1))
+        if not self.sees_pair:
+            return Terms(bias, flat.new_zeros(0, len(flat), 1))
+        return Terms(bias, normalize(channels, dim=-1))
 
     def weights(self) -> Tensor:
-        """What the agreement in each channel, or factor, adds to each logit: [E, C]."""
+        """Weight of the agreement in each channel in each logit: [E, C]."""
         return self.agree
 
     def pairs(self, user: Terms, item: Terms) -> Tensor:
@@ -113,7 +95,7 @@ class PairRouter(nn.Module):
         logits = item.bias.view(size, -1, self.experts)
         if user.bias is not None:
             logits = user.bias.unsqueeze(1) + logits
-        if self.agreement is None:
+        if not self.sees_pair:
             return logits
         several = item.channels.view(len(item.channels), size, -1, item.channels.shape[-1])
         agreement = (user.channels.unsqueeze(2) * several).sum(-1).movedim(0, -1)  # [B, L, C]

@@ -53,16 +53,13 @@ def everything(corpus):
 
 OPTIONS = [
     {},
-    {"hidden": 5},
     {"router": "item"},
     {"router": "nothing"},
-    {"agreement": "vector"},
     {"experts": "free"},
     {"views": "plain"},
     {"views": "augmented"},
     {"content": "graph", "user_content": "history"},
     {"content": "projected", "user_content": "propagated"},
-    {"content": "gated"},
     {"behaviour": False},
     {"behaviour": False, "user_content": "history"},
     {"experts": "one"},
@@ -98,7 +95,7 @@ def test_every_parameter_is_in_the_loss(corpus, options):  # as processes that s
 def test_a_ranking_is_the_gated_sum_of_expert_scores_pair_by_pair(corpus, options):
     model = made(corpus, schedule_of(options), **options)
     users, items = model.channel_vectors(model.projected())
-    expert_users, expert_items = model.mix("user", users), model.mix("item", items)
+    expert_users, expert_items = model.mix(users), model.mix(items)
     made_up = model.mix.makes_up(model.present)
     if options.get("loss") == "softmax":  # experts score by cosine, whatever is absent
         expert_users, expert_items = (normalize(x, dim=-1) for x in (expert_users, expert_items))
@@ -152,7 +149,7 @@ def dense_projection(modality, linear):
 
 
 CHANNELS = [
-    *product(("graph", "projected", "both", "gated"), ("sum",), (0.5,)),
+    *product(("graph", "projected", "both"), ("sum",), (0.5,)),
     *product(("both",), ("history", "propagated"), (0.5,)),
     ("graph", "sum", 0.0),
     ("both", "history", 2.0),
@@ -185,7 +182,7 @@ def test_the_channels_are_two_views_of_what_users_and_items_bring(
             around = model.neighbours[m].matrix.to_dense().double() @ table[split:]
         if content != "graph":
             shown = dense_projection(modality, model.project.each[m].linear)
-        brought = around / (1 + torch.exp(-shown)) if content == "gated" else around + shown
+        brought = around + shown
         own = torch.zeros_like(table[:split]) if user_content == "history" else table[:split]
         signal = fused(torch.cat([own, brought]), 1, model.contents[m].gate)
         of_users = {
@@ -319,7 +316,6 @@ def test_noise_reaches_gates_in_training_only(corpus, loss):
         ({"dim": 0}, r"model\.dim is 0; give a finite number of at least 1"),
         ({"neighbours": 0}, r"model\.neighbours is 0"),
         ({"neighbours": 40}, r"model\.neighbours is 40, but \d+ items have visual; give fewer"),
-        ({"hidden": -1}, r"model\.hidden is -1"),
         ({"late_add": math.nan}, r"model\.late_add is nan; give a finite number"),
         ({"route": -1.0}, r"model\.route is -1"),
         ({"pseudo_weight": math.inf}, r"model\.pseudo_weight is inf"),
@@ -373,7 +369,7 @@ def test_an_item_with_nothing_to_show_scores_nothing(corpus):
         )
         for name, m in corpus.modalities.items()
     }
-    model = made(replace(corpus, modalities=without), behaviour=False, hidden=4)
+    model = made(replace(corpus, modalities=without), behaviour=False)
     scores = model.score(model.encode(), Queries(torch.arange(5)))
     assert scores[:, bare].eq(0).all()
 
@@ -453,12 +449,6 @@ def test_a_run_that_ends_in_its_first_stage_says_so(data, trained, caplog):
         trained(made(data.corpus, EntropyTriggered(**SCHEDULE)).train(), data, 5)
     assert "router: stage 2 from epoch 3 on" in caplog.text
     assert "ended in stage 1" not in caplog.text
-
-
-def test_features_that_gate_are_not_held_at_zero(corpus):
-    batch = Triplets(corpus.train.user, corpus.train.item, corpus.train.item.flip(0).unsqueeze(1))
-    assert "content_l2" in made(corpus, content="both").losses(batch)
-    assert "content_l2" not in made(corpus, content="gated").losses(batch)
 
 
 def test_training_tells_of_pseudo_edges_and_opening_a_run_does_not(data, trained, caplog):

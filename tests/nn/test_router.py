@@ -30,9 +30,9 @@ WEIGHTS = torch.tensor([t.weights for t in role_templates(("b", "v", "t"), ROLES
 SEES = ("pair", "user", "item", "all", "nothing")
 
 
-def router(sees="pair", agreement="cosine"):
+def router(sees="pair"):
     torch.manual_seed(1)
-    made = PairRouter(WEIGHTS, 6, sees=sees, agreement=agreement, rank=4)
+    made = PairRouter(WEIGHTS, 6, sees=sees)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter)
     return made
@@ -45,18 +45,14 @@ def logit(made, u, i):
         total = total + made.sides["user"](u.flatten())
     if "item" in made.sides:
         total = total + made.sides["item"](i.flatten())
-    if made.agreement == "cosine":
+    if made.sees_pair:
         total = total + made.agree @ cosine_similarity(u, i, dim=1)
-    elif made.agreement == "vector":
-        factors = made.factors["user"](u.flatten()) * made.factors["item"](i.flatten())
-        total = total + made.agree @ factors
     return total + (0 if made.bias is None else made.bias)
 
 
-@pytest.mark.parametrize("agreement", ["cosine", "vector"])
 @pytest.mark.parametrize("sees", SEES)
-def test_pairs_and_whole_rankings_are_what_the_formula_says(sees, agreement):
-    made, users, items = router(sees, agreement), torch.randn(3, 4, 6), torch.randn(3, 5, 6)
+def test_pairs_and_whole_rankings_are_what_the_formula_says(sees):
+    made, users, items = router(sees), torch.randn(3, 4, 6), torch.randn(3, 5, 6)
     expected = torch.stack(
         [torch.stack([logit(made, u, i) for i in items.unbind(1)]) for u in users.unbind(1)]
     )  # [B, I, E]
