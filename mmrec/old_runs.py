@@ -1,12 +1,13 @@
-"""Settings that earlier versions of mmrec wrote to run folders and that no longer exist.
+"""Settings and parameters in run folders of earlier versions of mmrec that have changed since.
 
 A removed setting is dropped from the configuration of an old run if it holds the value that the
-code still implements. With any other value the run cannot be opened.
+code still implements. With any other value the run cannot be opened. Renamed parameters are found
+under their new names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # By class: the removed settings, each with the value that means "as now".
@@ -16,6 +17,13 @@ REMOVED: Mapping[str, Mapping[str, object]] = {
 # By class: the removed values of settings that remain.
 REMOVED_CHOICES: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "mmrec.models.MAGNET": {"content": ("gated",)},
+}
+
+# By class: prefixes of parameters in old checkpoints, and what they are now.
+RENAMED_PARAMETERS: Mapping[str, Mapping[str, str]] = {
+    "mmrec.models.magnet.MAGNET": {
+        f"{name}.": f"channels.{name}." for name in ("node", "project", "behaviour", "contents")
+    },
 }
 
 
@@ -48,6 +56,22 @@ def unsupported(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for name, value in node.items():
             if name in _of(REMOVED, node) or value in _of(REMOVED_CHOICES, node).get(name, ()):
                 yield f"{group}.{name}", value
+
+
+def rename_parameters(state: Mapping[str, Any], kinds: Iterable[type]) -> dict[str, Any]:
+    """Return the parameters of a checkpoint under their current names.
+
+    Args:
+        state: parameters by name.
+        kinds: the model's class and its base classes.
+    """
+    renamed = {}
+    tables = [RENAMED_PARAMETERS.get(f"{k.__module__}.{k.__qualname__}", {}) for k in kinds]
+    prefixes = {old: new for table in tables for old, new in table.items()}
+    for name, value in state.items():
+        old = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        renamed[prefixes.get(old, "") + name.removeprefix(old)] = value
+    return renamed
 
 
 def _is_default(node: Mapping[str, Any], name: str, value: object) -> bool:

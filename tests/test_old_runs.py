@@ -7,7 +7,14 @@ from inspect import signature
 import pytest
 from hydra.utils import get_object
 
-from mmrec.old_runs import REMOVED, REMOVED_CHOICES, unsupported, without_removed
+from mmrec import models
+from mmrec.old_runs import (
+    REMOVED,
+    REMOVED_CHOICES,
+    rename_parameters,
+    unsupported,
+    without_removed,
+)
 
 MAGNET = {"_target_": "mmrec.models.MAGNET", "dim": 8, "content": "both"}
 
@@ -39,3 +46,19 @@ def test_the_tables_hold_nothing_that_exists():
         assert not settings.keys() & signature(get_object(target)).parameters.keys()
     for target, settings in REMOVED_CHOICES.items():
         assert settings.keys() <= signature(get_object(target)).parameters.keys()
+
+
+def test_old_parameters_are_found_under_their_new_names():
+    class Mine(models.MAGNET):
+        pass
+
+    old = {"node.weight": 1, "contents.0.gate": 2, "mix.delta": 3, "channels.behaviour.gate": 4}
+    new = {
+        "channels.node.weight": 1,
+        "channels.contents.0.gate": 2,
+        "mix.delta": 3,
+        "channels.behaviour.gate": 4,
+    }
+    for kind in (models.MAGNET, Mine):
+        assert rename_parameters(old, kind.__mro__) == new
+    assert rename_parameters(old, models.LightGCN.__mro__) == old

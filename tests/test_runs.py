@@ -67,6 +67,16 @@ def test_a_run_with_removed_settings_at_their_defaults_opens(magnet_folder):
     torch.testing.assert_close(opened.model.state_dict(), expected.model.state_dict())
 
 
+def test_a_checkpoint_with_the_old_names_of_parameters_opens(magnet_folder):
+    expected = open_run(magnet_folder).model.state_dict()
+    path = magnet_folder / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    state = {k.removeprefix("channels."): v for k, v in checkpoint["state_dict"].items()}
+    assert "node.weight" in state
+    torch.save(checkpoint | {"state_dict": state}, path)
+    torch.testing.assert_close(open_run(magnet_folder).model.state_dict(), expected)
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("hidden", 32), ("hidden", False), ("agreement", "vector"), ("content", "gated")],

@@ -22,6 +22,7 @@ from mmrec.data.sampling import seeded_generator
 from mmrec.evaluation import NonFiniteScores, Rankings
 from mmrec.nn import Content, Shelf, choices, entropies, evenness, filled, imbalance
 from mmrec.nn.content import Rows
+from mmrec.old_runs import rename_parameters
 from mmrec.protocol import Evaluation
 from mmrec.schedules import Constant, Observed, RouterSchedule, Routing, TooFewExperts
 
@@ -263,7 +264,7 @@ class Recommender(LightningModule):
         checkpoint["mmrec"] = self._identity()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse parameters that belong to another model or other data.
+        """Refuse parameters that belong to another model or other data; rename old ones.
 
         Raises:
             DataError: says what differs.
@@ -279,6 +280,9 @@ class Recommender(LightningModule):
                     f"{key}={expected}; a checkpoint only continues on the model, data and "
                     "split that made it"
                 )
+        if "state_dict" in checkpoint:
+            state = rename_parameters(checkpoint["state_dict"], type(self).__mro__)
+            checkpoint["state_dict"] = state
 
     def _identity(self) -> dict[str, str]:
         corpus = self.corpus

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from mmrec.checks import check_choice
+
 Role = Literal["dominant", "balanced", "complementary"]
+Experts = Literal["templates", "free", "one"]
+ABOUT_ROLES = (
+    "An expert dominant/a looks mostly at channel a, balanced/a+b at both alike, "
+    "complementary/a at a and at what the others add to it."
+)
 ROLES: Mapping[Role, float] = {"dominant": 0.8, "balanced": 0.45, "complementary": 0.5}
 
 
@@ -77,6 +84,31 @@ def role_templates(channels: Sequence[str], roles: Mapping[Role, float | None]) 
     return found
 
 
+def expert_templates(
+    channels: Sequence[str], roles: Mapping[Role, float | None], experts: Experts
+) -> list[Template]:
+    """Return the experts of `role_templates`, or an alternative for an ablation.
+
+    Args:
+        channels: names.
+        roles: as for `role_templates`.
+        experts: `templates`; `free`: as many experts, whose names claim no role; or `one` expert
+            with equal weights.
+
+    Raises:
+        ValueError: no such choice, or an error of `role_templates`.
+    """
+    check_choice(Experts, experts=experts)
+    templates = role_templates(channels, roles)
+    match experts:
+        case "templates":
+            return templates
+        case "free":
+            return [t._replace(name=f"free/{n}") for n, t in enumerate(templates, 1)]
+        case "one":
+            return [Template("one", (1 / len(channels),) * len(channels))]
+
+
 def _weights(count: int, own: tuple[int, ...], weight: float) -> tuple[float, ...]:
     others = count - len(own)
     if not others:
@@ -130,11 +162,6 @@ class RoleExperts(nn.Module):
         """Mean square of how far the weights are from their templates; zero if they are free."""
         return self.delta.square().mean() if self.anchored else self.delta.new_zeros(())
 
-    def shares(self, present: Tensor) -> Tensor:
-        """What each expert takes of the channels that are present: [N, C] bool -> [N, E, C]."""
-        there = self.weights() * present.unsqueeze(1)
-        return there / there.sum(-1, keepdim=True).clamp(min=1e-6)
-
     def forward(self, channels: Tensor) -> Tensor:
         """Mix the channels: [C, N, D], zero where a channel is absent -> [E, N, D]."""
         weights = self.weights()
@@ -153,7 +180,9 @@ class RoleExperts(nn.Module):
         return mixed
 
     def makes_up(self, present: Tensor) -> Tensor:
-        """A factor of each expert's score, so that the others share an absent channel's weight.
+        """Return the factor of each expert's score that compensates for absent channels.
+
+        It makes the weights of the channels that are present sum to one.
 
         Args:
             present: [N, C] bool.
@@ -163,3 +192,16 @@ class RoleExperts(nn.Module):
         """
         there = present.to(self.delta.dtype) @ self.weights().T
         return torch.where(there > 0, 1 / there.clamp(min=1e-6), 0.0)
+
+    def channel_weights(self, gates: Tensor, present: Tensor) -> Tensor:
+        """Return the weight of each channel in gated sums of the experts.
+
+        Args:
+            gates: [N, E].
+            present: [N, C] bool.
+
+        Returns:
+            [N, C]; zero for absent channels. Rows sum to the sum of the gates, or to 0 if all
+            channels are absent.
+        """
+        return (gates * self.makes_up(present)) @ self.weights() * present

@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 from mmrec.checks import check_at_least, check_choice
 from mmrec.data import Corpus, Triplets
 from mmrec.losses import batch_softmax, bpr, pair_scores
+from mmrec.nn.gates import single
 from mmrec.nn.lookup import Picked, distinct_items, pairs_with_negatives
-from mmrec.nn.router import single
 
 Loss = Literal["bpr", "softmax"]
 

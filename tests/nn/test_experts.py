@@ -164,16 +164,20 @@ def test_a_zero_anchor_takes_nothing_away():
 
 
 def test_where_a_channel_is_absent_the_others_share_its_weight():
-    experts, present = seeded(), torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1]]).bool()
-    shares = experts.shares(present)
-    torch.testing.assert_close(shares.sum(-1), torch.ones(3, 9))
-    assert not shares[1, :, 1].any()
-    torch.testing.assert_close(shares[0], experts.weights())
-    torch.testing.assert_close(shares[2, :, 2], torch.ones(9))
-    made_up = experts.makes_up(present)
-    torch.testing.assert_close(
-        made_up.unsqueeze(-1) * experts.weights() * present.unsqueeze(1), shares
-    )
+    experts, present = seeded(), torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]]).bool()
+    for e, weights in enumerate(experts.weights()):
+        gates = torch.zeros(len(present), 9)
+        gates[:, e] = 1
+        found = experts.channel_weights(gates, present)
+        there = weights * present
+        expected = there / there.sum(1, keepdim=True).clamp(min=1e-6)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(
+            experts.makes_up(present)[:, e, None] * weights * present, expected
+        )
+    gates = torch.rand(len(present), 9)
+    total = experts.channel_weights(gates, present).sum(1)
+    torch.testing.assert_close(total, gates.sum(1) * present.any(1))
 
 
 def test_free_experts_start_apart_and_are_not_held():
