@@ -145,7 +145,7 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     seed_everything(plain["seed"], verbose=False)
     with memory_suffices(ConfigError):
         data: InteractionData = instantiate(plain["data"], _convert_="all")
-        model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus)
+        model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus.train_view)
     model.evaluation = _evaluation(plain)
     model.optimizer = instantiate(plain["optimizer"], _convert_="all")
     model.seed = plain["seed"]

@@ -13,11 +13,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from lightning import LightningModule
+from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
+from mmrec.data.corpus import Corpus, DataError, Queries, TrainingView, Triplets
+from mmrec.data.datamodule import InteractionData
 from mmrec.data.sampling import seeded_generator
 from mmrec.evaluation import NonFiniteScores, Rankings
 from mmrec.nn import Content, Shelf, choices, entropies, evenness, filled, imbalance
@@ -60,7 +61,7 @@ class Recommender(LightningModule):
     """A model that ranks a catalogue for users.
 
     Attributes:
-        corpus: what it learns from.
+        corpus: what it learns from; validation and test interactions are not part of it.
         closed_form: the model is solved when it is built and has nothing to train.
         reads_negatives: its losses look at a batch's negatives; otherwise none are drawn.
         reads_content: scores depend on what items show; otherwise cold items are all alike.
@@ -69,16 +70,16 @@ class Recommender(LightningModule):
         optimizer: called with the parameters; assign another one before a trainer runs.
 
     Args:
-        corpus: what it learns from.
+        corpus: what it learns from; of a `Corpus`, only its training view is kept.
     """
 
     closed_form = False
     reads_negatives = True
     reads_content = True
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: TrainingView) -> None:
         super().__init__()
-        self.corpus = corpus
+        self.corpus = corpus.train_view
         self.evaluation = Evaluation()
         self.seed = 0
         self.optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True)
@@ -211,13 +212,27 @@ class Recommender(LightningModule):
     def setup(self, stage: str) -> None:
         """Build the metrics of the coming stage."""
         if stage in ("fit", "validate"):
-            self.val_ranking = Rankings(self.corpus, "val", self.evaluation)
+            self.val_ranking = Rankings(self.whole_corpus(), "val", self.evaluation)
         if stage == "test":
-            self.test_ranking = Rankings(self.corpus, "test", self.evaluation)
+            self.test_ranking = Rankings(self.whole_corpus(), "test", self.evaluation)
         # Buffers are constants that every process has, and sparse ones cannot be sent.
         # A tensor that has two names may be two once they are on a device.
         buffers = self.named_buffers(remove_duplicate=False)
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in buffers]
+
+    def whole_corpus(self) -> Corpus:
+        """Return the data with validation and test interactions, from the trainer's data module.
+
+        Raises:
+            TypeError: there is no such data module.
+        """
+        data: LightningDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, InteractionData):
+            raise TypeError(
+                f"{type(self).__name__} is ranked on the data of an InteractionData, found "
+                f"{type(data).__name__}; pass one to the trainer, as trainer.fit(model, datamodule)"
+            )
+        return data.corpus
 
     def on_validation_epoch_start(self) -> None:
         """Encode once per evaluation."""
@@ -359,7 +374,7 @@ class RoutedRecommender(Recommender):
 
     about_experts = ""
 
-    def __init__(self, corpus: Corpus, experts: Sequence[str]) -> None:
+    def __init__(self, corpus: TrainingView, experts: Sequence[str]) -> None:
         super().__init__(corpus)
         self.experts = tuple(experts)
         self.schedule: RouterSchedule = Constant(top_k=None)

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from mmrec.checks import check_at_least, check_choice
-from mmrec.data import Corpus, Queries, Triplets, require_modalities
+from mmrec.data import Queries, TrainingView, Triplets, require_modalities
 from mmrec.graphs import (
     EdgeChoice,
+    PseudoEdges,
     augmented_adjacency,
     check_neighbours,
     content_graphs,
@@ -112,7 +113,7 @@ class MAGNET(RoutedRecommender):
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: TrainingView,
         *,
         dim: int = 64,
         layers: int = 2,
@@ -160,19 +161,18 @@ class MAGNET(RoutedRecommender):
         self.ranking = fused_ranking() if fused else ranking
 
         graphs = []  # the dual view: plain and augmented
-        self.about_edges = ""
+        self.edges: PseudoEdges | None = None
         if views != "augmented":
             graphs.append(normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items))
         if views != "plain":
-            edges = content_edges(
+            self.edges = content_edges(
                 corpus,
                 per_user=pseudo_edges,
                 neighbours=neighbours,
                 tail_only=tail_only,
                 choice=pseudo_choice,
             )
-            self.about_edges = f"{corpus.name}: {edge_statistics(corpus, edges)}"
-            graphs.append(augmented_adjacency(corpus, edges, pseudo_weight))
+            graphs.append(augmented_adjacency(corpus, self.edges, pseudo_weight))
         self.channels = Channels(
             corpus,
             modalities,
@@ -195,8 +195,8 @@ class MAGNET(RoutedRecommender):
     def on_fit_start(self) -> None:
         """Log the statistics of the pseudo-edges, once per training."""
         super().on_fit_start()
-        if self.about_edges and self.trainer.is_global_zero:
-            log.info("%s", self.about_edges)
+        if self.edges is not None and self.trainer.is_global_zero:
+            log.info("%s: %s", self.corpus.name, edge_statistics(self.whole_corpus(), self.edges))
 
     def tempered(self, logits: Tensor, noise: float = 0.0) -> Tensor:
         """Add noise to the router's logits and divide them by its temperature."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least, check_choice
-from mmrec.data import Corpus, Queries, Triplets, require_modalities
+from mmrec.data import Queries, TrainingView, Triplets, require_modalities
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
 from mmrec.nn import Projection, lookup
@@ -44,7 +44,7 @@ class VBPR(Recommender):
     """
 
     def __init__(
-        self, corpus: Corpus, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
+        self, corpus: TrainingView, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
     ) -> None:
         check_at_least(1, dim=dim)
         check_choice(Norm, norm=norm)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mmrec.checks import check_choice
-from mmrec.data import Corpus, Modality
+from mmrec.data import Modality, TrainingView
 from mmrec.nn.fusion import Precision, Projection
 from mmrec.nn.lookup import Picked
 from mmrec.nn.propagation import Propagation, blended_rows
@@ -118,7 +118,7 @@ class Channels(nn.Module):
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: TrainingView,
         modalities: Mapping[str, Modality],
         *,
         graphs: Sequence[Tensor],
