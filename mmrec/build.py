@@ -161,7 +161,7 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     with memory_suffices(ConfigError):
         data: InteractionData = instantiate(plain["data"], _convert_="all")
         data.ordered = needs_history(plain)
-        model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus)
+        model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus.train_view)
     model.evaluation = _evaluation(plain)
     model.optimizer = instantiate(plain["optimizer"], _convert_="all")
     model.seed = plain["seed"]

@@ -20,34 +20,40 @@ from mmrec.protocol import candidates
 log = logging.getLogger(__name__)
 
 
-def introduce(model: Recommender, plain: Mapping[str, Any], folder: Path, trainer: Trainer) -> None:
+def introduce(
+    model: Recommender, corpus: Corpus, plain: Mapping[str, Any], folder: Path, trainer: Trainer
+) -> None:
     """Log the card of a run, then what its router and its cold items need to be known for.
 
     Args:
-        model: with the corpus that it learns from.
+        model: before training.
+        corpus: the data, with all splits.
         plain: the resolved configuration.
         folder: of the run.
         trainer: of the run.
     """
-    log.info("%s", card(model, plain, folder, trainer))
+    log.info("%s", card(model, corpus, plain, folder, trainer))
     if isinstance(model, RoutedRecommender):
         log.info("experts: %s", ", ".join(model.experts))
         if not plain["router_schedule"]:
             log.info("router_schedule=none: all experts are used and the router has no loss terms")
-    if model.corpus.cold is not None:
-        _introduce_cold_items(model)
+    if corpus.cold is not None:
+        _introduce_cold_items(model, corpus)
 
 
-def card(model: Recommender, plain: Mapping[str, Any], folder: Path, trainer: Trainer) -> str:
+def card(
+    model: Recommender, corpus: Corpus, plain: Mapping[str, Any], folder: Path, trainer: Trainer
+) -> str:
     """Describe a run in one aligned row per fact.
 
     Args:
-        model: with the corpus that it learns from.
+        model: before training.
+        corpus: the data, with all splits.
         plain: the resolved configuration.
         folder: of the run.
         trainer: of the run.
     """
-    corpus, name = model.corpus, type(model).__module__.rpartition(".")[2]
+    name = type(model).__module__.rpartition(".")[2]
     parts = {"train": corpus.train, "validation": corpus.val, "test": corpus.test}
     if corpus.warm is not None:
         parts["test of warm items"] = corpus.warm
@@ -119,8 +125,8 @@ def buffer_values(model: nn.Module) -> int:
     )
 
 
-def _introduce_cold_items(model: Recommender) -> None:
-    corpus, evaluation = model.corpus, model.evaluation
+def _introduce_cold_items(model: Recommender, corpus: Corpus) -> None:
+    evaluation = model.evaluation
     assert corpus.cold is not None
     k = 20 if 20 in evaluation.cutoffs else evaluation.cutoffs[-1]
     ranked = int(candidates(corpus, "test", evaluation).sum())

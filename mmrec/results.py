@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrec import __version__
+from mmrec.old_runs import without_removed
 from mmrec.paths import expand, replace_file
 from mmrec.text import one_line
 from mmrec.yaml_file import YamlFileError, read_yaml
@@ -109,6 +110,8 @@ def to_continue(folder: Path) -> str:
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a run's `config.yaml`; the folder may come from somebody else.
 
+    Settings that no longer exist are dropped where they hold the value that is still implemented.
+
     Raises:
         ResultError: the file cannot be read as plain values, or is not a mapping.
     """
@@ -119,7 +122,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ResultError(f"{first_line(error)}; run it again") from None
     if not isinstance(config, Mapping):
         raise ResultError(f"{path} has no settings; is it the config.yaml of a run?")
-    return {str(name): value for name, value in config.items()}
+    return without_removed({str(name): value for name, value in config.items()})
 
 
 def read_overrides(folder: Path) -> list[str] | None:

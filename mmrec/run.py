@@ -198,7 +198,7 @@ def _run(
         logger.log_hyperparams(plain)
     result["seconds"]["setup"] = time.perf_counter() - start
     if writes:
-        introduce(model, plain, folder, trainer)
+        introduce(model, data.corpus, plain, folder, trainer)
 
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:

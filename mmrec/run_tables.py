@@ -47,16 +47,16 @@ def write_tables(
         return {}
     from mmrec.report.figures import write_item_weights
 
-    write_item_weights(folder, weights, model.corpus, of_pairs=weighs_pairs(model))
+    write_item_weights(folder, weights, data.corpus, of_pairs=weighs_pairs(model))
     if not isinstance(data, PlantedData):
         return {}
     group = None
     if isinstance(model, RoutedRecommender):
         group = rounded(model.item_gates()).argmax(1)
-    recovery = role_recovery(model.corpus, data.truth, weights, group)
-    cold = model.corpus.cold
+    recovery = role_recovery(data.corpus, data.truth, weights, group)
+    cold = data.corpus.cold
     if cold is not None and isinstance(model, ContentRecommender):  # others have only chance there
-        of_cold = role_recovery(model.corpus, data.truth, weights, group, items=cold > 0)
+        of_cold = role_recovery(data.corpus, data.truth, weights, group, items=cold > 0)
         recovery |= {_cold(name): value for name, value in of_cold.items()}
     return {"recovery": recovery} if recovery else {}
 

@@ -36,6 +36,7 @@ from mmrec.data.loaders import Known, QueryLoader, queries_for
 from mmrec.errors import memory_suffices
 from mmrec.models import NoNewItems, Recommender
 from mmrec.nn import fused_ranking
+from mmrec.old_runs import unsupported
 from mmrec.paths import data_root as default_data_root
 from mmrec.paths import expand
 from mmrec.protocol import Evaluation
@@ -295,6 +296,11 @@ def _new_items(model: Recommender, items: Mapping[str, Modality], block: int = 8
 def _read_config(folder: Path, trust: Sequence[str]) -> dict[str, Any]:
     path = folder / CONFIG
     config = read_config(folder)
+    for setting, value in unsupported(config):
+        raise ResultError(
+            f"{path}: {setting} is {one_line(value)}, which this version no longer supports; open "
+            f"the run with {_writer(folder)}"
+        )
     groups = (*KINDS, "trainer", "seed")
     if missing := [name for name in groups if name not in config]:
         raise ResultError(f"{path} has no {', '.join(missing)}; is it the config.yaml of a run?")
@@ -305,6 +311,16 @@ def _read_config(folder: Path, trust: Sequence[str]) -> dict[str, Any]:
         check_call(config[group], group)
     _check_values(path, config)
     return config
+
+
+def _writer(folder: Path) -> str:
+    """Name the version and, if known, the commit of mmrec that wrote a run."""
+    try:
+        result = read_result(folder)
+    except ResultError:
+        return "the version of mmrec that wrote it"
+    version, commit = result["versions"].get("mmrec", "(unknown version)"), result["git_commit"]
+    return f"mmrec {version}" + (f", commit {commit}" if commit else "")
 
 
 def _check_values(path: Path, config: Mapping[str, Any]) -> None:

@@ -36,7 +36,13 @@ def make_corpus(seed=0, n_users=25, n_items=20, modalities=2):
         present = torch.rand(n_items, generator=generator) < 0.8
         features = torch.randn(n_items, 6, generator=generator) * present[:, None]
         contents[name] = Modality(features, present, name)
-    return Corpus("toy", n_users, n_items, train, val, test, "random(seed=0)", "0" * 8, contents)
+    return toy(n_users, n_items, train, val, test, split="random(seed=0)", modalities=contents)
+
+
+def toy(n_users, n_items, train, val, test, *, split="official", **more):
+    sizes = {"n_users": n_users, "n_items": n_items}
+    parts = {"train": train, "val": val, "test": test}
+    return Corpus(name="toy", fingerprint="0" * 8, split=split, **sizes, **parts, **more)
 
 
 def random_scores(corpus, seed=0):
@@ -203,7 +209,7 @@ def test_diversity_is_left_out_where_there_is_nothing_to_compare():
 def test_a_group_that_nobody_has_is_left_out():
     train = Interactions(torch.arange(10), torch.arange(10))
     held = Interactions(torch.tensor([0]), torch.tensor([9]))
-    corpus = Corpus("toy", 10, 10, train, held, held, "official", "0")
+    corpus = toy(10, 10, train, held, held)
     metric = RankingMetric(corpus, "test", Evaluation((1,)), detailed=True)
     keys = feed(metric, random_scores(corpus)).compute()
     assert {key.split("/")[0] for key in keys if "/" in key} == {"tail", "active"}
@@ -246,7 +252,7 @@ def test_a_constant_scorer_scores_like_chance():
     # Popular items have the low indices: an order by index would be far from chance.
     skewed = (torch.rand(3, n_users, generator=generator) ** 4 * n_items).long()
     train, val, test = (Interactions(users, (skewed[0] + shift) % n_items) for shift in (0, 1, 2))
-    corpus = Corpus("toy", n_users, n_items, train, val, test, "official", "0")
+    corpus = toy(n_users, n_items, train, val, test)
     metric = RankingMetric(corpus, "test", Evaluation((k,)), detailed=False)
     recall = feed(metric, torch.full((n_users, n_items), 3.5), batch=512).compute()[f"recall@{k}"]
     chance = k / (n_items - 1)  # one item is masked
@@ -282,7 +288,7 @@ def test_masked_items_are_never_hits_even_where_too_few_candidates_are_left():
     # User 0 has seen all but item 4, which is held out; the list of three has one place filled.
     train = Interactions(torch.zeros(4, dtype=torch.int64), torch.arange(4))
     held = Interactions(torch.tensor([0]), torch.tensor([4]))
-    corpus = Corpus("toy", 1, 5, train, held, held, "official", "0")
+    corpus = toy(1, 5, train, held, held)
     metric = RankingMetric(corpus, "test", Evaluation((3,)), detailed=True)
     metric.update(torch.tensor([0]), torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0]]))
     values = as_floats(metric.compute())
@@ -364,9 +370,7 @@ def cold_corpus(seed, *, warm_held=True):
     )
     if not warm_held:
         warm = warm.select(torch.empty(0, dtype=torch.int64))
-    return Corpus(
-        "toy", 25, 20, train, val, test, "item_cold(given)", "0" * 8, cold=cold, warm=warm
-    )
+    return toy(25, 20, train, val, test, split="item_cold(given)", cold=cold, warm=warm)
 
 
 @pytest.mark.parametrize("candidates", [None, "cold", "split", "all"])

@@ -63,12 +63,12 @@ def scores(model):
 
 
 @pytest.fixture
-def fit(quiet_trainer):
+def fit(quiet_trainer, checkerboard):
     """`fit(model, precision="bf16-mixed")`: its trainer, after three epochs."""
 
     def train(model, **options):
         data = InteractionData(batch_size=128)
-        data.corpus = model.corpus
+        data.corpus = checkerboard(missing=8)
         model.optimizer = partial(torch.optim.Adam, lr=2e-2, fused=True)
         trainer = quiet_trainer(accelerator="gpu", deterministic="warn", max_epochs=3, **options)
         trainer.fit(model, data)

@@ -241,16 +241,16 @@ def rows(text):
 
 @pytest.fixture
 def described(composed, quiet_trainer):
-    def build_card(model, *words, **options):
+    def build_card(model, corpus, *words, **options):
         plain = OmegaConf.to_container(composed(*words), resolve=True)
-        return rows(card(model, plain, "outputs/here", quiet_trainer(**options)))
+        return rows(card(model, corpus, plain, "outputs/here", quiet_trainer(**options)))
 
     return build_card
 
 
 def test_the_card_says_what_is_trained_on_what(checkerboard, described):
     corpus = checkerboard(missing=8)
-    found = described(BPR(corpus, dim=4), "seed=7", max_epochs=50)
+    found = described(BPR(corpus, dim=4), corpus, "seed=7", max_epochs=50)
     assert (found["users"], found["items"]) == (["102"], ["96"])
     assert found["interactions"] == ["816 train, 204 validation, 204 test"]
     assert found["modalities"] == [
@@ -269,14 +269,14 @@ def test_the_card_says_what_is_trained_on_what(checkerboard, described):
 
 def test_full_coverage_is_said_only_of_all_items(checkerboard, described):
     whole = checkerboard()
-    assert described(MostPop(whole))["modalities"][0].endswith("100 % of items")
+    assert described(MostPop(whole), whole)["modalities"][0].endswith("100 % of items")
     none = checkerboard(modalities=())
-    assert described(MostPop(none))["modalities"] == ["none"]
+    assert described(MostPop(none), none)["modalities"] == ["none"]
 
 
 def test_a_model_in_closed_form_has_no_parameters_and_its_true_size(checkerboard, described):
     corpus = checkerboard()
-    found = described(EASE(corpus))
+    found = described(EASE(corpus), corpus)
     assert found["parameters"] == ["0 (closed form: nothing is trained)"]
     history = len(corpus.train) + corpus.n_users + 1
     assert found["buffers"][0].startswith(f"{corpus.n_items**2 + history:,} values")

@@ -46,9 +46,54 @@ def folder(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "copied")
 
 
-def test_a_compiled_run_opens_where_nothing_compiles(composed, tmp_path, monkeypatch, caplog):
-    folder = tmp_path / "magnet"
+@pytest.fixture(scope="module")
+def magnet_run(composed, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "magnet"
     run(composed("model=magnet", "model.dim=8", *WORLD, *TINY, f"run_dir={folder}"), [])
+    return folder
+
+
+@pytest.fixture
+def magnet_folder(magnet_run, tmp_path):
+    return shutil.copytree(magnet_run, tmp_path / "magnet")
+
+
+def test_a_run_with_removed_settings_at_their_defaults_opens(magnet_folder):
+    expected = open_run(magnet_folder)
+    change(magnet_folder, "model.hidden", 0)
+    change(magnet_folder, "model.agreement", "cosine")
+    opened = open_run(magnet_folder)
+    assert opened.config == expected.config
+    torch.testing.assert_close(opened.model.state_dict(), expected.model.state_dict())
+
+
+def test_a_checkpoint_with_the_old_names_of_parameters_opens(magnet_folder):
+    expected = open_run(magnet_folder).model.state_dict()
+    path = magnet_folder / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    state = {k.removeprefix("channels."): v for k, v in checkpoint["state_dict"].items()}
+    assert "node.weight" in state
+    torch.save(checkpoint | {"state_dict": state}, path)
+    torch.testing.assert_close(open_run(magnet_folder).model.state_dict(), expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("hidden", 32), ("hidden", False), ("agreement", "vector"), ("content", "gated")],
+)
+def test_a_run_with_a_removed_option_names_it_and_the_version_that_can_open_it(
+    magnet_folder, setting, value
+):
+    change(magnet_folder, f"model.{setting}", value)
+    with pytest.raises(ResultError, match=rf"model\.{setting} is {value}, .* mmrec 0\.1\.0"):
+        open_run(magnet_folder)
+    (magnet_folder / "result.json").unlink()
+    with pytest.raises(ResultError, match=rf"model\.{setting} is {value}, .* that wrote it"):
+        open_run(magnet_folder)
+
+
+def test_a_compiled_run_opens_where_nothing_compiles(magnet_folder, monkeypatch, caplog):
+    folder = magnet_folder
     change(folder, "model.fused", value=True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CXX", "nowhere/g++")

@@ -23,7 +23,7 @@ from mmrec.data import FolderData, InteractionData, PlantedData, planted
 from mmrec.models import MAMEX
 from mmrec.models.mamex import Views, alignment
 from mmrec.nn import SparseMixture
-from mmrec.nn.router import sparse_softmax
+from mmrec.nn.gates import sparse_softmax
 from mmrec.recommend import best_items
 from mmrec.schedules import Constant
 

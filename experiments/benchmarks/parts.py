@@ -123,7 +123,7 @@ def routed_training(data: InteractionData, *, epochs: int = 4, device: str = "cp
     maps = [torch.randn(f.shape[1], dim, device=device) for f in features]
     propagations = [part for part in model.modules() if isinstance(part, Propagation)]
     products = [(part.adjacency, part.layers) for part in propagations]
-    smoothing = [part for part in model.neighbours or () if isinstance(part, SparseMatrix)]
+    smoothing = [part for part in model.channels.neighbours or () if isinstance(part, SparseMatrix)]
 
     def step() -> None:
         for _ in range(2):
@@ -178,10 +178,12 @@ def routed_evaluation(
 
         def bare() -> None:
             for block in blocks:
-                left = model.mix("user", encoded.users[:, block])
+                left = model.mix(encoded.users[:, block])
                 for e in range(len(left)):
                     left[e] @ encoded.items[e].T
-                for one, other in zip(encoded.user.channels, encoded.item.channels, strict=True):
+                for one, other in zip(
+                    encoded.user_terms.channels, encoded.item_terms.channels, strict=True
+                ):
                     one[block] @ other.T
 
         measured, bounds = alternating(ours, bare, repeats)

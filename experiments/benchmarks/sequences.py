@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from experiments.benchmarks.parts import THREADS, Row, alternating, seconds
-from mmrec.data import Corpus, History, Interactions, Sequences
+from mmrec.data import History, Interactions, Sequences, TrainingView
 from mmrec.losses import full_cross_entropy
 from mmrec.models import SASRec
 
@@ -22,7 +23,9 @@ def step(threads: int = THREADS, device: str = "cpu") -> Row:
     """A step on sequences of full length, with the optimizer, and what it is bound by."""
     torch.set_num_threads(threads)
     pairs = Interactions(torch.arange(8) // 4, torch.arange(8), torch.arange(8))
-    corpus = Corpus("any", 2, ITEMS, pairs, pairs, pairs, "any", "any")
+    corpus = TrainingView(
+        name="any", n_users=2, n_items=ITEMS, train=pairs, split="any", fingerprint="any"
+    )
     model = SASRec(corpus, dim=DIM, layers=LAYERS, heads=HEADS, inner=INNER, max_length=LENGTH).to(
         device
     )
@@ -35,7 +38,8 @@ def step(threads: int = THREADS, device: str = "cpu") -> Row:
 
     def ours() -> None:
         optimizer.zero_grad()
-        torch.stack([*model.losses(batch).values()]).sum().backward()
+        loss = torch.stack([*model.losses(batch).values()]).sum()
+        torch.autograd.backward(loss)
         optimizer.step()
 
     measured, bounds = alternating(ours, partial(bare, device), 7)
@@ -60,8 +64,9 @@ def bare(device: str) -> None:
             out = left @ weight
             _ = out @ weight.T, left.T @ out
         heads = torch.ones(3, BATCH, HEADS, LENGTH, DIM // HEADS, device=device, requires_grad=True)
-        attended = scaled_dot_product_attention(*heads, dropout_p=0.0, is_causal=True)
-        attended.backward(torch.ones_like(attended))
+        query, key, value = heads
+        attended = scaled_dot_product_attention(query, key, value, is_causal=True)
+        torch.autograd.backward(attended, torch.ones_like(attended))
     items = torch.ones(ITEMS, DIM, device=device)
     for block in torch.split(x, BLOCK if device == "cpu" else rows):
         logits = block @ items.T
@@ -79,8 +84,10 @@ def losses(rows: int = 800) -> dict[str, Any]:
     def plain(x: Tensor, items: Tensor, target: Tensor) -> Tensor:
         return cross_entropy(x @ items.T, target)
 
-    found = {}
-    for name, loss in (("ours", full_cross_entropy), ("autograd", plain)):
-        times = [seconds(lambda loss=loss: loss(x, items, target).backward()) for _ in range(7)]
-        found[f"loss by {name}"] = min(times)
-    return found
+    def step(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        torch.autograd.backward(loss(x, items, target))
+
+    return {
+        f"loss by {name}": min(seconds(partial(step, loss)) for _ in range(7))
+        for name, loss in (("ours", full_cross_entropy), ("autograd", plain))
+    }

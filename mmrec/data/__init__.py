@@ -9,6 +9,7 @@ from mmrec.data.corpus import (
     Interactions,
     Modality,
     Source,
+    TrainingView,
     content_hash,
     require_modalities,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Queries",
     "Sequences",
     "Source",
+    "TrainingView",
     "Triplets",
     "Truth",
     "content_hash",

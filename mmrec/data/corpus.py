@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
@@ -152,29 +152,80 @@ class Source:
     removed: Interactions | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Corpus:
-    """One frozen object that every model, metric and command reads.
-
-    Every user of val and test has at least one train interaction. Pairs are unique over train, val
-    and test together, unless repeated pairs were kept for a model that reads sequences.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingView:
+    """The part of a data set that models may see; it holds no validation or test interactions.
 
     Attributes:
         name: of the data set.
         n_users: U.
         n_items: I, the catalogue that is ranked.
-        train: what models learn from.
-        val: what selection sees.
-        test: what is looked at once.
-        split: the rule that made the three, with its parameters, as `random_per_user(seed=0)`.
+        train: interactions that models learn from.
+        split: the rule that made the splits, with its parameters, as `random_per_user(seed=0)`.
         fingerprint: hash of the source's content, before the split.
         modalities: by name.
         categories: if known.
-        cold: [I] int8 (0 warm, 1 cold for validation, 2 for test) under `item_cold`, else None.
-        warm: under `item_cold`, what is held out of warm items, for test; there may be none.
         user_ids: [U] original ids, if they differ from 0..U-1.
         item_ids: [I] original ids, if they differ from 0..I-1.
-        item_titles: [I] what people call them, if known; empty for items without.
+        item_titles: [I] titles, if known; empty for items without.
+    """
+
+    name: str
+    n_users: int
+    n_items: int
+    train: Interactions
+    split: str
+    fingerprint: str
+    modalities: Mapping[str, Modality] = field(default_factory=dict)
+    categories: Categories | None = None
+    user_ids: pl.Series | None = None
+    item_ids: pl.Series | None = None
+    item_titles: pl.Series | None = None
+
+    def __repr__(self) -> str:
+        return self._described(f"{len(self.train):,} train")
+
+    def _described(self, parts: str) -> str:
+        content = "".join(f", {name}: {m.width}" for name, m in self.modalities.items())
+        return (
+            f"{type(self).__name__}({self.name}, {self.split}, {self.n_users:,} users, "
+            f"{self.n_items:,} items, {parts}{content})"
+        )
+
+    @property
+    def train_view(self) -> TrainingView:
+        """The training view of this object: itself, or for a `Corpus` a copy without the rest."""
+        if type(self) is TrainingView:
+            return self
+        shown = (each.name for each in fields(TrainingView))
+        return TrainingView(**{name: getattr(self, name) for name in shown})
+
+    def item_counts(self) -> Tensor:
+        """[I] int64: how many train interactions an item has."""
+        return torch.bincount(self.train.item, minlength=self.n_items)
+
+    def user_counts(self) -> Tensor:
+        """[U] int64: how many train interactions a user has."""
+        return torch.bincount(self.train.user, minlength=self.n_users)
+
+    def without_content(self) -> int:
+        """How many items have no modality at all."""
+        there = [modality.present for modality in self.modalities.values()]
+        return self.n_items - int(torch.stack(there).any(0).sum()) if there else self.n_items
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Corpus(TrainingView):
+    """A data set with its splits, which metrics and commands read; models see its `train_view`.
+
+    Every user of val and test has at least one train interaction. Pairs are unique over train, val
+    and test together, unless repeated pairs were kept for a model that reads sequences.
+
+    Attributes:
+        val: what selection sees.
+        test: what is looked at once.
+        cold: [I] int8 (0 warm, 1 cold for validation, 2 for test) under `item_cold`, else None.
+        warm: under `item_cold`, what is held out of warm items, for test; there may be none.
         removed: interactions in no part, of users and items that are left: filters removed or the
             split dropped them. Only `recommend seen=all` reads them.
         filtered: whether filters removed interactions, and maybe users and items.
@@ -183,21 +234,10 @@ class Corpus:
         DataError: an index out of range, a wrong shape, or an empty split.
     """
 
-    name: str
-    n_users: int
-    n_items: int
-    train: Interactions
     val: Interactions
     test: Interactions
-    split: str
-    fingerprint: str
-    modalities: Mapping[str, Modality] = field(default_factory=dict)
-    categories: Categories | None = None
     cold: Tensor | None = None
     warm: Interactions | None = None
-    user_ids: pl.Series | None = None
-    item_ids: pl.Series | None = None
-    item_titles: pl.Series | None = None
     removed: Interactions | None = None
     filtered: bool = False
 
@@ -232,24 +272,7 @@ class Corpus:
         parts = " + ".join(f"{len(getattr(self, split)):,} {split}" for split in SPLITS)
         if self.warm is not None:
             parts += f" + {len(self.warm):,} warm"
-        content = "".join(f", {name}: {m.width}" for name, m in self.modalities.items())
-        return (
-            f"Corpus({self.name}, {self.split}, {self.n_users:,} users, {self.n_items:,} items, "
-            f"{parts}{content})"
-        )
-
-    def item_counts(self) -> Tensor:
-        """[I] int64: how many train interactions an item has."""
-        return torch.bincount(self.train.item, minlength=self.n_items)
-
-    def user_counts(self) -> Tensor:
-        """[U] int64: how many train interactions a user has."""
-        return torch.bincount(self.train.user, minlength=self.n_users)
-
-    def without_content(self) -> int:
-        """How many items have no modality at all."""
-        there = [modality.present for modality in self.modalities.values()]
-        return self.n_items - int(torch.stack(there).any(0).sum()) if there else self.n_items
+        return self._described(parts)
 
     def card(self) -> dict[str, object]:
         """What a result must say about its data, as plain types."""
@@ -296,7 +319,7 @@ def content_hash(parts: Iterable[Tensor | str]) -> str:
     return digest.hexdigest()
 
 
-def require_modalities(corpus: Corpus, model: str) -> Mapping[str, Modality]:
+def require_modalities(corpus: TrainingView, model: str) -> Mapping[str, Modality]:
     """The corpus' modalities.
 
     Raises:

@@ -1,7 +1,7 @@
 """Planted data: interactions and item content whose truth is known.
 
 Shape legend: U users, I items, M modalities, D factors, F width of a modality, N interactions,
-B users of a block, K items that a user meets, S moments.
+B users of a block, K items that a user meets.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
 
+from mmrec.data.choices import choose, exponential, lay_out, meet
 from mmrec.data.corpus import Categories, Interactions, Modality, Seed, Size, Source, content_hash
 
 ROLES = {"dominant": 0.6, "balanced": 0.2, "complementary": 0.2}
 BEGIN, SPAN = 1_500_000_000, 3 * 365 * 86_400  # seconds
-LAUNCH = 0.8  # of the span: cold items do not exist before
 FEWEST = 5  # interactions of a user
-WHOLE = 2048  # items of the largest catalogue that users meet whole
 MET = 24  # draws from a larger one for each interaction
 BLOCK = 64  # users at a time: what they need fits in a cache
-NEVER = -1e9  # finite: interpolating between infinities gives NaN
 
 Number = TypeVar("Number", int, float)
 
@@ -157,7 +155,7 @@ def planted(
 
     begin = torch.randn(users, factors, generator=rng)  # [U, D]
     end = math.sqrt(1 - drift**2) * begin + drift * torch.randn(users, factors, generator=rng)
-    preference = _exponential((users, len(names)), rng)
+    preference = exponential((users, len(names)), rng)
     preference /= preference.sum(1, keepdim=True)  # [U, M]
     activity = _activity(users, interactions_per_user, items // 4, rng)  # [U]
 
@@ -171,16 +169,16 @@ def planted(
     mean = torch.zeros_like(centre).index_add_(0, category, item)
     mean /= torch.bincount(category)[:, None]  # [C, D]
     liking = strength / math.sqrt(factors) * (begin + end) / 2 @ mean.T  # [U, C]
-    shop = _lay_out(category, popularity)
+    shop = lay_out(category, popularity)
 
     rows = []
     for block in torch.split(activity.argsort(descending=True, stable=True), BLOCK):
-        met, log_weight = _meet(shop, liking[block], MET * int(activity[block[0]]), rng)  # [B, K]
-        base = log_weight + popularity[met] - _exponential(met.shape, rng).log()
+        met, log_weight = meet(shop, liking[block], MET * int(activity[block[0]]), rng)  # [B, K]
+        base = log_weight + popularity[met] - exponential(met.shape, rng).log()
         appeal = taste.index_select(0, met.flatten()).view(*met.shape, -1)  # [B, K, (1+M)D]
         logits = torch.baddbmm(base[:, :, None], appeal, interests[block])  # [B, K, 2]
         late = cold[met] > 0 if cold_items else None
-        user, choice, moment = _choose(logits, late, activity[block], rng)
+        user, choice, moment = choose(logits, late, activity[block], rng)
         rows.append((block[user], met[user, choice], moment))
     user, chosen, moment = (torch.cat(column) for column in zip(*rows, strict=True))
     time = BEGIN + (moment * SPAN).long()
@@ -245,93 +243,6 @@ def _activity(users: int, mean: float, most: int, rng: Generator) -> Tensor:
     """[U] int64: interactions of each user, FEWEST and a log-normal number more."""
     extra = (torch.randn(users, generator=rng) - 0.5).exp() * (mean - FEWEST)  # E exp(z - 1/2) = 1
     return (FEWEST + extra.round().long()).clamp(max=most)
-
-
-def _exponential(shape: Sequence[int], rng: Generator) -> Tensor:
-    return torch.empty(shape).exponential_(generator=rng)
-
-
-class _Shop(NamedTuple):
-    """The catalogue laid out by category, to draw from."""
-
-    shelf: Tensor  # [I] int64, items by category
-    edge: Tensor  # [I] float64, ascending: category + running share within it
-    share: Tensor  # [I] float64, by item: its chance once its category is drawn
-
-
-def _lay_out(category: Tensor, popularity: Tensor) -> _Shop:
-    """Share a category among its items [I], half by popularity and half evenly."""
-    size = torch.bincount(category).double()  # [C]
-    weight = popularity.double().exp()  # [I]
-    total = torch.zeros_like(size).index_add_(0, category, weight)
-    share = (weight / total[category] + 1 / size[category]) / 2
-    shelf = category.argsort(stable=True)
-    return _Shop(shelf, share[shelf].cumsum(0), share)
-
-
-def _meet(shop: _Shop, liking: Tensor, draws: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Which items users meet, and the log of how many of the catalogue each of them stands for.
-
-    Args:
-        shop: the catalogue.
-        liking: [B, C], what the mean item of each category adds to a logit.
-        draws: K, unless users meet the whole catalogue.
-        rng: the source of chance.
-
-    Returns:
-        items [B, K] int64 and [B, K] float32: -log chance to be met, NEVER where met before.
-    """
-    users, items = len(liking), len(shop.shelf)
-    if items <= WHOLE:
-        return torch.arange(items).expand(users, -1), torch.zeros(users, items)
-    category = (liking.double().softmax(1) + 1 / liking.shape[1]) / 2  # [B, C]
-    # Running sums of exponentials are sorted uniforms, so that a repeated item follows itself.
-    sums = _exponential((users, draws + 1), rng).double().cumsum(1)
-    place = sums[:, :-1] / sums[:, -1:]  # [B, K]
-    upper = category.cumsum(1)  # [B, C]
-    drawn = torch.searchsorted(upper[:, :-1].contiguous(), place)
-    chance = category.gather(1, drawn)
-    within = 1 - (upper.gather(1, drawn) - place) / chance
-    slot = torch.bucketize(drawn + within, shop.edge[:-1])
-    met = shop.shelf[slot]
-    met_once = -torch.expm1(draws * torch.log1p(-chance * shop.share[met]))
-    log_weight = -met_once.log().float()
-    log_weight[:, 1:].masked_fill_(met[:, 1:] == met[:, :-1], NEVER)
-    return met, log_weight
-
-
-def _choose(
-    logits: Tensor, late: Tensor | None, activity: Tensor, rng: Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Let users take the best that they do not have yet, moment by moment.
-
-    Args:
-        logits: [B, K, 2] at the begin and at the end of the span.
-        late: [B, K] bool, what can not be had before LAUNCH.
-        activity: [B] int64, descending, the number of choices.
-        rng: the source of chance.
-
-    Returns:
-        row 0..B-1, column 0..K-1 and moment 0..1 of each choice, all [N].
-    """
-    begin, end = (x.contiguous() for x in logits.unbind(2))
-    # Not sorted: the best choices must not all come first.
-    moments = torch.rand(len(activity), int(activity[0]), generator=rng, dtype=torch.float64)
-    rows = torch.arange(len(activity))
-    taken = []
-    for slot in range(int(activity[0])):
-        active = int((activity > slot).sum())
-        moment = moments[:active, slot, None]  # [A, 1]
-        value = torch.lerp(begin[:active], end[:active], moment.float())
-        if late is not None:
-            value.masked_fill_(late[:active] & (moment < LAUNCH), NEVER)
-        best, column = value.max(1, keepdim=True)
-        assert (best > NEVER / 2).all()
-        begin[:active].scatter_(1, column, NEVER)
-        end[:active].scatter_(1, column, NEVER)
-        taken.append((rows[:active], column[:, 0], moment[:, 0]))
-    row, column, moment = (torch.cat(part) for part in zip(*taken, strict=True))
-    return row, column, moment
 
 
 def _check_sizes(

@@ -2,7 +2,7 @@
 
 from mmrec.graphs.bipartite import degree_weights, normalized_adjacency, sample_edges
 from mmrec.graphs.cache import cached
-from mmrec.graphs.content import check_neighbours, content_similarity
+from mmrec.graphs.content import check_neighbours, content_graphs, content_similarity
 from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
 from mmrec.graphs.pseudo import (
     EdgeChoice,
@@ -23,6 +23,7 @@ __all__ = [
     "augmented_adjacency",
     "cached",
     "check_neighbours",
+    "content_graphs",
     "content_knn",
     "content_similarity",
     "csr_matrix",

@@ -35,6 +35,24 @@ def content_similarity(modalities: Mapping[str, Modality], k: int) -> Tensor:
     return reduce(torch.add, graphs) * (1 / len(graphs))
 
 
+def content_graphs(modalities: Mapping[str, Modality], k: int) -> list[Tensor]:
+    """Build an item graph of each modality: near neighbours by cosine, symmetrically normalised.
+
+    Args:
+        modalities: by name.
+        k: neighbours of each item; an edge chosen by either end counts for both.
+
+    Returns:
+        [I, I] sparse CSR for each modality, symmetric.
+    """
+    return [
+        knn_adjacency(
+            content_knn(modality, k), weights="similarity", normalize="symmetric", symmetrize=True
+        )
+        for modality in modalities.values()
+    ]
+
+
 def check_neighbours(modalities: Mapping[str, Modality], k: int, setting: str) -> None:
     """An item cannot have more neighbours than there are others with the modality.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrec.bars import steps
-from mmrec.data import Corpus, Interactions, content_hash, require_modalities
+from mmrec.data import Corpus, Interactions, TrainingView, content_hash, require_modalities
 from mmrec.graphs.bipartite import normalized_adjacency
 from mmrec.graphs.cache import Key, cached
 from mmrec.graphs.content import content_similarity
@@ -37,14 +37,14 @@ class PseudoEdges(NamedTuple):
     weight: Tensor
 
 
-def tail_items(corpus: Corpus) -> Tensor:
+def tail_items(corpus: TrainingView) -> Tensor:
     """[I] bool: items of at most the median number of train interactions."""
     counts = corpus.item_counts()
     return counts <= counts.median()
 
 
 def pseudo_edges(
-    corpus: Corpus,
+    corpus: TrainingView,
     *,
     per_user: int,
     neighbours: int,
@@ -60,7 +60,7 @@ def pseudo_edges(
     with U.
 
     Args:
-        corpus: its train interactions and modalities are read, nothing else.
+        corpus: training interactions and modalities.
         per_user: edges of each user, at most; 0 for none.
         neighbours: of each item and modality, in the similarity.
         tail_only: whether only items of at most the median number of train interactions qualify.
@@ -161,7 +161,7 @@ def edge_statistics(corpus: Corpus, edges: PseudoEdges) -> EdgeStatistics:
     return EdgeStatistics(count, tail, float(hits), float(chance))
 
 
-def augmented_adjacency(corpus: Corpus, edges: PseudoEdges, weight: float) -> Tensor:
+def augmented_adjacency(corpus: TrainingView, edges: PseudoEdges, weight: float) -> Tensor:
     """The normalised user-item graph with pseudo-edges in it.
 
     `D^-1/2 A D^-1/2`, where A holds 1 for each train interaction and `weight` times its own for

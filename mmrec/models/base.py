@@ -7,32 +7,31 @@ users like items (`score`). It knows nothing of devices, files, metrics or confi
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from lightning import LightningModule
+from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from mmrec.data.batches import Queries, Triplets
-from mmrec.data.corpus import Corpus, DataError
+from mmrec.data.corpus import Corpus, DataError, TrainingView
+from mmrec.data.datamodule import InteractionData
 from mmrec.data.loaders import Samples
 from mmrec.data.sampling import seeded_generator
 from mmrec.evaluation import NonFiniteScores, Rankings
 from mmrec.nn import Content, Shelf, choices, entropies, evenness, filled, imbalance
 from mmrec.nn.content import Rows
+from mmrec.old_runs import rename_parameters
 from mmrec.protocol import Evaluation, TestHistory
 from mmrec.schedules import Constant, Observed, RouterSchedule, Routing, TooFewExperts
 
 log = logging.getLogger(__name__)
 DEAD = 0.01  # of the load, where it is shared evenly: with less an expert is as good as gone
 CROWDED, FOR = 0.9, 5  # of the load, and epochs: a router that has collapsed, if data allow others
-# Parameters that earlier versions saved under other names: pattern and replacement.
-RENAMED = ((r"^project\.each\.(\d+)\.linear\.", r"project.\1."),)
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
 
@@ -74,7 +73,7 @@ class Recommender(LightningModule):
     """A model that ranks a catalogue for users.
 
     Attributes:
-        corpus: what it learns from.
+        corpus: what it learns from; validation and test interactions are not part of it.
         closed_form: the model is solved when it is built and has nothing to train.
         batch_type: type of the training batches: `Triplets`, `Pairs` or `Sequences`.
         needs_history: queries carry the users' sequences of items, see `Queries.history`.
@@ -87,7 +86,7 @@ class Recommender(LightningModule):
         optimizer: called with the parameters; assign another one before a trainer runs.
 
     Args:
-        corpus: what it learns from.
+        corpus: what it learns from; of a `Corpus`, only its training view is kept.
     """
 
     batch_type: type[Any] = Triplets
@@ -98,9 +97,9 @@ class Recommender(LightningModule):
     reads_negatives = True
     reads_content = True
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: TrainingView) -> None:
         super().__init__()
-        self.corpus = corpus
+        self.corpus = corpus.train_view
         self.evaluation = Evaluation()
         self.seed = 0
         self.optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True)
@@ -251,13 +250,27 @@ class Recommender(LightningModule):
     def setup(self, stage: str) -> None:
         """Build the metrics of the coming stage."""
         if stage in ("fit", "validate"):
-            self.val_ranking = Rankings(self.corpus, "val", self.evaluation)
+            self.val_ranking = Rankings(self.whole_corpus(), "val", self.evaluation)
         if stage == "test":
-            self.test_ranking = Rankings(self.corpus, "test", self.evaluation)
+            self.test_ranking = Rankings(self.whole_corpus(), "test", self.evaluation)
         # Buffers are constants that every process has, and sparse ones cannot be sent.
         # A tensor that has two names may be two once they are on a device.
         buffers = self.named_buffers(remove_duplicate=False)
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in buffers]
+
+    def whole_corpus(self) -> Corpus:
+        """Return the data with validation and test interactions, from the trainer's data module.
+
+        Raises:
+            TypeError: there is no such data module.
+        """
+        data: LightningDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, InteractionData):
+            raise TypeError(
+                f"{type(self).__name__} is ranked on the data of an InteractionData, found "
+                f"{type(data).__name__}; pass one to the trainer, as trainer.fit(model, datamodule)"
+            )
+        return data.corpus
 
     def on_validation_epoch_start(self) -> None:
         """Encode once per evaluation."""
@@ -320,11 +333,9 @@ class Recommender(LightningModule):
                     f"{key}={expected}; a checkpoint only continues on the model, data and "
                     "split that made it"
                 )
-        state, known = checkpoint.get("state_dict", {}), self.state_dict().keys()
-        for name in state.keys() - known:
-            for pattern, replacement in RENAMED:
-                if (current := re.sub(pattern, replacement, name)) in known:
-                    state[current] = state.pop(name)
+        if "state_dict" in checkpoint:
+            state = rename_parameters(checkpoint["state_dict"], type(self).__mro__)
+            checkpoint["state_dict"] = state
 
     def _identity(self) -> dict[str, str]:
         corpus = self.corpus
@@ -401,7 +412,7 @@ class RoutedRecommender(Recommender):
 
     about_experts = ""
 
-    def __init__(self, corpus: Corpus, experts: Sequence[str]) -> None:
+    def __init__(self, corpus: TrainingView, experts: Sequence[str]) -> None:
         super().__init__(corpus)
         self.experts = tuple(experts)
         self.schedule: RouterSchedule = Constant(top_k=None)

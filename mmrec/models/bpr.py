@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least, check_choice
-from mmrec.data import Corpus, Triplets
+from mmrec.data import TrainingView, Triplets
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import lookup
@@ -32,7 +32,7 @@ class BPR(Recommender):
     reads_content = False
 
     def __init__(
-        self, corpus: Corpus, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
+        self, corpus: TrainingView, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
     ) -> None:
         check_at_least(1, dim=dim)
         check_choice(Norm, norm=norm)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmrec.checks import check_at_least, check_share
-from mmrec.data import Corpus, Pairs, require_modalities
+from mmrec.data import Pairs, TrainingView, require_modalities
 from mmrec.losses import info_nce, norm_penalty
 from mmrec.models.base import ContentRecommender, Embeddings
 from mmrec.nn import Content, Shelf, filled, mean_item
@@ -43,7 +43,7 @@ class CLCRec(ContentRecommender):
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: TrainingView,
         *,
         dim: int = 128,
         hidden: int = 256,

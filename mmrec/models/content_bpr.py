@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least
-from mmrec.data import Corpus, Triplets, require_modalities
+from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.losses import bpr, norm_penalty, pair_scores
 from mmrec.models.base import ContentRecommender, Embeddings
 from mmrec.nn import Content, Shelf, filled, lookup, mean_item
@@ -29,7 +29,7 @@ class ContentBPR(ContentRecommender):
         l2: weight of the squared norm of a batch's users and items.
     """
 
-    def __init__(self, corpus: Corpus, *, dim: int = 128, l2: float = 1e-4) -> None:
+    def __init__(self, corpus: TrainingView, *, dim: int = 128, l2: float = 1e-4) -> None:
         check_at_least(1, dim=dim)
         check_at_least(0, l2=l2)
         super().__init__(corpus)

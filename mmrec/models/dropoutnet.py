@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least, check_share
-from mmrec.data import Corpus, Triplets, require_modalities
+from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.losses import norm_penalty, pair_scores
 from mmrec.models.base import ContentRecommender, Embeddings
 from mmrec.nn import Content, Shelf, filled, lookup, mean_item, weighted_factors
@@ -46,7 +46,7 @@ class DropoutNet(ContentRecommender):
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: TrainingView,
         *,
         dim: int = 128,
         hidden: int = 256,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmrec.bars import working
 from mmrec.checks import check_at_least
-from mmrec.data import Corpus, Queries, require_modalities
+from mmrec.data import Queries, TrainingView, require_modalities
 from mmrec.graphs import content_similarity
 from mmrec.models.base import Recommender
 from mmrec.nn import UserItems, sparse_matmul
@@ -44,7 +44,7 @@ class EASE(Recommender):
     weights: Tensor
 
     def __init__(
-        self, corpus: Corpus, *, l2: float = 250.0, content_weight: float = 0.0, k: int = 10
+        self, corpus: TrainingView, *, l2: float = 250.0, content_weight: float = 0.0, k: int = 10
     ) -> None:
         check_at_least(0, l2=l2, content_weight=content_weight)
         check_at_least(1, k=k)
@@ -72,7 +72,7 @@ class EASE(Recommender):
         return self.weights[items]
 
 
-def solve(corpus: Corpus, l2: float) -> Tensor:
+def solve(corpus: TrainingView, l2: float) -> Tensor:
     """[I, I]: `B = -P / diag(P)` with zero diagonal, `P = (X'X + l2 1)^-1` (Eq. 8)."""
     train = corpus.train
     ones = np.ones(len(train), dtype=np.float32)

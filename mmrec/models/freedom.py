@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least, check_share
-from mmrec.data import Corpus, Modality, Triplets, require_modalities
+from mmrec.data import Modality, TrainingView, Triplets, require_modalities
 from mmrec.graphs import (
     check_neighbours,
     content_knn,
@@ -50,7 +50,7 @@ class FREEDOM(Recommender):
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: TrainingView,
         *,
         dim: int = 64,
         layers: int = 2,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mmrec.checks import check_at_least, check_choice
-from mmrec.data import Corpus, Triplets, require_modalities
+from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.graphs import normalized_adjacency
 from mmrec.losses import norm_penalty
 from mmrec.models.base import Embeddings, Recommender
@@ -64,7 +64,7 @@ class GatedLightGCN(Recommender):
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: TrainingView,
         *,
         dim: int = 64,
         layers: int = 2,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmrec.checks import check_at_least
-from mmrec.data import Corpus, Queries, require_modalities
+from mmrec.data import Queries, TrainingView, require_modalities
 from mmrec.graphs import content_similarity
 from mmrec.models.base import Recommender
 from mmrec.nn import UserItems, sparse_matmul
@@ -29,7 +29,7 @@ class ItemKNN(Recommender):
     closed_form = True
     similarity: Tensor
 
-    def __init__(self, corpus: Corpus, *, k: int = 10) -> None:
+    def __init__(self, corpus: TrainingView, *, k: int = 10) -> None:
         check_at_least(1, k=k)
         super().__init__(corpus)
         similarity = content_similarity(require_modalities(corpus, "item_knn"), k)  # [I, I]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mmrec.checks import check_at_least, check_choice, check_share
-from mmrec.data import Corpus, Triplets
+from mmrec.data import TrainingView, Triplets
 from mmrec.graphs import normalized_adjacency, sample_edges
 from mmrec.losses import Norm, norm_penalty
 from mmrec.models.base import Embeddings, Recommender
@@ -41,7 +41,7 @@ class LightGCN(Recommender):
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: TrainingView,
         *,
         dim: int = 64,
         layers: int = 2,

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least, check_choice, check_share
-from mmrec.data import Corpus, Triplets, require_modalities
+from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.losses import norm_penalty
 from mmrec.models.base import ContentRecommender, Embeddings, RoutedRecommender
 from mmrec.nn import (
@@ -89,7 +89,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: TrainingView,
         *,
         dim: int = 128,
         experts: int = 4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmrec.data import Corpus, Queries
+from mmrec.data import Queries, TrainingView
 from mmrec.models.base import Recommender
 
 
@@ -19,7 +19,7 @@ class MostPop(Recommender):
     reads_content = False
     counts: Tensor
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: TrainingView) -> None:
         super().__init__(corpus)
         self.register_buffer("counts", corpus.item_counts().float())
 

@@ -7,7 +7,7 @@ import random
 import torch
 from torch import Tensor
 
-from mmrec.data import Corpus, Queries
+from mmrec.data import Queries, TrainingView
 from mmrec.models.base import Recommender
 
 
@@ -22,7 +22,7 @@ class Random(Recommender):
     closed_form = True
     reads_content = False
 
-    def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
+    def __init__(self, corpus: TrainingView, *, seed: int = 0) -> None:
         super().__init__(corpus)
         self.salt = random.Random(seed).getrandbits(62)
 

@@ -22,7 +22,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least, check_choice, check_share
-from mmrec.data import Corpus, History, Queries, Sequences
+from mmrec.data import History, Queries, Sequences, TrainingView
 from mmrec.data.loaders import Samples
 from mmrec.losses import full_cross_entropy, gbce_power, sampled_bce
 from mmrec.models.base import ItemEmbeddings, Recommender
@@ -55,7 +55,7 @@ class SASRec(Recommender):
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: TrainingView,
         *,
         dim: int = 64,
         layers: int = 2,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least, check_choice
-from mmrec.data import Corpus, Queries, Triplets, require_modalities
+from mmrec.data import Queries, TrainingView, Triplets, require_modalities
 from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
 from mmrec.nn import Features, embedding_linear, lookup
@@ -51,7 +51,7 @@ class VBPR(Recommender):
     present: Tensor
 
     def __init__(
-        self, corpus: Corpus, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
+        self, corpus: TrainingView, *, dim: int = 64, l2: float = 1e-2, norm: Norm = "squared"
     ) -> None:
         check_at_least(1, dim=dim)
         check_choice(Norm, norm=norm)

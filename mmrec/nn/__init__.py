@@ -1,7 +1,24 @@
 """Layers with one meaning each."""
 
+from mmrec.nn.channels import (
+    Channels,
+    ChannelVectors,
+    GraphViews,
+    ItemContent,
+    UserContent,
+    channel_names,
+)
 from mmrec.nn.content import Content, Shelf, filled, mean_item
-from mmrec.nn.experts import ROLES, Role, RoleExperts, Template, role_templates
+from mmrec.nn.experts import (
+    ABOUT_ROLES,
+    ROLES,
+    Experts,
+    Role,
+    RoleExperts,
+    Template,
+    expert_templates,
+    role_templates,
+)
 from mmrec.nn.factors import weighted_factors
 from mmrec.nn.features import (
     Features,
@@ -11,38 +28,28 @@ from mmrec.nn.features import (
     embedding_linear,
 )
 from mmrec.nn.fusion import Fusion, FusionKind, masked_softmax
+from mmrec.nn.gates import block_mixture, gated_sum, single, sparse_softmax
+from mmrec.nn.load_balance import choices, entropies, even_gates, evenness, imbalance
 from mmrec.nn.lookup import Picked, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
 from mmrec.nn.preference import Loss, Preference
 from mmrec.nn.propagation import Propagation, blended_rows
-from mmrec.nn.router import (
-    Agreement,
-    PairRouter,
-    Sees,
-    Terms,
-    block_mixture,
-    choices,
-    cross,
-    entropies,
-    even_gates,
-    evenness,
-    fused_ranking,
-    imbalance,
-    mixture,
-    ranking,
-    single,
-    sparse_softmax,
-)
+from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranking, tiled_ranking
 from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
 from mmrec.nn.user_items import UserItems
 
 __all__ = [
+    "ABOUT_ROLES",
     "ROLES",
-    "Agreement",
+    "ChannelVectors",
+    "Channels",
     "Content",
+    "Experts",
     "Features",
     "Fusion",
     "FusionKind",
+    "GraphViews",
+    "ItemContent",
     "Loss",
     "Mixed",
     "PairRouter",
@@ -60,28 +67,32 @@ __all__ = [
     "TakenRows",
     "Template",
     "Terms",
+    "UserContent",
     "UserItems",
     "blended_rows",
     "block_mixture",
     "center_and_scale",
+    "channel_names",
     "choices",
     "cross",
     "embedding_linear",
     "entropies",
     "even_gates",
     "evenness",
+    "expert_templates",
     "filled",
     "fused_ranking",
+    "gated_sum",
     "imbalance",
     "lookup",
     "masked_softmax",
     "mean_item",
-    "mixture",
     "ranking",
     "role_templates",
     "single",
     "sparse_matmul",
     "sparse_softmax",
     "take_rows",
+    "tiled_ranking",
     "weighted_factors",
 ]

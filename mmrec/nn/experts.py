@@ -1,6 +1,6 @@
-"""Experts with roles: what each makes of a user's or an item's channels.
+"""Experts with roles: each mixes the channels of a user or an item in its own way.
 
-C channels, E experts, D dim, H hidden width.
+C channels, E experts, D dim.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, normalize
+from torch.nn.functional import normalize
+
+from mmrec.checks import check_choice
 
 Role = Literal["dominant", "balanced", "complementary"]
-Side = Literal["user", "item"]
+Experts = Literal["templates", "free", "one"]
+ABOUT_ROLES = (
+    "An expert dominant/a looks mostly at channel a, balanced/a+b at both alike, "
+    "complementary/a at a and at what the others add to it."
+)
 ROLES: Mapping[Role, float] = {"dominant": 0.8, "balanced": 0.45, "complementary": 0.5}
 
 
@@ -78,6 +84,31 @@ def role_templates(channels: Sequence[str], roles: Mapping[Role, float | None]) 
     return found
 
 
+def expert_templates(
+    channels: Sequence[str], roles: Mapping[Role, float | None], experts: Experts
+) -> list[Template]:
+    """Return the experts of `role_templates`, or an alternative for an ablation.
+
+    Args:
+        channels: names.
+        roles: as for `role_templates`.
+        experts: `templates`; `free`: as many experts, whose names claim no role; or `one` expert
+            with equal weights.
+
+    Raises:
+        ValueError: no such choice, or an error of `role_templates`.
+    """
+    check_choice(Experts, experts=experts)
+    templates = role_templates(channels, roles)
+    match experts:
+        case "templates":
+            return templates
+        case "free":
+            return [t._replace(name=f"free/{n}") for n, t in enumerate(templates, 1)]
+        case "one":
+            return [Template("one", (1 / len(channels),) * len(channels))]
+
+
 def _weights(count: int, own: tuple[int, ...], weight: float) -> tuple[float, ...]:
     others = count - len(own)
     if not others:
@@ -87,37 +118,33 @@ def _weights(count: int, own: tuple[int, ...], weight: float) -> tuple[float, ..
 
 
 class RoleExperts(nn.Module):
-    """Experts, each a tower per side over its mixture of the channels.
+    """Experts that mix the channels of a user or an item with learned weights.
 
-    Expert e mixes `x_e = sum_c w_ec h_c`, with `w_e = softmax(log template_e + delta_e)`; a
-    complementary one first takes from every other channel its component along the anchor, and then
-    has the length again that it had before: shorter vectors make smaller scores, and a router soon
-    leaves experts out whose scores are small. A tower adds to this a small network that starts next
-    to zero: `y_e = x_e + V_e gelu(W_e x_e + b_e)`. So an expert's score of a pair is a dot product
-    of a user and an item vector.
+    Expert e returns `x_e = sum_c w_ec h_c`, with `w_e = softmax(log template_e + delta_e)`. Its
+    score of a pair is the dot product of the user's and the item's vector.
+
+    A complementary expert removes from every other channel the component along its anchor channel.
+    The result is then rescaled to the norm of the plain mixture: shorter vectors give smaller
+    scores, and the router would soon drop these experts.
 
     Args:
-        templates: of the experts.
-        dim: D.
-        hidden: H; 0 leaves the networks out.
-        anchored: whether weights begin at the templates and complementary experts leave their
-            anchor out; otherwise all begin even, and nothing holds them.
+        templates: one for each expert.
+        anchored: start at the templates, penalise the distance from them, and remove the anchor's
+            direction in complementary experts. Otherwise the weights start at random and are free.
     """
 
     template: Tensor
     anchor: Tensor
     complementary: Tensor
 
-    def __init__(
-        self, templates: Sequence[Template], dim: int, *, hidden: int, anchored: bool = True
-    ) -> None:
+    def __init__(self, templates: Sequence[Template], *, anchored: bool = True) -> None:
         super().__init__()
         weights = torch.tensor([t.weights for t in templates])  # [E, C]
         experts, channels = weights.shape
         if not anchored:
             weights = torch.full_like(weights, 1 / channels)
         free = [t.anchor if anchored else None for t in templates]
-        self.anchored, self.hidden = anchored, hidden
+        self.anchored = anchored
         self.register_buffer("template", weights.clamp(min=1e-6), persistent=False)
         complementary = [e for e, a in enumerate(free) if a is not None]
         self.register_buffer("complementary", torch.tensor(complementary).long(), persistent=False)
@@ -126,9 +153,6 @@ class RoleExperts(nn.Module):
         self.delta = nn.Parameter(torch.zeros(experts, channels))
         if not anchored:  # or equal experts would stay equal
             nn.init.normal_(self.delta, std=0.5)
-        self.towers = nn.ModuleDict(
-            {side: _Towers(experts, dim, hidden) for side in ("user", "item")} if hidden else {}
-        )
 
     def weights(self) -> Tensor:
         """-> [E, C]; rows sum to one."""
@@ -138,13 +162,8 @@ class RoleExperts(nn.Module):
         """Mean square of how far the weights are from their templates; zero if they are free."""
         return self.delta.square().mean() if self.anchored else self.delta.new_zeros(())
 
-    def shares(self, present: Tensor) -> Tensor:
-        """What each expert takes of the channels that are present: [N, C] bool -> [N, E, C]."""
-        there = self.weights() * present.unsqueeze(1)
-        return there / there.sum(-1, keepdim=True).clamp(min=1e-6)
-
-    def mix(self, channels: Tensor) -> Tensor:
-        """What enters the towers: [C, N, D], zero where a channel is absent -> [E, N, D]."""
+    def forward(self, channels: Tensor) -> Tensor:
+        """Mix the channels: [C, N, D], zero where a channel is absent -> [E, N, D]."""
         weights = self.weights()
         mixed: Tensor = torch.tensordot(weights, channels, 1)  # [E, N, D]
         if len(self.anchor):
@@ -160,16 +179,10 @@ class RoleExperts(nn.Module):
             return mixed.index_copy(0, self.complementary, left)
         return mixed
 
-    def forward(self, side: Side, channels: Tensor) -> Tensor:
-        """Expert vectors of one side: [C, N, D] -> [E, N, D]."""
-        mixed = self.mix(channels)
-        if not self.hidden:
-            return mixed
-        towered: Tensor = self.towers[side](mixed)
-        return towered
-
     def makes_up(self, present: Tensor) -> Tensor:
-        """A factor of each expert's score, so that the others share an absent channel's weight.
+        """Return the factor of each expert's score that compensates for absent channels.
+
+        It makes the weights of the channels that are present sum to one.
 
         Args:
             present: [N, C] bool.
@@ -180,20 +193,15 @@ class RoleExperts(nn.Module):
         there = present.to(self.delta.dtype) @ self.weights().T
         return torch.where(there > 0, 1 / there.clamp(min=1e-6), 0.0)
 
+    def channel_weights(self, gates: Tensor, present: Tensor) -> Tensor:
+        """Return the weight of each channel in gated sums of the experts.
 
-class _Towers(nn.Module):
-    """`x + V gelu(W x + b)` of all experts at once."""
+        Args:
+            gates: [N, E].
+            present: [N, C] bool.
 
-    def __init__(self, experts: int, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.inner = nn.Parameter(torch.empty(experts, dim, hidden))
-        self.bias = nn.Parameter(torch.zeros(experts, 1, hidden))
-        self.outer = nn.Parameter(torch.empty(experts, hidden, dim))
-        nn.init.normal_(self.inner, std=dim**-0.5)
-        nn.init.normal_(self.outer, std=1e-3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[E, N, D] -> [E, N, D]"""
-        inner = gelu(torch.baddbmm(self.bias, x, self.inner))
-        towered: Tensor = torch.baddbmm(x, inner, self.outer)
-        return towered
+        Returns:
+            [N, C]; zero for absent channels. Rows sum to the sum of the gates, or to 0 if all
+            channels are absent.
+        """
+        return (gates * self.makes_up(present)) @ self.weights() * present

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from mmrec.nn.router import single, sparse_softmax
+from mmrec.nn.gates import single, sparse_softmax
 
 
 class Mixed(NamedTuple):

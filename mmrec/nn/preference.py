@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmrec.checks import check_at_least, check_choice
-from mmrec.data import Corpus, Triplets
+from mmrec.data import TrainingView, Triplets
 from mmrec.losses import batch_softmax, bpr, pair_scores
+from mmrec.nn.gates import single
 from mmrec.nn.lookup import Picked, distinct_items, pairs_with_negatives
-from mmrec.nn.router import single
 
 Loss = Literal["bpr", "softmax"]
 
@@ -44,7 +44,7 @@ class Preference(nn.Module):
     share: Tensor  # [I] share of the train interactions
 
     def __init__(
-        self, corpus: Corpus, loss: Loss, temperature: float, *, corrected: bool = True
+        self, corpus: TrainingView, loss: Loss, temperature: float, *, corrected: bool = True
     ) -> None:
         super().__init__()
         check_choice(Loss, loss=loss)

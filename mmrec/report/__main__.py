@@ -66,7 +66,9 @@ def report(
     """
     from mmrec.report import charts
     from mmrec.report.collect import by_protocol, collect, studies
-    from mmrec.report.page import Options, comparison, left_out, search, write_page
+    from mmrec.report.comparison import Options, comparison
+    from mmrec.report.page import left_out, write_page
+    from mmrec.report.searches import search
 
     if resamples < 1:
         raise ConfigError(f"resamples={resamples}: expected 1 or more")

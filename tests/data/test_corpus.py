@@ -1,12 +1,20 @@
 import dataclasses
 import itertools
+from dataclasses import fields
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrec.data.corpus import Corpus, DataError, Interactions, Modality, content_hash
+from mmrec.data.corpus import (
+    Corpus,
+    DataError,
+    Interactions,
+    Modality,
+    TrainingView,
+    content_hash,
+)
 
 
 def interactions(pairs, *, time=None):
@@ -28,7 +36,12 @@ def corpus(**changes):
         "modalities": {"image": modality(), "text": modality(width=5)},
     }
     return Corpus(
-        "toy", 3, 4, split="random_per_user(seed=0)", fingerprint="abc", **(parts | changes)
+        name="toy",
+        n_users=3,
+        n_items=4,
+        split="random_per_user(seed=0)",
+        fingerprint="abc",
+        **(parts | changes),
     )
 
 
@@ -167,3 +180,18 @@ def test_a_hash_sees_values_and_not_how_they_lie_in_memory():
 def test_a_hash_depends_on_the_order_of_parts():
     parts = [BYTES, BYTES + 1, "name"]
     assert len({content_hash(order) for order in itertools.permutations(parts)}) == 6
+
+
+def test_the_training_view_has_all_but_what_is_held_out():
+    whole = corpus(cold=torch.zeros(4, dtype=torch.int8))
+    view = whole.train_view
+    assert type(view) is TrainingView
+    assert view.train_view is view
+    held_out = {"val", "test", "cold", "warm", "removed", "filtered"}
+    assert {f.name for f in fields(whole)} - {f.name for f in fields(view)} == held_out
+    for each in fields(view):
+        assert getattr(view, each.name) is getattr(whole, each.name)
+    assert torch.equal(view.item_counts(), whole.item_counts())
+    assert repr(view).startswith("TrainingView(toy, ")
+    assert "3 train" in repr(view)
+    assert "val" not in repr(view)

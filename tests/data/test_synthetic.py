@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrec.data import synthetic
+from mmrec.data import choices, synthetic
 from mmrec.data.corpus import Interactions, Source
 from mmrec.data.synthetic import Truth, planted
 
@@ -345,7 +345,7 @@ def test_a_catalogue_too_large_to_meet_whole_keeps_taste_and_popularity(monkeypa
     # The same world, with and without the sample that users meet.
     sizes = {"users": 1500, "items": 1500, "drift": 0.0}
     whole, truth = planted(**sizes)
-    monkeypatch.setattr(synthetic, "WHOLE", 0)
+    monkeypatch.setattr(choices, "WHOLE", 0)
     sampled, same_truth = planted(**sizes)
     assert torch.equal(truth.item_factors, same_truth.item_factors)
     assert match(sampled, truth)[0].mean() > 0.8 * match(whole, truth)[0].mean()
@@ -356,7 +356,7 @@ def test_a_catalogue_too_large_to_meet_whole_keeps_taste_and_popularity(monkeypa
 def test_meeting_a_sample_without_taste_leaves_the_popularity_unchanged(monkeypatch):
     sizes = {"users": 4000, "items": 200, "interactions_per_user": 5, "strength": 0.0}
     whole, _ = planted(**sizes)
-    monkeypatch.setattr(synthetic, "WHOLE", 0)
+    monkeypatch.setattr(choices, "WHOLE", 0)
     sampled, _ = planted(**sizes)
     expected, actual = (
         torch.bincount(s.interactions.item, minlength=200).double() for s in (whole, sampled)

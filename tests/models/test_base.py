@@ -38,10 +38,10 @@ class Toy(Recommender):
 
 
 @pytest.fixture
-def fit(quiet_trainer):
+def fit(quiet_trainer, small_corpus):
     def run(model, epochs=1):
         data = InteractionData(batch_size=10, eval_batch_size=2)
-        data.corpus = model.corpus
+        data.corpus = small_corpus()
         trainer = quiet_trainer(max_epochs=epochs)
         trainer.fit(model, data)
         return {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -100,3 +100,9 @@ def test_parameters_that_an_earlier_version_named_otherwise_are_loaded(small_cor
     queries = Queries(torch.arange(corpus.n_users))
     first, second = (m.eval().score(m.encode(), queries) for m in (saved, opened))
     assert torch.equal(first, second)
+
+
+def test_a_trainer_without_a_data_module_is_named(small_corpus, quiet_trainer):
+    batches = [torch.zeros(1)]
+    with pytest.raises(TypeError, match=r"Toy is ranked on the data of an InteractionData, found"):
+        quiet_trainer(max_epochs=1).validate(Toy(small_corpus()), batches)

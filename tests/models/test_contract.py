@@ -5,11 +5,13 @@ Models are the files of conf/model: a new one is tested as soon as its YAML exis
 
 from __future__ import annotations
 
+import gc
 import inspect
 import re
 import sys
 from dataclasses import replace
 from functools import partial
+from types import FrameType, FunctionType, ModuleType
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -19,7 +21,7 @@ from lightning import Trainer, seed_everything
 from omegaconf import OmegaConf
 
 from mmrec.config import ConfigError, check_call, conf_dir
-from mmrec.data import DataError, InteractionData, Sequences
+from mmrec.data import Corpus, DataError, InteractionData, Sequences
 from mmrec.data.corpus import together
 from mmrec.data.loaders import queries_for
 from mmrec.evaluation import Rankings
@@ -93,16 +95,16 @@ def learned(make, board):
 
     def train(name):
         if name not in known:
-            known[name] = fit(make(name, board))
+            known[name] = fit(make(name, board), board)
         return known[name]
 
     return train
 
 
-def fit(model, epochs=EPOCHS, negatives=1, precision="32-true"):
+def fit(model, corpus, epochs=EPOCHS, negatives=1, precision="32-true"):
     batch_size = 8 if model.batch_type is Sequences else 128
     data = InteractionData(batch_size=batch_size, negatives=negatives)
-    data.corpus = model.corpus
+    data.corpus = corpus
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -141,9 +143,8 @@ def everything(model, negatives=1):
     return batch._replace(negative=(torch.arange(count) % model.corpus.n_items).unsqueeze(1))
 
 
-def recall(model):
+def recall(model, corpus):
     """Of the validation items, the share among the first unseen ones; and what chance finds."""
-    corpus = model.corpus
     score = scores(model)
     score[corpus.train.user, corpus.train.item] = -torch.inf
     found = torch.zeros_like(score).scatter_(1, score.topk(CUTOFF).indices, 1)
@@ -151,8 +152,8 @@ def recall(model):
     return found[corpus.val.user, corpus.val.item].mean(), CUTOFF / unseen
 
 
-def judge(model):
-    found, chance = recall(model)
+def judge(model, corpus):
+    found, chance = recall(model, corpus)
     if type(model) is Random:
         assert found < 2 * chance
     else:
@@ -160,17 +161,18 @@ def judge(model):
 
 
 @every_model
-def test_withheld_items_are_found_far_above_chance(name, learned):
-    judge(learned(name)[0])
+def test_withheld_items_are_found_far_above_chance(name, learned, board):
+    judge(learned(name)[0], board)
 
 
 @every_model
 def test_withheld_items_are_found_where_content_is_missing_and_negatives_are_many(
     name, make, checkerboard
 ):
-    model, *_ = fit(make(name, checkerboard(missing=8)), negatives=3)
+    corpus = checkerboard(missing=8)
+    model, *_ = fit(make(name, corpus), corpus, negatives=3)
     assert scores(model).isfinite().all()
-    judge(model)
+    judge(model, corpus)
 
 
 def with_cold_items(corpus, *, shift=0):
@@ -196,7 +198,7 @@ def with_cold_items(corpus, *, shift=0):
 @content_models
 def test_a_new_item_is_encoded_as_a_cold_one(name, make, checkerboard):
     corpus = with_cold_items(checkerboard(missing=8))
-    model, *_ = fit(make(name, corpus), epochs=2)
+    model, *_ = fit(make(name, corpus), corpus, epochs=2)
     nan = {
         n: m.features.masked_fill(~m.present.unsqueeze(1), torch.nan)
         for n, m in corpus.modalities.items()
@@ -215,7 +217,7 @@ def test_a_new_item_is_encoded_as_a_cold_one(name, make, checkerboard):
 def test_what_is_held_out_reaches_no_score(name, make, board):
     """Cold items have no train interaction, and those of validation and test leave no trace."""
     corpus, other = (with_cold_items(board, shift=n) for n in (0, 7))
-    found, others = (scores(fit(make(name, c), epochs=2)[0]) for c in (corpus, other))
+    found, others = (scores(fit(make(name, c), c, epochs=2)[0]) for c in (corpus, other))
     assert found.isfinite().all()
     assert torch.equal(found, others)
     ranking = Rankings(corpus, "test", Evaluation(cutoffs=(3,)))
@@ -228,10 +230,69 @@ def test_what_is_held_out_reaches_no_score(name, make, board):
     }
 
 
+def reachable(start):
+    """All objects that can be reached from one, but for classes, modules and global variables."""
+    found, waiting = {id(start): start}, [start]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, FunctionType):
+            referents = [each.__closure__, each.__defaults__, each.__kwdefaults__, each.__dict__]
+        else:
+            referents = gc.get_referents(each)
+        for one in referents:
+            if not isinstance(one, type | ModuleType | FrameType) and id(one) not in found:
+                found[id(one)] = one
+                waiting.append(one)
+    return found.values()
+
+
+def held_out_in(model, corpus):
+    """What a model holds of the interactions of validation and test."""
+    parts = [corpus.val, corpus.test, corpus.warm, corpus.removed]
+    columns = [x for part in parts if part is not None for x in (part.user, part.item)]
+    columns += [] if corpus.cold is None else [corpus.cold]
+    storages = {x.untyped_storage().data_ptr() for x in columns}
+    held_out = []
+    for each in reachable(model):
+        if isinstance(each, Corpus | InteractionData):
+            held_out.append(each)
+        elif isinstance(each, torch.Tensor) and each.layout is torch.strided:
+            copied = any(torch.equal(each, part.item) for part in parts if part is not None)
+            if copied or each.untyped_storage().data_ptr() in storages:
+                held_out.append(each)
+    return held_out
+
+
 @every_model
-def test_the_trainer_reports_what_the_scores_say(name, learned):
+def test_a_model_holds_no_interactions_of_validation_or_test(name, make, checkerboard):
+    corpus = with_cold_items(checkerboard())
+    corpus = replace(corpus, removed=corpus.val.select(torch.arange(5)))
+    assert held_out_in(make(name, corpus), corpus) == []  # the whole corpus was given to it
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        lambda corpus: corpus,
+        lambda corpus: {"some": [corpus.test]},
+        lambda corpus: partial(print, corpus.val.item[3:]),
+        lambda corpus: lambda: corpus.warm,
+        lambda corpus: corpus.test.item.clone(),
+        lambda corpus: corpus.cold.view(1, -1),
+    ],
+)
+def test_a_model_that_keeps_them_would_be_found(leak, checkerboard):
+    corpus = with_cold_items(checkerboard())
+    model = Random(corpus)
+    assert held_out_in(model, corpus) == []
+    model.kept = leak(corpus)
+    assert held_out_in(model, corpus)
+
+
+@every_model
+def test_the_trainer_reports_what_the_scores_say(name, learned, board):
     model, trainer, _ = learned(name)
-    found, _ = recall(model)
+    found, _ = recall(model, board)
     torch.testing.assert_close(
         trainer.callback_metrics[f"val/recall@{CUTOFF}"].float(), found, atol=1e-6, rtol=0
     )
@@ -239,7 +300,8 @@ def test_the_trainer_reports_what_the_scores_say(name, learned):
 
 @every_model
 def test_one_seed_gives_one_set_of_numbers(name, make, board):
-    first, second = (scores(fit(make(name, board, seed=1), epochs=2)[0]) for _ in range(2))
+    models = (fit(make(name, board, seed=1), board, epochs=2)[0] for _ in range(2))
+    first, second = map(scores, models)
     assert torch.equal(first, second)
 
 
@@ -290,6 +352,10 @@ def test_a_device_holds_each_constant_once_and_processes_send_none(name, make, b
     before = len({id(x) for x in model.buffers()})
     model.double().float()  # new tensors, as on the way to a device
     assert len({id(x) for x in model.buffers()}) == before
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.datamodule = InteractionData()
+    trainer.datamodule.corpus = board
+    model.trainer = trainer
     model.setup("fit")
     everywhere = {key for key, _ in model.named_buffers(remove_duplicate=False)}
     assert set(model._ddp_params_and_buffers_to_ignore) == everywhere
@@ -308,7 +374,7 @@ def test_negatives_are_drawn_for_who_reads_them(name, make, board):
         seed_everything(0, verbose=False)
         terms.append(torch.stack([*model.train().losses(some).values()]))
     assert model.reads_negatives is not torch.equal(*terms)
-    _, _, data = fit(model, epochs=1, negatives=3)
+    _, _, data = fit(model, board, epochs=1, negatives=3)
     drawn = next(iter(data.train_dataloader())).negative
     assert drawn.shape[1] == (3 if model.reads_negatives else 0)
 
@@ -352,8 +418,8 @@ def test_a_softmax_over_the_batch_learns_too(name, make, board):
     model = make(name, board)
     sum(model.train().losses(everything(model)).values()).backward()
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
-    fit(model)
-    judge(model)
+    fit(model, board)
+    judge(model, board)
 
 
 @trained_models
@@ -370,7 +436,7 @@ def test_the_shortest_floats_have_finite_gradients(name, make, checkerboard):
 
 @pytest.mark.parametrize("name", [*TRAINED, *WITH_LOSSES])
 def test_half_precision_trains(name, make, board):
-    model, trainer, _ = fit(make(name, board), epochs=2, precision="bf16-mixed")
+    model, trainer, _ = fit(make(name, board), board, epochs=2, precision="bf16-mixed")
     assert trainer.callback_metrics["train/loss"].isfinite()
     assert scores(model).isfinite().all()
 

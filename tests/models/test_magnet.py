@@ -17,7 +17,8 @@ from mmrec.callbacks import EpochSeed
 from mmrec.data import DataError, PlantedData, Queries, Triplets, planted
 from mmrec.graphs import augmented_adjacency, normalized_adjacency, pseudo_edges
 from mmrec.losses import bpr
-from mmrec.models import MAGNET, magnet
+from mmrec.models import MAGNET
+from mmrec.nn.router import TILE
 from mmrec.protocol import Evaluation
 from mmrec.schedules import Constant, EntropyTriggered
 
@@ -53,16 +54,13 @@ def everything(corpus):
 
 OPTIONS = [
     {},
-    {"hidden": 5},
     {"router": "item"},
     {"router": "nothing"},
-    {"agreement": "vector"},
     {"experts": "free"},
     {"views": "plain"},
     {"views": "augmented"},
     {"content": "graph", "user_content": "history"},
     {"content": "projected", "user_content": "propagated"},
-    {"content": "gated"},
     {"behaviour": False},
     {"behaviour": False, "user_content": "history"},
     {"experts": "one"},
@@ -97,9 +95,9 @@ def test_every_parameter_is_in_the_loss(corpus, options):  # as processes that s
 @torch.no_grad()
 def test_a_ranking_is_the_gated_sum_of_expert_scores_pair_by_pair(corpus, options):
     model = made(corpus, schedule_of(options), **options)
-    users, items = model.channel_vectors(model.projected())
-    expert_users, expert_items = model.mix("user", users), model.mix("item", items)
-    made_up = model.mix.makes_up(model.present)
+    vectors = model.channels()
+    expert_users, expert_items = model.mix(vectors.users), model.mix(vectors.items)
+    made_up = model.mix.makes_up(vectors.present)
     if options.get("loss") == "softmax":  # experts score by cosine, whatever is absent
         expert_users, expert_items = (normalize(x, dim=-1) for x in (expert_users, expert_items))
         made_up = torch.ones_like(made_up)
@@ -116,7 +114,7 @@ def test_a_ranking_is_the_gated_sum_of_expert_scores_pair_by_pair(corpus, option
 def test_tiles_of_any_size_give_the_same_ranking(corpus, monkeypatch):
     model, queries = made(corpus), Queries(torch.arange(20))
     whole = model.score(model.encode(), queries)
-    monkeypatch.setitem(magnet.TILE, "cpu", 20 * 7)
+    monkeypatch.setitem(TILE, "cpu", 20 * 7)
     torch.testing.assert_close(model.score(model.encode(), queries), whole)
 
 
@@ -152,7 +150,7 @@ def dense_projection(modality, linear):
 
 
 CHANNELS = [
-    *product(("graph", "projected", "both", "gated"), ("sum",), (0.5,)),
+    *product(("graph", "projected", "both"), ("sum",), (0.5,)),
     *product(("both",), ("history", "propagated"), (0.5,)),
     ("graph", "sum", 0.0),
     ("both", "history", 2.0),
@@ -165,9 +163,9 @@ def test_the_channels_are_two_views_of_what_users_and_items_bring(
     corpus, content, user_content, late_add
 ):
     model = made(corpus, content=content, user_content=user_content, late_add=late_add)
-    table = model.node.weight.double()
+    channels, table = model.channels, model.channels.node.weight.double()
     split = corpus.n_users
-    views = [view.adjacency.to_dense().double() for view in model.behaviour.views]
+    views = [view.adjacency.to_dense().double() for view in channels.behaviour.views]
 
     def fused(x, layers, gate):
         powers = [
@@ -177,17 +175,17 @@ def test_the_channels_are_two_views_of_what_users_and_items_bring(
         share = gate.double().sigmoid()
         return share * powers[0] + (1 - share) * powers[1]
 
-    behaviour = fused(table, 2, model.behaviour.gate)
+    behaviour = fused(table, 2, channels.behaviour.gate)
     users, items = [behaviour[:split]], [behaviour[split:]]
     for m, modality in enumerate(corpus.modalities.values()):
         around = shown = torch.zeros_like(table[split:])
         if content != "projected":
-            around = model.neighbours[m].matrix.to_dense().double() @ table[split:]
+            around = channels.neighbours[m].matrix.to_dense().double() @ table[split:]
         if content != "graph":
-            shown = dense_projection(modality, model.project.each[m].linear)
-        brought = around / (1 + torch.exp(-shown)) if content == "gated" else around + shown
+            shown = dense_projection(modality, channels.project.each[m].linear)
+        brought = around + shown
         own = torch.zeros_like(table[:split]) if user_content == "history" else table[:split]
-        signal = fused(torch.cat([own, brought]), 1, model.contents[m].gate)
+        signal = fused(torch.cat([own, brought]), 1, channels.contents[m].gate)
         of_users = {
             "sum": behaviour[:split] + signal[:split],
             "history": signal[:split],
@@ -195,19 +193,19 @@ def test_the_channels_are_two_views_of_what_users_and_items_bring(
         }
         users.append(of_users[user_content])
         items.append((signal[split:] + late_add * brought) * modality.present.unsqueeze(1))
-    found_users, found_items = model.channel_vectors(model.projected())
-    torch.testing.assert_close(found_users.double(), torch.stack(users), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found_items.double(), torch.stack(items), atol=1e-5, rtol=1e-4)
+    found = channels()
+    torch.testing.assert_close(found.users.double(), torch.stack(users), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.items.double(), torch.stack(items), atol=1e-5, rtol=1e-4)
 
 
 def test_the_graphs_are_the_ones_that_the_settings_name(corpus):
     model = made(corpus, neighbours=4, pseudo_edges=3, pseudo_weight=0.7)
-    plain, augmented = (view.adjacency.to_dense() for view in model.behaviour.views)
+    plain, augmented = (view.adjacency.to_dense() for view in model.channels.behaviour.views)
     size = corpus.n_users, corpus.n_items
     torch.testing.assert_close(plain, normalized_adjacency(corpus.train, *size).to_dense())
     edges = pseudo_edges(corpus, per_user=3, neighbours=4, tail_only=True, choice="content")
     torch.testing.assert_close(augmented, augmented_adjacency(corpus, edges, 0.7).to_dense())
-    for smooth, modality in zip(model.neighbours, corpus.modalities.values(), strict=True):
+    for smooth, modality in zip(model.channels.neighbours, corpus.modalities.values(), strict=True):
         rows = normalize(modality.features) * modality.present.unsqueeze(1)
         alike = (rows @ rows.T).fill_diagonal_(-2)
         alike[:, ~modality.present] = -2
@@ -221,7 +219,7 @@ def test_the_graphs_are_the_ones_that_the_settings_name(corpus):
 
 def test_gates_begin_on_the_collaborative_side_and_logits_at_the_roles(corpus):
     model = MAGNET(corpus, dim=8, sharpness=3.0)
-    for views in (model.behaviour, *model.contents):
+    for views in (model.channels.behaviour, *model.channels.contents):
         assert views.gate.item() == 2.0  # .88 of the collaborative graph
     weights = model.mix.weights()
     torch.testing.assert_close(model.router.weights(), 3.0 * (weights - weights.mean(0)))
@@ -235,8 +233,8 @@ def test_penalties_are_the_squares_of_a_batchs_rows(corpus):
     items = torch.cat([batch.positive, batch.negative.flatten()])
     rows = torch.cat([batch.user, corpus.n_users + items])
     expected = {
-        "l2": 0.3 * model.node.weight[rows].square().sum() / (2 * size),
-        "content_l2": 0.7 * model.projected()[items].square().sum() / (2 * size),
+        "l2": 0.3 * model.channels.node.weight[rows].square().sum() / (2 * size),
+        "content_l2": 0.7 * model.channels().projected[items].square().sum() / (2 * size),
         "template": 0.2 * model.mix.delta.square().mean(),
     }
     torch.testing.assert_close({name: losses[name] for name in expected}, expected)
@@ -249,14 +247,14 @@ def test_items_that_a_batch_does_not_depend_on_need_no_projection(
     batch = Triplets(corpus.train.user[:2], corpus.train.item[:2], torch.tensor([[3], [5]]))
 
     def step(few):
-        monkeypatch.setattr("mmrec.models.magnet.FEW", few)
+        monkeypatch.setattr("mmrec.nn.channels.FEW", few)
         model = made(corpus, content_layers=content_layers)
         losses = model.losses(batch)
         sum(losses.values()).backward()
         found = [(name, p.grad) for name, p in model.named_parameters()]
         grads = {name: grad.to_dense() for name, grad in found if grad is not None}
-        wanted = model.wanted(model.preference.pick(batch))
-        return losses, grads, model.reached(wanted)
+        rows = model.channels.rows(model.preference.pick(batch))
+        return losses, grads, model.channels._reached(rows)
 
     (all_losses, all_grads, everything), (losses, grads, few) = step(0), step(1)
     assert everything is None
@@ -292,8 +290,8 @@ def test_item_weights_are_those_of_its_users_and_sum_to_one(corpus):
     item = int(corpus.train.item[0])
     users = corpus.train.user[corpus.train.item == item]
     gates = model.pair_gates(users, torch.full_like(users, item)).mean(0)
-    shares = model.mix.shares(model.present[item : item + 1])[0]
-    expected = gates @ shares
+    shares = model.mix.weights() * model.channels.present[item]  # [E, C]
+    expected = gates @ (shares / shares.sum(1, keepdim=True))
     for value, name in zip(expected, weights, strict=True):
         torch.testing.assert_close(weights[name][item], value)
 
@@ -319,14 +317,16 @@ def test_noise_reaches_gates_in_training_only(corpus, loss):
         ({"dim": 0}, r"model\.dim is 0; give a finite number of at least 1"),
         ({"neighbours": 0}, r"model\.neighbours is 0"),
         ({"neighbours": 40}, r"model\.neighbours is 40, but \d+ items have visual; give fewer"),
-        ({"hidden": -1}, r"model\.hidden is -1"),
         ({"late_add": math.nan}, r"model\.late_add is nan; give a finite number"),
         ({"route": -1.0}, r"model\.route is -1"),
         ({"pseudo_weight": math.inf}, r"model\.pseudo_weight is inf"),
-        ({"user_content": "history", "content_layers": 0}, r"history needs a step from items"),
+        (
+            {"user_content": "history", "content_layers": 0},
+            r"needs a propagation step",
+        ),
         (
             {"behaviour": False, "user_content": "history", "content": "projected"},
-            r"leave no use for an embedding; change one of them",
+            r"leave the ID embeddings unused; change one of them",
         ),
     ],
 )
@@ -373,14 +373,14 @@ def test_an_item_with_nothing_to_show_scores_nothing(corpus):
         )
         for name, m in corpus.modalities.items()
     }
-    model = made(replace(corpus, modalities=without), behaviour=False, hidden=4)
+    model = made(replace(corpus, modalities=without), behaviour=False)
     scores = model.score(model.encode(), Queries(torch.arange(5)))
     assert scores[:, bare].eq(0).all()
 
 
 def test_pseudo_edges_without_weight_are_none(corpus):
     weightless = made(corpus, pseudo_weight=0.0)
-    plain, augmented = (view.adjacency.to_dense() for view in weightless.behaviour.views)
+    plain, augmented = (view.adjacency.to_dense() for view in weightless.channels.behaviour.views)
     assert torch.equal(plain, augmented)
 
 
@@ -455,12 +455,6 @@ def test_a_run_that_ends_in_its_first_stage_says_so(data, trained, caplog):
     assert "ended in stage 1" not in caplog.text
 
 
-def test_features_that_gate_are_not_held_at_zero(corpus):
-    batch = Triplets(corpus.train.user, corpus.train.item, corpus.train.item.flip(0).unsqueeze(1))
-    assert "content_l2" in made(corpus, content="both").losses(batch)
-    assert "content_l2" not in made(corpus, content="gated").losses(batch)
-
-
 def test_training_tells_of_pseudo_edges_and_opening_a_run_does_not(data, trained, caplog):
     with caplog.at_level(logging.INFO):
         model = made(data.corpus)
@@ -503,10 +497,10 @@ def test_a_collapsed_router_is_warned_of_once_and_with_advice(data, trained, cap
 def test_weights_of_pairs_are_those_of_their_gates(corpus):
     model = made(corpus)
     users, items = corpus.train.user[:7], corpus.train.item[:7]
-    gates, shares = model.pair_gates(users, items), model.mix.shares(model.present)
-    weights = model.pair_weights(Queries(users), items)
+    gates, weights = model.pair_gates(users, items), model.pair_weights(Queries(users), items)
     for row in range(7):
-        expected = gates[row] @ shares[items[row]]
+        shares = model.mix.weights() * model.channels.present[items[row]]  # [E, C]
+        expected = gates[row] @ (shares / shares.sum(1, keepdim=True))
         found = torch.stack([w[row] for w in weights.values()])
         torch.testing.assert_close(found, expected)
 

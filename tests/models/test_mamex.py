@@ -393,7 +393,7 @@ def test_training_tells_that_one_modality_cannot_be_hidden(
 ):
     message = "model.modality_dropout hides nothing: there is one modality"
     model, data = made(checkerboard(modalities), modality_dropout=chance), InteractionData()
-    data.corpus = model.corpus
+    data.corpus = checkerboard(modalities)
     assert message not in caplog.text  # a run that is only opened says nothing
     quiet_trainer(max_epochs=1).fit(model.train(), data)
     assert caplog.text.count(message) == told

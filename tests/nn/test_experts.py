@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import gelu
 
 from mmrec.nn import ROLES, RoleExperts, role_templates
 
 CHANNELS = ("behaviour", "visual", "textual")
 
 
-def seeded(channels=CHANNELS, dim=6, hidden=5, **options):
+def seeded(**options):
     torch.manual_seed(0)
-    experts = RoleExperts(role_templates(channels, ROLES), dim, hidden=hidden, **options)
+    experts = RoleExperts(role_templates(CHANNELS, ROLES), **options)
     for parameter in experts.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return experts
@@ -85,7 +84,7 @@ def test_weights_that_cannot_sum_to_one_are_refused(roles, message):
 
 def test_weights_start_at_the_templates_and_always_sum_to_one():
     templates = role_templates(CHANNELS, ROLES)
-    experts = RoleExperts(templates, 4, hidden=0)
+    experts = RoleExperts(templates)
     expected = torch.tensor([t.weights for t in templates])
     torch.testing.assert_close(experts.weights(), expected)
     assert experts.penalty() == 0
@@ -94,7 +93,7 @@ def test_weights_start_at_the_templates_and_always_sum_to_one():
     torch.testing.assert_close(experts.penalty(), (experts.delta**2).mean())
 
 
-def naive(experts, side, channels):
+def naive(experts, channels):
     """Each expert and row by itself."""
     weights = experts.weights()
     rows = []
@@ -109,21 +108,18 @@ def naive(experts, side, channels):
                 x = x + weights[e, c] * part
             if template.anchor is not None:
                 x = x * (weights[e] @ h).norm() / x.norm()
-            tower = experts.towers[side]
-            inner = gelu(x @ tower.inner[e] + tower.bias[e, 0])
-            rows.append(x + inner @ tower.outer[e])
+            rows.append(x)
     return torch.stack(rows).view(len(weights), channels.shape[1], -1)
 
 
-@pytest.mark.parametrize("side", ["user", "item"])
-def test_experts_are_what_the_formula_says_row_by_row(side):
+def test_experts_are_what_the_formula_says_row_by_row():
     experts, channels = seeded(), torch.randn(3, 7, 6)
-    torch.testing.assert_close(experts(side, channels), naive(experts, side, channels))
+    torch.testing.assert_close(experts(channels), naive(experts, channels))
 
 
 def test_a_complementary_expert_sees_nothing_of_the_others_along_its_anchor():
-    experts, channels = seeded(hidden=0), torch.randn(3, 7, 6)
-    mixed, weights = experts("item", channels), experts.weights()
+    experts, channels = seeded(), torch.randn(3, 7, 6)
+    mixed, weights = experts(channels), experts.weights()
     for e, template in enumerate(role_templates(CHANNELS, ROLES)):
         if template.anchor is not None:
             anchor, weight = channels[template.anchor], weights[e, template.anchor]
@@ -139,59 +135,54 @@ def test_a_complementary_expert_sees_nothing_of_the_others_along_its_anchor():
 
 
 def test_a_complementary_vector_is_as_long_as_the_mixture_was():
-    experts, channels = seeded(hidden=0), torch.randn(3, 7, 6)
+    experts, channels = seeded(), torch.randn(3, 7, 6)
     plain = torch.einsum("ec,cnd->end", experts.weights(), channels)
-    torch.testing.assert_close(experts("user", channels).norm(dim=-1), plain.norm(dim=-1))
+    torch.testing.assert_close(experts(channels).norm(dim=-1), plain.norm(dim=-1))
 
 
 def test_a_mixture_that_lies_along_its_anchor_is_left_as_long_as_it_was():
-    experts, channels = seeded(hidden=0), torch.ones(3, 4, 6, requires_grad=True)
-    found = experts("user", channels)
+    experts, channels = seeded(), torch.ones(3, 4, 6, requires_grad=True)
+    found = experts(channels)
     found.sum().backward()
     torch.testing.assert_close(found, torch.ones(9, 4, 6))
     assert channels.grad.isfinite().all()
 
 
 def test_rows_of_nothing_stay_nothing_and_have_gradients():
-    experts, channels = seeded(hidden=0), torch.zeros(3, 4, 6, requires_grad=True)
-    found = experts("user", channels)
+    experts, channels = seeded(), torch.zeros(3, 4, 6, requires_grad=True)
+    found = experts(channels)
     found.sum().backward()
     assert not found.any()
     assert channels.grad.isfinite().all()
 
 
 def test_a_zero_anchor_takes_nothing_away():
-    experts, channels = seeded(hidden=0), torch.randn(3, 4, 6)
+    experts, channels = seeded(), torch.randn(3, 4, 6)
     channels[1] = 0
     expected = torch.einsum("c,cnd->nd", experts.weights()[7], channels)
-    torch.testing.assert_close(experts("user", channels)[7], expected)
+    torch.testing.assert_close(experts(channels)[7], expected)
 
 
 def test_where_a_channel_is_absent_the_others_share_its_weight():
-    experts, present = seeded(), torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1]]).bool()
-    shares = experts.shares(present)
-    torch.testing.assert_close(shares.sum(-1), torch.ones(3, 9))
-    assert not shares[1, :, 1].any()
-    torch.testing.assert_close(shares[0], experts.weights())
-    torch.testing.assert_close(shares[2, :, 2], torch.ones(9))
-    made_up = experts.makes_up(present)
-    torch.testing.assert_close(
-        made_up.unsqueeze(-1) * experts.weights() * present.unsqueeze(1), shares
-    )
-
-
-def test_networks_start_next_to_zero():
-    torch.manual_seed(0)
-    experts = RoleExperts(role_templates(CHANNELS, ROLES), 64, hidden=32)
-    channels = torch.randn(3, 50, 64)
-    with torch.no_grad():
-        change = (experts("user", channels) - experts.mix(channels)).norm()
-        assert 0 < change < 0.02 * experts.mix(channels).norm()
+    experts, present = seeded(), torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]]).bool()
+    for e, weights in enumerate(experts.weights()):
+        gates = torch.zeros(len(present), 9)
+        gates[:, e] = 1
+        found = experts.channel_weights(gates, present)
+        there = weights * present
+        expected = there / there.sum(1, keepdim=True).clamp(min=1e-6)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(
+            experts.makes_up(present)[:, e, None] * weights * present, expected
+        )
+    gates = torch.rand(len(present), 9)
+    total = experts.channel_weights(gates, present).sum(1)
+    torch.testing.assert_close(total, gates.sum(1) * present.any(1))
 
 
 def test_free_experts_start_apart_and_are_not_held():
     torch.manual_seed(0)
-    experts = RoleExperts(role_templates(CHANNELS, ROLES), 4, hidden=0, anchored=False)
+    experts = RoleExperts(role_templates(CHANNELS, ROLES), anchored=False)
     assert len(experts.anchor) == 0
     assert experts.penalty() == 0
     assert torch.pdist(experts.weights()).min() > 0

@@ -1,0 +1,237 @@
+"""Channels: one vector per user and item for behaviour and for each modality.
+
+U users, I items, C channels, K modalities, D dim, B users and M items of a batch, N = U + I nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from mmrec.checks import check_choice
+from mmrec.data import Modality, TrainingView
+from mmrec.nn.features import Precision, Projection
+from mmrec.nn.lookup import Picked
+from mmrec.nn.propagation import Propagation, blended_rows
+from mmrec.nn.sparse import SparseMatrix, TakenRows, take_rows
+
+ItemContent = Literal["graph", "projected", "both"]
+UserContent = Literal["propagated", "history", "sum"]
+
+FEW = 0.5  # of the items: if a batch depends on fewer, their features are gathered first
+
+
+def channel_names(modalities: Iterable[str], *, behaviour: bool) -> tuple[str, ...]:
+    """Return the names of the channels: `behaviour` if it is included, then the modalities."""
+    return (*(("behaviour",) if behaviour else ()), *modalities)
+
+
+class BatchRows(NamedTuple):
+    """The rows of users and items that a batch reads, and those of the graphs.
+
+    Attributes:
+        picked: users and items of the batch.
+        nodes: [B+M], their rows in a table with users first.
+        graphs: rows of each graph.
+    """
+
+    picked: Picked
+    nodes: Tensor
+    graphs: list[TakenRows]
+
+
+class ChannelVectors(NamedTuple):
+    """Vectors of users and items in each channel: of a batch, or of everything.
+
+    Attributes:
+        users: [C, B or U, D].
+        items: [C, M or I, D]; zero where the item lacks the modality.
+        present: [M or I, C] bool, which channels an item has.
+        projected: [M or I, K, D], projected features of the items; None if they are not used.
+    """
+
+    users: Tensor
+    items: Tensor
+    present: Tensor
+    projected: Tensor | None
+
+
+class GraphViews(nn.Module):
+    """Propagate the same signal over each graph, and blend: `z = g z_0 + (1 - g) z_1`.
+
+    Args:
+        graphs: the collaborative and the augmented graph; or a single one, without a gate.
+        layers: number of propagation steps.
+    """
+
+    def __init__(self, graphs: Iterable[SparseMatrix], layers: int) -> None:
+        super().__init__()
+        self.views = nn.ModuleList(Propagation(graph, layers) for graph in graphs)
+        self.gated = len(self.views) == 2 and layers > 0  # without a step both views are equal
+        if self.gated:
+            self.gate = nn.Parameter(torch.tensor(2.0))  # sigmoid: .88 collaborative
+
+    def forward(self, x: Tensor, batch: BatchRows | None = None) -> Tensor:
+        """[N, D] -> [N, D], or only the rows of a batch: -> [B+M, D]."""
+        share = torch.sigmoid(self.gate) if self.gated else None
+        if batch is not None:
+            weights = None if share is None else torch.stack([share, 1 - share])
+            return blended_rows([*self.views], weights, x, batch.nodes, batch.graphs)
+        found: list[Tensor] = [view(x) for view in self.views]
+        return found[0] if share is None else torch.lerp(found[1], found[0], share)
+
+
+class Channels(nn.Module):
+    """Vectors of users and items in a behaviour channel and in one channel per modality.
+
+    Behaviour is the ID embeddings propagated over the user-item graphs. The content of an item in a
+    modality is the ID embeddings of its neighbours in the modality's item graph, its projected
+    features, or their sum. A content channel propagates it over the same user-item graphs.
+
+    Args:
+        corpus: training interactions, for their sizes.
+        modalities: by name.
+        graphs: one or two user-item graphs, [N, N] sparse CSR, symmetric.
+        neighbours: [I, I] sparse CSR of each modality, symmetric; read unless `content=projected`.
+        dim: embedding size D.
+        layers: propagation steps of the behaviour channel.
+        content_layers: propagation steps of the content channels.
+        behaviour: include the behaviour channel.
+        content: of an item: `graph`, `projected` or `both`.
+        precision: of the products with features.
+        late_add: weight of an item's content, added after propagation.
+        user_content: a user's vector in a content channel: `propagated`, that of the behaviour
+            channel; `history`, the propagated content of the user's items; or their `sum`.
+
+    Attributes:
+        names: of the channels.
+
+    Raises:
+        ValueError: names the setting of the model that is invalid.
+    """
+
+    present: Tensor  # [I, C] bool
+
+    def __init__(
+        self,
+        corpus: TrainingView,
+        modalities: Mapping[str, Modality],
+        *,
+        graphs: Sequence[Tensor],
+        neighbours: Sequence[Tensor],
+        dim: int,
+        layers: int,
+        content_layers: int,
+        behaviour: bool,
+        content: ItemContent,
+        precision: Precision,
+        late_add: float,
+        user_content: UserContent,
+    ) -> None:
+        super().__init__()
+        check_choice(ItemContent, content=content)
+        check_choice(UserContent, user_content=user_content)
+        check_choice(Precision, precision=precision)
+        if user_content == "history" and not content_layers:
+            raise ValueError(
+                "model.user_content=history needs a propagation step from items to users; give "
+                "model.content_layers=1 or more"
+            )
+        if not behaviour and user_content == "history" and content == "projected":
+            raise ValueError(
+                "model.behaviour=false, user_content=history and content=projected leave the ID "
+                "embeddings unused; change one of them"
+            )
+        self.names = channel_names(modalities, behaviour=behaviour)
+        self.n_users, self.n_items = corpus.n_users, corpus.n_items
+        self.content_layers, self.late_add = content_layers, late_add
+        self.user_content = user_content
+        self.node = nn.Embedding(corpus.n_users + corpus.n_items, dim)  # users first
+        for part in torch.split(self.node.weight.detach(), [corpus.n_users, corpus.n_items]):
+            nn.init.xavier_uniform_(part)
+        self.neighbours = self.project = None
+        if content != "projected":
+            self.neighbours = nn.ModuleList(SparseMatrix(g, symmetric=True) for g in neighbours)
+        if content != "graph":
+            self.project = Projection(modalities, dim, precision=precision)
+        present = [torch.ones(corpus.n_items, dtype=torch.bool)] * behaviour
+        present += [modality.present for modality in modalities.values()]
+        self.register_buffer("present", torch.stack(present, 1), persistent=False)
+        shared = [SparseMatrix(graph, symmetric=True) for graph in graphs]
+        self.graphs = nn.ModuleList(shared)
+        self.behaviour = None
+        if behaviour or user_content != "history":  # otherwise nothing reads it
+            self.behaviour = GraphViews(shared, layers)
+        self.contents = nn.ModuleList(GraphViews(shared, content_layers) for _ in modalities)
+
+    def rows(self, picked: Picked) -> BatchRows:
+        """Gather the graph rows of a batch."""
+        nodes = picked.nodes(self.n_users)
+        graphs = [take_rows(graph.matrix, nodes) for graph in self.graphs]  # type: ignore[arg-type]
+        return BatchRows(picked, nodes, graphs)
+
+    def embeddings(self, batch: BatchRows) -> tuple[Tensor, Tensor]:
+        """Return the ID embeddings of a batch, with sparse gradients: [B, D] and [M, D]."""
+        return batch.picked.sides(embedding(batch.nodes, self.node.weight, sparse=True))
+
+    def forward(self, batch: BatchRows | None = None) -> ChannelVectors:
+        """Compute the vectors of all users and items, or those of a batch."""
+
+        def sides(rows: Tensor) -> tuple[Tensor, Tensor]:
+            if batch is None:
+                return rows[: self.n_users], rows[self.n_users :]
+            return batch.picked.sides(rows)
+
+        chosen = slice(None) if batch is None else batch.picked.item
+        found = []
+        if self.behaviour is not None:
+            user, item = sides(self.behaviour(self.node.weight, batch))
+            found.append((user, item))
+        users, items = torch.split(self.node.weight, [self.n_users, self.n_items])
+        own = torch.zeros_like(users) if self.user_content == "history" else users
+        projected = None if self.project is None else self.project(self._reached(batch))
+        for view, content in zip(self.contents, self._contents(items, projected), strict=True):
+            user_m, item_m = sides(view(torch.cat([own, content]), batch))
+            if self.late_add:
+                item_m = torch.add(item_m, content[chosen], alpha=self.late_add)
+            match self.user_content:
+                case "propagated":
+                    user_m = user
+                case "sum":
+                    user_m = user + user_m
+            found.append((user_m, item_m))
+        found = found[-len(self.names) :]  # without the behaviour channel if it is not included
+        present = self.present[chosen]  # [M, C]
+        return ChannelVectors(
+            torch.stack([u for u, _ in found]),
+            torch.stack([i for _, i in found]) * present.T.unsqueeze(-1),
+            present,
+            None if projected is None else projected[chosen],
+        )
+
+    def _contents(self, items: Tensor, projected: Tensor | None) -> list[Tensor]:
+        """The content of all items in each modality, from ID embeddings and features: [I, D]."""
+        around = [smooth(items) for smooth in self.neighbours or ()]
+        shown = [] if projected is None else [*projected.unbind(1)]
+        if around and shown:
+            return [a + b for a, b in zip(around, shown, strict=True)]
+        return around or shown
+
+    def _reached(self, batch: BatchRows | None) -> Tensor | None:
+        """The items whose features a batch depends on, if they are few: [R]; otherwise None.
+
+        Projections are the most expensive part of a step. Those of other items are left out.
+        """
+        if batch is None or self.content_layers > 1:
+            return None  # two steps reach nearly all items
+        nodes = torch.zeros(len(self.node.weight), dtype=torch.bool, device=batch.nodes.device)
+        nodes[batch.nodes] = True
+        if self.content_layers:
+            for found in batch.graphs:
+                nodes[found.part.col_indices()] = True
+        items = nodes[self.n_users :].nonzero().squeeze(1)
+        return items if len(items) < FEW * self.n_items else None
