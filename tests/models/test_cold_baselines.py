@@ -7,7 +7,7 @@ import torch
 from lightning import seed_everything
 from torch.nn.functional import normalize
 
-from mmrec.data import Triplets
+from mmrec.data import Pairs, Triplets
 from mmrec.models import CLCRec, ContentBPR, DropoutNet
 from mmrec.nn import weighted_factors
 
@@ -123,7 +123,7 @@ def test_dropoutnet_takes_the_factors_of_its_checkpoint(corpus, monkeypatch):
 def test_clcrec_contrasts_items_with_their_content_and_users_with_either(corpus, replaced):
     model = made(CLCRec, corpus, replaced=replaced, content=0.3, temperature=0.5, l2=0.1)
     assert bare(corpus)[0]
-    batch = BATCH._replace(positive=torch.tensor([9, 9, 10, 0]))  # 0 has no content
+    batch = Pairs(BATCH.user, torch.tensor([9, 9, 10, 0]))  # 0 has no content
     distinct = [0, 9, 10]
     known = {i: normalize(model.item.weight[i], dim=0) for i in distinct}
     looks = {i: normalize(model.of_content(flat(corpus, i)), dim=0) for i in distinct}
@@ -135,7 +135,7 @@ def test_clcrec_contrasts_items_with_their_content_and_users_with_either(corpus,
     there = {i: looks[i] for i in distinct if i != 0}
     content = [find(known[i], i, there) for i in there]
     met = {i: looks[i] if replaced and i != 0 else known[i] for i in distinct}
-    pairs = list(zip(batch.user.tolist(), batch.positive.tolist(), strict=True))
+    pairs = list(zip(batch.user.tolist(), batch.item.tolist(), strict=True))
     users = [find(normalize(model.user.weight[u], dim=0), i, met) for u, i in pairs]
     losses = model.losses(batch)
     assert losses["content"].item() == pytest.approx(0.3 * sum(content) / 2, rel=1e-4)

@@ -131,10 +131,10 @@ def scores(model, users=None):
     return model.eval().score(model.encode(), next(iter(queries)))
 
 
-def everything(model, negatives=1):
+def everything(model, corpus):
     """A batch of the model's type with every train pair and, among its negatives, every item."""
-    data = InteractionData(negatives=negatives)
-    data.corpus = model.corpus
+    data = InteractionData()
+    data.corpus = corpus
     dataset = data.dataset(model)
     batch = dataset.batch(torch.arange(len(dataset)), torch.Generator())
     if not hasattr(batch, "negative"):
@@ -335,7 +335,7 @@ def test_a_checkpoint_of_other_data_is_refused(name, learned, make, board):
 @trained_models
 def test_every_parameter_gets_a_gradient(name, make, board):
     model = make(name, board).train()
-    sum(model.losses(everything(model)).values()).backward()
+    sum(model.losses(everything(model, board)).values()).backward()
     idle = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
 
@@ -364,7 +364,7 @@ def test_a_device_holds_each_constant_once_and_processes_send_none(name, make, b
 @pytest.mark.parametrize("name", [*TRAINED, *WITH_LOSSES])
 def test_negatives_are_drawn_for_who_reads_them(name, make, board):
     model = make(name, board)
-    batch = everything(model)
+    batch = everything(model, board)
     if not hasattr(batch, "negative"):
         assert not model.reads_negatives
         return
@@ -396,13 +396,13 @@ def test_a_closed_form_has_nothing_to_train(name, make, board):
     model = make(name, board)
     assert not list(model.parameters())
     with pytest.raises(TypeError, match=f"{type(model).__name__} has nothing to train"):
-        model.losses(everything(model))
+        model.losses(everything(model, board))
 
 
 @trained_models
 def test_a_negative_drawn_three_times_costs_as_much_as_once(name, make, board):
     model = make(name, board).eval()
-    batch = everything(model)
+    batch = everything(model, board)
     if not hasattr(batch, "negative"):
         return
     thrice = batch._replace(negative=batch.negative.expand(-1, 3))
@@ -416,7 +416,7 @@ def test_a_negative_drawn_three_times_costs_as_much_as_once(name, make, board):
 @pytest.mark.parametrize("name", WITH_LOSSES)
 def test_a_softmax_over_the_batch_learns_too(name, make, board):
     model = make(name, board)
-    sum(model.train().losses(everything(model)).values()).backward()
+    sum(model.train().losses(everything(model, board)).values()).backward()
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     fit(model, board)
     judge(model, board)
@@ -424,11 +424,12 @@ def test_a_softmax_over_the_batch_learns_too(name, make, board):
 
 @trained_models
 def test_the_shortest_floats_have_finite_gradients(name, make, checkerboard):
-    model = make(name, checkerboard(missing=8)).train()
+    board = checkerboard(missing=8)
+    model = make(name, board).train()
     if isinstance(model, RoutedRecommender):  # all that a router can be asked for
         model.route_by(Constant(coverage=1.0, confidence=0.1, noise=0.5, top_k=2))
     with torch.autocast("cpu", dtype=torch.float16):
-        total = sum(model.losses(everything(model)).values())
+        total = sum(model.losses(everything(model, board)).values())
     total.backward()
     bad = [key for key, p in model.named_parameters() if not p.grad.isfinite().all()]
     assert bad == []
