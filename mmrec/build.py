@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmrec.app import leave_memory_unfilled
 from mmrec.config import (
+    OPTIONAL,
     ROOT,
     TARGET,
     ConfigError,
@@ -27,6 +28,7 @@ from mmrec.config import (
     unread_search_setting,
 )
 from mmrec.errors import memory_suffices
+from mmrec.lr_schedule import check_lr_schedule, give_lr_schedule
 from mmrec.results import first_line
 from mmrec.switches import check_switches, setting_error
 from mmrec.words import refuse_numbers
@@ -44,9 +46,13 @@ log = logging.getLogger(__name__)
 # Groups whose settings are arguments.
 GROUPS = (
     *("model", "data", "optimizer", "trainer", "logger", "callbacks", "evaluation"),
-    "router_schedule",
+    *("router_schedule", "lr_schedule"),
 )
-LATER = {"model": "its data", "optimizer": "its parameters"}
+LATER = {
+    "model": "its data",
+    "optimizer": "its parameters",
+    "lr_schedule": "its optimizer",
+}
 NAMED = ("logger", "callbacks")  # groups of several nodes, each with a name of its own
 SCALARS: dict[str, Any] = {
     "monitor": str,
@@ -71,10 +77,14 @@ def check(config: DictConfig) -> dict[str, Any]:
             raise ConfigError(unread_search_setting(f"{group}.{name}"))
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     refuse_numbers(plain)
+    for name in OPTIONAL:  # hashes and files of runs without them stay as they were
+        if plain.get(name) in (None, {}):
+            plain.pop(name, None)
     _check_root(plain)
     for group in GROUPS:
-        check_call(plain[group], group)
+        check_call(plain.get(group, {}), group)
     check_switches(plain)
+    check_lr_schedule(plain)
     evaluation = _evaluation(plain)
     check_monitor(plain["monitor"], evaluation.cutoffs, ACCURACY)
     checked: dict[str, Any] = plain
@@ -83,11 +93,11 @@ def check(config: DictConfig) -> dict[str, Any]:
 
 def _check_root(plain: Mapping[str, Any]) -> None:
     """Refuse a configuration without one of its groups, or with something else in its place."""
-    unknown = set(plain) - set(ROOT)
+    unknown = set(plain) - {*ROOT, *OPTIONAL}
     if unknown:
         word = min(unknown)
         unread = unread_search_setting(word)
-        raise ConfigError(unread or f"{word}: no such setting{nearest(word, ROOT)}")
+        raise ConfigError(unread or f"{word}: no such setting{nearest(word, [*ROOT, *OPTIONAL])}")
     for name in ROOT:
         if name not in plain:
             raise ConfigError(f"~{name}: a run needs this setting")
@@ -95,7 +105,7 @@ def _check_root(plain: Mapping[str, Any]) -> None:
         raise ConfigError(f"seed={plain['seed']}: expected a whole number from 0 to 2^32 - 1")
     for name, hint in SCALARS.items():
         check_value(hint, plain[name], name)
-    for group in GROUPS:
+    for group in (group for group in GROUPS if group in plain):
         node = plain[group]
         if not isinstance(node, Mapping):
             raise ConfigError(
@@ -150,20 +160,25 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     model.optimizer = instantiate(plain["optimizer"], _convert_="all")
     model.seed = plain["seed"]
     _give_schedule(model, plain["router_schedule"])
+    give_lr_schedule(model, plain)
     check_rankable(data.corpus, model.evaluation)
     return data, model
 
 
 def check_trainable(model: Recommender) -> None:
-    """Refuse an optimizer that cannot be made for the model's parameters.
+    """Refuse an optimizer or a learning-rate schedule that cannot be built for the model.
 
     Raises:
-        ConfigError: says which setting.
+        ConfigError: names the group of settings.
     """
+    group = "optimizer"
     try:
-        model.optimizer(model.parameters())
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer: {first_line(error)}") from None
+        optimizer = model.optimizer(model.parameters())
+        if model.lr_schedule is not None:
+            group = "lr_schedule"
+            model.lr_schedule(optimizer)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{group}: {first_line(error)}") from None
 
 
 def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:

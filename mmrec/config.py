@@ -42,6 +42,7 @@ ROOT = (
     "ckpt",
     "run_dir",
 )
+OPTIONAL = ("lr_schedule",)  # groups that a resolved configuration leaves out if they are empty
 
 
 TOLD = {  # types of pydantic's errors, and what messages say instead

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from mmrec.data.corpus import Corpus, DataError, Queries, Triplets
 from mmrec.data.sampling import seeded_generator
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 DEAD = 0.01  # of the load, where it is shared evenly: with less an expert is as good as gone
 CROWDED, FOR = 0.9, 5  # of the load, and epochs: a router that has collapsed, if data allow others
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+ScheduleFactory = Callable[[Optimizer], LRScheduler]
 
 
 class Embeddings(NamedTuple):
@@ -66,6 +69,8 @@ class Recommender(LightningModule):
         evaluation: how it is ranked; assign another one before a trainer runs.
         seed: of `start_epoch`; assign another one before a trainer runs.
         optimizer: called with the parameters; assign another one before a trainer runs.
+        lr_schedule: called with the optimizer, and stepped after each epoch; None: the learning
+            rate is constant.
 
     Args:
         corpus: what it learns from.
@@ -81,6 +86,7 @@ class Recommender(LightningModule):
         self.evaluation = Evaluation()
         self.seed = 0
         self.optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True)
+        self.lr_schedule: ScheduleFactory | None = None
         self._encoded: Any = None
         self._term_sums: dict[str, Tensor] = {}
 
@@ -159,9 +165,13 @@ class Recommender(LightningModule):
 
     # Training
 
-    def configure_optimizers(self) -> Optimizer:
-        """The optimiser that was assigned, over all parameters."""
-        return self.optimizer(self.parameters())
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer of all parameters and, if there is one, its schedule."""
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_schedule is None:
+            return optimizer
+        scheduler = self.lr_schedule(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
         """Prepare a training epoch, for example resample a graph; does nothing by default.
@@ -173,8 +183,10 @@ class Recommender(LightningModule):
         """
 
     def on_train_epoch_start(self) -> None:
-        """Reset the loss averages and call `start_epoch`."""
+        """Reset the loss averages, log a scheduled learning rate, and call `start_epoch`."""
         self._term_sums = {}
+        if self.lr_schedule is not None:
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         epoch = self.current_epoch
         # Batches have keys of three numbers, which zeros extend.
         self.start_epoch(epoch, seeded_generator(self.seed, epoch, 0, 1))
