@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +31,7 @@ from mmrec.errors import memory_suffices
 from mmrec.lr_schedule import check_lr_schedule, give_lr_schedule
 from mmrec.results import first_line
 from mmrec.switches import check_switches, setting_error
+from mmrec.upstream import below_upstream, check_upstream, teacher_config
 from mmrec.words import refuse_numbers
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import EarlyStopping
 
     from mmrec.callbacks import Checkpoints, Timing
-    from mmrec.data import InteractionData
-    from mmrec.models import Recommender
+    from mmrec.data import Corpus, InteractionData
+    from mmrec.models import Embeddings, Recommender
     from mmrec.protocol import Evaluation
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,11 @@ def check(config: DictConfig) -> dict[str, Any]:
         check_call(plain.get(group, {}), group)
     check_switches(plain)
     check_lr_schedule(plain)
+    if "upstream" in plain:
+        check_upstream(plain)
+        if "run" not in plain["upstream"]:
+            with below_upstream():
+                check(OmegaConf.create(teacher_config(plain, Path())))
     evaluation = _evaluation(plain)
     check_monitor(plain["monitor"], evaluation.cutoffs, ACCURACY)
     checked: dict[str, Any] = plain
@@ -140,10 +146,17 @@ def check_ablation(choices: Mapping[str, Any], target: str | None) -> None:
         )
 
 
-def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
-    """The data module and the model of a resolved configuration.
+def build(
+    plain: dict[str, Any], teacher: Callable[[Corpus], Embeddings | None] | None = None
+) -> tuple[InteractionData, Recommender]:
+    """Build the data module and the model of a resolved configuration.
 
     Seeds everything first, so the same configuration gives the same model.
+
+    Args:
+        plain: the resolved configuration.
+        teacher: returns the embeddings that the model takes from another one; None, or if it
+            returns None: the model is built without.
 
     Raises:
         ConfigError: memory does not suffice for them.
@@ -155,7 +168,10 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     seed_everything(plain["seed"], verbose=False)
     with memory_suffices(ConfigError):
         data: InteractionData = instantiate(plain["data"], _convert_="all")
-        model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus)
+        given = None if teacher is None else teacher(data.corpus)
+        model: Recommender = instantiate(plain["model"], _convert_="all")(
+            data.corpus, **({} if given is None else {"teacher": given})
+        )
     model.evaluation = _evaluation(plain)
     model.optimizer = instantiate(plain["optimizer"], _convert_="all")
     model.seed = plain["seed"]

@@ -17,7 +17,7 @@ from mmrec.words import quoted
 PATHS = (
     *("ckpt", "data.interactions_file", "data.root", "hydra.run.dir", "hydra.sweep.dir"),
     *("logger.*.path", "logger.*.root_dir", "logger.*.save_dir"),
-    *("output", "per_user", "run", "run_dir"),
+    *("output", "per_user", "run", "run_dir", "upstream.root", "upstream.run"),
 )
 # Settings that hold a path or a URL, or a list of them.
 LISTS = ("hydra.searchpath", "hydra.sweeper.storage", "runs", "storages", "sweep.storage")

@@ -28,7 +28,7 @@ SMALL = (
 )
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("[!_]*.yaml"))
 SHARED = "bpr"  # the model that the settings of the other groups are walked with
-OF_A_MODEL = ("model", "router_schedule")
+OF_A_MODEL = ("model", "router_schedule", "upstream")
 LR_SCHEDULES = sorted(path.stem for path in (conf_dir() / "lr_schedule").glob("[!_n]*.yaml"))
 GONE = object()
 VALUES = (0, -1, float("nan"), 1e30, "text", None, [], {}, GONE)

@@ -22,6 +22,7 @@ from mmrec.models.mamex import MAMEX
 from mmrec.models.most_pop import MostPop
 from mmrec.models.random import Random
 from mmrec.models.vbpr import VBPR
+from mmrec.models.wmf import WMF
 
 __all__ = [
     "BPR",
@@ -30,6 +31,7 @@ __all__ = [
     "MAGNET",
     "MAMEX",
     "VBPR",
+    "WMF",
     "CLCRec",
     "ContentBPR",
     "ContentRecommender",

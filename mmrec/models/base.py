@@ -63,7 +63,7 @@ class Recommender(LightningModule):
 
     Attributes:
         corpus: what it learns from.
-        closed_form: the model is solved when it is built and has nothing to train.
+        closed_form: the model is solved, and has nothing to train.
         reads_negatives: its losses look at a batch's negatives; otherwise none are drawn.
         reads_content: scores depend on what items show; otherwise cold items are all alike.
         evaluation: how it is ranked; assign another one before a trainer runs.
@@ -162,6 +162,19 @@ class Recommender(LightningModule):
             items: [P].
         """
         return {name: weight[items] for name, weight in self.item_weights().items()}
+
+    @classmethod
+    def teacher_in(cls, state: Mapping[str, Tensor]) -> Embeddings:  # noqa: ARG003
+        """Return the teacher's embeddings that the weights of a checkpoint hold.
+
+        A model whose constructor has the argument `teacher: Embeddings | None` keeps what it needs
+        of them in persistent buffers, and defines this. A run folder then opens without the folder
+        of the teacher.
+
+        Args:
+            state: as returned by `state_dict`.
+        """
+        raise TypeError(f"{cls.__name__} must define teacher_in()")
 
     # Training
 
