@@ -227,7 +227,7 @@ def build_trainer(
     from mmrec.bars import in_terminal
     from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
     from mmrec.progress import Progress
-    from mmrec.tracking import Guarded
+    from mmrec.tracking import guard
 
     quiet_lightning()
     # These warnings are about Lightning's own code, and about metrics that are summed over
@@ -251,7 +251,7 @@ def build_trainer(
     others = any(isinstance(each, ProgressBar) for each in watchers.values())  # the user's own bar
     progress = Progress(plain["monitor"], bar=shown and not others and in_terminal())
     loggers = [
-        logger if isinstance(logger, EpochTable) else Guarded(logger)
+        logger if isinstance(logger, EpochTable) else guard(logger)
         for logger in instantiate(
             {name: node for name, node in plain["logger"].items() if node}, _convert_="all"
         ).values()

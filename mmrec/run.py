@@ -310,7 +310,7 @@ def _finish(
     """Write the result, say it, and let the trackers go."""
     import torch
 
-    from mmrec.tracking import Guarded
+    from mmrec.tracking import conclude
 
     result["metrics"] = checkpoints.best_metrics | result["metrics"]
     result["best_epoch"] = checkpoints.best_epoch
@@ -324,8 +324,7 @@ def _finish(
         _tell(folder, result)
     for logger in trainer.loggers:
         logger.finalize("success" if result["status"] == "completed" else "failed")
-        if isinstance(logger, Guarded):
-            logger.conclude(result)
+        conclude(logger, result)
 
 
 def _tell(folder: Path, result: dict[str, Any]) -> None:
