@@ -14,7 +14,6 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mmrec.app import leave_memory_unfilled
 from mmrec.config import (
     OPTIONAL,
     ROOT,
@@ -30,6 +29,7 @@ from mmrec.config import (
 from mmrec.errors import memory_suffices
 from mmrec.lr_schedule import check_lr_schedule, give_lr_schedule
 from mmrec.results import first_line
+from mmrec.startup import leave_memory_unfilled
 from mmrec.switches import check_switches, setting_error
 from mmrec.upstream import below_upstream, check_upstream, teacher_config
 from mmrec.words import refuse_numbers

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mmrec.app import forget_peak_memory, import_torchmetrics, launch
+from mmrec.app import launch
 from mmrec.build import (
     build,
     build_trainer,
@@ -59,6 +59,7 @@ from mmrec.run_folder import (
     written_link,
 )
 from mmrec.run_tables import draw_learning_curve, write_tables
+from mmrec.startup import forget_peak_memory, import_torchmetrics
 from mmrec.sweep.jobs import AT_END
 from mmrec.switches import partial
 from mmrec.trust import RECORDED, remember
