@@ -5,16 +5,11 @@ Nothing heavy is imported here, so that `--help` and tab completion answer at on
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import os
-import select
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +19,12 @@ from mmrec.config import (
     check_call,
     conf_dir,
 )
-from mmrec.home import with_home
 from mmrec.hydra_errors import explain, instead
 from mmrec.paths import expand
+from mmrec.startup import keep_freed_memory, rewrite_arguments, stdout_is_closed
 from mmrec.text import log_text
 from mmrec.trust import leave_run_folders
-from mmrec.words import prepared, refuse_numbers
+from mmrec.words import refuse_numbers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,10 +45,10 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     mendable = (
         HydraException | OmegaConfBaseException | YAMLError | ValueError | ArithmeticError | OSError
     )
-    sys.argv[1:] = prepared(with_home(sys.argv[1:]))
+    rewrite_arguments()
+    keep_freed_memory()
     full_error = os.environ.get(FULL_ERROR)
     wants_traceback = full_error == "1"  # as in Hydra
-    keep_freed_memory()
     raised_before = logging.raiseExceptions
     logging.raiseExceptions = wants_traceback  # as where nobody reads what is said any more
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it tells, the error says
@@ -76,7 +71,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (Exception, SystemExit) as raised:
-        if isinstance(raised, BrokenPipeError) and nobody_reads():
+        if isinstance(raised, BrokenPipeError) and stdout_is_closed():
             sys.exit(141)
         # A task gives its error to a SystemExit to carry past Hydra, which announces it otherwise.
         error = (isinstance(raised, SystemExit) and raised.__cause__) or raised
@@ -112,18 +107,6 @@ def _printable_records(
         return record
 
     return printable
-
-
-def nobody_reads() -> bool:
-    """Whether who reads our output has had enough, as `| head` has; then it goes nowhere."""
-    if not hasattr(select, "poll"):  # Windows
-        return False
-    poll = select.poll()
-    poll.register(sys.stdout, 0)  # what is broken is told of in any case
-    gone = bool(poll.poll(0))
-    if gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes again
-    return gone
 
 
 def answer(config: DictConfig, name: str, command: Callable[..., object]) -> None:
@@ -182,80 +165,3 @@ def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:
     if not path.parent.is_dir():
         raise ConfigError(f"{option}={name}: there is no folder {path.parent}; make it first")
     return path
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, and use it again, where it can be told (glibc).
-
-    By default it gives each large tensor back to the system. A training step on a CPU makes the
-    same tensors again and again, and would spend half its time on the page faults of new memory.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h
-    with suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**24)  # larger ones would leave holes in the heap
-
-
-def leave_memory_unfilled() -> None:
-    """Let torch leave new tensors as they are where it is deterministic.
-
-    Filling each with NaN finds bugs in kernels, and costs a pass over memory.
-    """
-    import torch
-
-    # The name stands on an object that torch puts in the place of the module.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-OTHER_FIELDS = {
-    *("librosa", "matplotlib", "nltk", "onnxruntime"),
-    *("scipy", "torchaudio", "torchvision", "transformers"),
-}  # what torchmetrics imports, where it is installed, for metrics that are none of ours
-
-
-def import_torchmetrics() -> None:
-    """Import torchmetrics, and what is built on it later, without packages for other fields.
-
-    Where SciPy and matplotlib are installed, it imports all of matplotlib.pyplot and scipy.signal:
-    two seconds and 100 MiB of each process, for metrics of sound and for `Metric.plot`; where
-    transformers is, all of that too. They stay ready for who imports them afterwards. For commands
-    only: a library does not meddle.
-    """
-    if "torchmetrics" in sys.modules:
-        return
-    import torch  # noqa: F401  (it is to see what there is)
-    from lightning_utilities.core import imports
-
-    hidden = OTHER_FIELDS - sys.modules.keys()
-
-    def version(name: str) -> str:
-        if name in hidden:
-            raise PackageNotFoundError(name)
-        return installed_version(name)
-
-    for name in hidden:
-        sys.modules[name] = None  # type: ignore[assignment]
-    imports._version = version  # type: ignore[attr-defined,assignment]
-    try:
-        import torchmetrics  # noqa: F401
-    finally:
-        imports._version = installed_version  # type: ignore[attr-defined]
-        for name in hidden:
-            del sys.modules[name]
-        imports.package_available.cache_clear()
-        imports.module_available.cache_clear()
-
-
-def forget_peak_memory() -> None:
-    """Let this process's peak begin anew, for the next run in it; on Linux, as far as it can be."""
-    gc.collect()
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
-    if "torch" in sys.modules:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +14,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mmrec.app import leave_memory_unfilled
 from mmrec.config import (
+    OPTIONAL,
     ROOT,
     TARGET,
     ConfigError,
@@ -28,8 +28,11 @@ from mmrec.config import (
 )
 from mmrec.errors import memory_suffices
 from mmrec.home import logger_with_home
+from mmrec.lr_schedule import check_lr_schedule, give_lr_schedule
 from mmrec.results import first_line
+from mmrec.startup import leave_memory_unfilled
 from mmrec.switches import check_switches, setting_error
+from mmrec.upstream import below_upstream, check_upstream, teacher_config
 from mmrec.words import refuse_numbers
 
 if TYPE_CHECKING:
@@ -37,17 +40,21 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import EarlyStopping
 
     from mmrec.callbacks import Checkpoints, Timing
-    from mmrec.data import InteractionData
-    from mmrec.models import Recommender
+    from mmrec.data import Corpus, InteractionData
+    from mmrec.models import Embeddings, Recommender
     from mmrec.protocol import Evaluation
 
 log = logging.getLogger(__name__)
 # Groups whose settings are arguments.
 GROUPS = (
     *("model", "data", "optimizer", "trainer", "logger", "callbacks", "evaluation"),
-    "router_schedule",
+    *("router_schedule", "lr_schedule"),
 )
-LATER = {"model": "its data", "optimizer": "its parameters"}
+LATER = {
+    "model": "its data",
+    "optimizer": "its parameters",
+    "lr_schedule": "its optimizer",
+}
 NAMED = ("logger", "callbacks")  # groups of several nodes, each with a name of its own
 SCALARS: dict[str, Any] = {
     "monitor": str,
@@ -72,10 +79,19 @@ def check(config: DictConfig) -> dict[str, Any]:
             raise ConfigError(unread_search_setting(f"{group}.{name}"))
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     refuse_numbers(plain)
+    for name in OPTIONAL:  # hashes and files of runs without them stay as they were
+        if plain.get(name) in (None, {}):
+            plain.pop(name, None)
     _check_root(plain)
     for group in GROUPS:
-        check_call(plain[group], group)
+        check_call(plain.get(group, {}), group)
     check_switches(plain)
+    check_lr_schedule(plain)
+    if "upstream" in plain:
+        check_upstream(plain)
+        if "run" not in plain["upstream"]:
+            with below_upstream():
+                check(OmegaConf.create(teacher_config(plain, Path())))
     evaluation = _evaluation(plain)
     check_monitor(plain["monitor"], evaluation.cutoffs, ACCURACY)
     plain["evaluation"] |= _chosen_for(evaluation, needs_history(plain))
@@ -98,11 +114,11 @@ def _chosen_for(evaluation: Evaluation, needs: bool) -> dict[str, Any]:
 
 def _check_root(plain: Mapping[str, Any]) -> None:
     """Refuse a configuration without one of its groups, or with something else in its place."""
-    unknown = set(plain) - set(ROOT)
+    unknown = set(plain) - {*ROOT, *OPTIONAL}
     if unknown:
         word = min(unknown)
         unread = unread_search_setting(word)
-        raise ConfigError(unread or f"{word}: no such setting{nearest(word, ROOT)}")
+        raise ConfigError(unread or f"{word}: no such setting{nearest(word, [*ROOT, *OPTIONAL])}")
     for name in ROOT:
         if name not in plain:
             raise ConfigError(f"~{name}: a run needs this setting")
@@ -110,7 +126,7 @@ def _check_root(plain: Mapping[str, Any]) -> None:
         raise ConfigError(f"seed={plain['seed']}: expected a whole number from 0 to 2^32 - 1")
     for name, hint in SCALARS.items():
         check_value(hint, plain[name], name)
-    for group in GROUPS:
+    for group in (group for group in GROUPS if group in plain):
         node = plain[group]
         if not isinstance(node, Mapping):
             raise ConfigError(
@@ -145,10 +161,17 @@ def check_ablation(choices: Mapping[str, Any], target: str | None) -> None:
         )
 
 
-def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
-    """The data module and the model of a resolved configuration.
+def build(
+    plain: dict[str, Any], teacher: Callable[[Corpus], Embeddings | None] | None = None
+) -> tuple[InteractionData, Recommender]:
+    """Build the data module and the model of a resolved configuration.
 
     Seeds everything first, so the same configuration gives the same model.
+
+    Args:
+        plain: the resolved configuration.
+        teacher: returns the embeddings that the model takes from another one; None, or if it
+            returns None: the model is built without.
 
     Raises:
         ConfigError: memory does not suffice for them.
@@ -161,25 +184,33 @@ def build(plain: dict[str, Any]) -> tuple[InteractionData, Recommender]:
     with memory_suffices(ConfigError):
         data: InteractionData = instantiate(plain["data"], _convert_="all")
         data.ordered = needs_history(plain)
-        model: Recommender = instantiate(plain["model"], _convert_="all")(data.corpus.train_view)
+        given = None if teacher is None else teacher(data.corpus)
+        model: Recommender = instantiate(plain["model"], _convert_="all")(
+            data.corpus.train_view, **({} if given is None else {"teacher": given})
+        )
     model.evaluation = _evaluation(plain)
     model.optimizer = instantiate(plain["optimizer"], _convert_="all")
     model.seed = plain["seed"]
     _give_schedule(model, plain["router_schedule"])
+    give_lr_schedule(model, plain)
     check_rankable(data.corpus, model.evaluation)
     return data, model
 
 
 def check_trainable(model: Recommender) -> None:
-    """Refuse an optimizer that cannot be made for the model's parameters.
+    """Refuse an optimizer or a learning-rate schedule that cannot be built for the model.
 
     Raises:
-        ConfigError: says which setting.
+        ConfigError: names the group of settings.
     """
+    group = "optimizer"
     try:
-        model.optimizer(model.parameters())
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer: {first_line(error)}") from None
+        optimizer = model.optimizer(model.parameters())
+        if model.lr_schedule is not None:
+            group = "lr_schedule"
+            model.lr_schedule(optimizer)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{group}: {first_line(error)}") from None
 
 
 def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
@@ -212,7 +243,7 @@ def build_trainer(
     from mmrec.bars import in_terminal
     from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
     from mmrec.progress import Progress
-    from mmrec.tracking import Guarded
+    from mmrec.tracking import guard
 
     quiet_lightning()
     # These warnings are about Lightning's own code, and about metrics that are summed over
@@ -236,7 +267,7 @@ def build_trainer(
     others = any(isinstance(each, ProgressBar) for each in watchers.values())  # the user's own bar
     progress = Progress(plain["monitor"], bar=shown and not others and in_terminal())
     loggers = [
-        logger if isinstance(logger, EpochTable) else Guarded(logger)
+        logger if isinstance(logger, EpochTable) else guard(logger)
         for logger in instantiate(
             {name: logger_with_home(node) for name, node in plain["logger"].items() if node},
             _convert_="all",

@@ -13,22 +13,22 @@ from hydra.utils import get_object
 
 
 @cache
-def code_digest(target: str) -> str:
-    """A digest of the module that defines a class, and of all that it imports from its own package.
+def code_digest(*targets: str) -> str:
+    """Hash the modules that define classes, and all modules that they import.
 
-    Its own package, and mmrec. Comments, line breaks and the commit do not count: a change
-    elsewhere leaves the digest as it is.
+    Only modules of mmrec and of the package of each class count. Comments, line breaks and changes
+    in other modules leave the digest as it is.
 
     Args:
-        target: dotted name of the class, as `mmrec.models.LightGCN`.
+        targets: dotted names of the classes, for example `mmrec.models.LightGCN`.
 
     Returns:
         16 hexadecimal digits.
     """
-    module = get_object(target).__module__
-    roots = {"mmrec", module.partition(".")[0]}
+    modules = [get_object(target).__module__ for target in targets]
+    roots = {"mmrec", *(module.partition(".")[0] for module in modules)}
     sources: dict[str, str] = {}
-    waiting = [module]
+    waiting = modules
     while waiting:
         name = waiting.pop()
         if name in sources or name.partition(".")[0] not in roots:

@@ -42,6 +42,8 @@ ROOT = (
     "ckpt",
     "run_dir",
 )
+# Groups that a resolved configuration leaves out if they are empty.
+OPTIONAL = ("lr_schedule", "upstream")
 
 
 TOLD = {  # types of pydantic's errors, and what messages say instead

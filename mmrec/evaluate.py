@@ -13,11 +13,12 @@ from typing import Any, Literal
 import hydra
 from omegaconf import DictConfig
 
-from mmrec.app import answer, import_torchmetrics, launch, output_file
+from mmrec.app import answer, launch, output_file
 from mmrec.config import ConfigError, conf_dir
 from mmrec.errors import memory_suffices
 from mmrec.paths import replace_file
 from mmrec.results import locate_run
+from mmrec.startup import import_torchmetrics
 
 log = logging.getLogger(__name__)
 

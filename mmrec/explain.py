@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import hydra
 from omegaconf import DictConfig
 
-from mmrec.app import answer, import_torchmetrics, launch
+from mmrec.app import answer, launch
 from mmrec.config import ConfigError, conf_dir
 from mmrec.errors import memory_suffices
 from mmrec.names import Asked, check_files, select, user_names
 from mmrec.paths import expand, outward_link, replace_file
 from mmrec.recommend import Seen
 from mmrec.results import ResultError, locate_run
+from mmrec.startup import import_torchmetrics
 from mmrec.text import spreadsheet_frame
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ OF_LOGGER = ("path", "root_dir", "save_dir")
 PATHS = (
     *("ckpt", "data.interactions_file", "data.root", "hydra.run.dir", "hydra.sweep.dir"),
     *(f"logger.*.{name}" for name in OF_LOGGER),
-    *("output", "per_user", "run", "run_dir"),
+    *("output", "per_user", "run", "run_dir", "upstream.root", "upstream.run"),
 )
 # Settings that hold a path or a URL, or a list of them.
 LISTS = ("hydra.searchpath", "hydra.sweeper.storage", "runs", "storages", "sweep.storage")

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import hydra
 from omegaconf import DictConfig
 
-from mmrec.app import answer, import_torchmetrics, launch, output_file
+from mmrec.app import answer, launch, output_file
 from mmrec.config import ConfigError, conf_dir
 from mmrec.errors import memory_suffices
 from mmrec.lists import SHOWN, SUFFIXES, table_text, write_lists
 from mmrec.names import Asked, Names, check_files, item_names, select, user_names
 from mmrec.paths import expand
 from mmrec.results import locate_run
+from mmrec.startup import import_torchmetrics
 
 if TYPE_CHECKING:
     import polars as pl

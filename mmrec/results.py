@@ -35,6 +35,7 @@ VOLATILE = ("run_dir", "ckpt", "logger")  # where a run writes is no part of wha
 # How a run is shown and where it computes may differ among runs that belong together.
 FREE = (
     *VOLATILE,
+    "upstream.root",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.deterministic",
@@ -222,8 +223,10 @@ def result_schema() -> dict[str, Any]:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash of a resolved configuration, less where it writes to."""
+    """Hash a resolved configuration without the settings that say where it writes."""
     kept = {key: value for key, value in config.items() if key not in VOLATILE}
+    if isinstance(upstream := kept.get("upstream"), Mapping):
+        kept["upstream"] = {key: value for key, value in upstream.items() if key != "root"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

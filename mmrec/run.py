@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mmrec.app import forget_peak_memory, import_torchmetrics, launch
+from mmrec.app import launch
 from mmrec.build import (
     build,
     build_trainer,
@@ -36,6 +36,7 @@ from mmrec.processes import config_dirs, of_one_job
 from mmrec.results import (
     BEST,
     LAST,
+    OVERRIDES,
     config_hash,
     first_line,
     for_a_search,
@@ -58,9 +59,11 @@ from mmrec.run_folder import (
     written_link,
 )
 from mmrec.run_tables import draw_learning_curve, write_tables
+from mmrec.startup import forget_peak_memory, import_torchmetrics
 from mmrec.sweep.jobs import AT_END
 from mmrec.switches import partial
 from mmrec.trust import RECORDED, remember
+from mmrec.upstream import targets
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -124,12 +127,15 @@ def _name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: object) -> 
             tracker[key] = value
 
 
-def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> dict[str, Any]:
+def run(
+    config: DictConfig, overrides: list[str] | None, watch: str | None = None
+) -> dict[str, Any]:
     """One run, from a composed configuration to a folder that holds its result.
 
     Args:
         config: as composed from conf/config.yaml; `run_dir` is where everything is written.
-        overrides: what was asked for, to be kept beside the result.
+        overrides: words of the command line, to be kept beside the result; None: the run was not
+            typed as a command, as one that another run needs.
         watch: of a run in a search: where to report, as `mmrec.sweep.pruning.Watch` has it.
 
     Returns:
@@ -144,7 +150,7 @@ def run(config: DictConfig, overrides: list[str], watch: str | None = None) -> d
 
 
 def _run(
-    config: DictConfig, overrides: list[str], watch: str | None, held: ExitStack
+    config: DictConfig, overrides: list[str] | None, watch: str | None, held: ExitStack
 ) -> dict[str, Any]:
     """As `run`, with what is let go at its end."""
     start = time.perf_counter()
@@ -158,13 +164,14 @@ def _run(
     try:
         if OmegaConf.is_dict(config.get("data")):  # report a misspelt column before torch is loaded
             plain_data = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
-            check_data(plain_data, [*config_dirs(), *overrides])
+            check_data(plain_data, [*config_dirs(), *(overrides or ())])
         import_torchmetrics()
         from mmrec.card import buffer_values, introduce
         from mmrec.progress import one_process_speaks
+        from mmrec.stages import Stage
 
         one_process_speaks()
-        if HydraConfig.initialized():
+        if HydraConfig.initialized() and overrides is not None:
             target = OmegaConf.select(config, f"model.{TARGET}")
             check_ablation(HydraConfig.get().runtime.choices, target)
         plain = check(config)
@@ -176,7 +183,8 @@ def _run(
             held.enter_context(locked(folder))
             if checkpoint is None:
                 check_unused(folder)
-        data, model = build(plain)
+        stage = Stage(plain, folder, checkpoint, run) if "upstream" in plain else None
+        data, model = build(plain, stage.embeddings if stage else None)
         if not model.closed_form:
             # These say now, not in a folder of their own, what cannot be trained.
             if model.reads_negatives:
@@ -190,13 +198,17 @@ def _run(
             remember(plain[group] for group in RECORDED)
             copy_best(checkpoint, folder)
             write_identity(folder, plain, overrides, data.corpus)
+            if stage:
+                stage.write(folder)
     except BaseException:
         held.close()
-        remove_if_empty(folder, parents=not any(w.startswith("run_dir=") for w in overrides))
+        remove_if_empty(folder, parents=not any(w.startswith("run_dir=") for w in overrides or ()))
         raise
     for logger in trainer.loggers:
         logger.log_hyperparams(plain)
-    result["seconds"]["setup"] = time.perf_counter() - start
+    result["seconds"]["setup"] = time.perf_counter() - start - (stage.seconds if stage else 0.0)
+    if stage and stage.record:
+        result["upstream"] = stage.record
     if writes:
         introduce(model, data.corpus, plain, folder, trainer)
 
@@ -258,7 +270,10 @@ def _pruning(watch: str | None) -> list[Pruning]:
 
 
 def _begin(
-    plain: dict[str, Any], overrides: list[str], data: InteractionData, model: Recommender
+    plain: dict[str, Any],
+    overrides: list[str] | None,
+    data: InteractionData,
+    model: Recommender,
 ) -> dict[str, Any]:
     """The result before anything has happened."""
     parts = partial(plain["trainer"])
@@ -268,9 +283,9 @@ def _begin(
         "model": type(model).__module__.rpartition(".")[2],
         "data": data.corpus.name,
         "seed": plain["seed"],
-        "overrides": overrides,
+        "overrides": overrides or [],
         "config_hash": config_hash(plain),
-        "code": code_digest(plain["model"][TARGET]),
+        "code": code_digest(*targets(plain)),
         "git_commit": git_commit(),
         "versions": versions(),
         "data_card": {**data.corpus.card(), **model.evaluation.card(data.corpus)},
@@ -296,7 +311,7 @@ def _finish(
     """Write the result, say it, and let the trackers go."""
     import torch
 
-    from mmrec.tracking import Guarded
+    from mmrec.tracking import conclude
 
     result["metrics"] = checkpoints.best_metrics | result["metrics"]
     result["best_epoch"] = checkpoints.best_epoch
@@ -310,8 +325,7 @@ def _finish(
         _tell(folder, result)
     for logger in trainer.loggers:
         logger.finalize("success" if result["status"] == "completed" else "failed")
-        if isinstance(logger, Guarded):
-            logger.conclude(result)
+        conclude(logger, result)
 
 
 def _tell(folder: Path, result: dict[str, Any]) -> None:
@@ -324,6 +338,8 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
     log.info("%s: %s", result["status"], folder)
     within = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
     if result["status"] != "interrupted" or within:
+        return
+    if not (folder / OVERRIDES).exists():  # the run that needs this one says how to continue
         return
     if (folder / LAST).exists():
         log.info("continue: %s", to_continue(folder))

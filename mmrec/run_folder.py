@@ -35,14 +35,15 @@ if TYPE_CHECKING:
     from mmrec.data import Corpus
     from mmrec.models import Recommender
 
-CHANGEABLE = (*VOLATILE, "trainer.", "data.root")  # settings that may differ after a resume
+# Settings that may differ after a resume.
+CHANGEABLE = (*VOLATILE, "trainer.", "data.root", "upstream.root")
 
 
 # What is written to the folder of a run; W&B links its own logs in a folder of its own.
 WRITTEN = (
     *(CONFIG, OVERRIDES, RESULT, EPOCHS, PER_USER, ".running"),
     *("user_ids.parquet", "item_ids.parquet", "item_weights.parquet", "learning_curve.png"),
-    *("wandb_run.json", "mlflow_run.json", "profile*"),
+    *("wandb_run.json", "mlflow_run.json", "upstream.json", "profile*"),
     *("checkpoints", "explain", "explain-last", "tensorboard"),
 )
 
@@ -119,18 +120,21 @@ def copy_best(checkpoint: Path | None, folder: Path) -> None:
 
 
 def write_identity(
-    folder: Path, plain: dict[str, Any], overrides: Sequence[str], corpus: Corpus
+    folder: Path, plain: dict[str, Any], overrides: Sequence[str] | None, corpus: Corpus
 ) -> None:
     """Write the resolved configuration, the overrides, and the names of users and items.
 
     Args:
         folder: of the run.
         plain: the resolved configuration.
-        overrides: words of the command line.
+        overrides: words of the command line; None: they are not written.
         corpus: the data; names are written only if the data have names of their own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for content, name in ((plain, CONFIG), ([*config_dirs(), *overrides], OVERRIDES)):
+    words = None if overrides is None else [*config_dirs(), *overrides]
+    for content, name in ((plain, CONFIG), (words, OVERRIDES)):
+        if content is None:
+            continue
         with replace_file(folder / name) as part:
             OmegaConf.save(OmegaConf.create(content), part)
     for name, ids in (("user", corpus.user_ids), ("item", corpus.item_ids)):

@@ -44,6 +44,7 @@ from mmrec.results import BEST, CONFIG, ResultError, locate_run, read_config, re
 from mmrec.schedules import RouterSchedule
 from mmrec.text import one_line
 from mmrec.trust import Untrusted, check_import
+from mmrec.upstream import saved_teacher
 
 log = logging.getLogger(__name__)
 KINDS = {
@@ -148,7 +149,8 @@ def open_run(
     checked["model"] = {**config["model"], **_unfused(config["model"])}
     memory = memory_suffices(ResultError, f"{folder / CONFIG}: ")
     with generators_kept(), _silent("mmrec.data"), memory:
-        data, model = build(checked)
+        kind = get_object(config["model"][TARGET])
+        data, model = build(checked, lambda _: saved_teacher(kind, checkpoint))
         _check_data(folder, result["data_card"], data.corpus)
     _load(model, checkpoint)
     return OpenRun(folder, checkpoint, config, result, data, model.eval())

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-from mmrec.app import answer, import_torchmetrics, launch, output_file
+from mmrec.app import answer, launch, output_file
 from mmrec.config import ConfigError, conf_dir
 from mmrec.errors import memory_suffices
 from mmrec.lists import SHOWN, SUFFIXES, table_text, write_lists
 from mmrec.names import check_files, item_names, select
 from mmrec.recommend import allowed_items
 from mmrec.results import locate_run
+from mmrec.startup import import_torchmetrics
 
 if TYPE_CHECKING:
     import polars as pl

@@ -1,4 +1,4 @@
-"""Trackers: what shows runs elsewhere. Local files are complete without them, and stay so."""
+"""Trackers: loggers that send runs to W&B or MLflow. Local files are complete without them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lightning.pytorch.loggers import Logger, MLFlowLogger
+from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
+from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mmrec.config import ConfigError
@@ -27,12 +29,15 @@ MLFLOW_STATUS = {"failed": "FAILED", "interrupted": "KILLED", "pruned": "KILLED"
 FIGURES = ("learning_curve.png", "item_weights.png")
 # In a run's folder, so that a run that continues there is the same one on the tracker.
 ID, MLFLOW_ID = "wandb_run.json", "mlflow_run.json"
+SENDING = ("conclude", "finalize", "save", "watch")  # methods, beside those that log
 # Of a result, beside metrics and seconds.
 KEPT = ("status", "best_epoch", "epochs", "best_value", "peak_rss_mib", "peak_gpu_mib")
 
 
-class WandB(Logger):
-    """A run on Weights & Biases: settings as they nest, metrics by epoch, best values as summary.
+class WandB(WandbLogger):
+    """Lightning's `WandbLogger` with nested settings, metrics by epoch, and the result as summary.
+
+    `watch`, `log_image` and the other methods of `WandbLogger` work as documented there.
 
     Args:
         save_dir: the run's folder.
@@ -63,7 +68,6 @@ class WandB(Logger):
         offline_without_login: bool = False,
         artifact: bool = False,
     ) -> None:
-        super().__init__()
         self.folder, self.artifact = Path(save_dir), artifact
         self.mode = _mode(mode, offline_without_login)
         self._identity: dict[str, Any] = {
@@ -74,26 +78,28 @@ class WandB(Logger):
             "tags": list(tags) or None,
             "name": name,
         }
-        self._run: Any = None
+        super().__init__(save_dir=save_dir, mode=self.mode, **self._identity)
+        self._started = False
 
     @property
-    def name(self) -> str:
-        """The project."""
-        return str(self._identity["project"])
-
-    @property
-    def version(self) -> str | None:
-        """The run's id on the server; None before it begins."""
-        return self._run.id if self._run else None
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run on W&B, started at the first use; one that does nothing if it failed or ended."""
+        if not self._started:
+            self._start({})
+        return self._experiment or _DummyExperiment()
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Begin the run, with its settings."""
+        """Start the run with its settings."""
+        self._start(params if isinstance(params, dict) else vars(params))
+
+    def _start(self, config: dict[str, Any]) -> None:
         import wandb
 
-        config = params if isinstance(params, dict) else vars(params)
+        self._started = True  # also if it fails: a second attempt would fail likewise
         earlier = _earlier_id(self.folder / ID)
-        self._run = wandb.init(
+        run = wandb.init(
             **self._identity,
             config=config,
             dir=str(self.folder),
@@ -102,39 +108,46 @@ class WandB(Logger):
             mode=self.mode,
             settings=wandb.Settings(silent=True),
         )
-        _keep_id(self.folder / ID, self._run.id)
-        self._run.define_metric("epoch")
-        self._run.define_metric("*", step_metric="epoch")
+        self._experiment = run
+        _keep_id(self.folder / ID, run.id)
+        run.define_metric("epoch")
+        run.define_metric("*", step_metric="epoch")
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add to the row of the metrics' epoch; test values go to the summary alone."""
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Add metrics to the row of their epoch, or media to the current row.
+
+        Metrics of the test are left out: they belong to the summary.
+        """
         epoch = epoch_of(metrics)
-        if self._run is not None and epoch is not None:
-            self._run.log(metrics | {"epoch": epoch}, step=epoch)
+        if epoch is not None:
+            self.experiment.log({**metrics, "epoch": epoch}, step=epoch)
+        elif "epoch" not in metrics:  # from a method such as log_image
+            self.experiment.log(dict(metrics), commit=False)
 
     @rank_zero_only
     def conclude(self, result: Mapping[str, Any]) -> None:
-        """Best values, figures and the checkpoint; the run ends."""
+        """Send the best values, figures and the checkpoint, and end the run."""
         import wandb
 
-        if self._run is None:
+        run = self._experiment
+        if run is None:
             return
         if result["epochs"]:
             shown = {p.stem: wandb.Image(str(p)) for p in _figures(self.folder)}
             if shown:
-                self._run.log(shown, step=result["epochs"])
-        self._run.summary.update(_summary(result))
+                run.log(shown, step=result["epochs"])
+        run.summary.update(_summary(result))
         if self.artifact and (self.folder / BEST).is_file():
             artifact = wandb.Artifact(f"{result['model']}-{result['data']}", type="model")
             artifact.add_file(str(self.folder / BEST))
-            self._run.log_artifact(artifact, aliases=["best"])
+            run.log_artifact(artifact, aliases=["best"])
         self.close(failed=result["status"] == "failed")
 
     @rank_zero_only
     def close(self, *, failed: bool) -> None:
-        """End the run; else the next one of a multirun would write into it."""
-        run, self._run = self._run, None
+        """End the run, so that the next run of a multirun starts one of its own."""
+        run, self._experiment = self._experiment, None
         if run is not None:
             run.finish(exit_code=int(failed))
             if self.mode == "offline":
@@ -240,67 +253,58 @@ def _keep_id(path: Path, name: str) -> None:
         part.write_text(json.dumps({"id": name}))
 
 
-class Guarded(Logger):
-    """A tracker whose failure costs a warning, not the run.
+def guard(logger: Logger) -> Logger:
+    """Let a failure of a tracker cost a warning instead of the run.
 
-    After the first failure nothing more is sent to it.
+    The methods that send something are wrapped on the object itself, so that a callback still finds
+    Lightning's class. After the first failure nothing more is sent.
 
     Args:
-        logger: Lightning's, or ours.
+        logger: of Lightning, or a subclass.
+
+    Returns:
+        The same logger.
     """
+    name, broken = type(logger).__name__, False
 
-    def __init__(self, logger: Logger) -> None:
-        super().__init__()
-        self.logger, self.broken = logger, False
+    def guarded(send: Callable[..., object]) -> Callable[..., None]:
+        @wraps(send)
+        def call(*args: Any, **kwargs: Any) -> None:
+            nonlocal broken
+            if broken:
+                return
+            try:
+                send(*args, **kwargs)
+            except Exception as error:
+                broken = True
+                reason = " ".join(str(error).split()) or type(error).__name__
+                log.warning(
+                    "%s failed (%s) and gets nothing more; the run goes on, its files are complete",
+                    name,
+                    reason,
+                )
 
-    @property
-    def name(self) -> str | None:
-        """The tracker's."""
-        return type(self.logger).__name__
+        return call
 
-    @property
-    def version(self) -> str | int | None:
-        """None: asking could begin a run."""
-        return None
+    for method in dir(type(logger)):
+        sends = method.startswith("log_") or method in SENDING
+        if sends and callable(getattr(type(logger), method)):  # `log_dir` is a property
+            setattr(logger, method, guarded(getattr(logger, method)))
+    return logger
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Settings."""
-        self._try(lambda: self.logger.log_hyperparams(params))
 
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Values."""
-        self._try(lambda: self.logger.log_metrics(metrics, step))
+def conclude(logger: Logger, result: Mapping[str, Any]) -> None:
+    """Tell a tracker that the run has ended.
 
-    def save(self) -> None:
-        """What waits."""
-        self._try(self.logger.save)
-
-    def finalize(self, status: str) -> None:
-        """A stage has ended."""
-        self._try(lambda: self.logger.finalize(status))
-
-    def conclude(self, result: Mapping[str, Any]) -> None:
-        """The run has ended."""
-        tracker = self.logger
-        if isinstance(tracker, WandB | MLflow):
-            self._try(lambda: tracker.conclude(result))
-        if isinstance(tracker, WandB):
-            with suppress(Exception):
-                tracker.close(failed=True)  # does nothing, unless that went wrong
-
-    def _try(self, send: Callable[[], object]) -> None:
-        if self.broken:
-            return
-        try:
-            send()
-        except Exception as error:
-            self.broken = True
-            reason = " ".join(str(error).split()) or type(error).__name__
-            log.warning(
-                "%s failed (%s) and gets nothing more; the run goes on, its files are complete",
-                self.name,
-                reason,
-            )
+    Args:
+        logger: as returned by `guard`.
+        result: the content of `result.json`.
+    """
+    if isinstance(logger, WandB | MLflow):
+        logger.conclude(result)
+    if isinstance(logger, WandB):
+        with suppress(Exception):
+            logger.close(failed=True)  # does nothing, unless `conclude` failed
 
 
 def _mode(mode: Mode | None, offline_without_login: bool) -> Mode:

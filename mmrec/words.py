@@ -27,7 +27,7 @@ TEXT = (
     *("logger.*.root_dir", "logger.*.run_id", "logger.*.run_name", "logger.*.save_dir"),
     *("logger.*.sub_dir", "logger.*.tags", "logger.*.tracking_uri"),
     *("grid.ablations[]", "grid.name", "sweep.custom_search_space", "sweep.objective"),
-    *("sweep.storage", "sweep.study_name"),
+    *("sweep.storage", "sweep.study_name", "upstream.root", "upstream.run"),
     *("hydra.job.name", "hydra.run.dir", "hydra.searchpath", "hydra.sweep.dir"),
     *("hydra.sweep.subdir", "hydra.sweeper.ablations[]", "hydra.sweeper.custom_search_space"),
     *("hydra.sweeper.objective", "hydra.sweeper.storage", "hydra.sweeper.study_name"),

@@ -28,7 +28,8 @@ SMALL = (
 )
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("[!_]*.yaml"))
 SHARED = "bpr"  # the model that the settings of the other groups are walked with
-OF_A_MODEL = ("model", "router_schedule")
+OF_A_MODEL = ("model", "router_schedule", "upstream")
+LR_SCHEDULES = sorted(path.stem for path in (conf_dir() / "lr_schedule").glob("[!_n]*.yaml"))
 GONE = object()
 VALUES = (0, -1, float("nan"), 1e30, "text", None, [], {}, GONE)
 SECONDS = 20  # for one run, which takes a fraction of one
@@ -36,7 +37,8 @@ SECONDS = 20  # for one run, which takes a fraction of one
 REPRESENTATIVE = (
     *("ckpt", "evaluation", "evaluation.cutoffs", "seed", "monitor", "logger.csv.path"),
     *("callbacks.early_stopping.patience", "data._target_", "data.seed", "data.world.users"),
-    *("data.world.roles.dominant", "model.dim", "optimizer.lr", "trainer.devices"),
+    *("data.world.roles.dominant", "lr_schedule", "model.dim", "optimizer.lr"),
+    "trainer.devices",
     *("trainer.gradient_clip_val", "trainer.max_epochs"),
 )
 FINDS_IN_TRAINING = (NonFiniteLoss,)  # that a number is too large, as a run must
@@ -131,4 +133,13 @@ def test_every_value_of_every_setting_trains_or_names_the_setting(model, compose
     config = composed(f"model={model}", *SMALL)
     names = [n for n in leaves(config) if model == SHARED or n.split(".")[0] in OF_A_MODEL]
     assert len(names) > 1
+    assert walk(config, names) == {}
+
+
+@pytest.mark.parametrize("name", LR_SCHEDULES)
+@pytest.mark.filterwarnings("default")
+def test_every_value_of_a_learning_rate_schedule_trains_or_names_the_setting(name, composed, walk):
+    config = composed(f"model={SHARED}", f"lr_schedule={name}", *SMALL)
+    names = [leaf for leaf in leaves(config) if leaf.startswith("lr_schedule")]
+    assert len(names) > 3
     assert walk(config, names) == {}

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hydra.errors import MissingConfigException
 
-from mmrec.app import forget_peak_memory
 from mmrec.hydra_errors import explain
 from mmrec.results import peak_rss_mib
 from mmrec.run import main
+from mmrec.startup import forget_peak_memory
 
 TINY = ("trainer=cpu", "trainer.max_epochs=1", "data.world.users=60", "data.world.items=60")
 
@@ -295,12 +295,12 @@ def test_a_run_of_many_in_one_process_has_its_own_peak():
 def test_freed_tensors_are_used_again():
     script = """
 import resource, torch
-from mmrec.app import keep_freed_memory
+from mmrec.startup import keep_freed_memory
 keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def step():
-    for _ in range(3):
-        one, two = torch.ones(2_000_000), torch.ones(2_000_000)
+    for size in (2_000_000, 6_000_000):
+        one, two = torch.ones(size), torch.ones(size)
 for _ in range(5):
     step()
 before = faults()

@@ -154,7 +154,8 @@ def test_a_run_needs_nothing_of_packages_for_other_fields(surroundings, tmp_path
         "Metadata-Version: 2.1\nName: transformers\nVersion: 5.0\n"
     )
     code = (
-        "from mmrec.app import import_torchmetrics\nimport_torchmetrics()\nimport mmrec.evaluation"
+        "from mmrec.startup import import_torchmetrics\n"
+        "import_torchmetrics()\nimport mmrec.evaluation"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -15,6 +15,8 @@ from mmrec.config import check_call, conf_dir
 
 FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().glob("*/**/[!_]*.yaml"))
 NEEDS = {"data/folder.yaml": ["data.name=mine"]}
+NEEDS |= {"upstream/dropoutnet.yaml": ["model=dropoutnet"]}
+NEEDS |= {"upstream/run.yaml": ["upstream.run=outputs/mine"]}
 NEEDS |= {f"{path}": ["sweep.study_name=mine"] for path in FILES if path.parent.name == "sweep"}
 NEEDS |= {f"{path}": ["grid.name=mine"] for path in FILES if path.parent.name == "grid"}
 DEFAULTS = OmegaConf.load(conf_dir() / "config.yaml").defaults

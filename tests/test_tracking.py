@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import struct
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import wandb
-from lightning.pytorch.loggers import Logger
+from lightning import Callback
+from lightning.pytorch.loggers import Logger, WandbLogger
 from wandb.proto.wandb_internal_pb2 import Record
 
 import mmrec.run
 from mmrec.config import ConfigError
 from mmrec.results import read_result
-from mmrec.tracking import ID, MLFLOW_ID, Guarded, MLflow, WandB
+from mmrec.tracking import ID, MLFLOW_ID, MLflow, WandB, guard
 
 SMALL = (
     *("model=bpr", "data.world.users=60", "data.world.items=60", "trainer=cpu"),
@@ -110,6 +114,45 @@ def test_what_is_written_offline_is_what_the_local_files_hold(run_words, tmp_pat
     assert summary["best_epoch"] == result["best_epoch"]
     assert summary["status"] == "completed"
     assert summary["learning_curve/format"] == "png"
+
+
+class Draws(Callback):
+    """Use the logger as the documentation of Lightning shows."""
+
+    def on_fit_start(self, trainer, pl_module):
+        (self.logger,) = (x for x in trainer.loggers if isinstance(x, WandbLogger))
+        self.logger.watch(pl_module, log="all", log_freq=1)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.logger.log_image("drawn", [np.zeros((4, 4, 3), dtype=np.uint8)])
+        self.logger.experiment.summary["told"] = trainer.current_epoch
+
+
+def test_a_callback_finds_lightnings_logger_and_may_log_images(run_words, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "drawing", SimpleNamespace(Draws=Draws))
+    folder = tmp_path / "run"
+    run_words(folder, *SMALL, *OFFLINE, "+callbacks.draws={_target_: drawing.Draws}")
+    _, _, rows, summary = read_back(folder)
+    assert summary["told"] == 2
+    assert summary["drawn/_type"] == "images/separated"
+    assert {0, 1, 2} <= rows.keys()
+    assert any(name.startswith("gradients/") for row in rows.values() for name in row)
+
+
+def test_a_callback_that_draws_costs_no_run_where_the_tracker_fails(
+    run_words, tmp_path, monkeypatch, caplog
+):
+    def fail(*_, **__):
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setitem(sys.modules, "drawing", SimpleNamespace(Draws=Draws))
+    monkeypatch.setattr(
+        Draws, "on_train_epoch_end", lambda self, *_: self.logger.log_image("a", [])
+    )
+    monkeypatch.setattr(wandb, "init", fail)
+    words = "+callbacks.draws={_target_: drawing.Draws}"
+    assert run_words(tmp_path / "run", *SMALL, *OFFLINE, words)["status"] == "completed"
+    assert sum("WandB failed" in message for message in caplog.messages) == 1
 
 
 def test_the_checkpoint_is_an_artifact_on_request(run_words, tmp_path):
@@ -217,7 +260,8 @@ class Broken(Logger):
 
 def test_a_broken_tracker_is_left_alone(caplog):
     broken = Broken()
-    guarded = Guarded(broken)
+    guarded = guard(broken)
+    assert guarded is broken
     guarded.log_hyperparams({})
     for _ in range(3):
         guarded.log_metrics({"epoch": 0.0})

@@ -24,6 +24,7 @@ from mmrec.models.most_pop import MostPop
 from mmrec.models.random import Random
 from mmrec.models.sasrec import SASRec
 from mmrec.models.vbpr import VBPR
+from mmrec.models.wmf import WMF
 
 __all__ = [
     "BPR",
@@ -32,6 +33,7 @@ __all__ = [
     "MAGNET",
     "MAMEX",
     "VBPR",
+    "WMF",
     "CLCRec",
     "ContentBPR",
     "ContentRecommender",

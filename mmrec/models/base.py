@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from mmrec.data.batches import Queries, Triplets
 from mmrec.data.corpus import Corpus, DataError, TrainingView
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 DEAD = 0.01  # of the load, where it is shared evenly: with less an expert is as good as gone
 CROWDED, FOR = 0.9, 5  # of the load, and epochs: a router that has collapsed, if data allow others
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+ScheduleFactory = Callable[[Optimizer], LRScheduler]
 
 
 class Embeddings(NamedTuple):
@@ -74,7 +77,7 @@ class Recommender(LightningModule):
 
     Attributes:
         corpus: what it learns from; validation and test interactions are not part of it.
-        closed_form: the model is solved when it is built and has nothing to train.
+        closed_form: the model is solved, and has nothing to train.
         batch_type: type of the training batches: `Triplets`, `Pairs` or `Sequences`.
         needs_history: queries carry the users' sequences of items, see `Queries.history`.
         max_length: longest sequence in batches and queries; longer ones lose their oldest items.
@@ -84,6 +87,8 @@ class Recommender(LightningModule):
         evaluation: how it is ranked; assign another one before a trainer runs.
         seed: of `start_epoch`; assign another one before a trainer runs.
         optimizer: called with the parameters; assign another one before a trainer runs.
+        lr_schedule: called with the optimizer, and stepped after each epoch; None: the learning
+            rate is constant.
 
     Args:
         corpus: what it learns from; of a `Corpus`, only its training view is kept.
@@ -103,6 +108,7 @@ class Recommender(LightningModule):
         self.evaluation = Evaluation()
         self.seed = 0
         self.optimizer: OptimizerFactory = partial(Adam, lr=1e-3, fused=True)
+        self.lr_schedule: ScheduleFactory | None = None
         self._encoded: Any = None
         self._term_sums: dict[str, Tensor] = {}
 
@@ -197,11 +203,28 @@ class Recommender(LightningModule):
         """
         return {name: weight[items] for name, weight in self.item_weights().items()}
 
+    @classmethod
+    def teacher_in(cls, state: Mapping[str, Tensor]) -> Embeddings:  # noqa: ARG003
+        """Return the teacher's embeddings that the weights of a checkpoint hold.
+
+        A model whose constructor has the argument `teacher: Embeddings | None` keeps what it needs
+        of them in persistent buffers, and defines this. A run folder then opens without the folder
+        of the teacher.
+
+        Args:
+            state: as returned by `state_dict`.
+        """
+        raise TypeError(f"{cls.__name__} must define teacher_in()")
+
     # Training
 
-    def configure_optimizers(self) -> Optimizer:
-        """The optimiser that was assigned, over all parameters."""
-        return self.optimizer(self.parameters())
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer of all parameters and, if there is one, its schedule."""
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_schedule is None:
+            return optimizer
+        scheduler = self.lr_schedule(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
         """Prepare a training epoch, for example resample a graph; does nothing by default.
@@ -213,8 +236,10 @@ class Recommender(LightningModule):
         """
 
     def on_train_epoch_start(self) -> None:
-        """Reset the loss averages and call `start_epoch`."""
+        """Reset the loss averages, log a scheduled learning rate, and call `start_epoch`."""
         self._term_sums = {}
+        if self.lr_schedule is not None:
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         epoch = self.current_epoch
         # Batches have keys of three numbers, which zeros extend.
         self.start_epoch(epoch, seeded_generator(self.seed, epoch, 0, 1))

@@ -3,21 +3,23 @@
 Volkovs, Yu and Poutanen, NeurIPS 2017.
 https://papers.nips.cc/paper/2017/hash/dbd22ba3bd0df8f385bdac3e9f8be207-Abstract.html
 
-From the paper: factors of the interactions come first (weighted matrix factorisation). A network
-for each side takes factors and content, and learns to give the factors' scores back (Eq. 2) while
-the item's factors are missing now and then; so it learns to do with content alone. Ours: users have
-no content and are never cold; an item lacks its factors in training by chance, in ranking where it
-has no interaction; scores are matched on the pairs of a batch and on their negatives; rows of
-content have length one, a modality that is absent is zero; one hidden layer.
+From the paper: a preference model comes first (weighted matrix factorization). A network for users
+and one for items take its factors and content, and learn to reproduce its scores (Eq. 2) while the
+factors of some items are set to zero, so that they learn to do without. Ours: users have no content
+and are never cold; the factors of an item are zero in training at random, in ranking if it has no
+interaction; scores are matched on the pairs of a batch and on their negatives; rows of content have
+length one, an absent modality is zero; one hidden layer.
 
 U users, I items, N of them, M modalities, D dim, B batch, K negatives a pair.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from mmrec.checks import check_at_least, check_share
@@ -39,6 +41,11 @@ class DropoutNet(ContentRecommender):
         factor_l2: of the factors, likewise.
         rounds: of solving for the factors.
         l2: weight of the squared norm of a batch's outputs.
+        teacher: the factors, for example those of `WMF`; None: they are solved for, with `alpha`,
+            `factor_l2` and `rounds`.
+
+    Raises:
+        ValueError: the teacher's embeddings are not D wide.
     """
 
     user_factors: Tensor
@@ -51,10 +58,11 @@ class DropoutNet(ContentRecommender):
         dim: int = 128,
         hidden: int = 256,
         dropout: float = 0.5,
-        alpha: float = 20.0,
-        factor_l2: float = 1.0,
-        rounds: int = 10,
+        alpha: Annotated[float, Ge(0)] = 20.0,
+        factor_l2: Annotated[float, Ge(1e-6)] = 1.0,
+        rounds: Annotated[int, Ge(1)] = 10,
         l2: float = 0.0,
+        teacher: Embeddings | None = None,
     ) -> None:
         check_at_least(1, dim=dim, hidden=hidden, rounds=rounds)
         check_at_least(0, alpha=alpha, l2=l2)
@@ -63,21 +71,29 @@ class DropoutNet(ContentRecommender):
         super().__init__(corpus)
         self.dim, self.dropout, self.l2 = dim, dropout, l2
         self.shelf = Shelf(require_modalities(corpus, "dropoutnet"))
-        self.solve = partial(weighted_factors, dim=dim, alpha=alpha, l2=factor_l2, rounds=rounds)
-        self.solved = False
-        self.register_buffer("user_factors", torch.zeros(corpus.n_users, dim))
-        self.register_buffer("item_factors", torch.zeros(corpus.n_items, dim))
+        if teacher is None:
+            teacher = Embeddings(
+                *weighted_factors(
+                    *(corpus.train, corpus.n_users, corpus.n_items, dim),
+                    alpha=alpha,
+                    l2=factor_l2,
+                    rounds=rounds,
+                )
+            )
+        if (width := teacher.items.shape[1]) != dim:
+            raise ValueError(
+                f"model.dim is {dim}, and the teacher's embeddings are {width} wide; give both the "
+                "same dim"
+            )
+        self.register_buffer("user_factors", teacher.users.clone())
+        self.register_buffer("item_factors", teacher.items.clone())
         self.of_user = _network(dim, hidden, dim)
         self.of_item = _network(dim + sum(self.shelf.widths), hidden, dim)
 
-    def factorise(self) -> None:
-        """Solve for the factors, unless they are known or came from a checkpoint."""
-        if not self.solved and not self.user_factors.any():
-            corpus = self.corpus
-            users, items = self.solve(corpus.train, corpus.n_users, corpus.n_items)
-            self.user_factors.copy_(users)
-            self.item_factors.copy_(items)
-        self.solved = True
+    @classmethod
+    def teacher_in(cls, state: Mapping[str, Tensor]) -> Embeddings:
+        """The factors."""
+        return Embeddings(state["user_factors"], state["item_factors"])
 
     def items(self, factors: Tensor, content: Content) -> Tensor:
         """g: [N, D] and content -> [N, D]."""
@@ -86,7 +102,6 @@ class DropoutNet(ContentRecommender):
 
     def encode(self) -> Embeddings:
         """Both networks over everything; a cold item without content is the mean item."""
-        self.factorise()
         content = self.shelf()
         items = self.items(self.item_factors, content)
         known = self.item_factors.any(1, keepdim=True) | content.present
@@ -104,7 +119,6 @@ class DropoutNet(ContentRecommender):
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 2, over the pairs of a batch and their negatives."""
-        self.factorise()
         keeps = torch.rand(self.corpus.n_items, 1, device=self.device) >= self.dropout
         items = self.items(self.item_factors * keeps, self.shelf())
         user, *shown = lookup(batch, self.user_factors, items)

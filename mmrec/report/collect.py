@@ -31,6 +31,7 @@ from mmrec.results import (
     read_result,
 )
 from mmrec.text import file_name, one_line
+from mmrec.upstream import GROUP as UPSTREAM
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -327,13 +328,16 @@ def _opened(
 def _holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
     """The folders that hold one of some files.
 
+    Upstream runs are left out, unless a pattern names their folder.
+
     Raises:
         ResultError: a folder is not there.
     """
     found: set[Path] = set()
     for pattern in _listed(patterns):
         path = expand(pattern)
-        if path.exists():
+        named = UPSTREAM in path.parts
+        if path.exists():  # also a folder whose name looks like a pattern
             path = (path if path.is_dir() else path.parent) / "**"
         elif not glob.has_magic(pattern):
             raise ResultError(f"runs={pattern}: there is no such folder")
@@ -342,7 +346,8 @@ def _holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
         for hit in glob.iglob(pattern, recursive=True):  # noqa: PTH207, may be absolute
             path = Path(hit)
             folder = path.parent if path.name in names else path
-            if any((folder / name).is_file() for name in names):
+            hidden = folder.parent.name == UPSTREAM and not named
+            if not hidden and any((folder / name).is_file() for name in names):
                 found.add(folder)
     return sorted(found)
 

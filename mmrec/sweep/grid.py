@@ -33,13 +33,14 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from mmrec.bars import duration, steps
 from mmrec.code import code_digest
-from mmrec.config import TARGET, ConfigError, nearest
+from mmrec.config import ConfigError, nearest
 from mmrec.results import LAST, ResultError, config_hash, first_line, read_result
 from mmrec.schedules import TooFewExperts
 from mmrec.sweep.check import checked_run
 from mmrec.sweep.jobs import Job, job_table
 from mmrec.sweep.settings import validated
 from mmrec.sweep.space import parse, place
+from mmrec.upstream import targets
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +213,7 @@ class Grid:
             self._left_out.add(f"{choices.data} has not the modalities for {ablation[0]}")
             return None
         fingerprint, _ = self._corpus(data)
-        digest = _digest(config_hash(plain), fingerprint, code_digest(plain["model"][TARGET]))
+        digest = _digest(config_hash(plain), fingerprint, code_digest(*targets(plain)))
         if not ablation:
             self._whole.add(digest)
         elif digest in self._whole:  # words of the command line come after an ablation's

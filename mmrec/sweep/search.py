@@ -249,7 +249,11 @@ class Search:
         log.warning("trial %d failed: %s%s", trial.number, reason, then)
 
     def _rescue(self, trial: Trial | FrozenTrial) -> bool:
-        """Tell what a trial gave whose runs all reached their ends, though nobody was told."""
+        """Record the values of a trial whose runs all finished before its worker was killed.
+
+        It reads one `result.json` for each seed and saves the whole trial, which is otherwise run
+        again.
+        """
         outcomes = []
         for seed in self._seeds():
             try:

@@ -1,7 +1,12 @@
-"""The books of a study: what counts, who works on what, and what was left by the dead.
+"""The state of a study: which trials count, which worker runs them, and which were abandoned.
 
-A worker is a process that asks for trials and waits for their runs. It writes into each of its
-trials who it is, and twice a minute that it lives. Any storage can keep that.
+A worker is a process that asks for trials and waits for their runs. It writes its identity into
+each of its trials and, twice a minute, that it is alive.
+
+Optuna's own heartbeat works only within `Study.optimize` and with `RDBStorage`. A search asks for
+batches that a launcher runs, also with journal storage, so it keeps its own. The trial of a worker
+that was killed on this machine is queued again at the next request (0.12 s with SQLite), where a
+heartbeat waits for its grace period; on another machine it is queued again after `GRACE` seconds.
 """
 
 from __future__ import annotations
@@ -139,13 +144,13 @@ def fail_stale(
     mine: Collection[int],
     rescue: Callable[[FrozenTrial], bool] = lambda _: False,
 ) -> list[int]:
-    """Mark as failed what workers that were killed left running, and queue it again, once.
+    """Mark trials of killed workers as failed, and queue each again, once.
 
     Args:
         study: of the trials.
         storage: of the study.
         mine: numbers of this worker's own trials.
-        rescue: tells the study what a trial gave, if it was run to its end; and whether it was.
+        rescue: records the values of a trial whose runs finished; returns whether it did.
 
     Returns:
         Numbers of the trials that failed.

@@ -8,7 +8,7 @@ from lightning import seed_everything
 from torch.nn.functional import normalize
 
 from mmrec.data import Pairs, Triplets
-from mmrec.models import CLCRec, ContentBPR, DropoutNet
+from mmrec.models import WMF, CLCRec, ContentBPR, DropoutNet, dropoutnet
 from mmrec.nn import weighted_factors
 
 BATCH = Triplets(
@@ -111,11 +111,31 @@ def test_dropoutnet_without_a_round_has_no_factors(corpus):
 @torch.no_grad()
 def test_dropoutnet_takes_the_factors_of_its_checkpoint(corpus, monkeypatch):
     model = made(DropoutNet, corpus, rounds=2)
-    before = model.encode().items
-    again = made(DropoutNet, corpus, rounds=2)
+    monkeypatch.setattr(dropoutnet, "weighted_factors", None)  # it does not solve again
+    teacher = DropoutNet.teacher_in(model.state_dict())
+    again = made(DropoutNet, corpus, teacher=teacher)
     again.load_state_dict(model.state_dict())
-    monkeypatch.setattr(again, "solve", None)
-    assert torch.equal(again.encode().items, before)
+    assert torch.equal(again.encode().items, model.encode().items)
+
+
+@torch.no_grad()
+def test_dropoutnet_with_wmf_is_dropoutnet_that_solves(corpus):
+    options = {"alpha": 5.0, "rounds": 2}
+    teacher = made(WMF, corpus, l2=0.5, **options).encode()
+    given = made(DropoutNet, corpus, teacher=teacher)
+    solved = made(DropoutNet, corpus, factor_l2=0.5, **options)
+    assert torch.equal(given.encode().items, solved.encode().items)
+
+
+def test_dropoutnet_refuses_factors_of_another_width(corpus):
+    teacher = made(DropoutNet, corpus, rounds=1).encode()
+    with pytest.raises(ValueError, match=r"model\.dim is 5.*6 wide"):
+        DropoutNet(corpus, dim=5, teacher=teacher)
+
+
+def test_factors_that_overflow_name_their_settings(corpus):
+    with pytest.raises(ValueError, match=r"model\.alpha is 1e\+200 and model\.l2 is 1e-06"):
+        made(WMF, corpus, alpha=1e200, l2=1e-6).encode()
 
 
 @pytest.mark.parametrize("replaced", [0.0, 1.0])

@@ -1,0 +1,80 @@
+"""WMF: Collaborative Filtering for Implicit Feedback Datasets.
+
+Hu, Koren and Volinsky, ICDM 2008. https://doi.org/10.1109/ICDM.2008.22
+
+From the paper: the objective with confidence `1 + alpha` and alternating least squares. Ours: an
+item without interactions has the zero vector.
+
+U users, I items, D dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmrec.checks import check_at_least
+from mmrec.data import TrainingView
+from mmrec.models.base import Embeddings, Recommender
+from mmrec.nn import weighted_factors
+
+
+class WMF(Recommender):
+    """Weighted matrix factorization, solved at its first use unless a checkpoint is loaded.
+
+    Args:
+        corpus: its train interactions are read.
+        dim: D.
+        alpha: confidence in an observed interaction, beyond the 1 of an unobserved one.
+        l2: weight of the squared norm of the factors.
+        rounds: number of times that users and items are solved for.
+    """
+
+    closed_form = True
+    reads_content = False
+    users: Tensor
+    items: Tensor
+
+    def __init__(
+        self,
+        corpus: TrainingView,
+        *,
+        dim: int = 128,
+        alpha: float = 20.0,
+        l2: float = 1.0,
+        rounds: int = 10,
+    ) -> None:
+        check_at_least(1, dim=dim, rounds=rounds)
+        check_at_least(0, alpha=alpha)
+        check_at_least(1e-6, l2=l2)  # 0 leaves an item with fewer than D interactions undetermined
+        super().__init__(corpus)
+        self.dim, self.alpha, self.l2, self.rounds = dim, alpha, l2, rounds
+        self.register_buffer("users", torch.zeros(corpus.n_users, dim))
+        self.register_buffer("items", torch.zeros(corpus.n_items, dim))
+
+    def solve(self) -> None:
+        """Solve for the factors.
+
+        Raises:
+            ValueError: they are not finite.
+        """
+        corpus = self.corpus
+        found = weighted_factors(
+            *(corpus.train, corpus.n_users, corpus.n_items, self.dim),
+            alpha=self.alpha,
+            l2=self.l2,
+            rounds=self.rounds,
+        )
+        if not all(factors.isfinite().all() for factors in found):
+            raise ValueError(
+                f"model.alpha is {self.alpha} and model.l2 is {self.l2}: the factors are not "
+                "finite; lower model.alpha or raise model.l2"
+            )
+        self.users.copy_(found[0])
+        self.items.copy_(found[1])
+
+    def encode(self) -> Embeddings:
+        """Return the factors of users and items."""
+        if not self.items.any():
+            self.solve()
+        return Embeddings(self.users, self.items)
