@@ -118,7 +118,7 @@ def test_the_python_example_of_new_items_scores_them(tmp_path):
     cold = ("data=planted_cold", "evaluation.cutoffs=[5,10]", "trainer.check_val_every_n_epoch=1")
     words = ("model=mamex", *TINY, *cold, "run_dir=outputs/first")
     call("-m", "mmrec.run", *words, cwd=tmp_path)
-    made = "import numpy\narray = numpy.ones((3, run.model.shelf.widths[0]))\n"
+    made = "import numpy\narray = numpy.ones((3, run.model.item_features.widths[0]))\n"
     (tmp_path / "new.py").write_text(opened + made + scored + "print(scores.shape)")
     assert "torch.Size([2, 3])" in call("new.py", cwd=tmp_path)
 

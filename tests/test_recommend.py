@@ -147,7 +147,9 @@ def test_items_that_came_after_training_are_ranked_by_their_content(content, tmp
         n: torch.from_numpy(np.load(arrivals / f"{n}_feat.npy")) for n in ("visual", "textual")
     }
     items = model.encode_items(features)
-    torch.testing.assert_close(items[6], mean_item(model.encode().items, model.shelf.present))
+    torch.testing.assert_close(
+        items[6], mean_item(model.encode().items, model.item_features.present)
+    )
     scores = (model.user.weight @ items.T).detach()
     assert frame["user"].to_list() == np.repeat(np.arange(USERS), 7).tolist()
     best = scores.argsort(1, descending=True)

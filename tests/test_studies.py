@@ -259,8 +259,10 @@ def test_items_that_lack_a_modality_rank_as_if_they_had_never_had_it(checkerboar
     corpus = checkerboard(missing=8)
     model = ContentBPR(corpus).eval()
     before, items = model.encode().items, torch.tensor([5, 17, 40])
-    content = model.shelf()
-    features = {n: x[items].clone() for n, x in zip(model.shelf.names, content.rows, strict=True)}
+    content = model.item_features()
+    features = {
+        n: x[items].clone() for n, x in zip(model.item_features.names, content.rows, strict=True)
+    }
     features["visual"][:] = torch.nan
     expected = model.encode_items(features)
     less = ContentBPR(lacking(corpus, "visual", items)).eval()
@@ -269,7 +271,7 @@ def test_items_that_lack_a_modality_rank_as_if_they_had_never_had_it(checkerboar
     torch.testing.assert_close(found[items], expected)
     others = torch.ones(len(before), dtype=torch.bool)
     others[items] = False
-    with_content = others & model.shelf.present.any(1)
+    with_content = others & model.item_features.present.any(1)
     torch.testing.assert_close(found[with_content], before[with_content])
     assert torch.equal(model.encode().items, before)
 

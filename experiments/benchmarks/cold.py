@@ -36,7 +36,7 @@ def training(
     model, steps = MAMEX(data.corpus).to(device), len(data.train_dataloader())
     model.route_by(Constant(coverage=1.0, top_k=2))
     items, width = data.corpus.n_items, model.user.weight.shape[1]
-    rows = model.shelf().rows
+    rows = model.item_features().rows
     random = partial(torch.randn, device=device)
     of_gates = [random(x.shape[1], model.eligible) for x in rows]
     of_experts = [random(x.shape[1], width) for x in rows]

@@ -25,7 +25,7 @@ from mmrec.data.datamodule import InteractionData
 from mmrec.data.loaders import Samples
 from mmrec.data.sampling import seeded_generator
 from mmrec.evaluation import NonFiniteScores, Rankings
-from mmrec.nn import Content, Shelf, choices, entropies, evenness, filled, imbalance
+from mmrec.nn import Content, ItemFeatures, choices, entropies, evenness, fill_missing, imbalance
 from mmrec.nn.content import Rows
 from mmrec.old_runs import rename_parameters
 from mmrec.protocol import Evaluation, TestHistory
@@ -377,10 +377,10 @@ class ContentRecommender(Recommender):
     """A model that knows items by their content, those that came after training too.
 
     Attributes:
-        shelf: the catalogue's content.
+        item_features: the catalogue's content.
     """
 
-    shelf: Shelf
+    item_features: ItemFeatures
 
     def on_fit_start(self) -> None:
         """Tell of items without any content."""
@@ -397,9 +397,9 @@ class ContentRecommender(Recommender):
         """What content alone makes of items: [N, D]."""
         raise TypeError(f"{type(self).__name__} must define from_content()")
 
-    def typical_item(self) -> Tensor:
+    def fallback_item(self) -> Tensor:
         """What stands for an item without any content: [D]."""
-        raise TypeError(f"{type(self).__name__} must define typical_item()")
+        raise TypeError(f"{type(self).__name__} must define fallback_item()")
 
     @torch.no_grad()
     def encode_items(
@@ -408,14 +408,14 @@ class ContentRecommender(Recommender):
         """New items, in the place of those of `encode`: [N, D].
 
         `model.score(model.encode()._replace(items=items), queries)` ranks them. Arguments and
-        errors are as of `mmrec.nn.Shelf.new`.
+        errors are as of `mmrec.nn.ItemFeatures.new`.
         """
-        content = self.shelf.new(features, present)
+        content = self.item_features.new(features, present)
         with evaluating(self):  # what training hides or drops is no part of an item
             items = self.from_content(content)
             if content.present.any(1).all():  # or the catalogue would be encoded for nothing
                 return items
-            return filled(items, content.present, self.typical_item())
+            return fill_missing(items, content.present, self.fallback_item())
 
 
 class RoutedRecommender(Recommender):

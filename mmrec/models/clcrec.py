@@ -21,7 +21,7 @@ from mmrec.checks import check_at_least, check_share
 from mmrec.data import Pairs, TrainingView, require_modalities
 from mmrec.losses import info_nce, norm_penalty
 from mmrec.models.base import ContentRecommender, Embeddings
-from mmrec.nn import Content, Shelf, filled, mean_item
+from mmrec.nn import Content, ItemFeatures, fill_missing, mean_item
 
 
 class CLCRec(ContentRecommender):
@@ -58,13 +58,15 @@ class CLCRec(ContentRecommender):
         check_share(replaced=replaced, content=content)
         super().__init__(corpus)
         self.temperature, self.replaced, self.content, self.l2 = temperature, replaced, content, l2
-        self.shelf = Shelf(require_modalities(corpus, "clcrec"))
+        self.item_features = ItemFeatures(require_modalities(corpus, "clcrec"))
         self.user = nn.Embedding(corpus.n_users, dim)
         self.item = nn.Embedding(corpus.n_items, dim)
         for table in (self.user, self.item):
             nn.init.xavier_normal_(table.weight)
         self.of_content = nn.Sequential(
-            nn.Linear(sum(self.shelf.widths), hidden), nn.LeakyReLU(), nn.Linear(hidden, dim)
+            nn.Linear(sum(self.item_features.widths), hidden),
+            nn.LeakyReLU(),
+            nn.Linear(hidden, dim),
         )
         self.register_buffer("warm", corpus.item_counts() > 0, persistent=False)
 
@@ -74,21 +76,21 @@ class CLCRec(ContentRecommender):
 
     def encode(self) -> Embeddings:
         """Users, and items by what is known of them; by nothing: as the mean item."""
-        content = self.shelf()
+        content = self.item_features()
         looks = self.from_content(content)
-        looks = filled(looks, content.present, mean_item(looks, content.present))
+        looks = fill_missing(looks, content.present, mean_item(looks, content.present))
         items = torch.where(self.warm.unsqueeze(1), normalize(self.item.weight, dim=-1), looks)
         return Embeddings(normalize(self.user.weight, dim=-1), items)
 
-    def typical_item(self) -> Tensor:
+    def fallback_item(self) -> Tensor:
         """The mean of what the catalogue looks like."""
-        content = self.shelf()
+        content = self.item_features()
         return mean_item(self.from_content(content), content.present)
 
     def losses(self, batch: Pairs) -> dict[str, Tensor]:
         """Eq. 13: both contrasts, over the distinct items of a batch."""
         item, place = torch.unique(batch.item, return_inverse=True)  # [N] [B]
-        content = self.shelf()
+        content = self.item_features()
         looks = self.from_content(Content([x[item] for x in content.rows], content.present[item]))
         ids = self.item(item)
         known = normalize(ids, dim=-1)

@@ -17,7 +17,7 @@ from mmrec.checks import check_at_least
 from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.losses import bpr, norm_penalty, pair_scores
 from mmrec.models.base import ContentRecommender, Embeddings
-from mmrec.nn import Content, Shelf, filled, lookup, mean_item
+from mmrec.nn import Content, ItemFeatures, fill_missing, lookup, mean_item
 
 
 class ContentBPR(ContentRecommender):
@@ -34,10 +34,10 @@ class ContentBPR(ContentRecommender):
         check_at_least(0, l2=l2)
         super().__init__(corpus)
         self.l2 = l2
-        self.shelf = Shelf(require_modalities(corpus, "content_bpr"))
+        self.item_features = ItemFeatures(require_modalities(corpus, "content_bpr"))
         self.user = nn.Embedding(corpus.n_users, dim)
         nn.init.normal_(self.user.weight, std=0.1)
-        self.project = nn.ModuleList(nn.Linear(width, dim) for width in self.shelf.widths)
+        self.project = nn.ModuleList(nn.Linear(width, dim) for width in self.item_features.widths)
 
     def from_content(self, content: Content) -> Tensor:
         """Over the modalities that an item has; zero without any: [N, D]."""
@@ -48,14 +48,14 @@ class ContentBPR(ContentRecommender):
 
     def encode(self) -> Embeddings:
         """Users as they are, items from their content; those without any are the mean item."""
-        content = self.shelf()
+        content = self.item_features()
         items = self.from_content(content)
         known = mean_item(items, content.present)
-        return Embeddings(self.user.weight, filled(items, content.present, known))
+        return Embeddings(self.user.weight, fill_missing(items, content.present, known))
 
-    def typical_item(self) -> Tensor:
+    def fallback_item(self) -> Tensor:
         """The mean item of the catalogue."""
-        content = self.shelf()
+        content = self.item_features()
         return mean_item(self.from_content(content), content.present)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:

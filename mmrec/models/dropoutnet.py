@@ -26,7 +26,7 @@ from mmrec.checks import check_at_least, check_share
 from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.losses import norm_penalty, pair_scores
 from mmrec.models.base import ContentRecommender, Embeddings
-from mmrec.nn import Content, Shelf, filled, lookup, mean_item, weighted_factors
+from mmrec.nn import Content, ItemFeatures, fill_missing, lookup, mean_item, weighted_factors
 
 
 class DropoutNet(ContentRecommender):
@@ -70,7 +70,7 @@ class DropoutNet(ContentRecommender):
         check_share(dropout=dropout)
         super().__init__(corpus)
         self.dim, self.dropout, self.l2 = dim, dropout, l2
-        self.shelf = Shelf(require_modalities(corpus, "dropoutnet"))
+        self.item_features = ItemFeatures(require_modalities(corpus, "dropoutnet"))
         if teacher is None:
             teacher = Embeddings(
                 *weighted_factors(
@@ -88,7 +88,7 @@ class DropoutNet(ContentRecommender):
         self.register_buffer("user_factors", teacher.users.clone())
         self.register_buffer("item_factors", teacher.items.clone())
         self.of_user = _network(dim, hidden, dim)
-        self.of_item = _network(dim + sum(self.shelf.widths), hidden, dim)
+        self.of_item = _network(dim + sum(self.item_features.widths), hidden, dim)
 
     @classmethod
     def teacher_in(cls, state: Mapping[str, Tensor]) -> Embeddings:
@@ -102,25 +102,25 @@ class DropoutNet(ContentRecommender):
 
     def encode(self) -> Embeddings:
         """Both networks over everything; a cold item without content is the mean item."""
-        content = self.shelf()
+        content = self.item_features()
         items = self.items(self.item_factors, content)
         known = self.item_factors.any(1, keepdim=True) | content.present
         return Embeddings(
-            self.of_user(self.user_factors), filled(items, known, mean_item(items, known))
+            self.of_user(self.user_factors), fill_missing(items, known, mean_item(items, known))
         )
 
     def from_content(self, content: Content) -> Tensor:
         """Items without factors."""
         return self.items(self.user_factors.new_zeros(len(content.present), self.dim), content)
 
-    def typical_item(self) -> Tensor:
+    def fallback_item(self) -> Tensor:
         """The mean item of the catalogue."""
         return self.encode().items.mean(0)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 2, over the pairs of a batch and their negatives."""
         keeps = torch.rand(self.corpus.n_items, 1, device=self.device) >= self.dropout
-        items = self.items(self.item_factors * keeps, self.shelf())
+        items = self.items(self.item_factors * keeps, self.item_features())
         user, *shown = lookup(batch, self.user_factors, items)
         found = self.of_user(user), *shown  # of the batch, not of everybody
         wanted = lookup(batch, self.user_factors, self.item_factors)

@@ -31,8 +31,8 @@ from mmrec.nn import (
     Fusion,
     FusionKind,
     Loss,
-    Preference,
     Propagation,
+    RankingLoss,
     embedding_linear,
 )
 
@@ -94,8 +94,8 @@ class GatedLightGCN(Recommender):
         if item_init != "modal":
             self.item = nn.Embedding(corpus.n_items, dim)
             nn.init.xavier_uniform_(self.item.weight)
-        self.preference = Preference(corpus, loss, temperature)
-        self.reads_negatives = not self.preference.softmax
+        self.ranking_loss = RankingLoss(corpus, loss, temperature)
+        self.reads_negatives = not self.ranking_loss.softmax
         self.modalities = tuple(modalities)
         features = [Features(modality, standardize=True) for modality in modalities.values()]
         self.features = nn.ModuleList(features)
@@ -131,18 +131,18 @@ class GatedLightGCN(Recommender):
     def encode(self) -> Embeddings:
         """Final embeddings, normalized if the loss compares cosines."""
         users, items, _ = self.propagated()
-        return Embeddings(self.preference.compared(users), self.preference.compared(items))
+        return Embeddings(self.ranking_loss.normalized(users), self.ranking_loss.normalized(items))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Ranking loss, and the norms of ID embeddings and of fused content."""
         users, items, content = self.propagated()
-        picked = self.preference.pick(batch)
-        fused = picked.of_items(embedding(picked.item, content))  # [B, D] [B, K, D], or distinct
+        index = self.ranking_loss.index(batch)
+        fused = index.of_items(embedding(index.item, content))  # [B, D] [B, K, D], or distinct
         ids: tuple[Tensor, ...] = (self.user(batch.user),)
         if self.item_init != "modal":
-            ids = picked.rows(self.user.weight, self.item.weight)
+            ids = index.rows(self.user.weight, self.item.weight)
         return {
-            **self.preference(picked, *picked.rows(users, items)),
+            **self.ranking_loss(index, *index.rows(users, items)),
             "l2": self.l2 * norm_penalty("squared", *ids),
             "content_l2": self.content_l2 * norm_penalty("squared", *fused),
         }

@@ -20,7 +20,7 @@ from mmrec.data import TrainingView, Triplets
 from mmrec.graphs import normalized_adjacency, sample_edges
 from mmrec.losses import Norm, norm_penalty
 from mmrec.models.base import Embeddings, Recommender
-from mmrec.nn import Loss, Preference, Propagation
+from mmrec.nn import Loss, Propagation, RankingLoss
 
 
 class LightGCN(Recommender):
@@ -61,8 +61,8 @@ class LightGCN(Recommender):
         for part in torch.split(self.node.weight.detach(), [corpus.n_users, corpus.n_items]):
             nn.init.xavier_uniform_(part)
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
-        self.preference = Preference(corpus, loss, temperature)
-        self.reads_negatives = not self.preference.softmax
+        self.ranking_loss = RankingLoss(corpus, loss, temperature)
+        self.reads_negatives = not self.ranking_loss.softmax
         self.propagate = Propagation(adjacency, layers)
         self.thinned = self.propagate
 
@@ -83,17 +83,17 @@ class LightGCN(Recommender):
 
     def encode(self) -> Embeddings:
         """Final embeddings."""
-        nodes = self.preference.compared(self.graph(self.node.weight))  # [U+I, D]
+        nodes = self.ranking_loss.normalized(self.graph(self.node.weight))  # [U+I, D]
         return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """Eq. 15."""
-        picked = self.preference.pick(batch)
-        index = picked.nodes(self.corpus.n_users)  # [B+M]
-        final = picked.sides(self.graph.rows(self.node.weight, index))  # [B, D] [M, D]
+        index = self.ranking_loss.index(batch)
+        nodes = index.nodes(self.corpus.n_users)  # [B+M]
+        final = index.sides(self.graph.rows(self.node.weight, nodes))  # [B, D] [M, D]
         # The gradient of the table is dense by then, and needs no second one of zeros.
-        layer0 = picked.sides(embedding(index, self.node.weight, sparse=True))
+        layer0 = index.sides(embedding(nodes, self.node.weight, sparse=True))
         return {
-            **self.preference(picked, *picked.parts(*final)),
-            "l2": self.l2 * norm_penalty(self.norm, *picked.parts(*layer0)),
+            **self.ranking_loss(index, *index.parts(*final)),
+            "l2": self.l2 * norm_penalty(self.norm, *index.parts(*layer0)),
         }

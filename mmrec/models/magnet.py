@@ -38,15 +38,15 @@ from mmrec.models.base import RoutedRecommender
 from mmrec.nn import (
     ABOUT_ROLES,
     ROLES,
+    BatchIndex,
     Channels,
     ChannelVectors,
     Experts,
     ItemContent,
     Loss,
     PairRouter,
-    Picked,
     Precision,
-    Preference,
+    RankingLoss,
     Role,
     RoleExperts,
     Sees,
@@ -156,8 +156,8 @@ class MAGNET(RoutedRecommender):
         super().__init__(corpus, [t.name for t in templates])
         self.about_experts = ABOUT_ROLES if experts == "templates" else ""
         self.route, self.template, self.l2, self.content_l2 = route, template, l2, content_l2
-        self.preference = Preference(corpus, loss, temperature)
-        self.reads_negatives = not self.preference.softmax
+        self.ranking_loss = RankingLoss(corpus, loss, temperature)
+        self.reads_negatives = not self.ranking_loss.softmax
         self.ranking = fused_ranking() if fused else ranking
 
         graphs = []  # the dual view: plain and augmented
@@ -206,11 +206,11 @@ class MAGNET(RoutedRecommender):
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """The preference loss on mixed scores, the router's terms, and the penalties."""
-        picked = self.preference.pick(batch)
-        rows = self.channels.rows(picked)
+        batch_index = self.ranking_loss.index(batch)
+        rows = self.channels.rows(batch_index)
         vectors = self.channels(rows)
-        prefer = self.pairs if picked.own is None else self.block
-        preference, full, kept = prefer(picked, vectors)
+        prefer = self.pairs if batch_index.own is None else self.block
+        preference, full, kept = prefer(batch_index, vectors)
         terms = {
             **preference,
             "route": self.route * self.route_loss(full, kept),
@@ -218,11 +218,11 @@ class MAGNET(RoutedRecommender):
             "l2": self.l2 * norm_penalty("squared", *self.channels.embeddings(rows)),
         }
         if vectors.projected is not None:
-            norm = vectors.projected.square().sum() / (2 * len(picked.user))
+            norm = vectors.projected.square().sum() / (2 * len(batch_index.user))
             terms["content_l2"] = self.content_l2 * norm
         return terms
 
-    def pairs(self, picked: Picked, vectors: ChannelVectors) -> Compared:
+    def pairs(self, batch_index: BatchIndex, vectors: ChannelVectors) -> Compared:
         """BPR: compare each user's positive item with negative ones."""
         u = self.mix(vectors.users).unsqueeze(2)  # [E, B, 1, D]
         i = self.mix(vectors.items).view(*u.shape[:2], -1, u.shape[-1])  # [E, B, 1+K, D]
@@ -235,20 +235,20 @@ class MAGNET(RoutedRecommender):
         full = self.tempered(logits[:, 0]).softmax(-1)  # [B, E]
         return {"bpr": bpr(mixed[:, 0], mixed[:, 1:])}, full, gates[:, 0]
 
-    def block(self, picked: Picked, vectors: ChannelVectors) -> Compared:
+    def block(self, batch_index: BatchIndex, vectors: ChannelVectors) -> Compared:
         """Softmax: compare each user's positive item with all items of the batch."""
-        assert picked.own is not None
-        users = self.preference.compared(self.mix(vectors.users))  # [E, B, D]
+        assert batch_index.own is not None
+        users = self.ranking_loss.normalized(self.mix(vectors.users))  # [E, B, D]
         scores = users @ self.expert_items(vectors).mT  # [E, B, M]
         user, item = self.terms(vectors)
         logits = self.router.block(user, item)  # [E, B, M]
         now = self.routing
         mixed, gates = block_mixture(self.tempered(logits, now.noise), scores, now.top_k)
         # Computed again for the positives: indexing would need a gradient as large as `logits`.
-        positive = self.router.pairs(user, item.rows(picked.own))[:, 0]  # [B, E]
+        positive = self.router.pairs(user, item.rows(batch_index.own))[:, 0]  # [B, E]
         row = torch.arange(len(mixed), device=mixed.device)
-        full, kept = self.tempered(positive).softmax(-1), gates[:, row, picked.own].T  # [B, E]
-        return self.preference.among(picked, mixed), full, kept
+        full, kept = self.tempered(positive).softmax(-1), gates[:, row, batch_index.own].T  # [B, E]
+        return self.ranking_loss.softmax_loss(batch_index, mixed), full, kept
 
     def terms(self, vectors: ChannelVectors) -> tuple[Terms, Terms]:
         """Return the router's terms of users and of items."""
@@ -257,8 +257,8 @@ class MAGNET(RoutedRecommender):
     def expert_items(self, vectors: ChannelVectors) -> Tensor:
         """Return the experts' item vectors, scaled up where a channel is absent: [E, M, D]."""
         mixed: Tensor = self.mix(vectors.items)
-        if self.preference.softmax:  # a cosine does not depend on the scale
-            return self.preference.compared(mixed)
+        if self.ranking_loss.softmax:  # a cosine does not depend on the scale
+            return self.ranking_loss.normalized(mixed)
         return mixed * self.mix.makes_up(vectors.present).T.unsqueeze(-1)
 
     def encode(self) -> RoutedEmbeddings:
@@ -271,7 +271,7 @@ class MAGNET(RoutedRecommender):
         """Compute `sum_e g_e(u, i) <y_u^e, y_i^e>`, without gradients: [B, I]."""
         user = encoded.user_terms.rows(queries.user)
         terms = self.router.scaled(user, encoded.item_terms, self.routing.temperature)
-        users = self.preference.compared(self.mix(encoded.users[:, queries.user]))  # [E, B, D]
+        users = self.ranking_loss.normalized(self.mix(encoded.users[:, queries.user]))  # [E, B, D]
         return tiled_ranking(self.ranking, terms, users, encoded.items, self.routing.top_k)
 
     @torch.no_grad()

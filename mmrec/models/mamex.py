@@ -31,17 +31,17 @@ from mmrec.models.base import ContentRecommender, Embeddings, RoutedRecommender
 from mmrec.nn import (
     Content,
     Fusion,
+    ItemFeatures,
     Loss,
     Mixed,
-    Preference,
-    Shelf,
+    RankingLoss,
     SparseMixture,
+    at_least_float32,
     even_gates,
-    filled,
+    fill_missing,
     imbalance,
     masked_softmax,
     mean_item,
-    single,
 )
 from mmrec.schedules import Constant
 
@@ -112,13 +112,13 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         self.align, self.balance, self.l2 = align, balance, l2
         self.modality_dropout = modality_dropout
         # Uncorrected, it learns what is liked beyond popularity: all that a cold item can have.
-        self.preference = Preference(corpus, loss, temperature, corrected=False)
-        self.reads_negatives = not self.preference.softmax
-        self.shelf = Shelf(modalities)
+        self.ranking_loss = RankingLoss(corpus, loss, temperature, corrected=False)
+        self.reads_negatives = not self.ranking_loss.softmax
+        self.item_features = ItemFeatures(modalities)
         self.user = nn.Embedding(corpus.n_users, dim)
         nn.init.normal_(self.user.weight, std=0.1)
         self.mixtures = nn.ModuleList(
-            SparseMixture(width, dim, experts) for width in self.shelf.widths
+            SparseMixture(width, dim, experts) for width in self.item_features.widths
         )
         count = len(self.names)
         self.fusion, self.gated = fusion, fusion == "gate"
@@ -161,7 +161,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         stacked = torch.stack(each, 1)  # [N, M, D]
         share = None
         if self.gated:
-            share = masked_softmax(single(self.fuse(stacked.flatten(1))), present, dim=1)
+            share = masked_softmax(at_least_float32(self.fuse(stacked.flatten(1))), present, dim=1)
             items = (share.unsqueeze(-1) * stacked).sum(1)  # einsum takes thrice the time
         else:
             items, _ = self.fuse(stacked, present)
@@ -170,43 +170,45 @@ class MAMEX(RoutedRecommender, ContentRecommender):
 
     def catalogue(self) -> Views:
         """Of all items, some modalities hidden in training."""
-        content = self.shelf()
+        content = self.item_features()
         if self.training and self.modality_dropout:
             content = content._replace(present=thinned(content.present, self.modality_dropout))
         return self.views(content)
 
     def ranked(self, views: Views) -> Tensor:
         """Items as a score takes them; those without content are the mean of the others: [N, D]."""
-        items = self.preference.compared(views.items)
-        if self.shelf.complete:
+        items = self.ranking_loss.normalized(views.items)
+        if self.item_features.complete:
             return items
-        return filled(items, views.present, mean_item(items, views.present))
+        return fill_missing(items, views.present, mean_item(items, views.present))
 
     def from_content(self, content: Content) -> Tensor:
         """New items."""
-        return self.preference.compared(self.views(content).items)
+        return self.ranking_loss.normalized(self.views(content).items)
 
-    def typical_item(self) -> Tensor:
+    def fallback_item(self) -> Tensor:
         """The mean item of the catalogue."""
         known = self.catalogue()
-        return mean_item(self.preference.compared(known.items), known.present)
+        return mean_item(self.ranking_loss.normalized(known.items), known.present)
 
     def encode(self) -> Embeddings:
         """Users as they are, items from their content."""
-        users = self.preference.compared(self.user.weight)
+        users = self.ranking_loss.normalized(self.user.weight)
         return Embeddings(users, self.ranked(self.catalogue()))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """Preference, alignment over all items, balance of experts and of modalities."""
+        """Ranking loss, alignment over all items, balance of experts and of modalities."""
         views = self.catalogue()
-        picked = self.preference.pick(batch)
-        rows = picked.rows(self.user.weight, self.ranked(views))  # [B, D] [B, D] [B, K, D]
-        if self.preference.softmax:  # or distinct: [B, D] [M, D]
+        index = self.ranking_loss.index(batch)
+        rows = index.rows(self.user.weight, self.ranked(views))  # [B, D] [B, D] [B, K, D]
+        if self.ranking_loss.softmax:  # or distinct: [B, D] [M, D]
             users, items = rows
-            prefer = self.preference.among(picked, self.preference.compared(users) @ items.T)
-            rows = users, views.items[picked.item]  # of cosines the length is lost
+            prefer = self.ranking_loss.softmax_loss(
+                index, self.ranking_loss.normalized(users) @ items.T
+            )
+            rows = users, views.items[index.item]  # of cosines the length is lost
         else:
-            prefer = self.preference(picked, *rows)
+            prefer = self.ranking_loss(index, *rows)
         now = self.routing
         share = shares(views)[batch.positive]
         gates, load = (joint(share, x[batch.positive]) for x in (views.full, views.kept))

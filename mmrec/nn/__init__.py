@@ -8,7 +8,7 @@ from mmrec.nn.channels import (
     UserContent,
     channel_names,
 )
-from mmrec.nn.content import Content, Shelf, filled, mean_item
+from mmrec.nn.content import Content, ItemFeatures, fill_missing, mean_item
 from mmrec.nn.experts import (
     ABOUT_ROLES,
     ROLES,
@@ -28,12 +28,12 @@ from mmrec.nn.features import (
     embedding_linear,
 )
 from mmrec.nn.fusion import Fusion, FusionKind, masked_softmax
-from mmrec.nn.gates import block_mixture, gated_sum, single, sparse_softmax
+from mmrec.nn.gates import at_least_float32, block_mixture, gated_sum, sparse_softmax
 from mmrec.nn.load_balance import choices, entropies, even_gates, evenness, imbalance
-from mmrec.nn.lookup import Picked, lookup
+from mmrec.nn.lookup import BatchIndex, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
-from mmrec.nn.preference import Loss, Preference
 from mmrec.nn.propagation import Propagation, blended_rows
+from mmrec.nn.ranking_loss import Loss, RankingLoss
 from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranking, tiled_ranking
 from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
 from mmrec.nn.user_items import UserItems
@@ -41,6 +41,7 @@ from mmrec.nn.user_items import UserItems
 __all__ = [
     "ABOUT_ROLES",
     "ROLES",
+    "BatchIndex",
     "ChannelVectors",
     "Channels",
     "Content",
@@ -50,18 +51,17 @@ __all__ = [
     "FusionKind",
     "GraphViews",
     "ItemContent",
+    "ItemFeatures",
     "Loss",
     "Mixed",
     "PairRouter",
-    "Picked",
     "Precision",
-    "Preference",
     "Projection",
     "Propagation",
+    "RankingLoss",
     "Role",
     "RoleExperts",
     "Sees",
-    "Shelf",
     "SparseMatrix",
     "SparseMixture",
     "TakenRows",
@@ -69,6 +69,7 @@ __all__ = [
     "Terms",
     "UserContent",
     "UserItems",
+    "at_least_float32",
     "blended_rows",
     "block_mixture",
     "center_and_scale",
@@ -80,7 +81,7 @@ __all__ = [
     "even_gates",
     "evenness",
     "expert_templates",
-    "filled",
+    "fill_missing",
     "fused_ranking",
     "gated_sum",
     "imbalance",
@@ -89,7 +90,6 @@ __all__ = [
     "mean_item",
     "ranking",
     "role_templates",
-    "single",
     "sparse_matmul",
     "sparse_softmax",
     "take_rows",

@@ -15,7 +15,7 @@ from torch.nn.functional import embedding
 from mmrec.checks import check_choice
 from mmrec.data import Modality, TrainingView
 from mmrec.nn.features import Precision, Projection
-from mmrec.nn.lookup import Picked
+from mmrec.nn.lookup import BatchIndex
 from mmrec.nn.propagation import Propagation, blended_rows
 from mmrec.nn.sparse import SparseMatrix, TakenRows, take_rows
 
@@ -34,12 +34,12 @@ class BatchRows(NamedTuple):
     """The rows of users and items that a batch reads, and those of the graphs.
 
     Attributes:
-        picked: users and items of the batch.
+        batch_index: users and items of the batch.
         nodes: [B+M], their rows in a table with users first.
         graphs: rows of each graph.
     """
 
-    picked: Picked
+    batch_index: BatchIndex
     nodes: Tensor
     graphs: list[TakenRows]
 
@@ -168,15 +168,15 @@ class Channels(nn.Module):
             self.behaviour = GraphViews(shared, layers)
         self.contents = nn.ModuleList(GraphViews(shared, content_layers) for _ in modalities)
 
-    def rows(self, picked: Picked) -> BatchRows:
+    def rows(self, batch_index: BatchIndex) -> BatchRows:
         """Gather the graph rows of a batch."""
-        nodes = picked.nodes(self.n_users)
+        nodes = batch_index.nodes(self.n_users)
         graphs = [take_rows(graph.matrix, nodes) for graph in self.graphs]  # type: ignore[arg-type]
-        return BatchRows(picked, nodes, graphs)
+        return BatchRows(batch_index, nodes, graphs)
 
     def embeddings(self, batch: BatchRows) -> tuple[Tensor, Tensor]:
         """Return the ID embeddings of a batch, with sparse gradients: [B, D] and [M, D]."""
-        return batch.picked.sides(embedding(batch.nodes, self.node.weight, sparse=True))
+        return batch.batch_index.sides(embedding(batch.nodes, self.node.weight, sparse=True))
 
     def forward(self, batch: BatchRows | None = None) -> ChannelVectors:
         """Compute the vectors of all users and items, or those of a batch."""
@@ -184,9 +184,9 @@ class Channels(nn.Module):
         def sides(rows: Tensor) -> tuple[Tensor, Tensor]:
             if batch is None:
                 return rows[: self.n_users], rows[self.n_users :]
-            return batch.picked.sides(rows)
+            return batch.batch_index.sides(rows)
 
-        chosen = slice(None) if batch is None else batch.picked.item
+        chosen = slice(None) if batch is None else batch.batch_index.item
         found = []
         if self.behaviour is not None:
             user, item = sides(self.behaviour(self.node.weight, batch))

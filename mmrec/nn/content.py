@@ -32,7 +32,7 @@ class Content(NamedTuple):
     present: Tensor
 
 
-class Shelf(nn.Module):
+class ItemFeatures(nn.Module):
     """The content of a catalogue; not trained, and not part of checkpoints.
 
     Rows are normalized to length one. This needs no statistics of the catalogue, so new items are
@@ -175,6 +175,6 @@ def mean_item(items: Tensor, present: Tensor) -> Tensor:
     return (items * known).sum(0) / known.sum().clamp(min=1)
 
 
-def filled(items: Tensor, present: Tensor, fallback: Tensor) -> Tensor:
+def fill_missing(items: Tensor, present: Tensor, fallback: Tensor) -> Tensor:
     """Replace items [N, D] that have no content by a fallback [D]; `present` is [N, M]."""
     return torch.where(present.any(1, keepdim=True), items, fallback)

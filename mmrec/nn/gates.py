@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def single(logits: Tensor) -> Tensor:
+def at_least_float32(logits: Tensor) -> Tensor:
     """Convert to at least float32: half precision has too few digits for gates and their logs."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -15,7 +15,7 @@ from torch.nn.functional import embedding
 from mmrec.data import Triplets
 
 
-class Picked(NamedTuple):
+class BatchIndex(NamedTuple):
     """Indices of the users and items that a batch compares.
 
     Attributes:
@@ -59,15 +59,15 @@ class Picked(NamedTuple):
         return self.parts(embedding(self.user, users), embedding(self.item, items))
 
 
-def pairs_with_negatives(batch: Triplets) -> Picked:
+def pairs_with_negatives(batch: Triplets) -> BatchIndex:
     """Index each positive followed by its negatives, so that one lookup finds all of them."""
     items = torch.cat([batch.positive.unsqueeze(1), batch.negative], dim=1)  # [B, 1+K]
-    return Picked(batch.user, items.flatten(), None)
+    return BatchIndex(batch.user, items.flatten(), None)
 
 
-def distinct_items(batch: Triplets) -> Picked:
+def distinct_items(batch: Triplets) -> BatchIndex:
     """Index the distinct positives of a batch; its negatives are not used."""
-    return Picked(batch.user, *torch.unique(batch.positive, return_inverse=True))
+    return BatchIndex(batch.user, *torch.unique(batch.positive, return_inverse=True))
 
 
 def lookup(batch: Triplets, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:

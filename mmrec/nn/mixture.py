@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from mmrec.nn.gates import single, sparse_softmax
+from mmrec.nn.gates import at_least_float32, sparse_softmax
 
 
 class Mixed(NamedTuple):
@@ -58,7 +58,7 @@ class SparseMixture(nn.Module):
             temperature: of the gates.
             noise: standard deviation of what is added to logits.
         """
-        logits = single(self.gate(x))
+        logits = at_least_float32(self.gate(x))
         if noise:
             logits = logits + noise * torch.randn_like(logits)
         logits = logits / temperature

@@ -253,7 +253,7 @@ def test_items_that_a_batch_does_not_depend_on_need_no_projection(
         sum(losses.values()).backward()
         found = [(name, p.grad) for name, p in model.named_parameters()]
         grads = {name: grad.to_dense() for name, grad in found if grad is not None}
-        rows = model.channels.rows(model.preference.pick(batch))
+        rows = model.channels.rows(model.ranking_loss.index(batch))
         return losses, grads, model.channels._reached(rows)
 
     (all_losses, all_grads, everything), (losses, grads, few) = step(0), step(1)

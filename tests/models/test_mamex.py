@@ -414,12 +414,12 @@ def test_a_model_of_ids_cannot_encode_new_items(corpus):
 
 
 def test_features_not_given_are_absent(corpus):
-    content = made(corpus).shelf.new({"textual": torch.ones(2, 9)})
+    content = made(corpus).item_features.new({"textual": torch.ones(2, 9)})
     assert content.present.tolist() == [[False, True, False]] * 2
     assert not content.rows[0].any()
     assert content.rows[1].norm(dim=1).tolist() == pytest.approx([1, 1])
     hidden = {"textual": torch.tensor([True, False])}
-    assert made(corpus).shelf.new({"textual": torch.ones(2, 9)}, hidden).present.sum() == 1
+    assert made(corpus).item_features.new({"textual": torch.ones(2, 9)}, hidden).present.sum() == 1
 
 
 @pytest.mark.parametrize("chance", [0.1, 0.5, 0.9])
@@ -450,7 +450,7 @@ def test_training_tells_of_items_without_content(quiet_trainer, caplog):
         model = made(data.corpus)
         assert "no content" not in caplog.text  # a run that is only opened says nothing
         quiet_trainer(max_epochs=1).fit(model.train(), data)
-    bare = int((~model.shelf.present.any(1)).sum())
+    bare = int((~model.item_features.present.any(1)).sum())
     assert bare > 0
     assert caplog.text.count(f"{bare} of 60 items have no content") == 1
 

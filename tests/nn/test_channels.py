@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmrec.graphs import content_graphs, normalized_adjacency
-from mmrec.nn import Channels, Picked, channel_names
+from mmrec.nn import BatchIndex, Channels, channel_names
 
 EVERYTHING = {
     "dim": 4,
@@ -45,7 +45,7 @@ def test_a_batch_is_rows_of_everything(small_corpus, options):
     corpus = small_corpus()
     made = channels(corpus, **options)
     user, item = torch.tensor([3, 0, 3]), torch.tensor([1, 8, 5, 1])
-    whole, batch = made(), made(made.rows(Picked(user, item, None)))
+    whole, batch = made(), made(made.rows(BatchIndex(user, item, None)))
     names = channel_names(corpus.modalities, behaviour=options.get("behaviour", True))
     assert whole.users.shape == (len(names), corpus.n_users, 4)
     torch.testing.assert_close(batch.users, whole.users[:, user])
@@ -59,7 +59,7 @@ def test_a_batch_is_rows_of_everything(small_corpus, options):
 
 def test_id_embeddings_of_a_batch_have_sparse_gradients(small_corpus):
     made = channels(small_corpus())
-    rows = made.rows(Picked(torch.tensor([1]), torch.tensor([2]), None))
+    rows = made.rows(BatchIndex(torch.tensor([1]), torch.tensor([2]), None))
     user, item = made.embeddings(rows)
     (user.sum() + item.sum()).backward()
     grad = made.node.weight.grad

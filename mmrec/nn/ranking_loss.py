@@ -14,13 +14,13 @@ from torch.nn.functional import normalize
 from mmrec.checks import check_at_least, check_choice
 from mmrec.data import TrainingView, Triplets
 from mmrec.losses import batch_softmax, bpr, pair_scores
-from mmrec.nn.gates import single
-from mmrec.nn.lookup import Picked, distinct_items, pairs_with_negatives
+from mmrec.nn.gates import at_least_float32
+from mmrec.nn.lookup import BatchIndex, distinct_items, pairs_with_negatives
 
 Loss = Literal["bpr", "softmax"]
 
 
-class Preference(nn.Module):
+class RankingLoss(nn.Module):
     """BPR with sampled negatives, or softmax over the items of a batch.
 
     `bpr` compares the dot product of each pair with those of the user and the pair's negatives.
@@ -53,31 +53,31 @@ class Preference(nn.Module):
         counts = corpus.item_counts()
         self.register_buffer("share", counts / counts.sum(), persistent=False)
 
-    def pick(self, batch: Triplets) -> Picked:
+    def index(self, batch: Triplets) -> BatchIndex:
         """Return the indices of the users and items that the loss compares."""
         return distinct_items(batch) if self.softmax else pairs_with_negatives(batch)
 
-    def compared(self, x: Tensor) -> Tensor:
+    def normalized(self, x: Tensor) -> Tensor:
         """Normalize vectors to length one for the cosines of `softmax`; return others unchanged."""
-        return normalize(single(x), dim=-1) if self.softmax else x
+        return normalize(at_least_float32(x), dim=-1) if self.softmax else x
 
-    def forward(self, picked: Picked, *parts: Tensor) -> dict[str, Tensor]:
+    def forward(self, index: BatchIndex, *parts: Tensor) -> dict[str, Tensor]:
         """Compute the loss by name.
 
         Args:
-            picked: from `pick`.
-            parts: embeddings, from `Picked.parts` or `Picked.rows`.
+            index: from `index`.
+            parts: embeddings, from `BatchIndex.parts` or `BatchIndex.rows`.
         """
-        if picked.own is None:
+        if index.own is None:
             return {"bpr": bpr(*pair_scores(*parts))}
-        users, items = map(self.compared, parts)
-        return self.among(picked, users @ items.T)
+        users, items = map(self.normalized, parts)
+        return self.softmax_loss(index, users @ items.T)
 
-    def among(self, picked: Picked, scores: Tensor) -> dict[str, Tensor]:
+    def softmax_loss(self, index: BatchIndex, scores: Tensor) -> dict[str, Tensor]:
         """Compute the softmax loss by name from cosines [B, M] of users and distinct items."""
-        assert picked.own is not None
+        assert index.own is not None
         chance = None
         if self.corrected:
-            draws = len(picked.user)
-            chance = -torch.expm1(draws * torch.log1p(-self.share[picked.item]))
-        return {"softmax": batch_softmax(scores / self.temperature, picked.own, chance)}
+            draws = len(index.user)
+            chance = -torch.expm1(draws * torch.log1p(-self.share[index.item]))
+        return {"softmax": batch_softmax(scores / self.temperature, index.own, chance)}
