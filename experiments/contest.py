@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmrec.config import conf_dir
+from mmrec.config.schema import conf_dir
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ import polars as pl
 import torch
 
 from mmrec.data import PlantedData
-from mmrec.recovery import dominance_areas
+from mmrec.evaluation.recovery import dominance_areas
 from mmrec.report.figures import COLOURS, learning_curve
-from mmrec.runs import open_run
+from mmrec.training.open_run import open_run
 
 log = logging.getLogger(__name__)
 

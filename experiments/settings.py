@@ -19,7 +19,7 @@ from experiments.contest import Contest
 from experiments.leaderboard.__main__ import CONTEST as LEADERBOARD
 from experiments.mamex.__main__ import CONTEST as COLD
 from experiments.study import setup_logging
-from mmrec.config import conf_dir
+from mmrec.config.schema import conf_dir
 
 log = logging.getLogger(__name__)
 CONTESTS = {"leaderboard": LEADERBOARD, "mamex": COLD}

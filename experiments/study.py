@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmrec.results import ResultError, read_result
+from mmrec.training.results import ResultError, read_result
 
 log = logging.getLogger(__name__)
 Result = dict[str, Any]

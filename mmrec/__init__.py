@@ -21,6 +21,6 @@ if _started_by_python_m():
             del sys.path[0]
     except FileNotFoundError:  # the working directory was removed
         pass
-    from mmrec.trust import search_working_directory
+    from mmrec.training.trust import search_working_directory
 
     search_working_directory()

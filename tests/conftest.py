@@ -23,9 +23,9 @@ from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from omegaconf import DictConfig
 
-from mmrec.config import conf_dir
+from mmrec.commands.run import run
+from mmrec.config.schema import conf_dir
 from mmrec.data import Corpus, Interactions, Modality, content_hash
-from mmrec.run import run
 
 REAL_DATA = os.environ.get("MMREC_DATA")
 LEFT_OUT = {

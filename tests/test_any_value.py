@@ -9,10 +9,10 @@ import pytest
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
-from mmrec.config import conf_dir
+from mmrec.commands.run import run
+from mmrec.config.schema import conf_dir
 from mmrec.models.base import NonFiniteLoss
-from mmrec.results import flat
-from mmrec.run import run
+from mmrec.training.provenance import flat
 
 SMALL = (
     "data.world.users=40",
@@ -99,7 +99,7 @@ def complaint(error, name, value):
 def walk(tmp_path, monkeypatch):
     """`walk(config, names)`: what is wrong, by setting and value."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mmrec.run.draw_learning_curve", lambda *_: None)
+    monkeypatch.setattr("mmrec.commands.run.draw_learning_curve", lambda *_: None)
     monkeypatch.setattr("mmrec.report.figures.write_item_weights", lambda *_, **__: None)
 
     def call(config, names):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hydra.errors import MissingConfigException
 
-from mmrec.hydra_errors import explain
-from mmrec.results import peak_rss_mib
-from mmrec.run import main
-from mmrec.startup import forget_peak_memory
+from mmrec.commands.run import main
+from mmrec.config.hydra_errors import explain
+from mmrec.config.startup import forget_peak_memory
+from mmrec.training.provenance import peak_rss_mib
 
 TINY = ("trainer=cpu", "trainer.max_epochs=1", "data.world.users=60", "data.world.items=60")
 
@@ -168,7 +168,7 @@ def test_a_launcher_without_its_package_names_the_extra(choice, extra):
 
 
 def test_tensorboard_without_its_package_names_the_extra(command, monkeypatch):
-    monkeypatch.setattr("mmrec.build.find_spec", lambda _: None)
+    monkeypatch.setattr("mmrec.training.build.find_spec", lambda _: None)
     assert "pip install 'mmrec[tensorboard]'" in command(*TINY, "model=bpr", "logger=tensorboard")
 
 
@@ -295,7 +295,7 @@ def test_a_run_of_many_in_one_process_has_its_own_peak():
 def test_freed_tensors_are_used_again():
     script = """
 import resource, torch
-from mmrec.startup import keep_freed_memory
+from mmrec.config.startup import keep_freed_memory
 keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def step():

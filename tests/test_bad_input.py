@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 
-from mmrec.app import launch
+from mmrec.commands.app import launch
+from mmrec.commands.run import main
 from mmrec.evaluation import NonFiniteScores
 from mmrec.models import BPR
 from mmrec.models.base import NonFiniteLoss
-from mmrec.results import read_result
-from mmrec.run import main
+from mmrec.training.results import read_result
 
 TINY = (
     "model=bpr",

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import mmrec
-from mmrec import bars
-from mmrec.bars import duration, steps, working
+from mmrec.config import bars
+from mmrec.config.bars import duration, steps, working
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_durations_are_short(seconds, text):
 
 
 def test_every_bar_knows_whether_it_is_in_a_terminal():
-    """Only these modules import tqdm; everything else goes through `mmrec.bars`."""
+    """Only these modules import tqdm; everything else goes through `mmrec.config.bars`."""
     importers = set()
     for path in Path(mmrec.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

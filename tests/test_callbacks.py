@@ -12,9 +12,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-from mmrec.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
 from mmrec.models import BPR
-from mmrec.results import ResultError
+from mmrec.training.callbacks import AtomicCheckpointIO, Checkpoints, EpochSeed, EpochTable, Timing
+from mmrec.training.results import ResultError
 
 
 def draws(seed, epoch, rank=0):
@@ -39,7 +39,7 @@ def test_epochs_seeds_and_processes_draw_differently():
 def clock(monkeypatch):
     """A clock that is set by hand."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("mmrec.callbacks.time.perf_counter", lambda: clock.now)
+    monkeypatch.setattr("mmrec.training.callbacks.time.perf_counter", lambda: clock.now)
     return clock
 
 
@@ -231,7 +231,9 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_former_one(error, tmp_path,
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 @pytest.mark.parametrize("numbers", [10, 10**6], ids=["one write", "many writes"])
 def test_a_full_disk_is_called_one(numbers, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmrec.callbacks.replace_file", lambda _: nullcontext(Path("/dev/full")))
+    monkeypatch.setattr(
+        "mmrec.training.callbacks.replace_file", lambda _: nullcontext(Path("/dev/full"))
+    )
     path = tmp_path / "checkpoints" / "last.ckpt"
     with pytest.raises(OSError, match=r"^No space left on .*checkpoints for .*none before it"):
         AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(numbers)}, path)

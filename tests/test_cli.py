@@ -14,9 +14,9 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 import mmrec
-from mmrec.cli import main
-from mmrec.config import conf_dir
-from mmrec.trust import leave_run_folders
+from mmrec.commands.cli import main
+from mmrec.config.schema import conf_dir
+from mmrec.training.trust import leave_run_folders
 
 CONFIGS = {"run": "config.yaml"}
 COMMANDS = ("run", "evaluate", "recommend", "similar", "explain", "report")
@@ -26,7 +26,7 @@ COMMANDS = ("run", "evaluate", "recommend", "similar", "explain", "report")
 def script(tmp_path_factory):
     """The console script, as an installer writes it."""
     path = tmp_path_factory.mktemp("bin") / "mmrec"
-    path.write_text(f"#!{sys.executable}\nfrom mmrec.cli import main\n\nmain()\n")
+    path.write_text(f"#!{sys.executable}\nfrom mmrec.commands.cli import main\n\nmain()\n")
     path.chmod(0o755)
     return path
 
@@ -108,7 +108,7 @@ def test_a_command_explains_itself_without_loading_torch(command, said):
         "import atexit, sys\n"
         "atexit.register(lambda: print('TORCH' if 'torch' in sys.modules else 'LIGHT'))\n"
         f"sys.argv = ['mmrec', {command!r}, '--help']\n"
-        "from mmrec.cli import main\n"
+        "from mmrec.commands.cli import main\n"
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -133,7 +133,7 @@ def test_a_run_leaves_out_what_torchmetrics_would_have_for_other_fields(surround
         "import sys, mmrec.run\n"
         "sys.argv = ['run', 'data.world.users=60', 'data.world.items=60', 'trainer.max_epochs=1',"
         " 'model=bpr', 'run_dir=mine']\n"
-        "mmrec.run.main()\n"
+        "mmrec.commands.run.main()\n"
         "assert not {'scipy.signal', 'scipy.stats', 'matplotlib.pyplot'} & sys.modules.keys()\n"
         "import scipy.signal, matplotlib.pyplot, torchmetrics.functional.audio\n"
         "from lightning_utilities.core.imports import RequirementCache, module_available\n"
@@ -154,7 +154,7 @@ def test_a_run_needs_nothing_of_packages_for_other_fields(surroundings, tmp_path
         "Metadata-Version: 2.1\nName: transformers\nVersion: 5.0\n"
     )
     code = (
-        "from mmrec.startup import import_torchmetrics\n"
+        "from mmrec.config.startup import import_torchmetrics\n"
         "import_torchmetrics()\nimport mmrec.evaluation"
     )
     done = subprocess.run(
@@ -177,9 +177,10 @@ def test_the_working_directory_is_searched_as_by_python_m(surroundings, tmp_path
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/mmrec").write_text(
         "import importlib.util, sys\n"
-        "from mmrec.cli import main\n"
-        "import mmrec.app\n"
-        "mmrec.app.launch = lambda *_: print(importlib.util.find_spec('mine') is not None)\n"
+        "from mmrec.commands.cli import main\n"
+        "import mmrec.commands.app\n"
+        "found = importlib.util.find_spec\n"
+        "mmrec.commands.app.launch = lambda *_: print(found('mine') is not None)\n"
         "main()\n"
     )
     (tmp_path / "mine.py").touch()
@@ -210,11 +211,11 @@ def test_a_process_of_its_own_is_started_with_the_same_words():
     """Lightning starts `python -m <name of __main__> <argv>` for every further device."""
     code = (
         "import sys, runpy\n"
-        "from mmrec.cli import main\n"
-        "import mmrec.app\n"
+        "from mmrec.commands.cli import main\n"
+        "import mmrec.commands.app\n"
         "def launch(*args):\n"
         "    print(sys.modules['__main__'].__spec__.name, *sys.argv[1:])\n"
-        "mmrec.app.launch = launch\n"
+        "mmrec.commands.app.launch = launch\n"
         "sys.argv = ['mmrec', 'run', 'model=bpr', 'trainer=ddp']\n"
         "main()\n"
     )
@@ -345,7 +346,7 @@ def test_installed_modules_come_before_those_of_the_working_directory(
 ):
     """Each module writes its name; the command then fails in a settings check or at `mine`."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/mmrec").write_text("from mmrec.cli import main\n\nmain()\n")
+    (tmp_path / "bin/mmrec").write_text("from mmrec.commands.cli import main\n\nmain()\n")
     for name in ("hydra", "omegaconf", "pydantic", "torch", "yaml"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise SystemExit({name!r})\n")

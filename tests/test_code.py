@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mmrec.code import code_digest
+from mmrec.training.code import code_digest
 
 
 @pytest.fixture

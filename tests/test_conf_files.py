@@ -11,7 +11,7 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from mmrec.config import check_call, conf_dir
+from mmrec.config.schema import check_call, conf_dir
 
 FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().glob("*/**/[!_]*.yaml"))
 NEEDS = {"data/folder.yaml": ["data.name=mine"]}
@@ -72,7 +72,7 @@ def test_help_reads_no_heavy_library():
     code = """
 import sys
 sys.argv = ["mmrec", "--help"]
-from mmrec.run import main
+from mmrec.commands.run import main
 try:
     main()
 finally:

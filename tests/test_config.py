@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Le
 
-from mmrec.config import ConfigError, check_call, check_monitor, conf_dir, nearest
+from mmrec.config.schema import ConfigError, check_call, check_monitor, conf_dir, nearest
 
 
 class Part:

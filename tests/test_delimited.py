@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrec.data.corpus import DataError
-from mmrec.delimited import parse_delimited
-from mmrec.separators import SEPARATORS, chosen_separator, detect_separator
+from mmrec.tables.delimited import parse_delimited
+from mmrec.tables.separators import SEPARATORS, chosen_separator, detect_separator
 
 NAME = "toys/t.csv"
 WITHOUT_QUOTING = ["\t", "::", " "]

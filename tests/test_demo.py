@@ -15,7 +15,7 @@ from experiments.demo import (
     explained_gate,
     gate_agreement,
 )
-from mmrec.runs import open_run
+from mmrec.training.open_run import open_run
 
 TINY = ("data.world.users=80", "data.world.items=60", "trainer.max_epochs=2")
 QUIET = "trainer.enable_progress_bar=false"

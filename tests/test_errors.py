@@ -6,17 +6,17 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mmrec.build import build, check
-from mmrec.config import ConfigError
-from mmrec.errors import memory_suffices
-from mmrec.evaluate import evaluate
-from mmrec.explain import explain
+from mmrec.commands.evaluate import evaluate
+from mmrec.commands.explain import explain
+from mmrec.commands.recommend import recommend
+from mmrec.commands.run import run
+from mmrec.commands.similar import similar
+from mmrec.config.errors import memory_suffices
+from mmrec.config.schema import ConfigError
 from mmrec.models import BPR, GatedLightGCN
-from mmrec.recommend import recommend
-from mmrec.results import ResultError
-from mmrec.run import run
-from mmrec.runs import open_run
-from mmrec.similar import similar
+from mmrec.training.build import build, check
+from mmrec.training.open_run import open_run
+from mmrec.training.results import ResultError
 
 SMALL = ("data.world.users=60", "data.world.items=60", "model=bpr", "trainer=cpu")
 SMALL += ("trainer.enable_progress_bar=false", "trainer.max_epochs=1")

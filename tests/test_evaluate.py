@@ -14,9 +14,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from mmrec.evaluate import evaluate
-from mmrec.protocol import Candidates, Seen
-from mmrec.run import run
+from mmrec.commands.evaluate import evaluate
+from mmrec.commands.run import run
+from mmrec.evaluation.protocol import Candidates, Seen
 
 TINY = ("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 WORLD = ("data.world.users=80", "data.world.items=70", "data.world.widths=4")

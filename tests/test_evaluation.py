@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmrec.data.corpus import Corpus, Interactions, Modality
 from mmrec.evaluation import NonFiniteScores, RankingMetric, Rankings
-from mmrec.protocol import Evaluation, check_rankable, groups
+from mmrec.evaluation.protocol import Evaluation, check_rankable, groups
 
 CUTOFFS = (1, 3, 8)
 ACCURACY = ("recall", "hit_rate", "precision", "ndcg", "mrr", "map")

@@ -12,13 +12,13 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from mmrec.config import ConfigError
+from mmrec.commands.explain import explain, main
+from mmrec.commands.run import run
+from mmrec.config.schema import ConfigError
 from mmrec.data import Queries
-from mmrec.explain import explain, main
 from mmrec.report import charts
-from mmrec.results import ResultError
-from mmrec.run import run
-from mmrec.runs import open_run
+from mmrec.training.open_run import open_run
+from mmrec.training.results import ResultError
 
 TINY = (
     *("trainer=cpu", "trainer.max_epochs=3", "trainer.enable_progress_bar=false", "model.dim=8"),
@@ -140,7 +140,7 @@ def test_items_have_their_ids_and_titles(finished, tmp_path, monkeypatch):
     ids = pl.Series([f"B{i}" for i in range(count)])
     known = replace(opened.corpus, item_titles=titles, item_ids=ids)
     monkeypatch.setattr(type(opened), "corpus", known)
-    monkeypatch.setattr("mmrec.runs.open_run", lambda *_, **__: opened)
+    monkeypatch.setattr("mmrec.training.open_run.open_run", lambda *_, **__: opened)
     page = explain(run=opened.folder, users=[7], output=str(tmp_path), accelerator="cpu")
     for name in ("user-7", "user-7-train"):
         shown = table(page, name)
@@ -291,7 +291,7 @@ def test_users_without_train_items_have_a_list_alone(finished, tmp_path, monkeyp
     train = opened.corpus.train
     without = replace(opened.corpus, train=train.select((train.user != 7).nonzero().squeeze(1)))
     monkeypatch.setattr(type(opened), "corpus", without)
-    monkeypatch.setattr("mmrec.runs.open_run", lambda *_, **__: opened)
+    monkeypatch.setattr("mmrec.training.open_run.open_run", lambda *_, **__: opened)
     explain(run=opened.folder, users=[7], output=str(tmp_path), accelerator="cpu")
     assert {path.name for path in tmp_path.glob("tables/user-*.csv")} == {"user-7.csv"}
 
@@ -370,7 +370,7 @@ def test_a_title_is_not_a_formula_in_a_spreadsheet(finished, tmp_path, monkeypat
     opened = open_run(routed(finished))
     titles = pl.Series(["=cmd|' /C calc'!A0"] * opened.corpus.n_items)
     opened.data.corpus = replace(opened.corpus, item_titles=titles)
-    monkeypatch.setattr("mmrec.runs.open_run", lambda *_, **__: opened)
+    monkeypatch.setattr("mmrec.training.open_run.open_run", lambda *_, **__: opened)
     page = explain(run=opened.folder, users=[7], output=str(tmp_path), accelerator="cpu")
     for path in (tmp_path / "weights.csv", tmp_path / "tables" / "user-7.csv"):
         assert set(pl.read_csv(path)["title"]) == {"'=cmd|' /C calc'!A0"}

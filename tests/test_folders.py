@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmrec.results import read_config
-from mmrec.run import main
+from mmrec.commands.run import main
+from mmrec.training.results import read_config
 
 pytestmark = pytest.mark.slow
 

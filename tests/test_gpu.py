@@ -12,12 +12,12 @@ from hydra.utils import get_object, instantiate
 from lightning import seed_everything
 from omegaconf import OmegaConf
 
-from mmrec.config import conf_dir
+from mmrec.commands.evaluate import evaluate
+from mmrec.commands.explain import explain
+from mmrec.commands.recommend import recommend
+from mmrec.config.schema import conf_dir
 from mmrec.data import InteractionData, Queries, Triplets
-from mmrec.evaluate import evaluate
-from mmrec.explain import explain
 from mmrec.models import MAGNET
-from mmrec.recommend import recommend
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 CUDA = torch.device("cuda")

@@ -10,10 +10,10 @@ import pytest
 from filelock import FileLock
 from lightning import Trainer
 
-import mmrec.run
+import mmrec.commands.run
 from mmrec.models.base import Recommender
-from mmrec.results import read_result
-from mmrec.sweep import grid as grid_module
+from mmrec.search import grid as grid_module
+from mmrec.training.results import read_result
 
 SMALL = ("data.world.users=60", "data.world.items=60", "trainer=cpu", "trainer.max_epochs=2")
 RUNS = ("-m", "grid=runs", *SMALL, "trainer.enable_progress_bar=false")
@@ -25,7 +25,7 @@ def grid(in_process, monkeypatch, capfd):
 
     `grid.error` is the one line of a grid that ended badly, `grid.out` the rest.
     """
-    run = mmrec.run.run
+    run = mmrec.commands.run.run
 
     def counted(config, overrides, watch):
         made.append(Path(config.run_dir))
@@ -35,11 +35,11 @@ def grid(in_process, monkeypatch, capfd):
 
     def call(*words):
         made.clear()
-        call.error = in_process(mmrec.run.main, *words)
+        call.error = in_process(mmrec.commands.run.main, *words)
         call.out = capfd.readouterr().out
         return [*made]
 
-    monkeypatch.setattr(mmrec.run, "run", counted)
+    monkeypatch.setattr(mmrec.commands.run, "run", counted)
     return call
 
 
@@ -130,7 +130,7 @@ def test_a_cell_that_another_command_takes_first_is_left_to_it(grid, tmp_path, m
     (folder,) = grid(*words)
     (folder / "result.json").unlink()
     (lock,) = (tmp_path / "multirun/runs/.locks").iterdir()
-    monkeypatch.setattr("mmrec.sweep.grid.Grid._is_held", lambda *_: False)
+    monkeypatch.setattr("mmrec.search.grid.Grid._is_held", lambda *_: False)
     with FileLock(lock):
         assert grid(*words) == []
     assert "another command has it" in grid.out
@@ -149,7 +149,7 @@ def test_what_a_failed_cell_held_is_free_for_the_next(grid, monkeypatch):
         raise RuntimeError("out of memory")
 
     made, alive = [], []
-    monkeypatch.setattr(mmrec.run, "run", run)
+    monkeypatch.setattr(mmrec.commands.run, "run", run)
     grid(*RUNS, "model=bpr", "seed=0,1,2")
     assert "3 of 3 cells failed" in grid.error
     assert alive == [0, 0, 0]

@@ -8,8 +8,8 @@ import sys
 import polars as pl
 import pytest
 
-from mmrec.headers import BEGINNING, DataError, check_columns, check_data
-from mmrec.run import main
+from mmrec.commands.run import main
+from mmrec.tables.headers import BEGINNING, DataError, check_columns, check_data
 
 DEFAULT = {"user": "userID", "item": "itemID", "time": "timestamp", "position": "position"}
 DEFAULT |= {"label": "x_label", "rating": None, "categories": "categories"}
@@ -196,6 +196,9 @@ def test_the_command_says_it_and_leaves_no_folder(tmp_path, in_process):
 
 
 def test_the_check_imports_nothing_heavy():
-    code = "import sys, mmrec.headers, mmrec.run\nprint({'torch', 'lightning'} & {*sys.modules})"
+    code = (
+        "import sys, mmrec.tables.headers, mmrec.run\n"
+        "print({'torch', 'lightning'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

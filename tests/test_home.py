@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mmrec.evaluate import main as evaluate
-from mmrec.home import EITHER, LISTS, PATHS, with_home
+from mmrec.commands.evaluate import main as evaluate
+from mmrec.config.home import EITHER, LISTS, PATHS, with_home
 
 NAMES = (
     *("é", "日本", "a+b", "a=b", "a b", "a[1]", "[1]x", "a#b", "a&b", "a,b"),

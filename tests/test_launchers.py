@@ -9,8 +9,8 @@ import tempfile
 import pytest
 from omegaconf import OmegaConf
 
-from mmrec.config import conf_dir
-from mmrec.results import read_result
+from mmrec.config.schema import conf_dir
+from mmrec.training.results import read_result
 
 TINY = (
     *("data.world.users=60", "data.world.items=60", "model=bpr", "model.dim=8", "trainer=cpu"),

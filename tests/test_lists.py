@@ -8,13 +8,13 @@ import sys
 import polars as pl
 import pytest
 
-from mmrec.lists import SUFFIXES, write_lists
+from mmrec.commands.lists import SUFFIXES, write_lists
 
 WRITE_AND_WAIT = """
 import sys, time
 from pathlib import Path
 import polars as pl
-from mmrec.lists import write_lists
+from mmrec.commands.lists import write_lists
 
 def frames():
     yield pl.DataFrame({"item": [1]})

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrec.losses import (
+from mmrec.nn.losses import (
     bpr,
     full_cross_entropy,
     gbce_power,

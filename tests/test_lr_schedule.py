@@ -8,11 +8,12 @@ import polars as pl
 import pytest
 import torch
 
-from mmrec.build import build, check
-from mmrec.config import ConfigError
+from mmrec.config.schema import ConfigError
 from mmrec.models import Recommender
-from mmrec.results import config_hash, read_config, read_result
-from mmrec.runs import open_run
+from mmrec.training.build import build, check
+from mmrec.training.open_run import open_run
+from mmrec.training.provenance import config_hash
+from mmrec.training.results import read_config, read_result
 
 EPOCHS, LR = 6, 0.02
 TINY = (

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch_geometric import metrics as pyg
 from torchmetrics.functional.retrieval import retrieval_average_precision, retrieval_reciprocal_rank
 
-from mmrec import metrics
 from mmrec.data import PygData
+from mmrec.evaluation import metrics
+from mmrec.evaluation.protocol import Evaluation
 from mmrec.models import BPR
-from mmrec.protocol import Evaluation
 
 modest = settings(max_examples=40, deadline=None)
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmrec.build import check
 from mmrec.data import DataError, Interactions, PlantedData, Source, split_corpus
 from mmrec.data.corpus import together
 from mmrec.data.splits import needed_roles
 from mmrec.evaluation import RankingMetric
+from mmrec.evaluation.protocol import Evaluation
 from mmrec.models import BPR, SASRec
-from mmrec.protocol import Evaluation
-from mmrec.results import config_hash
+from mmrec.training.build import check
+from mmrec.training.provenance import config_hash
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hydra.utils import get_object
 
 from mmrec import models
-from mmrec.old_runs import (
+from mmrec.config.old_runs import (
     REMOVED,
     REMOVED_CHOICES,
     rename_parameters,

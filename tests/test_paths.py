@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from mmrec.config import ConfigError
-from mmrec.errors import DataError
-from mmrec.headers import check_data
-from mmrec.names import check_files
-from mmrec.paths import cache_dir, data_root, expand, replace_file
+from mmrec.config.errors import DataError
+from mmrec.config.paths import cache_dir, data_root, expand, replace_file
+from mmrec.config.schema import ConfigError
+from mmrec.tables.headers import check_data
+from mmrec.training.names import check_files
 
 WRITE_AND_WAIT = """
 import sys
 from pathlib import Path
-from mmrec.config import ConfigError
-from mmrec.errors import DataError
-from mmrec.headers import check_data
-from mmrec.names import check_files
-from mmrec.paths import cache_dir, data_root, expand, replace_file
+from mmrec.config.schema import ConfigError
+from mmrec.config.errors import DataError
+from mmrec.tables.headers import check_data
+from mmrec.training.names import check_files
+from mmrec.config.paths import cache_dir, data_root, expand, replace_file
 with replace_file(Path(sys.argv[1])) as part:
     part.write_text("half")
     print(part.name, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from mmrec.results import read_result
+from mmrec.training.results import read_result
 
 TINY = (
     *("data.world.users=121", "data.world.items=60", "model.dim=8"),

@@ -12,12 +12,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import OmegaConf
 
-from mmrec import progress
-from mmrec.build import build
-from mmrec.card import buffer_values, card
 from mmrec.models import BPR, EASE, ItemKNN, MostPop
-from mmrec.progress import Progress, Standing, one_process_speaks
-from mmrec.results import read_result, validate_result
+from mmrec.training import progress
+from mmrec.training.build import build
+from mmrec.training.card import buffer_values, card
+from mmrec.training.progress import Progress, Standing, one_process_speaks
+from mmrec.training.results import read_result, validate_result
 
 TINY = (
     "model=bpr",
@@ -93,7 +93,7 @@ def test_without_early_stopping_the_line_says_so(spoken, tmp_path):
 
 
 def test_turning_the_bar_off_keeps_the_lines(spoken, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mmrec.bars.in_terminal", lambda: True)
+    monkeypatch.setattr("mmrec.config.bars.in_terminal", lambda: True)
     assert len(spoken(tmp_path / "on")) == 4
     assert "\r" in capsys.readouterr().err
     assert len(spoken(tmp_path / "off", "trainer.enable_progress_bar=false")) == 4
@@ -101,7 +101,7 @@ def test_turning_the_bar_off_keeps_the_lines(spoken, tmp_path, monkeypatch, caps
 
 
 def test_the_bar_shows_what_the_line_says(spoken, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mmrec.bars.in_terminal", lambda: True)
+    monkeypatch.setattr("mmrec.config.bars.in_terminal", lambda: True)
     found = spoken(tmp_path)
     shown = capsys.readouterr().err.split("\r")
     assert any(
@@ -120,7 +120,7 @@ def test_a_redirected_log_has_no_carriage_return(spoken, tmp_path, capsys):
 
 
 def test_a_bar_of_ones_own_takes_the_place_of_ours(spoken, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mmrec.bars.in_terminal", lambda: True)
+    monkeypatch.setattr("mmrec.config.bars.in_terminal", lambda: True)
     own = "+callbacks.bar._target_=lightning.pytorch.callbacks.TQDMProgressBar"
     assert len(spoken(tmp_path, own)) == 4
     shown = "".join(capsys.readouterr())

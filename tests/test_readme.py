@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmrec.cli import COMMANDS
-from mmrec.config import conf_dir
+from mmrec.commands.cli import COMMANDS
+from mmrec.config.schema import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -12,8 +12,8 @@ from hydra.utils import instantiate
 from lightning import seed_everything
 from omegaconf import OmegaConf
 
-from mmrec.build import build
 from mmrec.data import DataError, files
+from mmrec.training.build import build
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 

@@ -18,17 +18,17 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from polars.testing import assert_frame_equal
 
-import mmrec.runs
-from mmrec import recommend as module
-from mmrec import similar
-from mmrec.config import ConfigError
+import mmrec.training.open_run
+from mmrec.commands import recommend as module
+from mmrec.commands import similar
+from mmrec.commands.recommend import recommend
+from mmrec.commands.run import run
+from mmrec.config.schema import ConfigError
 from mmrec.data import DataError, Interactions
 from mmrec.evaluation import NonFiniteScores
-from mmrec.names import Names, select
 from mmrec.nn import mean_item
-from mmrec.recommend import recommend
-from mmrec.run import run
-from mmrec.runs import open_run
+from mmrec.training.names import Names, select
+from mmrec.training.open_run import open_run
 
 TINY = ("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 WORLD = ("data.world.users=60", "data.world.items=50", "data.world.widths=4")
@@ -653,7 +653,7 @@ def test_an_accelerator_that_is_not_there_is_named(finished, tmp_path, monkeypat
     def fabric(**settings):
         raise kind(f"no {settings['accelerator']} here")
 
-    monkeypatch.setattr(mmrec.runs, "Fabric", fabric)
+    monkeypatch.setattr(mmrec.training.open_run, "Fabric", fabric)
     with pytest.raises(ValueError, match="accelerator=gpu: no gpu here"):
         recommend(run=finished, output=str(tmp_path / "r.csv"), accelerator="gpu")
     assert not any(tmp_path.iterdir())
@@ -700,7 +700,7 @@ def test_an_id_is_not_a_formula_in_a_spreadsheet(shop, tmp_path, monkeypatch):
     opened = open_run(shop)
     names = pl.Series(["=1+1", "@x", "-5", *opened.corpus.item_ids[3:]])
     opened.data.corpus = replace(opened.corpus, item_ids=names)
-    monkeypatch.setattr(mmrec.runs, "open_run", lambda *_, **__: opened)
+    monkeypatch.setattr(mmrec.training.open_run, "open_run", lambda *_, **__: opened)
     asked = {"run": shop, "seen": "none", "k": 12, "accelerator": "cpu"}
     recommend(output=str(tmp_path / "r.csv"), **asked)
     recommend(output=str(tmp_path / "r.parquet"), **asked)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmrec.data import PlantedData, planted
-from mmrec.recovery import role_recovery
+from mmrec.evaluation.recovery import role_recovery
 
 
 def world(**options):

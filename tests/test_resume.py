@@ -17,12 +17,12 @@ import polars as pl
 import pytest
 import torch
 
-from mmrec.callbacks import AtomicCheckpointIO
-from mmrec.config import ConfigError
+from mmrec.config.schema import ConfigError
 from mmrec.data import DataError
 from mmrec.models import Recommender
-from mmrec.results import ResultError, read_result
-from mmrec.run_folder import written_link
+from mmrec.training.callbacks import AtomicCheckpointIO
+from mmrec.training.results import ResultError, read_result
+from mmrec.training.run_folder import written_link
 
 # Edges are dropped and early stopping is near, so that every kind of state matters.
 TINY = (

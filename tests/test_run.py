@@ -12,14 +12,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-import mmrec.run
-from mmrec.build import build, check, warn_of_early_peaks
-from mmrec.config import ConfigError, conf_dir
+import mmrec.commands.run
+from mmrec.commands.run import run
+from mmrec.config.schema import ConfigError, conf_dir
 from mmrec.data import DataError
 from mmrec.evaluation import RankingMetric
 from mmrec.models import Recommender
-from mmrec.results import read_result
-from mmrec.run import run
+from mmrec.training.build import build, check, warn_of_early_peaks
+from mmrec.training.results import read_result
 
 TINY = (
     "model=bpr",
@@ -368,13 +368,13 @@ def test_trackers_write_beside_the_table(go, done, tmp_path, monkeypatch, logger
 
 def test_a_sweep_sees_the_best_validation_value_and_nothing_of_test(tmp_path, monkeypatch):
     outcome = {"status": "completed", "best_value": 0.25, "metrics": {"test/recall@20": 0.75}}
-    monkeypatch.setattr(mmrec.run, "run", lambda *_: outcome)
+    monkeypatch.setattr(mmrec.commands.run, "run", lambda *_: outcome)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("config", overrides=["run_dir=unused"], return_hydra_config=True)
     with open_dict(config):
         config.hydra.runtime.output_dir = str(tmp_path)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
-    assert mmrec.run._main(config) == 0.25
+    assert mmrec.commands.run._main(config) == 0.25
 
 
 @pytest.mark.slow

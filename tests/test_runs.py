@@ -17,17 +17,17 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import mmrec.evaluate
-import mmrec.recommend
-from mmrec.config import ConfigError
+import mmrec.commands.evaluate
+import mmrec.commands.recommend
+from mmrec.commands.evaluate import evaluate
+from mmrec.commands.report import report
+from mmrec.commands.run import run
+from mmrec.config.schema import ConfigError
 from mmrec.data import DataError
 from mmrec.data.datamodule import QueryLoader
-from mmrec.evaluate import evaluate
 from mmrec.nn import fused_ranking, ranking
-from mmrec.report.__main__ import report
-from mmrec.results import ResultError
-from mmrec.run import run
-from mmrec.runs import open_run, scored
+from mmrec.training.open_run import open_run, scored
+from mmrec.training.results import ResultError
 
 TINY = ("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 WORLD = ("data.world.users=60", "data.world.items=60", "data.world.widths=4")
@@ -315,8 +315,11 @@ def test_parts_of_a_model_come_from_mmrec_and_others_are_not_even_imported(
         ("os.system", "not a Recommender class"),
         ("subprocess.Popen", "not a Recommender class"),
         ("antigravity.fly", "not a Recommender class"),
-        ("mmrec.results.subprocess.Popen", "no module mmrec.results.subprocess was found"),
-        ("mmrec.trust.Located", "not a Recommender class"),
+        (
+            "mmrec.training.provenance.subprocess.Popen",
+            "no module mmrec.training.provenance.subprocess was found",
+        ),
+        ("mmrec.training.trust.Located", "not a Recommender class"),
         ("mmrec..models.BPR", "not the dotted name of a class"),
         ("torch.optim.Adam", "not a Recommender class"),
         ("torch.hub.load", "it would execute|not a Recommender class"),
@@ -546,8 +549,8 @@ def test_a_report_leaves_the_process_as_it_is(finished, tmp_path):
 @pytest.mark.parametrize(
     "command",
     [
-        (mmrec.evaluate.main,),
-        (mmrec.recommend.main, "output=r.csv", "k=2"),
+        (mmrec.commands.evaluate.main,),
+        (mmrec.commands.recommend.main, "output=r.csv", "k=2"),
     ],
 )
 def test_commands_take_the_folder_of_data(command, moved, in_process, monkeypatch):
@@ -567,11 +570,11 @@ def test_commands_take_the_folder_of_data(command, moved, in_process, monkeypatc
 
 def test_commands_take_trust(folder, own_model, in_process):
     words = [f"run={folder}", "accelerator=cpu"]
-    assert "trust=[my_models]" in in_process(mmrec.evaluate.main, *words)
-    assert "trust=[my_models]" in in_process(mmrec.evaluate.main, *words, "trust=[other]")
-    assert in_process(mmrec.evaluate.main, *words, "trust=[my_models]") is None
+    assert "trust=[my_models]" in in_process(mmrec.commands.evaluate.main, *words)
+    assert "trust=[my_models]" in in_process(mmrec.commands.evaluate.main, *words, "trust=[other]")
+    assert in_process(mmrec.commands.evaluate.main, *words, "trust=[my_models]") is None
     del sys.modules["my_models"]
-    assert in_process(mmrec.evaluate.main, *words) is None
+    assert in_process(mmrec.commands.evaluate.main, *words) is None
     assert own_model.is_file()
 
 

@@ -8,8 +8,8 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mmrec.config import conf_dir
-from mmrec.schedules import Constant, EntropyTriggered, Observed, Ramp
+from mmrec.config.schema import conf_dir
+from mmrec.nn.schedules import Constant, EntropyTriggered, Observed, Ramp
 
 YAMLS = sorted((conf_dir() / "router_schedule").glob("*.yaml"))
 

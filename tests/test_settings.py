@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.settings import CONTESTS, Tuned, first_table, tuned
-from mmrec.config import conf_dir
+from mmrec.config.schema import conf_dir
 
 ALL = {settings.name: settings for settings in tuned()}
 QUICK = ("lightgcn_softmax_tiktok", "mamex_softmax_scientific_cold")

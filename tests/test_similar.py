@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 import torch
 
-from mmrec.config import ConfigError
+from mmrec.commands.run import run
+from mmrec.commands.similar import similar, similar_items
+from mmrec.config.schema import ConfigError
 from mmrec.evaluation import NonFiniteScores
-from mmrec.run import run
-from mmrec.runs import open_run
-from mmrec.similar import similar, similar_items
+from mmrec.training.open_run import open_run
 
 TINY = ("trainer=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
 WORLD = ("data.world.users=60", "data.world.items=50", "data.world.widths=4")

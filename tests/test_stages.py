@@ -11,16 +11,17 @@ import pytest
 import torch
 from filelock import FileLock
 
-from mmrec import stages
-from mmrec.build import check
-from mmrec.config import ConfigError
+from mmrec.commands.evaluate import evaluate
+from mmrec.commands.recommend import recommend
+from mmrec.config.schema import ConfigError
 from mmrec.data import DataError
-from mmrec.evaluate import evaluate
 from mmrec.models import Recommender
-from mmrec.recommend import recommend
 from mmrec.report.collect import collect
-from mmrec.results import config_hash, read_config, read_result
-from mmrec.runs import open_run
+from mmrec.training import stages
+from mmrec.training.build import check
+from mmrec.training.open_run import open_run
+from mmrec.training.provenance import config_hash
+from mmrec.training.results import read_config, read_result
 
 TINY = (
     "model=dropoutnet",

@@ -15,9 +15,9 @@ from experiments.leaderboard.__main__ import without
 from experiments.mamex import __main__ as cold
 from experiments.missing import __main__ as missing
 from experiments.missing.__main__ import lacking, ranked_without
+from mmrec.commands.run import run as run_model
 from mmrec.models import ContentBPR, ItemKNN
-from mmrec.run import run as run_model
-from mmrec.runs import open_run
+from mmrec.training.open_run import open_run
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-import mmrec.run
-import mmrec.sweep.study
-from mmrec.results import ResultError
+import mmrec.commands.run
+import mmrec.search.study
+from mmrec.training.results import ResultError
 
 SMALL = ("data.world.users=60", "data.world.items=60", "trainer=cpu")
 SPACE = ("model.l2=tag(log,interval(1e-5,1e-1))", "model.layers=range(1,4)")
@@ -55,14 +55,14 @@ def search(in_process, monkeypatch, tmp_path, capfd):
         return result(**value) if isinstance(value, dict) else result(value)
 
     def call(*words):
-        call.error = in_process(mmrec.run.main, *words)
+        call.error = in_process(mmrec.commands.run.main, *words)
         call.out = capfd.readouterr().out
         study = tmp_path / "study" / "study.db"
         if study.exists():
             return optuna.load_study(study_name=None, storage=f"sqlite:///{study}")
         return None
 
-    monkeypatch.setattr(mmrec.run, "run", stub)
+    monkeypatch.setattr(mmrec.commands.run, "run", stub)
     call.runs, call.configs, call.score = [], [], value_of
     return call
 
@@ -260,7 +260,7 @@ def test_a_setting_that_was_taken_away_is_told_of_in_the_file(search, tmp_path):
 
 
 def test_a_search_without_m_says_so(in_process):
-    said = in_process(mmrec.run.main, "sweep=bpr", "run_dir=never")
+    said = in_process(mmrec.commands.run.main, "sweep=bpr", "run_dir=never")
     assert "sweep=... needs a multirun: add -m" in said
 
 
@@ -283,7 +283,7 @@ def test_groups_are_choices_too_and_an_experiment_says_which(search, tmp_path):
     assert experiment.evaluation == {"cutoffs": [5, 20]}
     best = next(c for c in search.configs if c.model._target_.endswith(".VBPR"))
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(mmrec.config.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(mmrec.config.schema.conf_dir()), version_base="1.3"):
         again = compose(
             "config",
             overrides=[
@@ -372,7 +372,7 @@ def test_a_pruned_first_seed_saves_the_others(search):
 
 
 def test_a_search_is_told_nothing_of_the_test():
-    told = mmrec.results.for_a_search(result())
+    told = mmrec.training.results.for_a_search(result())
     assert told["metrics"] == {"val/recall@20": 0.5}
     assert "test" not in str(told)
 
@@ -388,7 +388,7 @@ def launcher(monkeypatch):
             def launch(self, words, initial_job_idx):
                 batches.append(len(words))
                 lose(words)
-                told = mmrec.results.for_a_search(result())
+                told = mmrec.training.results.for_a_search(result())
                 return [JobReturn(status=JobStatus.COMPLETED, _return_value=told) for _ in words]
 
         monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: Launcher())
@@ -407,7 +407,7 @@ def on_disk(monkeypatch):
         return found[folder.name]
 
     found = {}
-    monkeypatch.setattr("mmrec.sweep.search.read_result", read)
+    monkeypatch.setattr("mmrec.search.search.read_result", read)
     return found
 
 
@@ -469,7 +469,7 @@ def test_a_trial_of_a_living_worker_elsewhere_is_left_to_it(search, foreign, mon
     def sleep(_):
         study._storage.set_trial_user_attr(study.trials[2]._trial_id, "alive", time.time())
 
-    monkeypatch.setattr("mmrec.sweep.search.time.sleep", sleep)
+    monkeypatch.setattr("mmrec.search.search.time.sleep", sleep)
     study = search(*words)
     assert search.error is None
     assert "trials [2] run elsewhere: waiting for a sign of life" in search.out
@@ -478,8 +478,8 @@ def test_a_trial_of_a_living_worker_elsewhere_is_left_to_it(search, foreign, mon
 
 
 def test_a_trial_of_a_silent_worker_elsewhere_is_taken_over(search, foreign, monkeypatch):
-    monkeypatch.setattr("mmrec.sweep.study.GRACE", 1.0)
-    monkeypatch.setattr("mmrec.sweep.search.POLL", 0.1)
+    monkeypatch.setattr("mmrec.search.study.GRACE", 1.0)
+    monkeypatch.setattr("mmrec.search.search.POLL", 0.1)
     _, words = foreign("another machine:1", time.time())
     study = search(*words)
     assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
@@ -487,7 +487,7 @@ def test_a_trial_of_a_silent_worker_elsewhere_is_taken_over(search, foreign, mon
 
 
 def test_what_a_killed_worker_had_finished_is_not_run_again(search, foreign, on_disk):
-    study, words = foreign(f"{mmrec.sweep.study._place()}:999999999", 0.0)
+    study, words = foreign(f"{mmrec.search.study._place()}:999999999", 0.0)
     layers, l2 = (study.trials[2].params[k] for k in ("model.layers", "model.l2"))
     words_of_it = [*SMALL, f"model.l2={l2}", f"model.layers={layers}"]
     on_disk["2"] = result(0.7) | {"overrides": words_of_it}
@@ -499,7 +499,7 @@ def test_what_a_killed_worker_had_finished_is_not_run_again(search, foreign, on_
 
 
 def test_a_pruned_trial_that_nobody_was_told_of_stays_pruned(search, foreign, on_disk):
-    study, words = foreign(f"{mmrec.sweep.study._place()}:999999999", 0.0)
+    study, words = foreign(f"{mmrec.search.study._place()}:999999999", 0.0)
     settings = [f"{name}={value}" for name, value in study.trials[2].params.items()]
     on_disk["2"] = result(0.7, "pruned") | {"overrides": [*SMALL, *settings]}
     study = search(*words)
@@ -562,7 +562,7 @@ def test_an_interrupted_trial_is_run_again(search):
 
 @pytest.mark.slow
 def test_no_file_has_a_space_without_the_models_own_settings(search):
-    spaces = sorted(p.stem for p in (mmrec.config.conf_dir() / "sweep").glob("[!_]*.yaml"))
+    spaces = sorted(p.stem for p in (mmrec.config.schema.conf_dir() / "sweep").glob("[!_]*.yaml"))
     assert len(spaces) > 6
     for space in spaces:
         model = space.removesuffix("_softmax")
@@ -573,7 +573,7 @@ def test_no_file_has_a_space_without_the_models_own_settings(search):
         tuned = [w for w in search.runs[0] if w.startswith(("model.", "optimizer."))]
         assert tuned, space
         config = search.configs[-1]
-        usual = OmegaConf.load(mmrec.config.conf_dir() / "model" / f"{model}.yaml")
+        usual = OmegaConf.load(mmrec.config.schema.conf_dir() / "model" / f"{model}.yaml")
         told = {} if space == model else {"loss": "softmax"}
         for name in usual.keys() - {"defaults"}:
             value = told.get(name, usual[name])

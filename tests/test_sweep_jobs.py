@@ -8,9 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from mmrec.config import conf_dir
-from mmrec.sweep import jobs as module
-from mmrec.sweep.jobs import Job, MultirunTable, aligned, job_table
+from mmrec.config.schema import conf_dir
+from mmrec.search import jobs as module
+from mmrec.search.jobs import Job, MultirunTable, aligned, job_table
 
 
 @pytest.fixture

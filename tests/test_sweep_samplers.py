@@ -5,8 +5,8 @@ from __future__ import annotations
 import optuna
 import pytest
 
-from mmrec.sweep.samplers import ByNumber
-from mmrec.sweep.space import parse
+from mmrec.search.samplers import ByNumber
+from mmrec.search.space import parse
 
 SPACE = parse(None, ["a=interval(0,1)", "b=tag(log,interval(1e-4,1))"], None)
 

@@ -8,8 +8,8 @@ from optuna.distributions import CategoricalDistribution as Choice
 from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
 
-from mmrec.config import ConfigError
-from mmrec.sweep.space import contains, parse
+from mmrec.config.schema import ConfigError
+from mmrec.search.space import contains, parse
 
 
 @pytest.mark.parametrize(

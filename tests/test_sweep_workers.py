@@ -16,10 +16,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mmrec.config import ConfigError
-from mmrec.results import read_result
-from mmrec.sweep import storage, study
-from mmrec.sweep.pruning import Watch
+from mmrec.config.schema import ConfigError
+from mmrec.search import storage, study
+from mmrec.search.pruning import Watch
+from mmrec.training.results import read_result
 
 TINY = (
     "data.world.users=60",
@@ -30,7 +30,7 @@ TINY = (
 # A worker whose runs are arithmetic: `python worker.py <seconds a run> <words>`.
 WORKER = """
 import sys, time
-import mmrec.run
+import mmrec.commands.run
 
 def run(config, overrides, watch):
     time.sleep(PAUSE)
@@ -43,8 +43,8 @@ def run(config, overrides, watch):
     }
 
 PAUSE = float(sys.argv.pop(1))
-mmrec.run.run = run
-mmrec.run.main()
+mmrec.commands.run.run = run
+mmrec.commands.run.main()
 """
 
 
@@ -261,8 +261,8 @@ WORDS = (*TINY, "model=bpr", "trainer.max_epochs=5")
 
 
 def test_a_run_stops_when_the_pruner_says_so(bad_trial, composed, tmp_path):
-    from mmrec.results import for_a_search
-    from mmrec.run import run
+    from mmrec.commands.run import run
+    from mmrec.training.results import for_a_search
 
     found, watch = bad_trial
     result = run(composed(*WORDS, f"run_dir={tmp_path}/run"), [], watch.to_json())
@@ -278,8 +278,8 @@ def test_a_run_in_another_process_stops_too(bad_trial, surroundings, tmp_path):
     script = """
 import json, sys
 from hydra import compose, initialize_config_dir
-from mmrec.config import conf_dir
-from mmrec.run import run
+from mmrec.config.schema import conf_dir
+from mmrec.commands.run import run
 with initialize_config_dir(str(conf_dir()), version_base="1.3"):
     config = compose("config", overrides=sys.argv[2:])
 print(json.dumps(run(config, [], sys.argv[1])["status"]))
@@ -296,7 +296,7 @@ print(json.dumps(run(config, [], sys.argv[1])["status"]))
 
 
 def test_a_storage_that_is_gone_costs_a_report_not_the_run(composed, tmp_path, monkeypatch):
-    from mmrec.run import run
+    from mmrec.commands.run import run
 
     monkeypatch.setattr(storage, "PAUSES", ())
     watch = Watch("sqlite:////proc/nowhere/study.db", "mine", 1, "val/recall@20", None)

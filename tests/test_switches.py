@@ -8,14 +8,14 @@ import shutil
 import pytest
 from lightning import Trainer
 
-from mmrec.build import check
-from mmrec.config import ConfigError
-from mmrec.evaluate import evaluate
+from mmrec.commands.evaluate import evaluate
+from mmrec.commands.run import run
+from mmrec.config.schema import ConfigError
+from mmrec.config.switches import FIXED, partial
 from mmrec.models import Recommender
 from mmrec.report.collect import collect
-from mmrec.results import ResultError, read_result
-from mmrec.run import run
-from mmrec.switches import FIXED, partial
+from mmrec.training.build import check
+from mmrec.training.results import ResultError, read_result
 
 TINY = (
     "model=bpr",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrec.text import (
+from mmrec.config.text import (
     file_name,
     log_text,
     one_line,

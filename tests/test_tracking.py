@@ -17,10 +17,10 @@ from lightning import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from wandb.proto.wandb_internal_pb2 import Record
 
-import mmrec.run
-from mmrec.config import ConfigError
-from mmrec.results import read_result
-from mmrec.tracking import ID, MLFLOW_ID, MLflow, WandB, guard
+import mmrec.commands.run
+from mmrec.config.schema import ConfigError
+from mmrec.training.loggers import ID, MLFLOW_ID, MLflow, WandB, guard
+from mmrec.training.results import read_result
 
 SMALL = (
     *("model=bpr", "data.world.users=60", "data.world.items=60", "trainer=cpu"),
@@ -167,7 +167,7 @@ def test_the_checkpoint_is_an_artifact_on_request(run_words, tmp_path):
 
 def test_runs_of_a_multirun_are_apart_and_share_a_group(in_process, tmp_path):
     words = ("-m", "grid=runs", "grid.name=mine", *SMALL, *OFFLINE, "seed=0,1")
-    assert in_process(mmrec.run.main, *words) is None
+    assert in_process(mmrec.commands.run.main, *words) is None
     folders = sorted((tmp_path / "multirun/mine/planted").iterdir())
     found = [read_back(folder)[0] for folder in folders]
     assert [run.run_group for run in found] == ["mine", "mine"]

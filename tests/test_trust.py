@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mmrec.trust import Untrusted, check_import, locate, remember
+from mmrec.training.trust import Untrusted, check_import, locate, remember
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_a_module_in_namespace_packages_is_not_imported(place, monkeypatch, targ
         "lightning.pytorch.cli",
         "lightning.pytorch.utilities.testing",
         "mmrec.run",
-        "mmrec.report.__main__",
-        "mmrec.trust",
+        "mmrec.commands.report",
+        "mmrec.training.trust",
         "numpy.f2py",
         "hydra_plugins.mmrec_sweeper",
         "tests.conftest",

@@ -12,19 +12,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mmrec.callbacks import EpochTable
-from mmrec.config import ConfigError
-from mmrec.data import Columns, FolderData, PlantedData
-from mmrec.evaluate import evaluate
-from mmrec.explain import explain
-from mmrec.recommend import recommend
-from mmrec.report.__main__ import report
-from mmrec.run import main
-from mmrec.sweep.grid import GridSettings
-from mmrec.sweep.settings import Settings
-from mmrec.sweep.space import parse
-from mmrec.tracking import MLflow, WandB
-from mmrec.words import (
+from mmrec.commands.evaluate import evaluate
+from mmrec.commands.explain import explain
+from mmrec.commands.recommend import recommend
+from mmrec.commands.report import report
+from mmrec.commands.run import main
+from mmrec.config.schema import ConfigError
+from mmrec.config.words import (
     as_text,
     folders_first,
     is_text,
@@ -32,6 +26,12 @@ from mmrec.words import (
     refuse_numbers,
     spelled_out,
 )
+from mmrec.data import Columns, FolderData, PlantedData
+from mmrec.search.grid import GridSettings
+from mmrec.search.settings import Settings
+from mmrec.search.space import parse
+from mmrec.training.callbacks import EpochTable
+from mmrec.training.loggers import MLflow, WandB
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_numbers_and_text_from_yaml_are_accepted_where_they_belong():
 def test_a_number_in_a_file_of_configuration_names_the_setting(in_process, tmp_path):
     (tmp_path / "mine/logger").mkdir(parents=True)
     (tmp_path / "mine/logger/own.yaml").write_text(
-        "csv:\n  _target_: mmrec.callbacks.EpochTable\n  path: 1_000\n"
+        "csv:\n  _target_: mmrec.training.callbacks.EpochTable\n  path: 1_000\n"
     )
     said = in_process(main, "--config-dir", "mine", "logger=own", "model=random", "trainer=cpu")
     assert isinstance(said, str)

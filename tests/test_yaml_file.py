@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from omegaconf import OmegaConf
 
-from mmrec.yaml_file import BYTES, YamlFileError, read_yaml
+from mmrec.config.yaml_file import BYTES, YamlFileError, read_yaml
 
 
 @pytest.mark.parametrize(

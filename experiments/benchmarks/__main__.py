@@ -26,8 +26,8 @@ import torch
 
 from experiments.benchmarks import cold, many, memory, parts, sequences
 from experiments.benchmarks.knn import bench_knn
-from mmrec.results import git_commit, versions
-from mmrec.startup import keep_freed_memory
+from mmrec.config.startup import keep_freed_memory
+from mmrec.training.provenance import git_commit, versions
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent

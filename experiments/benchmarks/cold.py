@@ -20,12 +20,12 @@ from experiments.benchmarks.parts import (
     with_features,
 )
 from mmrec.data import FolderData, InteractionData, PlantedData, planted
+from mmrec.evaluation.inference import best_items
 from mmrec.models import MAMEX
 from mmrec.models.mamex import Views, alignment
 from mmrec.nn import SparseMixture
 from mmrec.nn.gates import sparse_softmax
-from mmrec.recommend import best_items
-from mmrec.schedules import Constant
+from mmrec.nn.schedules import Constant
 
 
 def training(

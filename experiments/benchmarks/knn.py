@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mmrec.config.startup import keep_freed_memory
 from mmrec.graphs import knn_graph
-from mmrec.results import peak_rss_mib
-from mmrec.startup import keep_freed_memory
+from mmrec.training.provenance import peak_rss_mib
 
 
 def bench_knn(

@@ -13,8 +13,9 @@ import polars as pl
 import yaml
 
 from experiments.benchmarks.parts import Row, mmrec, seconds
-from mmrec.report.__main__ import report
-from mmrec.results import CONFIG, PER_USER, config_hash, peak_rss_mib, read_result, write_result
+from mmrec.commands.report import report
+from mmrec.training.provenance import config_hash, peak_rss_mib
+from mmrec.training.results import CONFIG, PER_USER, read_result, write_result
 
 MODELS = ("bpr", "ease", "lightgcn", "vbpr", "gated_lightgcn")
 SEEDS = 5

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.parts import THREADS, Row, trainer
+from mmrec.config.startup import forget_peak_memory
 from mmrec.data import Corpus, InteractionData, Interactions
 from mmrec.models import LightGCN
-from mmrec.results import peak_rss_mib
-from mmrec.startup import forget_peak_memory
+from mmrec.training.provenance import peak_rss_mib
 
 HELD_OUT = 2048
 SIZES = (

@@ -23,14 +23,14 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor
 
-from mmrec.callbacks import Timing
+from mmrec.config.startup import leave_memory_unfilled
 from mmrec.data import FolderData, InteractionData, Modality, PlantedData, Queries, planted
 from mmrec.evaluation import RankingMetric
 from mmrec.graphs import normalized_adjacency
 from mmrec.models import MAGNET, LightGCN, Recommender
 from mmrec.nn import Propagation, SparseMatrix, sparse_matmul
-from mmrec.results import peak_rss_mib
-from mmrec.startup import leave_memory_unfilled
+from mmrec.training.callbacks import Timing
+from mmrec.training.provenance import peak_rss_mib
 
 THREADS = 2
 WIDTHS = {"visual": 4096, "textual": 384}  # of Baby's features

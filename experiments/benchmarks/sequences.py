@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from experiments.benchmarks.parts import THREADS, Row, alternating, seconds
 from mmrec.data import History, Interactions, Sequences, TrainingView
-from mmrec.losses import full_cross_entropy
 from mmrec.models import SASRec
+from mmrec.nn.losses import full_cross_entropy
 
 ITEMS, LENGTH, DIM, LAYERS, HEADS, INNER, BATCH = 12_101, 50, 64, 2, 2, 256, 256
 BLOCK = 64  # rows of logits at a time

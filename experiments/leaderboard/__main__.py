@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.contest import Contest, models
 from experiments.study import provenance, setup_logging
-from mmrec.report.__main__ import report
+from mmrec.commands.report import report
 from mmrec.report.collect import by_protocol, collect
 
 HERE = Path(__file__).parent

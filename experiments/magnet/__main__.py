@@ -22,7 +22,7 @@ from experiments.study import (
     spread,
     summarize,
 )
-from mmrec.results import EPOCHS, read_epochs
+from mmrec.training.results import EPOCHS, read_epochs
 
 SEEDS = (0, 1, 2)
 SHARED = ("data=planted", "optimizer.lr=5e-3")

@@ -27,7 +27,7 @@ from mmrec.data import Corpus
 from mmrec.data.corpus import content_hash
 from mmrec.evaluation import Rankings
 from mmrec.models import Recommender, RoutedRecommender
-from mmrec.runs import OpenRun, open_run, scored
+from mmrec.training.open_run import OpenRun, open_run, scored
 
 log = logging.getLogger(__name__)
 

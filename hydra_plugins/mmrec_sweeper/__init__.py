@@ -1,11 +1,11 @@
 """Where Hydra looks for sweepers. It executes this file at every start: nothing heavy is here."""
 
-from mmrec.sweep import sweeper
+from mmrec.search import sweeper
 
 
 class OptunaSweeper(sweeper.OptunaSweeper):
-    """Search with Optuna; see `mmrec.sweep`."""
+    """Search with Optuna; see `mmrec.search`."""
 
 
 class GridSweeper(sweeper.GridSweeper):
-    """Run every combination once; see `mmrec.sweep.grid`."""
+    """Run every combination once; see `mmrec.search.grid`."""

@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from mmrec.errors import DataError as DataError
+from mmrec.config.errors import DataError as DataError
 
 if TYPE_CHECKING:
     from torch_geometric.data.hetero_data import HeteroData

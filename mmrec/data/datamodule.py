@@ -14,6 +14,7 @@ from annotated_types import Ge
 from lightning import LightningDataModule
 from torch import Tensor
 
+from mmrec.config.paths import data_root, expand
 from mmrec.data.batches import Pairs, Sequences
 from mmrec.data.corpus import (
     Corpus,
@@ -41,7 +42,6 @@ from mmrec.data.loaders import (
 from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler
 from mmrec.data.splits import COLD_SHARE, ColdItems, Split, needed_roles, split_corpus
 from mmrec.data.synthetic import Truth, planted
-from mmrec.paths import data_root, expand
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mmrec.config.paths import cache_dir, free_space, replace_file, reserve_space
+from mmrec.config.text import first_line
 from mmrec.data.corpus import DataError, Modality
 from mmrec.data.tables import reading, shown
-from mmrec.paths import cache_dir, free_space, replace_file, reserve_space
-from mmrec.results import first_line
 
 log = logging.getLogger(__name__)
 

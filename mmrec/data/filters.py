@@ -19,7 +19,7 @@ from torch import Tensor
 from mmrec.data.corpus import Categories, DataError, Interactions, Modality, Source, content_hash
 from mmrec.data.parts import repeated_pairs
 from mmrec.data.tables import Column, Table, shown
-from mmrec.headers import unused_signals
+from mmrec.tables.headers import unused_signals
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from mmrec.data.ids import RENAME, Ids, Index, item_index, originals, user_index
 from mmrec.data.labels import labels, warn_of_split
 from mmrec.data.tables import Column, Table, read_table, shown, without_controls
 from mmrec.data.times import moments
-from mmrec.headers import DEFAULTS, SIDE_FILES, check_columns
-from mmrec.headers import interactions_file as find_interactions
+from mmrec.tables.headers import DEFAULTS, SIDE_FILES, check_columns
+from mmrec.tables.headers import interactions_file as find_interactions
 
 log = logging.getLogger(__name__)
 OPTIONAL = ("time", "position", "label")

@@ -13,7 +13,7 @@ import polars as pl
 
 from mmrec.data.corpus import DataError
 from mmrec.data.tables import Column, Table, shown
-from mmrec.headers import likely_columns
+from mmrec.tables.headers import likely_columns
 
 log = logging.getLogger(__name__)
 PARTS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "validation": 1, "val": 1, "test": 2}

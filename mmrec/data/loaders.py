@@ -11,10 +11,10 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mmrec.config.errors import DataError
 from mmrec.data.batches import History, Pairs, Queries, Sequences, Triplets, ranges
 from mmrec.data.corpus import ByUser, Corpus, Interactions, together
 from mmrec.data.sampling import EpochBatches, NegativeSampler
-from mmrec.errors import DataError
 
 Samples = Literal["causal", "prefix"]
 Known = Literal["train", "train+val", "all"]

@@ -19,11 +19,10 @@ from pathlib import Path
 
 import polars as pl
 
+from mmrec.config.text import first_line, printable
 from mmrec.data.corpus import DataError
-from mmrec.delimited import BOM, parse_delimited
-from mmrec.results import first_line
-from mmrec.separators import chosen_separator, header_advice
-from mmrec.text import printable
+from mmrec.tables.delimited import BOM, parse_delimited
+from mmrec.tables.separators import chosen_separator, header_advice
 
 GZIP = b"\x1f\x8b"
 # How files begin that are no text, whatever their name says.

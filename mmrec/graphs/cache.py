@@ -14,8 +14,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from mmrec.paths import cache_dir, free_space, replace_file, reserve_space
-from mmrec.results import first_line
+from mmrec.config.paths import cache_dir, free_space, replace_file, reserve_space
+from mmrec.config.text import first_line
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmrec.bars import working
+from mmrec.config.bars import working
 from mmrec.data.corpus import Modality
 from mmrec.graphs.cache import cached
 from mmrec.graphs.sparse import csr_matrix

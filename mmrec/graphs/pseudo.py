@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mmrec.bars import steps
+from mmrec.config.bars import steps
 from mmrec.data import Corpus, Interactions, TrainingView, content_hash, require_modalities
 from mmrec.graphs.bipartite import normalized_adjacency
 from mmrec.graphs.cache import Key, cached

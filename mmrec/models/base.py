@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from mmrec.config.old_runs import rename_parameters
 from mmrec.data.batches import Queries, Triplets
 from mmrec.data.corpus import Corpus, DataError, TrainingView
 from mmrec.data.datamodule import InteractionData
 from mmrec.data.loaders import Samples
 from mmrec.data.sampling import seeded_generator
 from mmrec.evaluation import NonFiniteScores, Rankings
+from mmrec.evaluation.protocol import Evaluation, TestHistory
 from mmrec.nn import Content, ItemFeatures, choices, entropies, evenness, fill_missing, imbalance
 from mmrec.nn.content import Rows
-from mmrec.old_runs import rename_parameters
-from mmrec.protocol import Evaluation, TestHistory
-from mmrec.schedules import Constant, Observed, RouterSchedule, Routing, TooFewExperts
+from mmrec.nn.schedules import Constant, Observed, RouterSchedule, Routing, TooFewExperts
 
 log = logging.getLogger(__name__)
 DEAD = 0.01  # of the load, where it is shared evenly: with less an expert is as good as gone

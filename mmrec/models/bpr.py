@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mmrec.checks import check_at_least, check_choice
+from mmrec.config.checks import check_at_least, check_choice
 from mmrec.data import TrainingView, Triplets
-from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import lookup
+from mmrec.nn.losses import Norm, bpr, norm_penalty, pair_scores
 
 
 class BPR(Recommender):

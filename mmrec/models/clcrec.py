@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mmrec.checks import check_at_least, check_share
+from mmrec.config.checks import check_at_least, check_share
 from mmrec.data import Pairs, TrainingView, require_modalities
-from mmrec.losses import info_nce, norm_penalty
 from mmrec.models.base import ContentRecommender, Embeddings
 from mmrec.nn import Content, ItemFeatures, fill_missing, mean_item
+from mmrec.nn.losses import info_nce, norm_penalty
 
 
 class CLCRec(ContentRecommender):

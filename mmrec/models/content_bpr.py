@@ -13,11 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmrec.checks import check_at_least
+from mmrec.config.checks import check_at_least
 from mmrec.data import TrainingView, Triplets, require_modalities
-from mmrec.losses import bpr, norm_penalty, pair_scores
 from mmrec.models.base import ContentRecommender, Embeddings
 from mmrec.nn import Content, ItemFeatures, fill_missing, lookup, mean_item
+from mmrec.nn.losses import bpr, norm_penalty, pair_scores
 
 
 class ContentBPR(ContentRecommender):

@@ -22,11 +22,11 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from mmrec.checks import check_at_least, check_share
+from mmrec.config.checks import check_at_least, check_share
 from mmrec.data import TrainingView, Triplets, require_modalities
-from mmrec.losses import norm_penalty, pair_scores
 from mmrec.models.base import ContentRecommender, Embeddings
 from mmrec.nn import Content, ItemFeatures, fill_missing, lookup, mean_item, weighted_factors
+from mmrec.nn.losses import norm_penalty, pair_scores
 
 
 class DropoutNet(ContentRecommender):

@@ -15,8 +15,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from mmrec.bars import working
-from mmrec.checks import check_at_least
+from mmrec.config.bars import working
+from mmrec.config.checks import check_at_least
 from mmrec.data import Queries, TrainingView, require_modalities
 from mmrec.graphs import content_similarity
 from mmrec.models.base import Recommender

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmrec.checks import check_at_least, check_share
+from mmrec.config.checks import check_at_least, check_share
 from mmrec.data import Modality, TrainingView, Triplets, require_modalities
 from mmrec.graphs import (
     check_neighbours,
@@ -26,9 +26,9 @@ from mmrec.graphs import (
     normalized_adjacency,
     sample_edges,
 )
-from mmrec.losses import bpr, pair_scores
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import Features, Propagation, SparseMatrix, lookup
+from mmrec.nn.losses import bpr, pair_scores
 
 
 class FREEDOM(Recommender):

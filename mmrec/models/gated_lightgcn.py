@@ -21,10 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from mmrec.checks import check_at_least, check_choice
+from mmrec.config.checks import check_at_least, check_choice
 from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.graphs import normalized_adjacency
-from mmrec.losses import norm_penalty
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import (
     Features,
@@ -35,6 +34,7 @@ from mmrec.nn import (
     RankingLoss,
     embedding_linear,
 )
+from mmrec.nn.losses import norm_penalty
 
 ItemInit = Literal["id+modal", "id", "modal"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrec.checks import check_at_least
+from mmrec.config.checks import check_at_least
 from mmrec.data import Queries, TrainingView, require_modalities
 from mmrec.graphs import content_similarity
 from mmrec.models.base import Recommender

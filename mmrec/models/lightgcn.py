@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from mmrec.checks import check_at_least, check_choice, check_share
+from mmrec.config.checks import check_at_least, check_choice, check_share
 from mmrec.data import TrainingView, Triplets
 from mmrec.graphs import normalized_adjacency, sample_edges
-from mmrec.losses import Norm, norm_penalty
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import Loss, Propagation, RankingLoss
+from mmrec.nn.losses import Norm, norm_penalty
 
 
 class LightGCN(Recommender):

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from mmrec.checks import check_at_least, check_choice
+from mmrec.config.checks import check_at_least, check_choice
 from mmrec.data import Queries, TrainingView, Triplets, require_modalities
 from mmrec.graphs import (
     EdgeChoice,
@@ -33,7 +33,6 @@ from mmrec.graphs import (
     normalized_adjacency,
 )
 from mmrec.graphs import pseudo_edges as content_edges
-from mmrec.losses import bpr, norm_penalty
 from mmrec.models.base import RoutedRecommender
 from mmrec.nn import (
     ABOUT_ROLES,
@@ -60,7 +59,8 @@ from mmrec.nn import (
     sparse_softmax,
     tiled_ranking,
 )
-from mmrec.schedules import EntropyTriggered
+from mmrec.nn.losses import bpr, norm_penalty
+from mmrec.nn.schedules import EntropyTriggered
 
 log = logging.getLogger(__name__)
 Graphs = Literal["both", "plain", "augmented"]

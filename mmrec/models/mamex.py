@@ -24,9 +24,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmrec.checks import check_at_least, check_choice, check_share
+from mmrec.config.checks import check_at_least, check_choice, check_share
 from mmrec.data import TrainingView, Triplets, require_modalities
-from mmrec.losses import norm_penalty
 from mmrec.models.base import ContentRecommender, Embeddings, RoutedRecommender
 from mmrec.nn import (
     Content,
@@ -43,7 +42,8 @@ from mmrec.nn import (
     masked_softmax,
     mean_item,
 )
-from mmrec.schedules import Constant
+from mmrec.nn.losses import norm_penalty
+from mmrec.nn.schedules import Constant
 
 log = logging.getLogger(__name__)
 

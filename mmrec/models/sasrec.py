@@ -21,11 +21,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from mmrec.checks import check_at_least, check_choice, check_share
+from mmrec.config.checks import check_at_least, check_choice, check_share
 from mmrec.data import History, Queries, Sequences, TrainingView
 from mmrec.data.loaders import Samples
-from mmrec.losses import full_cross_entropy, gbce_power, sampled_bce
 from mmrec.models.base import ItemEmbeddings, Recommender
+from mmrec.nn.losses import full_cross_entropy, gbce_power, sampled_bce
 from mmrec.nn.transformer import Transformer, last_rows
 
 Loss = Literal["cross_entropy", "bce", "gbce"]

@@ -19,11 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmrec.checks import check_at_least, check_choice
+from mmrec.config.checks import check_at_least, check_choice
 from mmrec.data import Queries, TrainingView, Triplets, require_modalities
-from mmrec.losses import Norm, bpr, norm_penalty, pair_scores
 from mmrec.models.base import Recommender
 from mmrec.nn import Features, embedding_linear, lookup
+from mmrec.nn.losses import Norm, bpr, norm_penalty, pair_scores
 
 
 class Encoded(NamedTuple):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrec.checks import check_at_least
+from mmrec.config.checks import check_at_least
 from mmrec.data import TrainingView
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import weighted_factors

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from mmrec.checks import check_choice
+from mmrec.config.checks import check_choice
 from mmrec.data import Modality, TrainingView
 from mmrec.nn.features import Precision, Projection
 from mmrec.nn.lookup import BatchIndex

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mmrec.checks import check_choice
+from mmrec.config.checks import check_choice
 
 Role = Literal["dominant", "balanced", "complementary"]
 Experts = Literal["templates", "free", "one"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrec.bars import steps
+from mmrec.config.bars import steps
 from mmrec.data import Interactions
 
 BLOCK = 2**16  # places of rows that are solved for at a time: [BLOCK, D] is held a few times

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mmrec.checks import check_at_least, check_choice
+from mmrec.config.checks import check_at_least, check_choice
 from mmrec.data import TrainingView, Triplets
-from mmrec.losses import batch_softmax, bpr, pair_scores
 from mmrec.nn.gates import at_least_float32
 from mmrec.nn.lookup import BatchIndex, distinct_items, pairs_with_negatives
+from mmrec.nn.losses import batch_softmax, bpr, pair_scores
 
 Loss = Literal["bpr", "softmax"]
 

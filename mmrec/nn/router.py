@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mmrec.checks import check_choice
+from mmrec.config.checks import check_choice
 from mmrec.nn.gates import gated_sum
 
 Sees = Literal["pair", "user", "item", "all", "nothing"]

@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmrec.config import conf_dir
+from mmrec.config.schema import conf_dir
+from mmrec.config.text import one_line
+from mmrec.config.yaml_file import YamlFileError, read_yaml
 from mmrec.report.collect import Method, Run
-from mmrec.results import flat, is_free
-from mmrec.text import one_line
-from mmrec.yaml_file import YamlFileError, read_yaml
+from mmrec.training.provenance import flat, is_free
 
 SHOWN = 6  # differences that a table lists
 OVERRIDE = "override /"

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
+from mmrec.config.text import one_line
 from mmrec.report.collect import Method
 from mmrec.report.figures import COLOURS, MARKERS
-from mmrec.results import EPOCHS, read_epochs
-from mmrec.text import one_line
+from mmrec.training.results import EPOCHS, read_epochs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

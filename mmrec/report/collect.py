@@ -13,25 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mmrec.bars import steps
-from mmrec.config import ConfigError
-from mmrec.paths import expand, outward_link
-from mmrec.results import (
+from mmrec.config.bars import steps
+from mmrec.config.paths import expand, outward_link
+from mmrec.config.schema import ConfigError
+from mmrec.config.text import file_name, first_line, one_line
+from mmrec.training.provenance import FREE, flat, is_free
+from mmrec.training.results import (
     CONFIG,
-    FREE,
     OVERRIDES,
     PER_USER,
     RESULT,
     ResultError,
-    first_line,
-    flat,
-    is_free,
     read_config,
     read_overrides,
     read_result,
 )
-from mmrec.text import file_name, one_line
-from mmrec.upstream import GROUP as UPSTREAM
+from mmrec.training.upstream import GROUP as UPSTREAM
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -283,7 +280,7 @@ def studies(
     """
     import optuna
 
-    from mmrec.sweep.storage import SQLITE, full_url
+    from mmrec.search.storage import SQLITE, full_url
 
     beside = []
     for folder in _holding(patterns, (STUDY,)):
@@ -305,7 +302,7 @@ def _opened(
     """The studies in storages beside runs, which may be malformed, and in others."""
     import optuna
 
-    from mmrec.sweep.storage import JOURNAL, SQLITE, TROUBLE, open_storage
+    from mmrec.search.storage import JOURNAL, SQLITE, TROUBLE, open_storage
 
     for url in dict.fromkeys([*beside, *others]):
         path = url.removeprefix(SQLITE).removeprefix(JOURNAL)

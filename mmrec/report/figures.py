@@ -15,9 +15,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from mmrec.config.paths import replace_file
 from mmrec.data import Corpus
-from mmrec.paths import replace_file
-from mmrec.results import read_epochs
+from mmrec.training.results import read_epochs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

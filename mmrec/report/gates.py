@@ -13,18 +13,18 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from mmrec.config.text import printable
 from mmrec.data import PlantedData
 from mmrec.data.corpus import Categories, Corpus
+from mmrec.evaluation.protocol import groups
 from mmrec.models import Recommender, RoutedRecommender
 from mmrec.models.base import weighs_pairs
-from mmrec.protocol import groups
-from mmrec.recommend import Seen, ranked_lists
 from mmrec.report import charts
 from mmrec.report.page import SEEN, Section
 from mmrec.report.tables import Table, Value
-from mmrec.results import EPOCHS, ResultError, read_epochs
-from mmrec.runs import OpenRun
-from mmrec.text import printable
+from mmrec.training.open_run import OpenRun
+from mmrec.training.ranked_lists import Seen, ranked_lists
+from mmrec.training.results import EPOCHS, ResultError, read_epochs
 
 BEFORE = 10  # items of train that are shown beside a list
 WIDE = 60  # letters of a title

@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrec.bars import steps
-from mmrec.paths import replace_file
+from mmrec.config.bars import steps
+from mmrec.config.paths import replace_file
 from mmrec.report import charts
 from mmrec.report.tables import FORMATS, Table, html
 

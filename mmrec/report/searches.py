@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mmrec.config.text import file_name
 from mmrec.report import charts
 from mmrec.report.page import Section
 from mmrec.report.tables import Table
-from mmrec.text import file_name
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -19,8 +19,8 @@ SHOWN = 50  # trials in the table, at most
 
 def search(study: Study) -> Section:
     """List the trials of a search, best first."""
-    from mmrec.sweep.study import IDENTITY
-    from mmrec.sweep.summary import outcome, ranked
+    from mmrec.search.study import IDENTITY
+    from mmrec.search.summary import outcome, ranked
 
     trials = study.get_trials(deepcopy=False)
     outcomes = [outcome(trial) for trial in trials]

@@ -18,9 +18,9 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
+from mmrec.config.text import one_line
 from mmrec.report.collect import Method, Run
-from mmrec.results import PER_USER, ResultError
-from mmrec.text import one_line
+from mmrec.training.results import PER_USER, ResultError
 
 Values = NDArray[np.float64]
 TOGETHER = 2**21  # draws that lie in memory together

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Literal
 
-from mmrec.text import one_line, spreadsheet_cell
+from mmrec.config.text import one_line, spreadsheet_cell
 
 Mark = Literal["best", "second"]
 NOTE = 10_000  # characters of a note

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning import Trainer
 
-from mmrec.config import ConfigError, check_call
+from mmrec.config.schema import ConfigError, check_call
 from mmrec.data import DataError, FolderData, Modality, PlantedData, planted
 from mmrec.data.datamodule import corrupt_modalities, select_modalities
 from mmrec.data.folder import Columns

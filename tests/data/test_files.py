@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from mmrec.config.paths import cache_dir
 from mmrec.data import files
 from mmrec.data.corpus import DataError, Modality
 from mmrec.data.files import digests, read_modality
-from mmrec.paths import cache_dir
 
 
 @pytest.fixture(autouse=True)

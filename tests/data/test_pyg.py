@@ -13,8 +13,8 @@ from torch_geometric.data.hetero_data import HeteroData
 
 from mmrec.data import Corpus, DataError, Interactions, Modality, PygData, Queries, from_pyg
 from mmrec.data.corpus import content_hash
+from mmrec.evaluation.protocol import Evaluation
 from mmrec.models import FREEDOM, VBPR
-from mmrec.protocol import Evaluation
 
 SPLITS = ("train", "val", "test")
 

@@ -17,7 +17,7 @@ import pytest
 from mmrec.data import Columns
 from mmrec.data.corpus import DataError
 from mmrec.data.tables import Column, Table, read_table, shown
-from mmrec.headers import check_data
+from mmrec.tables.headers import check_data
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import mmrec
+from mmrec.config.paths import cache_dir, data_root
 from mmrec.graphs import cached
-from mmrec.paths import cache_dir, data_root
 
 PRELUDE = """
 import time, torch

@@ -8,9 +8,9 @@ from torch import nn
 
 from mmrec.data import InteractionData, Queries
 from mmrec.evaluation import NonFiniteScores
+from mmrec.evaluation.protocol import Evaluation
 from mmrec.models import VBPR, GatedLightGCN, Recommender
 from mmrec.models.base import NonFiniteLoss
-from mmrec.protocol import Evaluation
 
 
 class Toy(Recommender):

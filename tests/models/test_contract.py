@@ -20,15 +20,15 @@ from hydra.utils import get_object, instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import OmegaConf
 
-from mmrec.config import ConfigError, check_call, conf_dir
+from mmrec.config.schema import ConfigError, check_call, conf_dir
 from mmrec.data import Corpus, DataError, InteractionData, Sequences
 from mmrec.data.corpus import together
 from mmrec.data.loaders import queries_for
 from mmrec.evaluation import Rankings
+from mmrec.evaluation.protocol import Evaluation
 from mmrec.models import WMF, Random, Recommender, RoutedRecommender
-from mmrec.protocol import Evaluation
-from mmrec.schedules import Constant
-from mmrec.upstream import TEACHER
+from mmrec.nn.schedules import Constant
+from mmrec.training.upstream import TEACHER
 
 CLASSES = {
     path.stem: get_object(OmegaConf.load(path)["_target_"])

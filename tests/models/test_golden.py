@@ -17,9 +17,9 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 
-from mmrec.callbacks import EpochSeed
-from mmrec.config import conf_dir
+from mmrec.config.schema import conf_dir
 from mmrec.data import PlantedData, planted
+from mmrec.training.callbacks import EpochSeed
 
 GOLDEN = Path(__file__).with_name("golden.json")
 EPOCHS = 5

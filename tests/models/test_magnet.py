@@ -13,14 +13,14 @@ import torch
 from lightning import seed_everything
 from torch.nn.functional import cross_entropy, normalize
 
-from mmrec.callbacks import EpochSeed
 from mmrec.data import DataError, PlantedData, Queries, Triplets, planted
+from mmrec.evaluation.protocol import Evaluation
 from mmrec.graphs import augmented_adjacency, normalized_adjacency, pseudo_edges
-from mmrec.losses import bpr
 from mmrec.models import MAGNET
+from mmrec.nn.losses import bpr
 from mmrec.nn.router import TILE
-from mmrec.protocol import Evaluation
-from mmrec.schedules import Constant, EntropyTriggered
+from mmrec.nn.schedules import Constant, EntropyTriggered
+from mmrec.training.callbacks import EpochSeed
 
 WORLD = partial(planted, users=60, items=40, interactions_per_user=6, missing=0.1, widths=8)
 

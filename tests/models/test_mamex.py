@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from mmrec.data import DataError, InteractionData, PlantedData, Queries, Triplets, planted
 from mmrec.models import BPR, MAMEX
 from mmrec.models.mamex import Views, alignment, balance, thinned
-from mmrec.schedules import Constant
+from mmrec.nn.schedules import Constant
 
 
 @pytest.fixture(scope="module")

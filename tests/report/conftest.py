@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 import yaml
 
-from mmrec.results import config_hash, write_result
+from mmrec.training.provenance import config_hash
+from mmrec.training.results import write_result
 
 USERS = 40
 

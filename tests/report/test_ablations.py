@@ -9,7 +9,7 @@ import pytest
 from mmrec.report.ablations import differences
 
 SCHEDULE = {
-    "router_schedule._target_": "mmrec.schedules.Constant",
+    "router_schedule._target_": "mmrec.nn.schedules.Constant",
     "router_schedule.coverage": 0.75,
     "router_schedule.confidence": 0.05,
     "router_schedule.temperature": 0.7,
@@ -18,7 +18,7 @@ SCHEDULE = {
 }
 BASE = {
     "model.dim": 64,
-    "router_schedule._target_": "mmrec.schedules.EntropyTriggered",
+    "router_schedule._target_": "mmrec.nn.schedules.EntropyTriggered",
     "router_schedule.earliest": 10,
     "router_schedule.top_k": 3,
 }

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from mmrec.report.collect import by_protocol, chosen, collect, methods
-from mmrec.results import ResultError, config_hash
+from mmrec.training.provenance import config_hash
+from mmrec.training.results import ResultError
 
 
 def test_seeds_of_one_setting_are_one_method(write_run, tmp_path):

@@ -13,9 +13,9 @@ import pytest
 from matplotlib import pyplot
 from optuna.trial import TrialState
 
-from mmrec.report.__main__ import main, report
-from mmrec.sweep.storage import open_storage
-from mmrec.sweep.study import IDENTITY, RETRIED
+from mmrec.commands.report import main, report
+from mmrec.search.storage import open_storage
+from mmrec.search.study import IDENTITY, RETRIED
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_search_is_shown(command, shell, tmp_path):
 @pytest.fixture
 def study(monkeypatch):
     """`study(url)` makes one of a trial that was interrupted, its repetition, and a better one."""
-    monkeypatch.setattr("mmrec.sweep.storage.PAUSES", ())
+    monkeypatch.setattr("mmrec.search.storage.PAUSES", ())
 
     def make(url, directions=("maximize",)):
         found = optuna.create_study(
@@ -207,7 +207,7 @@ def test_a_search_for_two_things_shows_its_front(study, tmp_path):
 
 @pytest.mark.usefixtures("_outputs")
 def test_a_study_that_cannot_be_read_is_left_out(monkeypatch, tmp_path):
-    monkeypatch.setattr("mmrec.sweep.storage.PAUSES", ())
+    monkeypatch.setattr("mmrec.search.storage.PAUSES", ())
     (tmp_path / "outputs/study.db").write_text("not a database")
     report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
     text = (tmp_path / "out/tables/left-out.csv").read_text()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmrec.report import significance
 from mmrec.report.collect import collect, methods
-from mmrec.results import ResultError
+from mmrec.training.results import ResultError
 
 
 def over_all_signs(difference):

@@ -1,0 +1,1 @@
+"""What the commands do; `python -m mmrec.<command>` starts them."""

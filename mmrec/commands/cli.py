@@ -1,0 +1,144 @@
+"""The console script: `mmrec <command> ...` is `python -m mmrec.<command> ...`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from mmrec import __version__
+from mmrec.config.schema import conf_dir, nearest
+from mmrec.training.provenance import flat
+from mmrec.training.trust import search_working_directory
+
+COMMANDS = {
+    "run": "train a model, select it on validation, test it once",
+    "evaluate": "recompute the metrics of a run from its checkpoint",
+    "recommend": "write or print the best items of each user",
+    "similar": "write or print the most similar items of each item",
+    "explain": "show which experts and modalities carry the scores of a run",
+    "report": "compare runs: tables, figures and a page",
+}
+HELP = "\n".join(
+    [
+        "usage: mmrec <command> [setting=value ...]",
+        "",
+        *(f"  {name:<12}{what}" for name, what in COMMANDS.items()),
+        "",
+        "mmrec <command> --help   settings of a command, and examples",
+        "mmrec --version          version of mmrec",
+        'eval "$(mmrec -sc install=bash)"   complete commands and settings with TAB in bash',
+        "",
+    ]
+)
+# The part of Hydra that a user of `run` may set; completed after `hydra`.
+HYDRA = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.sweep.")
+
+
+def main() -> None:
+    """Hand over to a command."""
+    words = sys.argv[1:]
+    match words:
+        case [] | ["-h" | "--help" | "help", *_]:
+            sys.stdout.write(HELP)
+        case ["--version"]:
+            sys.stdout.write(f"mmrec {__version__}\n")
+        case ["-sc" | "--shell-completion", *_]:
+            _complete()
+        case [command, *rest] if command in COMMANDS:
+            # As `python -m` does it, which is also how processes of a distributed run are started.
+            sys.argv[1:] = rest
+            search_working_directory()
+            runpy.run_module(f"mmrec.{command}", run_name="__main__", alter_sys=True)
+        case [command, *_]:
+            sys.exit(f"error: {command}: no such command" + nearest(command, COMMANDS))
+
+
+def _complete() -> None:
+    """Answer the shell: names of commands, then the settings of the command that is typed."""
+    line = os.environ.get("COMP_LINE", "")
+    command, word = "run", re.fullmatch(r"\s*\S+\s+(\S*)", line)
+    if word:
+        sys.stdout.write(" ".join(name for name in COMMANDS if name.startswith(word[1])) + "\n")
+        return
+    if named := re.match(r"(\s*\S+)\s+(\S+)(?=\s)", line):
+        command = named[2]
+        os.environ["COMP_LINE"] = named[1] + line[named.end() :]
+    if command not in COMMANDS:
+        return
+    logging.disable()  # messages are not completions
+    answer = StringIO()
+    with redirect_stdout(answer):
+        names = runpy.run_module(f"mmrec.{command}", run_name="__main__")
+    if not line:  # the script that installs completion
+        sys.stdout.write(answer.getvalue())
+        return
+    offered = answer.getvalue().split()
+    if command == "run":
+        completed = _of_run(line, offered)
+    else:
+        completed = _of_command(names[command], command, re.split(r"\s", line)[-1], offered)
+    sys.stdout.write(" ".join(completed) + "\n")
+
+
+def _of_run(line: str, offered: list[str]) -> Iterator[str]:
+    """What `run` takes, of what Hydra offers: no internals, and no parts of other files."""
+    typed = re.split(r"\s", line)[-1]
+    if typed.startswith("ablation="):  # Hydra knows them as groups of the same name
+        folder = conf_dir() / "ablation"
+        names = sorted(path.relative_to(folder) for path in folder.glob("*/*.yaml"))
+        offered = [f"ablation={name.with_suffix('').as_posix()}" for name in names]
+        offered = [option for option in offered if option.startswith(typed)]
+    for option in offered:
+        setting, _, choice = option.partition("=")
+        if setting.rpartition(".")[2].startswith("_") or choice.startswith("_"):
+            continue
+        if option.startswith("hydra"):
+            if typed.startswith("hydra") and option.startswith(HYDRA):
+                yield option
+        elif option.startswith("ablation/"):
+            if option == "ablation/" and typed != option:
+                yield "ablation="
+        elif option == "sweep":
+            yield "sweep="
+        elif not option.startswith("sweep/") or " sweep=" in line:
+            yield option
+
+
+def _of_command(
+    function: Callable[..., object], command: str, typed: str, offered: list[str]
+) -> Iterator[str]:
+    """What another command takes: its settings, then the choices of one, or files.
+
+    Args:
+        function: does what the command does; its annotations list the choices.
+        command: its name.
+        typed: the word before the cursor.
+        offered: by Hydra, which offers the groups of `run` too.
+    """
+    import yaml
+
+    settings = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
+    settings = flat({name: settings[name] for name in settings.keys() - {"defaults", "hydra"}})
+    name, equals, _ = typed.partition("=")
+    if not equals:
+        found = [f"{setting}=" for setting in settings]
+    elif choices := _choices(get_type_hints(function).get(name)):
+        found = [f"{name}={choice}" for choice in choices]
+    else:
+        plain = name in settings and not isinstance(settings[name], list)
+        found = offered if plain else []
+    return (option for option in found if option.startswith(typed))
+
+
+def _choices(hint: object) -> list[str]:
+    """The values of a `Literal`, also of one that may be None."""
+    if get_origin(hint) is Literal:
+        return [*map(str, get_args(hint))]
+    return [choice for part in get_args(hint) for choice in _choices(part)]

@@ -1,0 +1,201 @@
+"""Ranked lists from a run: `python -m mmrec.recommend run=outputs/... output=recs.parquet`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import hydra
+from omegaconf import DictConfig
+
+from mmrec.commands.app import answer, launch, output_file
+from mmrec.commands.lists import SHOWN, SUFFIXES, table_text, write_lists
+from mmrec.config.errors import memory_suffices
+from mmrec.config.paths import expand
+from mmrec.config.schema import ConfigError, conf_dir
+from mmrec.config.startup import import_torchmetrics
+from mmrec.training.names import Asked, Names, check_files, select, user_names
+from mmrec.training.ranked_lists import Known, Seen, offered, ranked_lists
+from mmrec.training.results import locate_run
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor
+
+    from mmrec.data import Corpus, Modality
+
+log = logging.getLogger(__name__)
+LENGTH = 20  # of a list
+
+
+def main() -> None:
+    """The command."""
+    launch(_main, "recommend")
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="recommend")
+def _main(config: DictConfig) -> None:
+    answer(config, "mmrec.commands.recommend.recommend", recommend)
+
+
+def recommend(
+    *,
+    run: str | Path,
+    output: str | None = None,
+    k: int | None = None,
+    users: str | Path | int | Sequence[str | int] | None = None,
+    items: str | None = None,
+    seen: Seen = "train+val",
+    history: Known | None = None,
+    exclude: str | Path | int | Sequence[str | int] | None = None,
+    only: str | Path | int | Sequence[str | int] | None = None,
+    block: int = 512,
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    data_root: str | None = None,
+    title: str | None = None,
+    trust: str | Sequence[str] = (),
+) -> Path | None:
+    """Write or print the k best items of each user, best first.
+
+    A row is `user`, `item`, `rank` (from 1) and `score`, then `user_id` and `item_id` where the
+    data have ids of their own, and `title` where `items.csv` has titles. A user with fewer than k
+    candidates has fewer rows.
+
+    `users`, `exclude` and `only` take one name, a list of names, or the path of a table. Names are
+    the original ids of the data where there are any, else row numbers. A table has a column
+    `user_id` or `item_id` (original ids), `user` or `item` (row numbers), or the column of the
+    data set, for example `userID` or `itemID`.
+
+    Args:
+        run: its folder, its `result.json`, or one of its checkpoints.
+        output: a `.parquet`, `.csv` or `.jsonl` file, written as a whole or not at all; None:
+            print the lists.
+        k: length of the lists; None: 20.
+        users: users to recommend to; None: all, of whom three are printed without `output`.
+        items: a folder with `<modality>_feat.npy` of items that came after training, a row an item,
+            and perhaps `i_id_mapping.csv`; they alone are ranked. None: the catalogue.
+        seen: items that are masked because the user has them: in `train`, in `train+val` (as a
+            test with these masked), or in `all` of the data, including test, what the split leaves
+            out, and what filters such as `data.min_rating` removed. New items are never masked.
+        history: for a model that reads histories, the interactions that a user's history is made
+            of: `train`, `train+val`, or `all` (test too); None: those of the run's test.
+        exclude: items that are not recommended to anybody.
+        only: items that may be recommended; None: all.
+        block: users that are scored at a time; bounds the memory.
+        accelerator: what to compute on.
+        data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
+        trust: modules outside mmrec that the run may import; needed once for each.
+
+    Returns:
+        The output file, if there is one.
+
+    Raises:
+        ConfigError: an invalid setting, or an unknown user or item.
+        ResultError: the run folder is incomplete.
+        DataError: the data are not those of the run, a table is invalid, or new items do not look
+            like those that the model has learned from.
+        NonFiniteScores: a score is NaN or infinite.
+    """
+    path = output_file("output", output, SUFFIXES) if output else None
+    for name, value in (("k", k), ("block", block)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}={value}: expected 1 or more")
+    check_files(users=users, exclude=exclude, only=only)
+    locate_run(run)  # before torch is loaded, which takes seconds
+    import_torchmetrics()
+
+    import polars as pl
+    import torch
+
+    from mmrec.training.open_run import open_run
+
+    opened = open_run(run, trust=trust, data_root=data_root, title=title)
+    corpus = opened.corpus
+    offer = offered(opened.data, expand(items) if items else None)
+    offer = offer._replace(allowed=allowed_items(exclude, only, offer.names))
+    if users is not None:
+        chosen = select("users", users, user_names(opened.data))
+    else:
+        chosen = torch.arange(corpus.n_users if path else min(SHOWN, corpus.n_users))
+    cold = int((corpus.user_counts()[chosen] == 0).sum())
+    if cold:
+        log.warning(
+            "%d of %d users have no train interaction; they are ranked as the model scores them",
+            cold,
+            len(chosen),
+        )
+    if corpus.filtered and seen != "all" and offer.new is None:
+        log.info(
+            "interactions that a filter such as data.min_rating removed may be recommended; "
+            "seen=all leaves them out"
+        )
+    length = LENGTH if k is None else k
+    lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer, history)
+    what = f"block={block}: ranking this many users at a time needs"
+    with memory_suffices(ConfigError, what=what, lower="block"):
+        if path is not None:
+            write_lists(lists, path)
+        else:
+            log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
+    if offer.new is not None:
+        _warn_of_gaps(offer.new, corpus, items)
+    if path is not None:
+        log.info("users: %d, length of the lists: up to %d, file: %s", len(chosen), length, path)
+    elif users is None:
+        log.info(
+            "%d of %d users; users=[...] selects others, output=recs.csv writes all",
+            len(chosen),
+            corpus.n_users,
+        )
+    return path
+
+
+def allowed_items(exclude: Asked | None, only: Asked | None, names: Names) -> Tensor | None:
+    """Items that may be listed: [N] bool; None: all.
+
+    Raises:
+        ConfigError: an unknown item, or no item is left.
+        DataError: a table is invalid.
+    """
+    import torch
+
+    if exclude is None and only is None:
+        return None
+    allowed = torch.full((names.count,), only is None)
+    if only is not None:
+        allowed[select("only", only, names)] = True
+    if exclude is not None:
+        allowed[select("exclude", exclude, names, skip=True)] = False
+    if not allowed.any():
+        raise ConfigError("exclude: no item is left; exclude fewer, or name more in only")
+    return allowed
+
+
+def _for_people(frame: pl.DataFrame) -> pl.DataFrame:
+    """Lists without the numbers of what has a name."""
+    named = {name.removesuffix("_id") for name in frame.columns if name.endswith("_id")}
+    shown = frame.drop(named).rename({f"{name}_id": name for name in named})
+    return shown.select("user", "rank", "item", *(["title"] * ("title" in shown.columns)), "score")
+
+
+def _warn_of_gaps(new: Mapping[str, Modality], corpus: Corpus, folder: str | None) -> None:
+    """Say which modalities new items lack, and how many have nothing to be ranked by."""
+    import torch
+
+    from mmrec.data.files import FEATURES
+
+    if lacking := [name for name in corpus.modalities if name not in new]:
+        files = ", ".join(f"{name}{FEATURES}" for name in lacking)
+        log.warning("%s: new items lack %s; there is no %s", folder, ", ".join(lacking), files)
+    present = torch.stack([m.present for m in new.values()], 1).any(1)  # [N]
+    if bare := int((~present).sum()):
+        log.warning(
+            "%d of %d new items have no content, the first of them in row %d; they rank as the "
+            "model's mean item",
+            bare,
+            len(present),
+            int((~present).nonzero()[0]),
+        )

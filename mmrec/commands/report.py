@@ -1,0 +1,139 @@
+"""A report of many runs: `python -m mmrec.report runs='outputs/**' output=report`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig
+
+from mmrec.commands.app import answer, launch
+from mmrec.config.bars import steps
+from mmrec.config.paths import expand
+from mmrec.config.schema import ConfigError, conf_dir, nearest
+
+if TYPE_CHECKING:
+    from mmrec.report.collect import Run
+    from mmrec.report.page import Section
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """The command."""
+    launch(_main, "report")
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="report")
+def _main(config: DictConfig) -> None:
+    answer(config, "mmrec.commands.report.report", report)
+
+
+def report(
+    *,
+    runs: str | list[str] = "outputs",
+    output: str = "report",
+    metric: str = "recall@20",
+    metrics: Sequence[str] = ("recall@10", "recall@20", "ndcg@10", "ndcg@20"),
+    baseline: str | None = None,
+    by: Sequence[str] = (),
+    resamples: int = 10_000,
+    storages: Sequence[str] = (),
+    title: str = "Runs",
+) -> Path:
+    """Write tables, figures and a page about the runs below some folders.
+
+    Args:
+        runs: folders, or patterns of them as `outputs/**`.
+        output: the folder for `index.html`, `tables/` and `figures/`.
+        metric: that methods are compared by, without its split.
+        metrics: columns of the results.
+        baseline: model that the others are compared with; None: the best on validation.
+        by: settings, as `model.loss`: for each value of one, a model has a line of its own.
+        resamples: of intervals and tests.
+        storages: of searches that are not in files beside their runs, as `sweep.storage` has them.
+        title: of the page.
+
+    Returns:
+        The page.
+
+    Raises:
+        ConfigError: invalid configuration.
+        ResultError: there is no run to tell of.
+    """
+    from mmrec.report import charts
+    from mmrec.report.collect import by_protocol, collect, studies
+    from mmrec.report.comparison import Options, comparison
+    from mmrec.report.page import left_out, write_page
+    from mmrec.report.searches import search
+
+    if resamples < 1:
+        raise ConfigError(f"resamples={resamples}: expected 1 or more")
+    found = collect(runs)
+    _check_metrics(found.runs, metric, metrics)
+    known = {run.result["model"] for run in found.runs}
+    if baseline is not None and baseline not in known:
+        raise ConfigError(f"baseline={baseline}: no run of it{nearest(baseline, known)}")
+    settings = {name for run in found.runs for name in run.settings}
+    for name in by:
+        if name not in settings:
+            raise ConfigError(f"by={name}: no run has this setting{nearest(name, settings)}")
+    options = Options(metric=metric, metrics=metrics, baseline=baseline, by=by, resamples=resamples)
+    protocols = by_protocol(found.runs)
+    warnings = list(_apart(protocols))
+    for warning in warnings:
+        log.warning("%s", warning)
+
+    with charts.style():
+        sections: list[Section] = []
+        for protocol, some in steps(protocols.items(), "comparing runs", "protocol"):
+            sections += comparison(protocol, some, options, found.left_out)
+        sections += [search(study) for study in studies(runs, storages, found.left_out)]
+        if found.left_out:
+            sections.append(left_out(found.left_out))
+        summary = (
+            f"Completed runs: {len(found.runs)}; models: {len(known)}; protocols: "
+            f"{len(protocols)}; folders left out: {len(found.left_out)}."
+        )
+        written = write_page(expand(output), title, summary, warnings, sections)
+    log.info("%s", summary)
+    for path, reason in found.left_out.items():
+        log.info("left out: %s: %s", path, reason)
+    log.info("report: %s", written)
+    return written
+
+
+def _check_metrics(runs: Sequence[Run], metric: str, metrics: Sequence[str]) -> None:
+    tested = {name.removeprefix("test/") for run in runs for name in run.metrics}
+    plain = {name for name in tested if name.count("/") == 0}
+    for key, name in (("metric", metric), *(("metrics", name) for name in metrics)):
+        if name not in plain:
+            raise ConfigError(f"{key}={name}: no run has it{nearest(name, plain)}")
+    validated = {name.removeprefix("val/") for run in runs for name in run.metrics} & plain
+    if metric not in validated:
+        raise ConfigError(
+            f"metric={metric}: no run was validated by it, so that it cannot choose settings"
+            + nearest(metric, validated)
+        )
+
+
+def _apart(protocols: Any) -> Iterator[str]:
+    """Which protocols share a data set's name, and are not compared nevertheless."""
+    names = [protocol.data for protocol in protocols]
+    for data in sorted({name for name in names if names.count(name) > 1}):
+        same = [protocol for protocol in protocols if protocol.data == data]
+        differ = [
+            what
+            for what in ("fingerprint", "split", "seen", "candidates", "history")
+            if len({getattr(protocol, what) for protocol in same}) > 1
+        ]
+        listed = "; ".join(
+            f"{p.name}: {len(protocols[p])} runs, as {protocols[p][0].folder}" for p in same
+        )
+        yield (
+            f"Runs on {data} differ in {' and '.join(differ)}, and are not compared with each "
+            f"other: {listed}"
+        )

@@ -1,0 +1,344 @@
+"""Train a model, select it on validation, test it once: `python -m mmrec.run model=...`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+from threading import current_thread, main_thread
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from mmrec.commands.app import launch
+from mmrec.commands.run_tables import draw_learning_curve, write_tables
+from mmrec.config.errors import memory_suffices
+from mmrec.config.paths import expand
+from mmrec.config.schema import TARGET, ConfigError, conf_dir
+from mmrec.config.startup import forget_peak_memory, import_torchmetrics
+from mmrec.config.switches import partial
+from mmrec.config.text import first_line
+from mmrec.search.jobs import AT_END
+from mmrec.tables.headers import check_data
+from mmrec.training.build import (
+    build,
+    build_trainer,
+    check,
+    check_ablation,
+    check_trainable,
+    warn_of_early_peaks,
+)
+from mmrec.training.code import code_digest
+from mmrec.training.fit import rank, select
+from mmrec.training.processes import config_dirs, of_one_job
+from mmrec.training.provenance import config_hash, git_commit, peak_rss_mib, versions
+from mmrec.training.results import (
+    BEST,
+    LAST,
+    OVERRIDES,
+    for_a_search,
+    metrics_table,
+    to_continue,
+    write_result,
+)
+from mmrec.training.run_folder import (
+    check_continuable,
+    check_present,
+    check_unused,
+    checkpoint_to_continue,
+    copy_best,
+    locked,
+    remove_if_empty,
+    write_identity,
+    written_link,
+)
+from mmrec.training.trust import RECORDED, remember
+from mmrec.training.upstream import targets
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from mmrec.data import InteractionData
+    from mmrec.models import Recommender
+    from mmrec.search.pruning import Pruning
+    from mmrec.training.callbacks import Checkpoints, Timing
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """The command."""
+    with AT_END:
+        launch(_main, "config")
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def _main(config: DictConfig) -> float | dict[str, Any] | None:
+    hydra_config = HydraConfig.get()
+    job = hydra_config.mode is RunMode.MULTIRUN
+    if not job and not hydra_config.run.dir:
+        raise SystemExit(1) from ConfigError("run_dir= is empty: give a folder, or leave it out")
+    config.run_dir = hydra_config.runtime.output_dir
+    watch: str | None = hydra_config.sweeper.get("trial")
+    if job:
+        forget_peak_memory()
+    loggers = config.get("logger")
+    for name in {"wandb", "mlflow"} & ({*loggers} if OmegaConf.is_dict(loggers) else set()):
+        if OmegaConf.is_dict(loggers[name]):
+            _name_for_trackers(loggers[name], hydra_config, config.get("seed"))
+    try:
+        with of_one_job(Path(config.run_dir), watch) if job else nullcontext():
+            result = run(config, list(hydra_config.overrides.task), watch)
+    except Exception as error:
+        if job:
+            if hydra_config.sweeper[TARGET].endswith("BasicSweeper"):  # others tell of each job
+                log.warning("#%s failed: %s", hydra_config.job.num, first_line(error))
+            raise
+        raise SystemExit(1) from error  # passes Hydra, which would announce the error a second time
+    if result["status"] == "interrupted":
+        sys.exit(130)
+    if watch is not None:
+        return for_a_search(result)
+    best: float | None = result["best_value"]
+    return best
+
+
+def _name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: object) -> None:
+    """What only the multirun knows: where a run belongs."""
+    choices, many = hydra_config.runtime.choices, hydra_config.mode is RunMode.MULTIRUN
+    ablation, trial = choices.get("ablation"), hydra_config.sweeper.get("trial")
+    given = {
+        "group": Path(hydra_config.sweep.dir).name if many else None,
+        "job_type": "trial" if trial else "ablation" if ablation else "train",
+        "name": "-".join([choices.model, choices.data, *filter(None, [ablation]), f"seed{seed}"]),
+    }
+    for key, value in given.items():
+        if tracker.get(key) is None:
+            tracker[key] = value
+
+
+def run(
+    config: DictConfig, overrides: list[str] | None, watch: str | None = None
+) -> dict[str, Any]:
+    """One run, from a composed configuration to a folder that holds its result.
+
+    Args:
+        config: as composed from conf/config.yaml; `run_dir` is where everything is written.
+        overrides: words of the command line, to be kept beside the result; None: the run was not
+            typed as a command, as one that another run needs.
+        watch: of a run in a search: where to report, as `mmrec.search.pruning.Watch` has it.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        ConfigError: invalid configuration.
+        DataError: invalid data.
+    """
+    with ExitStack() as held, memory_suffices(ConfigError):
+        return _run(config, overrides, watch, held)
+
+
+def _run(
+    config: DictConfig, overrides: list[str] | None, watch: str | None, held: ExitStack
+) -> dict[str, Any]:
+    """As `run`, with what is let go at its end."""
+    start = time.perf_counter()
+    folder = expand(config.run_dir)
+    config.run_dir = str(folder)
+    if link := written_link(folder):
+        raise ConfigError(
+            f"{link}: a link that leads out of the run folder is not followed; replace it by what "
+            "it leads to, or give another run_dir"
+        )
+    try:
+        if OmegaConf.is_dict(config.get("data")):  # report a misspelt column before torch is loaded
+            plain_data = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
+            check_data(plain_data, [*config_dirs(), *(overrides or ())])
+        import_torchmetrics()
+        from mmrec.training.card import buffer_values, introduce
+        from mmrec.training.progress import one_process_speaks
+        from mmrec.training.stages import Stage
+
+        one_process_speaks()
+        if HydraConfig.initialized() and overrides is not None:
+            target = OmegaConf.select(config, f"model.{TARGET}")
+            check_ablation(HydraConfig.get().runtime.choices, target)
+        plain = check(config)
+        checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
+        pruning = _pruning(watch)
+        trainer, timing, checkpoints = build_trainer(plain, folder, *pruning)
+        writes = trainer.is_global_zero  # of several processes, one
+        if writes:
+            held.enter_context(locked(folder))
+            if checkpoint is None:
+                check_unused(folder)
+        stage = Stage(plain, folder, checkpoint, run) if "upstream" in plain else None
+        data, model = build(plain, stage.embeddings if stage else None)
+        if not model.closed_form:
+            # These say now, not in a folder of their own, what cannot be trained.
+            if model.reads_negatives:
+                _ = data.sampler
+            check_trainable(model)
+            warn_of_early_peaks(plain)
+        if checkpoint:
+            check_continuable(checkpoint, model, plain)
+        result = _begin(plain, overrides, data, model) | {"buffers": buffer_values(model)}
+        if writes:
+            remember(plain[group] for group in RECORDED)
+            copy_best(checkpoint, folder)
+            write_identity(folder, plain, overrides, data.corpus)
+            if stage:
+                stage.write(folder)
+    except BaseException:
+        held.close()
+        remove_if_empty(folder, parents=not any(w.startswith("run_dir=") for w in overrides or ()))
+        raise
+    for logger in trainer.loggers:
+        logger.log_hyperparams(plain)
+    result["seconds"]["setup"] = time.perf_counter() - start - (stage.seconds if stage else 0.0)
+    if stage and stage.record:
+        result["upstream"] = stage.record
+    if writes:
+        introduce(model, data.corpus, plain, folder, trainer)
+
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        best = select(trainer, model, data, checkpoint, checkpoints, timing, result, plain)
+        with _ended_by_sigterm():
+            if any(callback.pruned for callback in pruning):
+                result["status"] = "pruned"
+            else:
+                tested = time.perf_counter()
+                if writes:
+                    check_present(folder)
+                result["metrics"] |= rank(trainer, trainer.test, model, data, best)
+                result["seconds"]["test"] = time.perf_counter() - tested
+                result |= write_tables(folder, model, data, writes=writes)
+            if writes and timing.train_epochs:
+                draw_learning_curve(folder, plain["monitor"])
+            if writes:
+                check_present(folder)
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
+        for signum in handlers:
+            signal.signal(signum, signal.SIG_IGN)  # a second one would lose the result
+        result["status"] = "interrupted"
+    except BaseException as error:
+        result["status"] = "failed"
+        result["error"] = first_line(error)
+        with suppress(OSError):  # the first error is the one to tell
+            _finish(folder, result, trainer, timing, checkpoints)
+        raise
+    _finish(folder, result, trainer, timing, checkpoints)
+    if result["status"] == "interrupted":
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    return result
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM is an interruption here too; Lightning sees to it only between its batches."""
+    before = signal.getsignal(signal.SIGTERM)
+    ours = before is signal.SIG_DFL and current_thread() is main_thread()
+    if ours:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _pruning(watch: str | None) -> list[Pruning]:
+    """What reports to a search, if there is one."""
+    if watch is None:
+        return []
+    from mmrec.search.pruning import Pruning
+
+    return [Pruning(watch)]
+
+
+def _begin(
+    plain: dict[str, Any],
+    overrides: list[str] | None,
+    data: InteractionData,
+    model: Recommender,
+) -> dict[str, Any]:
+    """The result before anything has happened."""
+    parts = partial(plain["trainer"])
+    return {
+        "status": "completed",
+        **({"partial": parts} if parts else {}),
+        "model": type(model).__module__.rpartition(".")[2],
+        "data": data.corpus.name,
+        "seed": plain["seed"],
+        "overrides": overrides or [],
+        "config_hash": config_hash(plain),
+        "code": code_digest(*targets(plain)),
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "data_card": {**data.corpus.card(), **model.evaluation.card(data.corpus)},
+        "metrics": {},
+        "monitor": plain["monitor"],
+        "best_epoch": None,
+        "epochs": 0,
+        "best_value": None,
+        "seconds": dict.fromkeys(("setup", "fit", "train_epoch", "val", "test")),
+        "peak_rss_mib": 0.0,
+        "peak_gpu_mib": None,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _finish(
+    folder: Path,
+    result: dict[str, Any],
+    trainer: Trainer,
+    timing: Timing,
+    checkpoints: Checkpoints,
+) -> None:
+    """Write the result, say it, and let the trackers go."""
+    import torch
+
+    from mmrec.training.loggers import conclude
+
+    result["metrics"] = checkpoints.best_metrics | result["metrics"]
+    result["best_epoch"] = checkpoints.best_epoch
+    result["best_value"] = result["metrics"].get(result["monitor"])
+    result["seconds"] |= timing.medians()
+    result["peak_rss_mib"] = peak_rss_mib()
+    if torch.cuda.is_available():
+        result["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 1024**2
+    if trainer.is_global_zero:
+        write_result(folder, result)
+        _tell(folder, result)
+    for logger in trainer.loggers:
+        logger.finalize("success" if result["status"] == "completed" else "failed")
+        conclude(logger, result)
+
+
+def _tell(folder: Path, result: dict[str, Any]) -> None:
+    if result["metrics"]:
+        log.info("\n%s", metrics_table(result["metrics"]))
+    if result["best_epoch"] is not None:
+        log.info("best epoch %d, of 0 to %d", result["best_epoch"], result["epochs"] - 1)
+    if "partial" in result:
+        log.warning("a partial run (%s), which reports leave out", " ".join(result["partial"]))
+    log.info("%s: %s", result["status"], folder)
+    within = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    if result["status"] != "interrupted" or within:
+        return
+    if not (folder / OVERRIDES).exists():  # the run that needs this one says how to continue
+        return
+    if (folder / LAST).exists():
+        log.info("continue: %s", to_continue(folder))
+    elif not (folder / BEST).exists():
+        log.info("no checkpoint was written yet: delete the folder to begin again")

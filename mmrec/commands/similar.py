@@ -1,0 +1,198 @@
+"""Similar items from a run: `python -m mmrec.similar run=outputs/... items=[42]`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from omegaconf import DictConfig
+
+from mmrec.commands.app import answer, launch, output_file
+from mmrec.commands.lists import SHOWN, SUFFIXES, table_text, write_lists
+from mmrec.commands.recommend import allowed_items
+from mmrec.config.errors import memory_suffices
+from mmrec.config.schema import ConfigError, conf_dir
+from mmrec.config.startup import import_torchmetrics
+from mmrec.training.names import check_files, item_names, select
+from mmrec.training.results import locate_run
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor
+
+    from mmrec.training.open_run import OpenRun
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """The command."""
+    launch(_main, "similar")
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="similar")
+def _main(config: DictConfig) -> None:
+    answer(config, "mmrec.commands.similar.similar", similar)
+
+
+def similar(
+    *,
+    run: str | Path,
+    items: str | Path | int | Sequence[str | int] | None = None,
+    output: str | None = None,
+    k: int = 10,
+    exclude: str | Path | int | Sequence[str | int] | None = None,
+    only: str | Path | int | Sequence[str | int] | None = None,
+    block: int = 512,
+    data_root: str | None = None,
+    title: str | None = None,
+    trust: str | Sequence[str] = (),
+) -> Path | None:
+    """Write or print the k most similar items of each item, the most similar first.
+
+    Models with item vectors compare them by their cosine; `ease` and `item_knn` compare items by
+    their item-item weights. A row is `item`, `similar`, `rank` (from 1) and `similarity`, then
+    `item_id` and `similar_id` where the data have ids of their own, and `title` and
+    `similar_title` where `items.csv` has titles.
+
+    `items`, `exclude` and `only` take one name, a list of names, or the path of a table. Names are
+    the original ids of the data where there are any, else row numbers. A table has a column
+    `item_id` (original ids) or `item` (row numbers), or the column of the data set, for example
+    `itemID`.
+
+    Args:
+        run: its folder, its `result.json`, or one of its checkpoints.
+        items: items to find neighbours of; None: all, of which three are printed without `output`.
+        output: a `.parquet`, `.csv` or `.jsonl` file, written as a whole or not at all; None:
+            print the lists.
+        k: length of the lists; they are shorter where there are fewer candidates.
+        exclude: items that are not listed.
+        only: items that may be listed; None: all.
+        block: items that are compared at a time; bounds the memory.
+        data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
+        trust: modules outside mmrec that the run may import; needed once for each.
+
+    Returns:
+        The output file, if there is one.
+
+    Raises:
+        ConfigError: an invalid setting, an unknown item, or a model that cannot compare items.
+        ResultError: the folder is no complete run.
+        DataError: the data are not those of the run, or a table is invalid.
+        NonFiniteScores: a similarity is NaN.
+    """
+    path = output_file("output", output, SUFFIXES) if output else None
+    for name, value in (("k", k), ("block", block)):
+        if value < 1:
+            raise ConfigError(f"{name}={value}: expected 1 or more")
+    check_files(items=items, exclude=exclude, only=only)
+    locate_run(run)  # before torch is loaded, which takes seconds
+    import_torchmetrics()
+
+    import polars as pl
+    import torch
+
+    from mmrec.models import NoSimilarity
+    from mmrec.training.open_run import open_run
+
+    opened = open_run(run, trust=trust, data_root=data_root, title=title)
+    names = item_names(opened.data)
+    if items is not None:
+        chosen = select("items", items, names)
+    else:
+        chosen = torch.arange(names.count if path else min(SHOWN, names.count))
+    allowed = allowed_items(exclude, only, names)
+    lists = similar_items(opened, chosen, k, allowed=allowed, block=block)
+    what = f"block={block}: comparing this many items at a time needs"
+    try:
+        with memory_suffices(ConfigError, what=what, lower="block"):
+            if path is not None:
+                write_lists(lists, path)
+            else:
+                log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
+    except NoSimilarity as error:
+        raise ConfigError(
+            f"run={run}: {error}; give a run of a model with embeddings, or of ease or item_knn"
+        ) from None
+    if path is not None:
+        log.info("items: %d, length of the lists: up to %d, file: %s", len(chosen), k, path)
+    elif items is None:
+        log.info(
+            "%d of %d items; items=[...] selects others, output=similar.csv writes all",
+            len(chosen),
+            names.count,
+        )
+    return path
+
+
+def similar_items(
+    opened: OpenRun, items: Tensor, k: int, *, allowed: Tensor | None = None, block: int = 512
+) -> Iterator[pl.DataFrame]:
+    """The rows of `similar`, a block of items at a time; an item is not in its own list.
+
+    Args:
+        opened: a run.
+        items: [N] int64.
+        k: length of the lists.
+        allowed: [I] bool, items that may be listed; None: all.
+        block: items that are compared at a time.
+
+    Raises:
+        NoSimilarity: the model has nothing by which items can be compared.
+        NonFiniteScores: a similarity is NaN.
+    """
+    import polars as pl
+    import torch
+
+    from mmrec.evaluation import NonFiniteScores
+    from mmrec.evaluation.metrics import rank_items
+
+    corpus, model = opened.corpus, opened.model
+    with torch.no_grad():
+        encoded = model.encode()
+        for batch in torch.split(items, min(block, corpus.n_items)):
+            scores = model.item_similarity(encoded, batch).float()  # [B, I]
+            if scores.isnan().any():
+                raise NonFiniteScores(
+                    f"{opened.checkpoint}: a similarity of items is NaN; the model has diverged, "
+                    "so use another run"
+                )
+            scores = scores.scatter(1, batch[:, None], -torch.inf)
+            if allowed is not None:
+                scores = scores.masked_fill(~allowed, -torch.inf)
+            ranked = rank_items(scores, batch, min(k, scores.shape[1]))  # [B, k]
+            row, place = (ranked >= 0).nonzero(as_tuple=True)
+            found = ranked[row, place]
+            columns = {
+                "item": batch[row],
+                "similar": found,
+                "rank": place + 1,
+                "similarity": scores[row, found],
+            }
+            frame = pl.DataFrame({name: value.numpy() for name, value in columns.items()})
+            for ids, end in ((corpus.item_ids, "id"), (corpus.item_titles, "title")):
+                if ids is not None:
+                    item = "title" if end == "title" else "item_id"
+                    frame = frame.with_columns(
+                        ids.gather(frame["item"]).alias(item),
+                        ids.gather(frame["similar"]).alias(f"similar_{end}"),
+                    )
+            yield frame
+
+
+def _for_people(frame: pl.DataFrame) -> pl.DataFrame:
+    """Lists with the original ids in place of row numbers, where there are any."""
+    end = "_id" if "item_id" in frame.columns else ""
+    titled = "similar_title" in frame.columns
+    return frame.select(
+        frame[f"item{end}"].alias("item"),
+        *([frame["title"]] if titled else []),
+        frame["rank"],
+        frame[f"similar{end}"].alias("similar"),
+        *([frame["similar_title"]] if titled else []),
+        frame["similarity"],
+    )

@@ -1,0 +1,1 @@
+"""The configuration: its schema and checks, errors, paths, text and process settings."""

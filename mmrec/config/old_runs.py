@@ -1,0 +1,104 @@
+"""Settings and parameters in run folders of earlier versions of mmrec that have changed since.
+
+A removed setting is dropped from the configuration of an old run if it holds the value that the
+code still implements. With any other value the run cannot be opened. Renamed parameters are found
+under their new names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+# By class: the removed settings, each with the value that means "as now".
+REMOVED: Mapping[str, Mapping[str, object]] = {
+    "mmrec.models.MAGNET": {"hidden": 0, "agreement": "cosine"},
+}
+# By class: the removed values of settings that remain.
+REMOVED_CHOICES: Mapping[str, Mapping[str, tuple[object, ...]]] = {
+    "mmrec.models.MAGNET": {"content": ("gated",)},
+}
+
+# Where classes that a run folder may name were before: prefixes of dotted names.
+MOVED: Mapping[str, str] = {"mmrec.schedules.": "mmrec.nn.schedules."}
+
+# Projections of modalities; more than 64 modalities are not expected.
+PROJECTIONS = {f"project.each.{place}.linear.": f"project.{place}." for place in range(64)}
+
+# By class: prefixes of parameters in old checkpoints, and what they are now.
+RENAMED_PARAMETERS: Mapping[str, Mapping[str, str]] = {
+    "mmrec.models.vbpr.VBPR": PROJECTIONS,
+    "mmrec.models.gated_lightgcn.GatedLightGCN": PROJECTIONS,
+    "mmrec.models.magnet.MAGNET": {
+        f"{name}.": f"channels.{name}." for name in ("node", "project", "behaviour", "contents")
+    },
+}
+
+
+def without_removed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop removed settings that hold the value that means "as now", and follow moved classes.
+
+    Args:
+        config: the groups of a run's `config.yaml`.
+
+    Returns:
+        A copy; all other settings are unchanged.
+    """
+    return {
+        group: {
+            name: _moved(value) if name == "_target_" else value
+            for name, value in node.items()
+            if not _is_default(node, name, value)
+        }
+        if isinstance(node, Mapping)
+        else node
+        for group, node in config.items()
+    }
+
+
+def _moved(target: object) -> object:
+    """The dotted name of a class where it is now."""
+    for old, new in MOVED.items():
+        if isinstance(target, str) and target.startswith(old):
+            return new + target.removeprefix(old)
+    return target
+
+
+def unsupported(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the settings that ask for something that was removed: name and value.
+
+    Args:
+        config: the result of `without_removed`.
+    """
+    for group, node in config.items():
+        if not isinstance(node, Mapping):
+            continue
+        for name, value in node.items():
+            if name in _of(REMOVED, node) or value in _of(REMOVED_CHOICES, node).get(name, ()):
+                yield f"{group}.{name}", value
+
+
+def rename_parameters(state: Mapping[str, Any], kinds: Iterable[type]) -> dict[str, Any]:
+    """Return the parameters of a checkpoint under their current names.
+
+    Args:
+        state: parameters by name.
+        kinds: the model's class and its base classes.
+    """
+    renamed = {}
+    tables = [RENAMED_PARAMETERS.get(f"{k.__module__}.{k.__qualname__}", {}) for k in kinds]
+    prefixes = {old: new for table in tables for old, new in table.items()}
+    for name, value in state.items():
+        old = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        renamed[prefixes.get(old, "") + name.removeprefix(old)] = value
+    return renamed
+
+
+def _is_default(node: Mapping[str, Any], name: str, value: object) -> bool:
+    removed = _of(REMOVED, node)
+    return name in removed and type(value) is type(removed[name]) and value == removed[name]
+
+
+def _of(table: Mapping[str, Mapping[str, Any]], node: Mapping[str, Any]) -> Mapping[str, Any]:
+    target = node.get("_target_")
+    return table.get(target, {}) if isinstance(target, str) else {}

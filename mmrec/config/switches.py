@@ -1,0 +1,168 @@
+"""Which settings of Lightning's trainer a run accepts, and within which ranges.
+
+A run validates all users after whole epochs, keeps the best epoch and tests it once. A setting of
+the trainer that would change this without a sign, or that would have no effect, is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
+
+from mmrec.config.schema import TARGET, ConfigError, check_value
+
+ENVIRONMENT = "PL_TRAINER_"  # Lightning's prefix of variables that hold defaults
+EARLY_STOPPING = "Early stopping conditioned on metric"  # how Lightning's error begins
+SMALL_TRIAL = "trainer.fast_dev_run=true tries a few batches of everything"
+
+# Setting: the values that change nothing, and what to use instead of any other value.
+FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "barebones": ((False,), "a run logs metrics and saves checkpoints"),
+    "callbacks": ((), "add the callback to the group callbacks: +callbacks.NAME={_target_: ...}"),
+    "default_root_dir": ((), "set run_dir, the folder of everything that a run writes"),
+    "enable_autolog_hparams": ((True,), "choose trackers with logger=..."),
+    "enable_checkpointing": (
+        (True,),
+        "the best epoch is tested from its checkpoint; trainer.fast_dev_run=true keeps none",
+    ),
+    "limit_predict_batches": ((1.0,), "a run predicts nothing; see mmrec.recommend"),
+    "limit_test_batches": ((1.0,), f"the test needs all its users; {SMALL_TRIAL}"),
+    "limit_val_batches": ((1.0,), f"each validation needs all its users; {SMALL_TRIAL}"),
+    "logger": ((), "choose with the group logger, for example logger=none"),
+    "max_steps": ((-1,), "training ends after a whole epoch; set trainer.max_epochs"),
+    "min_steps": ((0,), "training ends after a whole epoch; set trainer.min_epochs"),
+    "model_registry": ((), "logger=wandb and logger=mlflow upload with logger.NAME.artifact=true"),
+    "overfit_batches": (
+        (0, 0.0),
+        "it would validate on part of the users; set trainer.limit_train_batches",
+    ),
+    "plugins": ((), "set trainer.strategy or trainer.precision"),
+    "reload_dataloaders_every_n_epochs": (
+        (0,),
+        "batches depend on the seed and the epoch alone, so reloading changes nothing",
+    ),
+    "use_distributed_sampler": ((False,), "the data module shares rows among the processes"),
+    "val_check_interval": (
+        (1.0,),
+        "a run is validated after whole epochs; set trainer.check_val_every_n_epoch",
+    ),
+}
+
+# Ranges that the constructors of libraries do not declare.
+RANGES: dict[str, Any] = {
+    "trainer.max_epochs": Annotated[int, Ge(-1)],
+    "trainer.min_epochs": Annotated[int, Ge(0)] | None,
+    "trainer.check_val_every_n_epoch": Annotated[int, Ge(1)],
+    "trainer.accumulate_grad_batches": Annotated[int, Ge(1)],
+    "trainer.gradient_clip_val": Annotated[float, Gt(0)] | None,
+    "trainer.gradient_clip_algorithm": Literal["norm", "value"] | None,
+    "trainer.limit_train_batches": Annotated[float, Gt(0)] | None,
+    "trainer.num_sanity_val_steps": Annotated[int, Ge(-1)] | None,
+    "trainer.log_every_n_steps": Annotated[int, Ge(0)] | None,
+    "trainer.fast_dev_run": bool | Annotated[int, Ge(0)],
+    "trainer.num_nodes": Annotated[int, Ge(1)],
+    "trainer.devices": Annotated[int, Ge(-1)] | str | list[Annotated[int, Ge(0)]],
+    "trainer.profiler": Literal["simple", "advanced", "pytorch"] | None,
+    "trainer.strategy": Literal[
+        "auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"
+    ],
+    "optimizer.lr": Annotated[float, Ge(0)],
+    "optimizer.eps": Annotated[float, Ge(0)],
+    "optimizer.weight_decay": Annotated[float, Ge(0)],
+}
+
+
+def check_switches(plain: Mapping[str, Any]) -> None:
+    """Refuse trainer settings that a run cannot have.
+
+    Args:
+        plain: the resolved configuration.
+
+    Raises:
+        ConfigError: names the setting, and what to set instead.
+    """
+    for name in sorted(os.environ):
+        if name.startswith(ENVIRONMENT):
+            setting = name.removeprefix(ENVIRONMENT).lower()
+            raise ConfigError(
+                f"{name} is set: unset it, as it would change a run without a trace in its "
+                f"config.yaml; give trainer.{setting}= instead"
+            )
+    trainer = plain["trainer"]
+    for name, (allowed, instead) in FIXED.items():
+        value = trainer.get(name)
+        if value is not None and not any(type(value) is type(x) and value == x for x in allowed):
+            raise ConfigError(f"trainer.{name}={value} is not supported: {instead}")
+    for setting, hint in RANGES.items():
+        group, _, name = setting.partition(".")
+        value = plain[group].get(name, hint)
+        if value is not hint and not (isinstance(value, Mapping) and TARGET in value):
+            check_value(hint, value, setting)
+    if trainer.get("max_epochs") in (None, 0):
+        raise ConfigError(
+            f"trainer.max_epochs={trainer.get('max_epochs')}: expected 1 or more, or -1 to train "
+            "until early stopping"
+        )
+    if trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None:
+        raise ConfigError(
+            f"trainer.gradient_clip_algorithm={trainer['gradient_clip_algorithm']} has no effect "
+            "without trainer.gradient_clip_val; set that too"
+        )
+    if trainer["max_epochs"] == -1 and not _stops(plain):
+        raise ConfigError(
+            "trainer.max_epochs=-1 never ends without callbacks.early_stopping or "
+            "trainer.max_time; set one of them"
+        )
+
+
+def _stops(plain: Mapping[str, Any]) -> bool:
+    return bool(
+        plain["trainer"].get("max_time")
+        or plain["trainer"].get("fast_dev_run")
+        or any(node and TARGET in node for node in plain["callbacks"].values())
+    )
+
+
+def partial(trainer: Mapping[str, Any]) -> list[str]:
+    """Settings that make a run less than a whole one: trained, or judged, on part of the data.
+
+    Args:
+        trainer: the group of settings, resolved.
+
+    Returns:
+        Each as typed, for example `trainer.limit_train_batches=3`; empty for a whole run.
+    """
+    limit = trainer.get("limit_train_batches")
+    whole = limit is None or (type(limit) is float and limit == 1)
+    trial = trainer.get("fast_dev_run")
+    found = {"fast_dev_run": trial} if trial else {} if whole else {"limit_train_batches": limit}
+    return [f"trainer.{name}={str(value).lower()}" for name, value in found.items()]
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether Lightning refuses a setting, rather than fails."""
+    return type(error).__name__ == "MisconfigurationException" or EARLY_STOPPING in str(error)
+
+
+def setting_error(
+    error: BaseException, node: Mapping[str, Any], path: str = "trainer"
+) -> ConfigError:
+    """Say which setting Lightning's error is about.
+
+    Args:
+        error: that Lightning raised when it was given the settings.
+        node: the settings.
+        path: of the node.
+    """
+    text = " ".join(str(error).split())
+    if EARLY_STOPPING in text:
+        return ConfigError(f"callbacks: {text}")
+    named = [name for name in node if re.search(rf"\b{re.escape(str(name))}\b", text)]
+    named = named or [name for name in ("accelerator", "devices", "strategy") if name in node]
+    settings = " ".join(f"{path}.{name}={node[name]}" for name in named) or path
+    hint = "; trainer=auto takes what there is" if "accelerator" in named else ""
+    return ConfigError(f"{settings}: {text}{hint}")

@@ -1,0 +1,257 @@
+"""Words of the command line, rewritten before Hydra reads them.
+
+Hydra reads `1_000` as 1000, `1e5` as 100000.0 and `true` as a boolean. Ids, names, tags, columns
+and paths are text, so such values are quoted. Imports nothing heavy: `--help` reads this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mmrec.config.schema import ConfigError, conf_dir
+
+# Settings that hold text, or lists of text: a test compares them with the signatures behind them.
+# `*` stands for a part of the name; with `[]`, only the elements of a list are text.
+TEXT = (
+    *("baseline", "by", "candidates", "ckpt", "exclude", "items", "metric", "metrics", "monitor"),
+    *("only", "output", "per_user", "run", "run_dir", "runs", "seen", "storages", "title"),
+    *("trust", "users"),
+    *("data.columns.*", "data.ids", "data.interactions_file", "data.modalities", "data.name"),
+    *("data.category_separator", "data.root", "data.separator"),
+    *("logger.*.entity", "logger.*.experiment_name", "logger.*.group", "logger.*.job_type"),
+    *("logger.*.name", "logger.*.path", "logger.*.prefix", "logger.*.project"),
+    *("logger.*.root_dir", "logger.*.run_id", "logger.*.run_name", "logger.*.save_dir"),
+    *("logger.*.sub_dir", "logger.*.tags", "logger.*.tracking_uri"),
+    *("grid.ablations[]", "grid.name", "sweep.custom_search_space", "sweep.objective"),
+    *("sweep.storage", "sweep.study_name", "upstream.root", "upstream.run"),
+    *("hydra.job.name", "hydra.run.dir", "hydra.searchpath", "hydra.sweep.dir"),
+    *("hydra.sweep.subdir", "hydra.sweeper.ablations[]", "hydra.sweeper.custom_search_space"),
+    *("hydra.sweeper.objective", "hydra.sweeper.storage", "hydra.sweeper.study_name"),
+    *(f"hydra.launcher.{name}" for name in ("account", "name", "partition", "qos")),
+)
+# Values that are compared as text; null is an empty cell.
+COMPARED = ("data.where.*",)
+KEEPING = {"choice", "str"}  # functions whose arguments may be text that looks like a number
+
+
+def prepared(words: Sequence[str]) -> list[str]:
+    """The words of a command line as Hydra is to read them."""
+    return [spelled_out(as_text(word)) for word in folders_first(words)]
+
+
+def quoted(text: str) -> str:
+    """Text as a value that Hydra takes as it is."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def folders_first(words: Sequence[str]) -> list[str]:
+    """Move `--config-dir` and `-m` before the settings, as Hydra takes no settings on both sides.
+
+    Hydra uses only the last of several folders, so the others are added to its search path.
+    """
+    folders: list[str] = []
+    flags: list[str] = []
+    settings: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word in ("--config-dir", "-cd"):
+            folders += islice(left, 1)
+        else:
+            (flags if word in ("-m", "--multirun") else settings).append(word)
+    others = ",".join(quoted(f"file://{Path(folder).absolute()}") for folder in folders[-2::-1])
+    return [
+        *(word for folder in folders[-1:] for word in ("--config-dir", folder)),
+        *flags,
+        *([f"hydra.searchpath=[{others}]"] if others else []),
+        *settings,
+    ]
+
+
+def is_text(setting: str, *, element: bool = False) -> bool:
+    """Whether a setting holds text.
+
+    Args:
+        setting: dotted name, or the name of a configuration group.
+        element: whether the value is an element of a list.
+    """
+    if "/" in setting or (setting and (conf_dir() / setting).is_dir()):
+        return True  # the name of a file
+    return _matches(setting, TEXT) or (element and _matches(f"{setting}[]", TEXT))
+
+
+def as_text(word: str) -> str:
+    """Quote what Hydra would read as a number, boolean or null where the setting holds text.
+
+    `null` stays null, except in a list.
+
+    Args:
+        word: `setting=value`, also with `+`, `++` or `@package`; other words are returned as they
+            are, and so is what Hydra cannot read.
+    """
+    setting, _, value = word.partition("=")
+    if word.startswith("-") or not value:
+        return word
+    name = setting.lstrip("+~").partition("@")[0]
+    if value[0] == "[" and value[-1] == "]" and is_text(name, element=True) and _unreadable(value):
+        return f"{setting}=[{','.join(map(_as_element, value[1:-1].split(',')))}]"
+    result, end = "", 0
+    for start, stop in _misread(name, value):
+        result += f"{value[end:start]}'{value[start:stop]}'"
+        end = stop
+    return f"{setting}={result}{value[end:]}"
+
+
+def _unreadable(value: str) -> bool:
+    """Whether Hydra's grammar has no such value, for example `[zoë]` or `[O'Brien]`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(f"setting={value}")
+    except HydraException:
+        return True
+    return False
+
+
+def _as_element(text: str) -> str:
+    """An element of a list as it was typed; quotes around it stay."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        inner = text[1:-1]
+        return text if text[0] not in inner else quoted(inner)
+    return quoted(text)
+
+
+def spelled_out(word: str) -> str:
+    """`a=choice(null,'1_0')` as `a=null,'1_0'`.
+
+    In Hydra, `choice()` refuses null and drops quotes; a list does neither. Other words are
+    returned as they are.
+    """
+    setting, _, value = word.partition("=")
+    inner = value.strip().removeprefix("choice(")
+    if inner == value.strip() or not inner.endswith(")"):
+        return word
+    from hydra.grammar.gen.OverrideLexer import OverrideLexer as Kind
+
+    depth, needed = 0, False
+    tokens = _tokens(value.strip())
+    for token in tokens:
+        depth += token.type in (Kind.POPEN, Kind.BRACKET_OPEN, Kind.BRACE_OPEN)
+        depth -= token.type in (Kind.PCLOSE, Kind.BRACKET_CLOSE, Kind.BRACE_CLOSE)
+        needed |= token.type in (Kind.NULL, Kind.QUOTED_VALUE)
+        if depth == 0 and token.type == Kind.PCLOSE and token is not tokens[-1]:
+            return word  # text behind the function, which Hydra refuses
+    return f"{setting}={inner[:-1]}" if needed else word
+
+
+def refuse_numbers(config: Mapping[str, Any]) -> None:
+    """Refuse numbers in settings that hold text: YAML has read `1_000` as 1000.
+
+    Args:
+        config: plain containers.
+
+    Raises:
+        ConfigError: names the first such setting.
+    """
+    for setting, value, element in _leaves(config, ""):
+        text = is_text(setting, element=element) or _matches(setting, COMPARED)
+        if isinstance(value, bool | int | float) and text:
+            raise ConfigError(
+                f"{setting}={value}: expected text, found a {type(value).__name__}; quote the "
+                "value where it is set, in YAML or on the command line"
+            )
+
+
+def _matches(setting: str, patterns: Sequence[str]) -> bool:
+    """Whether a setting fits a pattern; brackets mean themselves."""
+    return any(fnmatchcase(setting, pattern.replace("[]", "[[]]")) for pattern in patterns)
+
+
+def _tokens(value: str) -> list[Any]:
+    """Tokens of a value in Hydra's grammar; none if it is not in it."""
+    from antlr4 import InputStream  # type: ignore[import-untyped]
+    from hydra.core.override_parser.overrides_visitor import HydraErrorListener
+    from hydra.errors import HydraException
+    from hydra.grammar.gen.OverrideLexer import OverrideLexer
+
+    lexer = OverrideLexer(InputStream(value))
+    lexer.removeErrorListeners()
+    lexer.addErrorListener(HydraErrorListener())
+    lexer.mode(OverrideLexer.VALUE_MODE)
+    try:
+        found: list[Any] = lexer.getAllTokens()
+    except HydraException:
+        return []
+    return found
+
+
+def _misread(setting: str, value: str) -> Iterator[tuple[int, int]]:
+    """Where a value holds text that Hydra would not read as text: start and end of each place."""
+    from hydra.grammar.gen.OverrideLexer import OverrideLexer as Kind
+
+    converted = {Kind.INT, Kind.FLOAT, Kind.BOOL}
+    enclosing: list[tuple[str, str]] = []  # bracket or function, and the setting around it
+    primitive: list[Any] = []
+    named = True  # whether the setting of the coming value is known; not before a key of a dict
+
+    def judged() -> Iterator[tuple[int, int]]:
+        """The primitive that has just ended, if Hydra would convert it."""
+        tokens = [token for token in primitive if token.type != Kind.WS]
+        primitive.clear()
+        if len(tokens) != 1 or not named:
+            return
+        inside = [name for name, _ in enclosing]
+        element = "[" in inside
+        if not {*inside} - {"[", "{"} <= KEEPING:
+            return
+        text = is_text(setting, element=element)
+        number = tokens[0].type in converted and (text or _matches(setting, COMPARED))
+        if number or (text and inside[-1:] == ["["] and tokens[0].type == Kind.NULL):
+            yield tokens[0].start, tokens[0].stop + 1
+
+    for token in _tokens(value):
+        kind = token.type
+        if kind in (Kind.BRACKET_OPEN, Kind.BRACE_OPEN):
+            primitive.clear()
+            enclosing.append((token.text.strip(), setting))
+            named = kind == Kind.BRACKET_OPEN
+        elif kind == Kind.POPEN:
+            enclosing.append(("".join(part.text for part in primitive).strip(), setting))
+            primitive.clear()
+        elif kind in (Kind.BRACKET_CLOSE, Kind.BRACE_CLOSE, Kind.PCLOSE):
+            yield from judged()
+            if enclosing:
+                _, setting = enclosing.pop()
+            named = True
+        elif kind == Kind.COMMA:
+            yield from judged()
+            if enclosing and enclosing[-1][0] == "{":
+                setting, named = enclosing[-1][1], False
+        elif kind == Kind.COLON and not named:
+            key = "".join(part.text for part in primitive).strip()
+            setting, named = f"{setting}.{key}", True
+            primitive.clear()
+        elif kind == Kind.EQUAL:
+            primitive.clear()  # the name of a function's argument
+        else:
+            primitive.append(token)
+    yield from judged()
+
+
+def _leaves(node: Any, setting: str, *, element: bool = False) -> Iterator[tuple[str, Any, bool]]:
+    """Each value below a node with its setting, and whether it is an element of a list."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{setting}.{key}" if setting else str(key))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _leaves(value, setting, element=True)
+    else:
+        yield setting, node, element

@@ -1,0 +1,11 @@
+"""Metrics and how a ranking is judged."""
+
+from mmrec.evaluation.ranking import (
+    ACCURACY,
+    NonFiniteScores,
+    RankingMetric,
+    Rankings,
+    check_finite,
+)
+
+__all__ = ["ACCURACY", "NonFiniteScores", "RankingMetric", "Rankings", "check_finite"]

@@ -1,0 +1,378 @@
+"""Full-ranking evaluation: score, mask what is seen, rank, look for the held-out items.
+
+Shape legend: U users, I items, N interactions, B users of a batch, K the largest cutoff, C cutoffs,
+A accuracy metrics, G = 3 groups, M modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import polars as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from mmrec.data.batches import ranges
+from mmrec.data.corpus import Corpus, Interactions
+from mmrec.evaluation import metrics
+from mmrec.evaluation.protocol import (
+    Evaluation,
+    Part,
+    beside_test,
+    candidates,
+    groups,
+    held_out_in,
+    seen_interactions,
+)
+
+ACCURACY = ("recall", "hit_rate", "precision", "ndcg", "mrr", "map")
+GROUPED = ("recall", "ndcg")
+ITEM_GROUPS = ("head", "mid", "tail")
+USER_GROUPS = ("active", "regular", "occasional")
+
+# Sums are kept in whole units of 2^-40, so that they do not depend on the order of users, batches
+# and processes; room for four million users.
+UNIT = 2.0**-40
+
+
+class NonFiniteScores(ValueError):
+    """A model gave NaN or infinity where a score was due."""
+
+
+class RankingMetric(Metric):
+    """Mean metrics over the users who have a held-out item in a split.
+
+    States are sums, so the result is the same whatever the batches and the number of processes.
+    Feed it with `update`, and every user once.
+
+    Args:
+        corpus: what is evaluated on.
+        part: what is held out: `val`, `test`, or under `item_cold` `test_warm` and `test_all`, warm
+            items among warm ones, and all among all.
+        evaluation: cutoffs, masks and groups.
+        detailed: also metrics beyond accuracy, metrics by group, and values by user.
+
+    Attributes:
+        users: [Q] int64, sorted: those to be queried.
+
+    Raises:
+        ValueError: a cutoff beyond the catalogue.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+
+    users: Tensor
+    seen_start: Tensor
+    seen_item: Tensor
+    excluded: Tensor
+    pairs: Tensor
+    held_out: Tensor
+    item_counts: Tensor
+    item_group: Tensor
+    user_group: Tensor
+    held_out_in_group: Tensor
+
+    accuracy: Tensor
+    n_evaluated: Tensor
+    by_item_group: Tensor
+    n_by_item_group: Tensor
+    by_user_group: Tensor
+    n_by_user_group: Tensor
+    recommended: Tensor
+    diversity: Tensor
+    n_diversity: Tensor
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        part: Part,
+        evaluation: Evaluation,
+        *,
+        detailed: bool,
+    ) -> None:
+        super().__init__()
+        ranked = candidates(corpus, part, evaluation)  # [I] bool
+        self.cutoffs = cutoffs = evaluation.cutoffs
+        self.detailed = detailed
+        self.n_users, self.n_items = corpus.n_users, corpus.n_items
+        relevant = held_out_in(corpus, part)
+        seen = seen_interactions(corpus, part, evaluation.seen).by_user(corpus.n_users)
+        self._constant("excluded", (~ranked).nonzero().squeeze(1))
+        pairs = torch.unique(relevant.user * corpus.n_items + relevant.item)  # [N] sorted
+        relevant = Interactions(pairs // corpus.n_items, pairs % corpus.n_items)
+        held_out = torch.bincount(relevant.user, minlength=corpus.n_users)
+        self._constant("users", held_out.nonzero().squeeze(1))  # [Q]
+        self._constant("held_out", held_out)  # [U]
+        self._constant("pairs", pairs)
+        self._constant("seen_start", seen.start)  # [U + 1]
+        self._constant("seen_item", seen.item)
+        self._summed("accuracy", len(ACCURACY), len(cutoffs))
+        self._summed("n_evaluated")
+        if detailed:
+            self._add_details(corpus, relevant, evaluation)
+
+    def _add_details(self, corpus: Corpus, relevant: Interactions, evaluation: Evaluation) -> None:
+        item_group = groups(corpus.item_counts(), evaluation.item_groups)
+        cells = item_group[relevant.item] * corpus.n_users + relevant.user
+        in_group = torch.bincount(cells, minlength=3 * corpus.n_users).view(3, -1)
+        self._constant("item_counts", corpus.item_counts())  # [I]
+        self._constant("item_group", item_group)  # [I]
+        self._constant("user_group", groups(corpus.user_counts(), evaluation.user_groups))  # [U]
+        self._constant("held_out_in_group", in_group)  # [G, U]
+        self.contents = nn.ModuleList(_Content(m.features) for m in corpus.modalities.values())
+        n_cutoffs, n_contents = len(self.cutoffs), len(self.contents)
+        self._summed("by_item_group", 3, len(GROUPED), n_cutoffs)
+        self._summed("n_by_item_group", 3)
+        self._summed("by_user_group", 3, len(GROUPED), n_cutoffs)
+        self._summed("n_by_user_group", 3)
+        self._summed("recommended", n_cutoffs, corpus.n_items)
+        self._summed("diversity", n_contents, n_cutoffs)
+        self._summed("n_diversity", n_contents, n_cutoffs)
+        self._of_users: list[tuple[Tensor, Tensor]] = []
+
+    def _constant(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+    def _summed(self, name: str, *shape: int) -> None:
+        self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, users: Tensor, scores: Tensor) -> None:
+        """Judges the rankings of some users; those without a held-out item do not count.
+
+        Args:
+            users: [B] int64.
+            scores: [B, I], finite; overwritten.
+
+        Raises:
+            NonFiniteScores: a score is NaN or infinite.
+            ValueError: scores of another shape.
+        """
+        if scores.shape != (len(users), self.n_items):
+            raise ValueError(
+                f"scores of shape {list(scores.shape)} for {len(users)} users and {self.n_items} "
+                f"items: score() must return [{len(users)}, {self.n_items}]"
+            )
+        counted = self.held_out[users] > 0
+        if not counted.all():
+            users, scores = users[counted], scores[counted]
+        if not len(users):
+            return
+        scores = scores.detach().float().contiguous()
+        check_finite(
+            users,
+            scores,
+            "scores must be finite: the model has diverged, lower the learning rate or clip "
+            "gradients",
+        )
+        scores[self._seen_of(users)] = -torch.inf
+        if len(self.excluded):
+            scores.index_fill_(1, self.excluded, -torch.inf)
+        ranked = metrics.rank_items(scores, users, self.cutoffs[-1])  # [B, K]
+        hits = self._hits(users, ranked)  # [B, K]
+        values = self._at_cutoffs(metrics.accuracy(hits, self.held_out[users]), ACCURACY)
+        self.accuracy += _units(values).sum(0)
+        self.n_evaluated += len(users)
+        if self.detailed:
+            self._update_groups(users, ranked, hits, values)
+            self._update_lists(ranked)
+            self._of_users.append((users.cpu(), values.flatten(1).cpu()))
+
+    def _seen_of(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and item of everything that the users have seen."""
+        begin = self.seen_start[users]  # [B]
+        row, place = ranges(begin, self.seen_start[users + 1] - begin)
+        return row, self.seen_item[place]
+
+    def _hits(self, users: Tensor, ranked: Tensor) -> Tensor:
+        """[B, K] bool: which ranked items are held out."""
+        pairs = users[:, None] * self.n_items + ranked
+        place = torch.searchsorted(self.pairs, pairs).clamp(max=len(self.pairs) - 1)
+        return (self.pairs[place] == pairs) & (ranked >= 0)
+
+    def _at_cutoffs(self, values: dict[str, Tensor], names: Sequence[str]) -> Tensor:
+        """[..., K] by name -> [..., A, C]."""
+        last = torch.tensor(self.cutoffs, device=self.held_out.device) - 1
+        return torch.stack([values[name][..., last] for name in names], dim=-2)
+
+    def _update_groups(self, users: Tensor, ranked: Tensor, hits: Tensor, values: Tensor) -> None:
+        group = torch.arange(3, device=users.device)[:, None, None]
+        held_out = self.held_out_in_group[:, users]  # [G, B]
+        hits = hits & (self.item_group[ranked] == group)  # [G, B, K]
+        in_group = {
+            "recall": metrics.recall(hits, held_out),
+            "ndcg": metrics.ndcg(hits, held_out),
+        }
+        self.by_item_group += _units(self._at_cutoffs(in_group, GROUPED)).sum(1)
+        self.n_by_item_group += (held_out > 0).sum(1)
+        of_user = self.user_group[users]  # [B]
+        columns = [ACCURACY.index(name) for name in GROUPED]
+        self.by_user_group.index_add_(0, of_user, _units(values[:, columns]))
+        self.n_by_user_group += torch.bincount(of_user, minlength=3)
+
+    def _update_lists(self, ranked: Tensor) -> None:
+        begin = 0
+        for place, end in enumerate(self.cutoffs):
+            items = ranked[:, begin:end]
+            counts = torch.bincount(items[items >= 0], minlength=self.n_items)
+            self.recommended[place:] += counts
+            begin = end
+        for place, content in enumerate(self.contents):
+            value = content(ranked, self.cutoffs)  # [B, C]
+            self.diversity[place] += _units(value.nan_to_num()).sum(0)
+            self.n_diversity[place] += (~value.isnan()).sum(0)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over users as float64 scalars, named as `recall@20` or `tail/ndcg@10`.
+
+        Left out are groups that no evaluated user has anything in, the diversity of lists without
+        two items to compare, and popularity, novelty and groups of items where all are cold.
+
+        Raises:
+            ValueError: no user was evaluated.
+        """
+        if not self.n_evaluated:
+            raise ValueError("no user was evaluated; call update() with the users of this metric")
+        result = self._named(ACCURACY, _mean(self.accuracy, self.n_evaluated))
+        if not self.detailed:
+            return result
+        ranked = torch.ones_like(self.item_counts, dtype=torch.bool)
+        ranked[self.excluded] = False
+        recommended, popular = self.recommended[:, ranked], self.item_counts[ranked]
+        beyond = {
+            "coverage": metrics.coverage(recommended),
+            "gini": metrics.gini(recommended),
+            "popularity": metrics.popularity(recommended, popular),
+            "novelty": metrics.novelty(recommended, popular, self.n_users),
+            "diversity": _mean(self.diversity, self.n_diversity).nanmean(0),
+        }
+        result |= self._named(tuple(beyond), torch.stack(list(beyond.values())))
+        for groups_of, sums, counts in (
+            (ITEM_GROUPS, self.by_item_group, self.n_by_item_group),
+            (USER_GROUPS, self.by_user_group, self.n_by_user_group),
+        ):
+            for group, total, count in zip(groups_of, sums, counts, strict=True):
+                named = self._named(GROUPED, _mean(total, count))
+                result |= {f"{group}/{key}": value for key, value in named.items()}
+        idle = () if popular.any() else ("popularity", "novelty", *ITEM_GROUPS)
+        return {k: v for k, v in result.items() if not (v.isnan() or k.startswith(idle))}
+
+    def _named(self, names: Sequence[str], values: Tensor) -> dict[str, Tensor]:
+        """[A, C] -> scalars by name and cutoff."""
+        keys = [f"{name}@{k}" for name in names for k in self.cutoffs]
+        return dict(zip(keys, values.flatten(), strict=True))
+
+    def per_user(self) -> pl.DataFrame:
+        """`user` and every accuracy metric at every cutoff, of the users that this process saw."""
+        assert self.detailed, "values by user are kept by a detailed metric only"
+        columns = [f"{name}@{k}" for name in ACCURACY for k in self.cutoffs]
+        users = torch.cat([torch.empty(0, dtype=torch.int64), *(u for u, _ in self._of_users)])
+        values = torch.cat([torch.empty(0, len(columns)), *(v for _, v in self._of_users)])
+        frame = pl.DataFrame(values.double().numpy(), schema=columns, orient="row")
+        return frame.insert_column(0, pl.Series("user", users.numpy())).sort("user")
+
+    def reset(self) -> None:
+        """Forgets everything that was evaluated."""
+        super().reset()
+        if self.detailed:
+            self._of_users = []
+
+
+class Rankings(nn.Module):
+    """All that is judged in one pass over users: a split, and beside it what it costs warm items.
+
+    Under `item_cold` the test split is of cold items. `test_cold/` repeats its accuracy, and
+    `test_warm/` and `test_all/` stand beside it where warm items are held out too.
+
+    Args:
+        corpus: what is evaluated on.
+        split: `val` or `test`, the latter in detail.
+        evaluation: cutoffs, masks and groups.
+
+    Attributes:
+        main: of the split.
+        users: [Q] int64, sorted: those to be queried.
+    """
+
+    def __init__(
+        self, corpus: Corpus, split: Literal["val", "test"], evaluation: Evaluation
+    ) -> None:
+        super().__init__()
+        self.split, self.cold = split, split == "test" and corpus.cold is not None
+        self.main = RankingMetric(corpus, split, evaluation, detailed=split == "test")
+        beside = beside_test(corpus) if split == "test" else ()
+        self.beside = nn.ModuleDict(
+            {part: RankingMetric(corpus, part, evaluation, detailed=False) for part in beside}
+        )
+        users = [metric.users for metric in (self.main, *self._beside().values())]
+        self.users = torch.unique(torch.cat(users))
+
+    def _beside(self) -> dict[str, RankingMetric]:
+        return dict(self.beside.items())  # type: ignore[arg-type]
+
+    def reset(self) -> None:
+        """Forget everything that was evaluated."""
+        for metric in (self.main, *self._beside().values()):
+            metric.reset()
+
+    def update(self, users: Tensor, scores: Tensor) -> None:
+        """Judge some users' scores, as `RankingMetric.update` does; they are overwritten."""
+        for metric in self._beside().values():
+            metric.update(users, scores.clone())
+        self.main.update(users, scores)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over users, named as `test/recall@20` or `test_all/ndcg@10`."""
+        found: dict[str, dict[str, Tensor]] = {self.split: self.main.compute()}
+        if self.cold:
+            names = [f"{name}@{k}" for name in ACCURACY for k in self.main.cutoffs]
+            found["test_cold"] = {name: found["test"][name] for name in names}
+        found |= {part: metric.compute() for part, metric in self._beside().items()}
+        return {f"{part}/{name}": v for part, values in found.items() for name, v in values.items()}
+
+    def per_user(self) -> pl.DataFrame:
+        """Of the split, as `RankingMetric.per_user`."""
+        return self.main.per_user()
+
+
+class _Content(nn.Module):
+    """One modality, for the diversity of lists."""
+
+    features: Tensor
+    inverse_norm: Tensor
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("features", features, persistent=False)
+        self.register_buffer("inverse_norm", metrics.inverse_norm(features), persistent=False)
+
+    def forward(self, ranked: Tensor, cutoffs: Sequence[int]) -> Tensor:
+        """[B, K] -> [B, C]"""
+        return metrics.diversity(ranked, self.features, self.inverse_norm, cutoffs)
+
+
+def _units(values: Tensor) -> Tensor:
+    return (values.double() / UNIT).round().long()
+
+
+def _mean(units: Tensor, count: Tensor) -> Tensor:
+    return units.double() * UNIT / count
+
+
+def check_finite(users: Tensor, scores: Tensor, remedy: str) -> None:
+    """Refuse scores [B, I] of users [B] that cannot be ranked.
+
+    Raises:
+        NonFiniteScores: names the first that is NaN or infinite, and the remedy.
+    """
+    low, high = scores.aminmax()
+    if low.isfinite() and high.isfinite():
+        return
+    row, item = (~scores.isfinite()).nonzero()[0].tolist()
+    raise NonFiniteScores(
+        f"the score of user {users[row].item()} for item {item} is {scores[row, item].item()}; "
+        f"{remedy}"
+    )

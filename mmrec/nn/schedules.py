@@ -1,0 +1,342 @@
+"""How a router's regularisation, temperature, noise and top-k move during training.
+
+A schedule is told once an epoch what the router did (`Observed`) and says what holds in the next
+epoch (`Routing`). It is a plain object; its state is a dict of plain values.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from math import cos, isfinite, pi
+from typing import Any, Literal, NamedTuple
+
+from mmrec.config.checks import check_at_least, check_choice
+
+Watch = Literal["gates", "load"]
+Shape = Literal["linear", "cosine"]
+
+
+class TooFewExperts(ValueError):
+    """A schedule keeps more experts than a model has on its data."""
+
+
+class Routing(NamedTuple):
+    """What holds for an epoch.
+
+    Attributes:
+        coverage: weight of `KL(uniform || mean gate)`, which spreads the load over the experts.
+        confidence: weight of `H_s`, which makes the router decide for each pair.
+        temperature: of the gates' softmax.
+        noise: standard deviation of what is added to logits in training.
+        top_k: experts that a pair keeps, in MAMEX of each modality; None for all.
+    """
+
+    coverage: float
+    confidence: float
+    temperature: float
+    noise: float
+    top_k: int | None
+
+
+class Observed(NamedTuple):
+    """What a router did in an epoch, on its training positives.
+
+    Attributes:
+        pair_entropy: H_s, mean entropy of a pair's gates over log E, or of what the pair has of
+            experts; 0..1, 0 is decided.
+        gate_entropy: H_m, entropy of the mean gates, likewise, before experts are left out; 0..1.
+        load_entropy: the same after that: 1 is evenly used.
+    """
+
+    pair_entropy: float
+    gate_entropy: float
+    load_entropy: float
+
+
+class RouterSchedule(ABC):
+    """From a first setting to a second one, as `progress` goes from 0 to 1.
+
+    Args:
+        coverage: first and last weight of the coverage term.
+        confidence: first and last weight of the confidence term.
+        temperature: first and last.
+        noise: first and last.
+        top_k: experts that a pair keeps; None for all.
+
+    Raises:
+        ValueError: a pair that is none, or a value that cannot be.
+    """
+
+    def __init__(
+        self,
+        *,
+        coverage: Sequence[float],
+        confidence: Sequence[float],
+        temperature: Sequence[float],
+        noise: Sequence[float],
+        top_k: int | None,
+    ) -> None:
+        pairs = {
+            "coverage": coverage,
+            "confidence": confidence,
+            "temperature": temperature,
+            "noise": noise,
+        }
+        for name, pair in pairs.items():
+            if len(pair) != 2:
+                raise ValueError(f"router_schedule.{name} is {pair}; give its first and last value")
+            if not all(isfinite(x) and x >= 0 for x in pair) or (
+                name == "temperature" and min(pair) == 0
+            ):
+                least = "above 0" if name == "temperature" else "of at least 0"
+                raise ValueError(
+                    f"router_schedule.{name} is {pair}; give values {least}, and finite"
+                )
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"router_schedule.top_k is {top_k}; give 1 or more, or null for all")
+        self._pairs, self._top_k = pairs, top_k
+        self.epoch = 0
+
+    @property
+    @abstractmethod
+    def progress(self) -> float:
+        """0 at the first setting, 1 at the last."""
+
+    @property
+    def stage(self) -> int:
+        """1, and 2 once the setting begins to move."""
+        return 1
+
+    @property
+    def waits_for(self) -> str | None:
+        """What a second stage waits for, if there is to be one and it has not begun."""
+        return None
+
+    def routing(self) -> Routing:
+        """What holds now."""
+        share = self.progress
+        now = {name: a + share * (b - a) for name, (a, b) in self._pairs.items()}
+        return Routing(**now, top_k=self._top_k)
+
+    def end_epoch(self, observed: Observed) -> None:
+        """Take notice of an epoch."""
+        self.epoch += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an epoch has changed, as plain values."""
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.epoch = state["epoch"]
+
+
+class Constant(RouterSchedule):
+    """One setting for ever: coverage alone, confidence alone, both, or none.
+
+    Args:
+        coverage: weight of the coverage term.
+        confidence: weight of the confidence term.
+        temperature: of the gates.
+        noise: of the logits in training.
+        top_k: experts that a pair keeps; None for all.
+    """
+
+    def __init__(
+        self,
+        *,
+        coverage: float = 0.0,
+        confidence: float = 0.0,
+        temperature: float = 1.0,
+        noise: float = 0.0,
+        top_k: int | None = 3,
+    ) -> None:
+        super().__init__(
+            coverage=(coverage, coverage),
+            confidence=(confidence, confidence),
+            temperature=(temperature, temperature),
+            noise=(noise, noise),
+            top_k=top_k,
+        )
+
+    @property
+    def progress(self) -> float:
+        """None."""
+        return 0.0
+
+
+class Ramp(RouterSchedule):
+    """From the first setting to the last by time alone.
+
+    Args:
+        start: epochs before it begins to move.
+        epochs: that it takes; 0 is a step.
+        shape: `linear`, or `cosine`, which begins and ends gently.
+        coverage: first and last weight of the coverage term.
+        confidence: first and last weight of the confidence term.
+        temperature: first and last.
+        noise: first and last.
+        top_k: experts that a pair keeps; None for all.
+    """
+
+    def __init__(
+        self,
+        *,
+        start: int = 0,
+        epochs: int = 50,
+        shape: Shape = "linear",
+        coverage: Sequence[float] = (1.0, 0.5),
+        confidence: Sequence[float] = (0.0, 0.1),
+        temperature: Sequence[float] = (1.0, 0.4),
+        noise: Sequence[float] = (0.0, 0.0),
+        top_k: int | None = 3,
+    ) -> None:
+        super().__init__(
+            coverage=coverage,
+            confidence=confidence,
+            temperature=temperature,
+            noise=noise,
+            top_k=top_k,
+        )
+        check_choice(Shape, "router_schedule", shape=shape)
+        check_at_least(0, "router_schedule", start=start, epochs=epochs)
+        self.start, self.epochs, self.shape = start, epochs, shape
+
+    @property
+    def progress(self) -> float:
+        """By the number of epochs that have passed."""
+        share = _share(self.epoch - self.start, self.epochs)
+        return share if self.shape == "linear" else (1 - cos(pi * share)) / 2
+
+    @property
+    def stage(self) -> int:
+        """1 before it begins to move, 2 after."""
+        return 1 if self.epoch < self.start else 2
+
+    @property
+    def waits_for(self) -> str | None:
+        """The epoch that was asked for."""
+        return f"epoch {self.start} (router_schedule.start)" if self.stage == 1 else None
+
+
+class EntropyTriggered(RouterSchedule):
+    """Coverage first; once gates are spread and rest, confidence.
+
+    MAGNET's two stages (https://arxiv.org/abs/2602.20723); the numbers are ours. The trigger is
+    pulled at the end of an epoch when the mean of what it watches over the last `window` epochs is
+    at least `threshold` and at most `tolerance` away from the mean over the window before. Gates
+    begin nearly equal and the coverage term holds them there, so H_m has been above .95 in all our
+    runs of MAGNET, and the trigger fell on `earliest`; the load after the cut is what moves.
+
+    Args:
+        watch: H_m, the entropy of the mean `gates`; or that of the `load`, which the experts that
+            are kept have.
+        threshold: of that entropy.
+        tolerance: how much its mean may move from window to window.
+        window: epochs.
+        earliest: epochs before which nothing is triggered.
+        latest: epochs after which it is in any case; None for never.
+        ramp: epochs from the first setting to the last; 0 is a step.
+        coverage: first and last weight of the coverage term.
+        confidence: first and last weight of the confidence term.
+        temperature: first and last.
+        noise: first and last.
+        top_k: experts that a pair keeps; None for all.
+
+    Attributes:
+        trigger: epochs that had passed when it was pulled; None before.
+    """
+
+    def __init__(
+        self,
+        *,
+        watch: Watch = "gates",
+        threshold: float = 0.9,
+        tolerance: float = 0.02,
+        window: int = 5,
+        earliest: int = 10,
+        latest: int | None = 50,
+        ramp: int = 10,
+        coverage: Sequence[float] = (1.0, 0.5),
+        confidence: Sequence[float] = (0.0, 0.1),
+        temperature: Sequence[float] = (1.0, 0.4),
+        noise: Sequence[float] = (0.0, 0.0),
+        top_k: int | None = 3,
+    ) -> None:
+        super().__init__(
+            coverage=coverage,
+            confidence=confidence,
+            temperature=temperature,
+            noise=noise,
+            top_k=top_k,
+        )
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"router_schedule.threshold is {threshold}; entropies are 0..1")
+        check_choice(Watch, "router_schedule", watch=watch)
+        check_at_least(1, "router_schedule", window=window)
+        check_at_least(0, "router_schedule", tolerance=tolerance, earliest=earliest, ramp=ramp)
+        if latest is not None and latest < earliest:
+            raise ValueError(
+                f"router_schedule.latest is {latest}, before earliest={earliest}; give a later "
+                "epoch, or null for never"
+            )
+        self.watch = watch
+        self.threshold, self.tolerance, self.window = threshold, tolerance, window
+        self.earliest, self.latest, self.ramp = earliest, latest, ramp
+        self.trigger: int | None = None
+        self._watched: list[float] = []  # of the last two windows
+
+    @property
+    def progress(self) -> float:
+        """By the number of epochs since the trigger."""
+        return 0.0 if self.trigger is None else _share(self.epoch - self.trigger, self.ramp)
+
+    @property
+    def stage(self) -> int:
+        """1 before the trigger, 2 after."""
+        return 1 if self.trigger is None else 2
+
+    @property
+    def waits_for(self) -> str | None:
+        """The first epoch that may trigger it, or what it watches."""
+        if self.stage == 2:
+            return None
+        if self.epoch < self.earliest:
+            return f"epoch {self.earliest} (router_schedule.earliest)"
+        return f"the entropy of the {self.watch} to rest (router_schedule.threshold, tolerance)"
+
+    def end_epoch(self, observed: Observed) -> None:
+        """Pull the trigger, if it is time."""
+        super().end_epoch(observed)
+        now = observed.gate_entropy if self.watch == "gates" else observed.load_entropy
+        self._watched = [*self._watched, now][-2 * self.window :]
+        if self.trigger is not None or self.epoch < self.earliest:
+            return
+        if self._rests() or (self.latest is not None and self.epoch >= self.latest):
+            self.trigger = self.epoch
+
+    def _rests(self) -> bool:
+        if len(self._watched) < 2 * self.window:
+            return False
+        before, now = (
+            sum(part) / self.window
+            for part in (self._watched[: self.window], self._watched[self.window :])
+        )
+        return now >= self.threshold and abs(now - before) <= self.tolerance
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, trigger, and the entropies that it looks at."""
+        return {**super().state_dict(), "trigger": self.trigger, "watched": list(self._watched)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        super().load_state_dict(state)
+        self.trigger, self._watched = state["trigger"], list(state["watched"])
+
+
+def _share(passed: int, of: int) -> float:
+    """0 before the start, 1 at the end and after."""
+    if of == 0:
+        return float(passed >= 0)
+    return min(max(passed / of, 0.0), 1.0)

@@ -1,0 +1,205 @@
+"""What a search is going to do, and whether it can, before anything runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf, open_dict
+from optuna.distributions import distribution_to_json
+from optuna.trial import Trial
+
+from mmrec.config.schema import ConfigError, conf_dir
+from mmrec.config.text import first_line
+from mmrec.search.objective import directions, objectives
+from mmrec.search.settings import Direction, Settings
+from mmrec.search.space import Space, as_word, contains, parse
+from mmrec.training.build import check
+from mmrec.training.provenance import flat, is_free
+
+log = logging.getLogger(__name__)
+
+Further = Callable[[DictConfig, Trial], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that can be made.
+
+    Attributes:
+        space: what varies, and what does not.
+        objectives: names.
+        directions: of the objectives.
+        defaults: the model's own settings, as far as they lie in the space.
+        further: what a function of the user suggests in a trial; None: nothing.
+        identity: what all trials share, flat.
+        config: of the multirun.
+        loader: composes a run's configuration.
+        composed: what it made so far.
+    """
+
+    space: Space
+    objectives: list[str]
+    directions: list[Direction]
+    defaults: dict[str, Any]
+    further: Further | None
+    identity: dict[str, Any]
+    config: DictConfig
+    loader: ConfigLoader
+    composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
+
+    def words(self, params: Mapping[str, Any], seed: int | None) -> list[str]:
+        """The words that run a trial."""
+        words = self.space.words(params)
+        return words if seed is None else [*words, f"seed={seed}"]
+
+    def compose(self, words: Sequence[str]) -> DictConfig:
+        """The configuration of a run; made once, as that takes a while."""
+        key = tuple(words)
+        if key not in self.composed:
+            self.composed[key] = self.loader.load_sweep_config(self.config, list(words))
+        return self.composed[key]
+
+
+def plan(
+    settings: Settings, arguments: Sequence[str], config: DictConfig, loader: ConfigLoader
+) -> Plan:
+    """Read a search, and try every edge of its space on the configuration.
+
+    Raises:
+        ConfigError: says what cannot be.
+        HydraException: a setting is not there.
+    """
+    space = parse(settings.params, arguments, loader)
+    further = _further(settings)
+    if not space.distributions and further is None:
+        raise ConfigError(
+            "the space of the search is empty; give sweep=<model>, or a word as "
+            "'model.layers=range(1, 5)'"
+        )
+    if settings.seeds and ("seed" in space.distributions):
+        raise ConfigError("seed is in the space and in sweep.seeds; leave it out of one")
+    HydraConfig.instance().set_config(config)  # as Hydra does for a run: ${hydra:...} is read
+    base = loader.load_sweep_config(config, space.fixed)
+    _refuse_more_than_a_search(config, loader, arguments)
+    plain = checked_run(base)
+    _refuse_other_models(settings, space, base, config)
+    names = objectives(settings, plain)
+    _try_edges(space, config, loader)
+    ways = directions(settings, names)
+    return Plan(
+        space,
+        names,
+        ways,
+        _defaults(space, base),
+        further,
+        {
+            **{f"space.{k}": distribution_to_json(d) for k, d in space.distributions.items()},
+            "sweep.custom_search_space": settings.custom_search_space,
+            "sweep.objective": names,
+            "sweep.direction": ways,
+            "sweep.seeds": settings.seeds,
+            "sweep.constraints": dict(settings.constraints),
+            **_identity(plain),
+        },
+        config,
+        loader,
+    )
+
+
+def _further(settings: Settings) -> Further | None:
+    name = settings.custom_search_space
+    if name is None:
+        return None
+    if str((settings.sampler or {}).get("_target_")).endswith(".GridSampler"):
+        raise ConfigError("a grid has no sweep.custom_search_space; choose another sweep/sampler")
+    try:
+        found: Further = get_method(name)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"sweep.custom_search_space={name}: {first_line(error)}") from error
+    return found
+
+
+def checked_run(config: DictConfig) -> dict[str, Any]:
+    """A run's configuration, plain, if it can be one."""
+    with open_dict(config):
+        hydra = config.pop("hydra")
+    try:
+        return check(config)
+    finally:
+        with open_dict(config):
+            config.hydra = hydra
+
+
+def _refuse_other_models(
+    settings: Settings, space: Space, base: DictConfig, config: DictConfig
+) -> None:
+    """A space of a file may be of another model than the command line names."""
+    chosen = base.hydra.runtime.choices
+    model, whose = chosen.get("model"), config.hydra.runtime.choices.get("sweep")
+    if whose != model and (conf_dir() / "model" / f"{whose}.yaml").is_file():
+        log.warning("sweep=%s: a space of model=%s, searched for model=%s", whose, whose, model)
+    for name in settings.params or {}:
+        parent, _, last = name.rpartition(".")
+        node = OmegaConf.select(base, parent) if parent else base
+        missing = node is None or last not in node
+        if name in space.distributions and name not in chosen and missing:
+            raise ConfigError(
+                f"sweep={whose} searches {name}, which model={model} has not; give sweep={model}, "
+                "or a space of your own"
+            )
+
+
+def _try_edges(space: Space, config: DictConfig, loader: ConfigLoader) -> None:
+    """Each edge of each setting once, with the first ones of the others."""
+    edges = space.edges()
+    first = {name: values[0] for name, values in edges.items()}
+    base = loader.load_sweep_config(config, space.words(first))
+    checked_run(base)
+    for name, values in edges.items():
+        for value in values[1:]:
+            if isinstance(value, bool | int | float) and OmegaConf.select(base, name) is not None:
+                changed = base.copy()
+                OmegaConf.update(changed, name, value)
+            else:
+                changed = loader.load_sweep_config(config, space.words(first | {name: value}))
+            checked_run(changed)
+
+
+def _refuse_more_than_a_search(
+    config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
+) -> None:
+    """A file in conf/sweep that sets something of a run would be lost on the run: say so."""
+    fixed = parse(None, arguments, loader).fixed
+    with_sweep, without = (
+        flat(OmegaConf.to_container(c, resolve=False))
+        for c in (config, loader.load_sweep_config(config, fixed))
+    )
+    for key in sorted(with_sweep.keys() | without.keys()):
+        root = key.split(".")[0]
+        if root not in ("hydra", "sweep") and with_sweep.get(key) != without.get(key):
+            raise ConfigError(
+                f"{key} is set by the sweep's file, or twice on the command line; a setting that "
+                "all trials share belongs under sweep.params, or into an experiment"
+            )
+
+
+def _defaults(space: Space, base: DictConfig) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, distribution in space.distributions.items():
+        key = name.lstrip("+")
+        choices = base.hydra.runtime.choices
+        value = choices[key] if key in choices else OmegaConf.select(base, key)
+        value = as_word(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
+        if contains(distribution, value):
+            found[name] = value
+    return found
+
+
+def _identity(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in flat(plain).items() if not is_free(k)}

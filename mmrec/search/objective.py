@@ -1,0 +1,89 @@
+"""What a trial is worth. Validation metrics and costs; never a test metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mmrec.config.schema import ConfigError, check_monitor
+from mmrec.search.settings import Cost, Direction, Settings
+
+COSTS = ("seconds", "peak_rss_mib")
+
+
+def objectives(settings: Settings, config: Mapping[str, Any]) -> list[str]:
+    """Names of what is searched for.
+
+    Args:
+        settings: of the search.
+        config: of a run, plain.
+
+    Raises:
+        ConfigError: one is no validation metric and no cost.
+    """
+    from mmrec.evaluation import ACCURACY
+
+    names = settings.objective
+    names = [config["monitor"]] if names is None else [names] if isinstance(names, str) else names
+    for name in names:
+        if name not in COSTS:
+            check_monitor(name, config["evaluation"]["cutoffs"], ACCURACY, "sweep.objective")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"sweep.objective={names}: an objective is there twice; name each once")
+    if len(names) > 1 and prunes(settings.pruner):
+        raise ConfigError("a search with several objectives cannot prune; give sweep/pruner=none")
+    return names
+
+
+def directions(settings: Settings, names: Sequence[str]) -> list[Direction]:
+    """`maximize` or `minimize` of each objective.
+
+    Raises:
+        ConfigError: there are more or fewer than objectives.
+    """
+    given = settings.direction
+    if given is None:
+        return ["minimize" if name in COSTS else "maximize" for name in names]
+    given = [given] if isinstance(given, str) else given
+    if len(given) != len(names):
+        raise ConfigError(
+            f"sweep.direction={given}: {len(given)} for {len(names)} objectives; give one for each"
+        )
+    return list(given)
+
+
+def mean_values(outcomes: Sequence[Mapping[str, Any]], names: Iterable[str]) -> list[float]:
+    """The mean of each objective over a trial's runs.
+
+    Raises:
+        ValueError: a run did not give it, or it is not finite.
+    """
+    values = []
+    for name in names:
+        found = [_value(outcome, name) for outcome in outcomes]
+        if any(value is None or not math.isfinite(value) for value in found):
+            raise ValueError(f"{name} is {found[0] if len(found) == 1 else found}")
+        values.append(math.fsum(v for v in found if v is not None) / len(found))
+    return values
+
+
+def excesses(
+    outcomes: Sequence[Mapping[str, Any]], bounds: Mapping[Cost, float | None]
+) -> dict[str, float]:
+    """By how much the costliest of a trial's runs is above each bound; below is negative."""
+    return {
+        name: max(o[name] for o in outcomes) - bound
+        for name, bound in bounds.items()
+        if bound is not None
+    }
+
+
+def prunes(pruner: Mapping[str, Any] | None) -> bool:
+    """Whether a pruner's settings are of one that may stop a run."""
+    return pruner is not None and not str(pruner.get("_target_")).endswith(".NopPruner")
+
+
+def _value(outcome: Mapping[str, Any], name: str) -> float | None:
+    value: float | None = outcome[name] if name in COSTS else outcome["metrics"].get(name)
+    return value

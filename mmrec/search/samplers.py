@@ -1,0 +1,138 @@
+"""The sampler of a trial."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import optuna
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from mmrec.config.schema import ConfigError
+from mmrec.search.space import Space
+
+
+class GridSampler(optuna.samplers.GridSampler):
+    """Optuna's, for a loop that counts itself: its own end is no error."""
+
+    def after_trial(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing; the base class would stop `Study.optimize`, which is not used here."""
+
+
+class ByNumber(BaseSampler):
+    """A sampler whose draws for a trial depend on its seed and the trial's number alone.
+
+    So a study that is continued draws what it would have drawn without the break, and workers that
+    ask in the same instant do not draw the same.
+
+    Args:
+        config: of the sampler, see `build`.
+        space: of the search.
+
+    Raises:
+        ConfigError: there is no such sampler, or it cannot be made.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None, space: Space) -> None:
+        self.config, self.space = config, space
+        self.inner = build(config, space, 0)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """The first that Optuna calls with a trial."""
+        self.inner = build(self.config, self.space, trial.number)
+        self.inner.before_trial(study, trial)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """See `optuna.samplers.BaseSampler`."""
+        return self.inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """See `optuna.samplers.BaseSampler`."""
+        return self.inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, distribution: BaseDistribution
+    ) -> Any:
+        """See `optuna.samplers.BaseSampler`."""
+        return self.inner.sample_independent(study, trial, param_name, distribution)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """See `optuna.samplers.BaseSampler`."""
+        self.inner.after_trial(study, trial, state, values)
+
+
+def build(config: Mapping[str, Any] | None, space: Space, number: int) -> BaseSampler:
+    """The sampler of one trial.
+
+    Args:
+        config: `_target_` and settings; a `search_space` is given to a sampler that wants one.
+            None: TPE, with seed 0.
+        space: of the search.
+        number: of the trial.
+
+    Raises:
+        ConfigError: there is no such sampler, or it cannot be made.
+    """
+    settings = dict(config or {"_target_": "optuna.samplers.TPESampler", "seed": 0})
+    if str(settings.get("_target_")).endswith(".CmaEsSampler") and not find_spec("cmaes"):
+        raise ConfigError("sweep/sampler=cmaes needs a package: pip install 'mmrec[cmaes]'")
+    try:
+        if "search_space" in inspect.signature(get_class(settings["_target_"])).parameters:
+            settings["search_space"] = space.grid()  # in one order for all trials
+        elif settings.get("seed") is not None:
+            state = np.random.SeedSequence([settings["seed"], number]).generate_state(1)
+            settings["seed"] = int(state[0])
+        sampler: BaseSampler = _instantiate(settings)
+    except ConfigError:
+        raise
+    except (InstantiationException, ImportError, TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"sweep.sampler: {_reason(error)}") from error
+    return sampler
+
+
+def build_pruner(config: Mapping[str, Any] | None) -> BasePruner:
+    """The pruner of a study.
+
+    Raises:
+        ConfigError: there is no such pruner, or it cannot be made.
+    """
+    try:
+        pruner: BasePruner = _instantiate(config or {"_target_": "optuna.pruners.NopPruner"})
+    except (InstantiationException, ImportError, TypeError, ValueError) as error:
+        raise ConfigError(f"sweep.pruner: {_reason(error)}") from error
+    return pruner
+
+
+def _instantiate(config: Mapping[str, Any]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return instantiate(dict(config), _convert_="all")
+
+
+def _reason(error: BaseException) -> str:
+    while isinstance(error, InstantiationException) and error.__cause__:
+        error = error.__cause__
+    if isinstance(error, ImportError):
+        return f"needs a package that is not installed: {' '.join(str(error).split())}"
+    return " ".join(str(error).split())

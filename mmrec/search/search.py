@@ -1,0 +1,374 @@
+"""The loop: ask for trials, run them, tell what they are worth."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import DBAPIError
+
+from mmrec.config.schema import ConfigError
+from mmrec.config.text import first_line
+from mmrec.config.words import quoted
+from mmrec.search import check, samplers, study, summary
+from mmrec.search.objective import COSTS, excesses, mean_values, prunes
+from mmrec.search.pruning import Watch
+from mmrec.search.settings import Settings
+from mmrec.search.space import place
+from mmrec.search.storage import TROUBLE, full_url, hidden, patiently
+from mmrec.training.results import ResultError, for_a_search, read_result
+
+log = logging.getLogger(__name__)
+POLL = 5.0  # seconds between looks at what other workers do
+
+
+class SearchError(ValueError):
+    """A search found nothing, or failed too often."""
+
+
+class Search:
+    """One command's part in a study.
+
+    Args:
+        settings: of the search.
+        arguments: words of the command line.
+        config: as composed for the whole multirun.
+        loader: composes a run's configuration.
+        launcher: runs.
+
+    Raises:
+        ConfigError: the space, the objective or the study cannot be.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        arguments: Sequence[str],
+        config: DictConfig,
+        loader: ConfigLoader,
+        launcher: Launcher,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.settings, self.launcher = settings, launcher
+        self.folder = Path(config.hydra.sweep.dir).resolve()
+        plan = check.plan(settings, arguments, config, loader)
+        self.plan = plan
+        self.total, self.first = settings.n_trials, plan.defaults
+        sampler = samplers.ByNumber(settings.sampler, plan.space)
+        if isinstance(sampler.inner, optuna.samplers.GridSampler):
+            self.total = min(self.total, math.prod(map(len, plan.space.grid().values())))
+            self.first = {}  # the grid has its own order
+        samplers.build_pruner(settings.pruner)
+        self.url = full_url(settings.storage, self.folder)
+        self.where = f"sweep.storage={hidden(self.url)}"
+        self.name = settings.study_name or self.folder.name
+        self.study, self.storage = study.open_study(
+            self.url, self.name, plan.directions, plan.identity
+        )
+        self.study.sampler = sampler
+        if not self.study.trials and (self.folder / "0").exists():
+            raise SearchError(
+                f"{self.folder} holds runs of which study {self.name} knows nothing; give its "
+                "sweep.storage, another sweep.study_name, or remove the folder"
+            )
+        self.mine: dict[int, Trial] = {}
+        self.aside: list[Trial] = []  # of those, asked for and not begun
+        self.launched = 0
+        self.start, self.begun = time.monotonic(), 0
+
+    def run(self) -> float | None:
+        """Go on until the study has its trials, or the time is over.
+
+        Returns:
+            The best value; of several objectives, None.
+
+        Raises:
+            SearchError: nothing was found, or too much failed.
+        """
+        log.info("study %s: %d trials in %s", self.name, self.total, hidden(self.url))
+        if self.settings.defaults_first and self.first and not self.study.trials:
+            self.study.enqueue_trial(
+                self.first, user_attrs={study.FIRST: True}, skip_if_exists=True
+            )
+        try:
+            while (batch := self._ask()) or self._more_to_come():
+                with study.beating(self.storage, [*self.mine.values()]):
+                    self._run(batch)
+                self._count_failures()
+        except (KeyboardInterrupt, SystemExit):
+            log.info("interrupted; the same command again goes on with study %s", self.name)
+            raise
+        except (StorageInternalError, DBAPIError) as error:
+            raise SearchError(
+                f"{self.where}: {error}; give the same command again, what is finished is kept"
+            ) from error
+        finally:  # also when the user, or a signal, ends it
+            for trial in [*self.mine.values()]:
+                with suppress(*TROUBLE, ConfigError):
+                    if not self._rescue(trial):
+                        study.give_up(self.study, self.storage, trial, "interrupted", again=True)
+        return self._conclude()
+
+    def _ask(self) -> list[Trial]:
+        """The next batch; empty if there is nothing more to begin."""
+        batch: list[Trial] = []
+        while len(batch) < self.settings.n_jobs and not self._late():
+            trial = self.aside.pop() if self.aside else patiently(self._ask_one, self.where)
+            if trial is None:
+                break
+            self.mine[trial.number] = trial
+            if not self._complete(trial) or self._copied(trial):
+                continue
+            if study.ALONE in trial.user_attrs:
+                if not batch:
+                    return [trial]
+                self.aside.append(trial)
+                break
+            batch.append(trial)
+        return batch
+
+    def _more_to_come(self) -> bool:
+        """Whether what other workers run has become ours; waits until that can be told.
+
+        A living one gives signs of it, and is left alone.
+        """
+        seen: dict[int, float] = {}
+        told = False
+        while not self._late():
+            others = study.elsewhere(self.study, self.mine)
+            if any(study.is_stale(trial) for trial in others):
+                return True
+            silent = [
+                trial.number
+                for trial in others
+                if not study.is_seen_alive(trial)
+                and study.alive(trial) == seen.setdefault(trial.number, study.alive(trial))
+            ]
+            if not silent:
+                return False
+            if not told:
+                log.info("trials %s run elsewhere: waiting for a sign of life", silent)
+                told = True
+            time.sleep(POLL)
+        return False
+
+    def _late(self) -> bool:
+        limit = self.settings.timeout
+        return limit is not None and time.monotonic() - self.start >= limit
+
+    def _ask_one(self) -> Trial | None:
+        for number in study.fail_stale(self.study, self.storage, self.mine, self._rescue):
+            log.warning("trial %d failed: its worker was killed", number)
+        trials = self.study.get_trials(deepcopy=False)
+        if sum(map(study.counted, trials)) >= self.total:
+            return None
+        trial = self.study.ask(self.plan.space.distributions)
+        study.claim(trial)
+        before = [t for t in self.study.get_trials(deepcopy=False) if t.number < trial.number]
+        late = sum(map(study.counted, before)) >= self.total  # another worker began the last one
+        if not late and not study.is_second_first(trial, before):
+            return trial
+        trial.set_user_attr(study.SURPLUS, True)
+        self.study.tell(trial, state=TrialState.FAIL)
+        return None if late else self._ask_one()
+
+    def _complete(self, trial: Trial) -> bool:
+        """Whether the user's own function, if there is one, could suggest what it has to."""
+        try:
+            if self.plan.further is not None:
+                self.plan.further(self.plan.config, trial)
+        except Exception as error:
+            self.begun += 1
+            self._fail(trial, error)
+            return False
+        return True
+
+    def _copied(self, trial: Trial) -> bool:
+        """Whether the trial's settings have been tried; then its value is known."""
+        other = study.twin(self.study, trial)
+        if other is None:
+            return False
+        self.begun += 1
+        study.note(trial, {study.COPY_OF: other.number}, other.constraints)
+        self._tell(trial, other.values)
+        return True
+
+    def _run(self, batch: list[Trial]) -> None:
+        """Run a batch's trials, and tell what they gave."""
+        self.begun += len(batch)
+        seeds = self._seeds()
+        # A trial that its first seed prunes is not run with the others.
+        stages = [seeds[:1], seeds[1:]] if prunes(self.settings.pruner) else [seeds]
+        outcomes: dict[int, list[dict[str, Any]]] = {trial.number: [] for trial in batch}
+        for stage in stages:
+            jobs = [(t, seed) for t in batch if t.number in self.mine for seed in stage]
+            if jobs:
+                self._launch(jobs, outcomes)
+        for trial in batch:
+            if trial.number in self.mine:
+                self._value(trial, outcomes[trial.number])
+
+    def _seeds(self) -> list[int | None]:
+        return [*self.settings.seeds] if self.settings.seeds else [None]
+
+    def _launch(
+        self, jobs: list[tuple[Trial, int | None]], outcomes: dict[int, list[dict[str, Any]]]
+    ) -> None:
+        """Some runs; what they return is not held longer than this, as errors hold models."""
+        words = [self._words(trial, seed) for trial, seed in jobs]
+        first, self.launched = self.launched, self.launched + len(jobs)
+        try:
+            returned = self.launcher.launch(words, initial_job_idx=first)
+        except Exception as error:  # a launcher's own, as that of a job that was killed
+            trials = {trial.number: trial for trial, _ in jobs}
+            for trial in trials.values():
+                self._lose(trial, first_line(error), alone=len(trials) > 1)
+            return
+        for (trial, _), job in zip(jobs, returned, strict=True):
+            self._take(trial, job, outcomes[trial.number])
+
+    def _lose(self, trial: Trial, reason: str, *, alone: bool) -> None:
+        """A launcher has not brought it back: what it left counts, else it is run again, once."""
+        if self._rescue(trial):
+            return
+        again = study.RETRY_OF not in trial.user_attrs
+        study.give_up(self.study, self.storage, trial, reason, again=again, alone=alone)
+        del self.mine[trial.number]
+        then = "; it will be run again" + (", alone" if alone else "") if again else ""
+        log.warning("trial %d failed: %s%s", trial.number, reason, then)
+
+    def _rescue(self, trial: Trial | FrozenTrial) -> bool:
+        """Record the values of a trial whose runs all finished before its worker was killed.
+
+        It reads one `result.json` for each seed and saves the whole trial, which is otherwise run
+        again.
+        """
+        outcomes = []
+        for seed in self._seeds():
+            try:
+                result = read_result(self.folder / self._place(trial.number, seed))
+            except ResultError:
+                return False
+            same = {*self.plan.words(trial.params, seed)} <= {*result["overrides"]}
+            if not same or result["status"] not in ("completed", "pruned"):
+                return False
+            outcomes.append(for_a_search(result))
+            if result["status"] == "pruned":  # its other seeds are not run
+                break
+        own = self.mine[trial.number] = Trial(self.study, trial._trial_id)
+        if outcomes[-1]["status"] == "pruned":
+            self._tell(own, None, TrialState.PRUNED)
+        else:
+            self._value(own, outcomes)
+        return True
+
+    def _take(self, trial: Trial, job: JobReturn, outcomes: list[dict[str, Any]]) -> None:
+        """What one run of a trial returned."""
+        if trial.number not in self.mine:  # another seed has failed
+            return
+        result = job._return_value  # `return_value` would announce an error once more
+        if job.status is not JobStatus.COMPLETED:
+            self._fail(trial, result)
+        elif result["status"] == "pruned":
+            self._tell(trial, None, TrialState.PRUNED)
+        else:
+            outcomes.append(result)
+
+    def _value(self, trial: Trial, outcomes: list[dict[str, Any]]) -> None:
+        try:
+            values = mean_values(outcomes, self.plan.objectives)
+        except ValueError as error:
+            self._fail(trial, error)
+            return
+        costs = {name: [outcome[name] for outcome in outcomes] for name in COSTS}
+        study.note(trial, costs, excesses(outcomes, self.settings.constraints))
+        self._tell(trial, values)
+
+    def _fail(self, trial: Trial, error: BaseException) -> None:
+        study.note(trial, {study.ERROR: first_line(error)})
+        self._tell(trial, None, TrialState.FAIL)
+
+    def _tell(
+        self, trial: Trial, values: Sequence[float] | None, state: TrialState | None = None
+    ) -> None:
+        told = patiently(
+            lambda: self.study.tell(trial, values, state, skip_if_finished=True), self.where
+        )
+        del self.mine[trial.number]
+        log.info(
+            "%s", summary.line(told, self.study, self.plan.objectives, self.total, self._left())
+        )
+
+    def _words(self, trial: Trial, seed: int | None) -> list[str]:
+        """The words of one run, and where Hydra is to put it."""
+        first = self.settings.seeds is None or seed == self.settings.seeds[0]
+        metric = self.plan.objectives[0]
+        reports = first and len(self.plan.objectives) == 1 and metric.startswith("val/")
+        reported = metric if reports else None
+        watch = Watch(self.url, self.name, trial._trial_id, reported, self.settings.pruner)
+        return [
+            *self.plan.words(trial.params, seed),
+            *place(self.folder, self._place(trial.number, seed)),
+            f"hydra.sweeper.trial={quoted(watch.to_json())}",
+        ]
+
+    @staticmethod
+    def _place(number: int, seed: int | None) -> str:
+        """Of a run's folder, within the search's."""
+        return f"{number}" if seed is None else f"{number}/seed_{seed}"
+
+    def _left(self) -> float:
+        """Seconds, as far as can be told."""
+        pace = (time.monotonic() - self.start) / max(1, self.begun)
+        left = pace * (self.total - study.finished(self.study))
+        if self.settings.timeout is None:
+            return left
+        return min(left, max(0.0, self.start + self.settings.timeout - time.monotonic()))
+
+    def _count_failures(self) -> None:
+        failed = self._failed()
+        if len(failed) > self.settings.max_failure_rate * self.total:
+            raise SearchError(
+                f"study {self.name}: {len(failed)} of {self.total} trials failed, more than "
+                f"sweep.max_failure_rate={self.settings.max_failure_rate} allows: "
+                + summary.listed(failed)
+            )
+
+    def _failed(self) -> list[FrozenTrial]:
+        failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return [trial for trial in failed if study.counted(trial)]
+
+    def _conclude(self) -> float | None:
+        """Say and write what is best."""
+        best = summary.ranked(self.study)
+        if running := study.elsewhere(self.study, self.mine):
+            log.info(
+                "trials %s of study %s still run elsewhere; the same command, when they have "
+                "ended, takes them in",
+                [trial.number for trial in running],
+                self.name,
+            )
+            if not best:
+                return None
+        if not best:
+            failed = self._failed()
+            errors = f"; failed: {summary.listed(failed)}" if failed else ""
+            raise SearchError(
+                f"study {self.name}: no trial was run to its end, within the bounds{errors}"
+            )
+        log.info("%s", summary.trial_table(self.study, self.plan, self.folder))
+        summary.write_results(self.folder, self.study, best)
+        summary.write_top(self.folder, self.name, best[: self.settings.top], self.plan)
+        return best[0].value if len(self.plan.objectives) == 1 else None

@@ -1,0 +1,419 @@
+"""From a composed configuration to what a run needs, or to an error that names the setting."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mmrec.config.errors import memory_suffices
+from mmrec.config.home import logger_with_home
+from mmrec.config.schema import (
+    OPTIONAL,
+    ROOT,
+    TARGET,
+    ConfigError,
+    check_call,
+    check_monitor,
+    check_value,
+    conf_dir,
+    nearest,
+    unread_search_setting,
+)
+from mmrec.config.startup import leave_memory_unfilled
+from mmrec.config.switches import check_switches, setting_error
+from mmrec.config.text import first_line
+from mmrec.config.words import refuse_numbers
+from mmrec.training.lr_schedule import check_lr_schedule, give_lr_schedule
+from mmrec.training.upstream import below_upstream, check_upstream, teacher_config
+
+if TYPE_CHECKING:
+    from lightning import Callback, Trainer
+    from lightning.pytorch.callbacks import EarlyStopping
+
+    from mmrec.data import Corpus, InteractionData
+    from mmrec.evaluation.protocol import Evaluation
+    from mmrec.models import Embeddings, Recommender
+    from mmrec.training.callbacks import Checkpoints, Timing
+
+log = logging.getLogger(__name__)
+# Groups whose settings are arguments.
+GROUPS = (
+    *("model", "data", "optimizer", "trainer", "logger", "callbacks", "evaluation"),
+    *("router_schedule", "lr_schedule"),
+)
+LATER = {
+    "model": "its data",
+    "optimizer": "its parameters",
+    "lr_schedule": "its optimizer",
+}
+NAMED = ("logger", "callbacks")  # groups of several nodes, each with a name of its own
+SCALARS: dict[str, Any] = {
+    "monitor": str,
+    "ckpt": str | None,
+    "run_dir": str,
+}
+EARLY = 100  # epochs of patience: with less, cold items ended runs at a third of what they came to
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """Resolve a configuration, and refuse what cannot be right, before anything is built.
+
+    Raises:
+        ConfigError: says which setting, what it is, and what it may be.
+    """
+    from mmrec.evaluation import ACCURACY
+
+    for group in ("sweep", "grid"):
+        if group in config and "params" in config[group]:
+            raise ConfigError(f"{group}=... needs a multirun: add -m")
+        for name in config.get(group) or ():  # added, without a search or grid that reads it
+            raise ConfigError(unread_search_setting(f"{group}.{name}"))
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    refuse_numbers(plain)
+    for name in OPTIONAL:  # hashes and files of runs without them stay as they were
+        if plain.get(name) in (None, {}):
+            plain.pop(name, None)
+    _check_root(plain)
+    for group in GROUPS:
+        check_call(plain.get(group, {}), group)
+    check_switches(plain)
+    check_lr_schedule(plain)
+    if "upstream" in plain:
+        check_upstream(plain)
+        if "run" not in plain["upstream"]:
+            with below_upstream():
+                check(OmegaConf.create(teacher_config(plain, Path())))
+    evaluation = _evaluation(plain)
+    check_monitor(plain["monitor"], evaluation.cutoffs, ACCURACY)
+    plain["evaluation"] |= _chosen_for(evaluation, needs_history(plain))
+    if plain["evaluation"]["history"] == "train":  # all that other models know; not worth a mention
+        del plain["evaluation"]["history"]
+    checked: dict[str, Any] = plain
+    return checked
+
+
+def needs_history(plain: Mapping[str, Any]) -> bool:
+    """Whether the model of a configuration reads histories."""
+    return bool(getattr(get_object(plain["model"][TARGET]), "needs_history", False))
+
+
+def _chosen_for(evaluation: Evaluation, needs: bool) -> dict[str, Any]:
+    """The settings that depend on whether a model reads histories."""
+    resolved = evaluation.resolved(needs)
+    return {"seen": resolved.seen, "history": resolved.history}
+
+
+def _check_root(plain: Mapping[str, Any]) -> None:
+    """Refuse a configuration without one of its groups, or with something else in its place."""
+    unknown = set(plain) - {*ROOT, *OPTIONAL}
+    if unknown:
+        word = min(unknown)
+        unread = unread_search_setting(word)
+        raise ConfigError(unread or f"{word}: no such setting{nearest(word, [*ROOT, *OPTIONAL])}")
+    for name in ROOT:
+        if name not in plain:
+            raise ConfigError(f"~{name}: a run needs this setting")
+    if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**32:
+        raise ConfigError(f"seed={plain['seed']}: expected a whole number from 0 to 2^32 - 1")
+    for name, hint in SCALARS.items():
+        check_value(hint, plain[name], name)
+    for group in (group for group in GROUPS if group in plain):
+        node = plain[group]
+        if not isinstance(node, Mapping):
+            raise ConfigError(
+                f"{group}={node}: expected a choice of the group, or settings below it"
+            )
+        optional = group in NAMED or (group == "router_schedule" and not node)
+        if TARGET not in node and not optional:
+            raise ConfigError(f"{group}: it has no {TARGET}, the name of what makes it")
+        if group in LATER and node.get("_partial_") is not True:
+            raise ConfigError(f"{group}: give it _partial_: true, as {LATER[group]} come later")
+    for group in NAMED:
+        for name, node in plain[group].items():
+            # Data with cold items set a patience, also for callbacks=none.
+            patience = isinstance(node, Mapping) and (name, *node) == ("early_stopping", "patience")
+            if node is None or node == {} or patience:
+                continue
+            if not isinstance(node, Mapping) or TARGET not in node:
+                raise ConfigError(
+                    f"{group}.{name}: it has no {TARGET}; name its class, or leave it out with "
+                    f"~{group}.{name}"
+                )
+
+
+def check_ablation(choices: Mapping[str, Any], target: str | None) -> None:
+    """Refuse a model's ablation with another model: it would be settings that are not there."""
+    ablation = choices.get("ablation")
+    of = ablation.rpartition("/")[0] if isinstance(ablation, str) else ""
+    path = conf_dir() / "model" / f"{of}.yaml"
+    if path.is_file() and OmegaConf.select(OmegaConf.load(path), TARGET) != target:
+        raise ConfigError(
+            f"ablation={ablation}: it is one of model={of}; leave out model={choices['model']}"
+        )
+
+
+def build(
+    plain: dict[str, Any], teacher: Callable[[Corpus], Embeddings | None] | None = None
+) -> tuple[InteractionData, Recommender]:
+    """Build the data module and the model of a resolved configuration.
+
+    Seeds everything first, so the same configuration gives the same model.
+
+    Args:
+        plain: the resolved configuration.
+        teacher: returns the embeddings that the model takes from another one; None, or if it
+            returns None: the model is built without.
+
+    Raises:
+        ConfigError: memory does not suffice for them.
+    """
+    from lightning import seed_everything
+
+    from mmrec.evaluation.protocol import check_rankable
+
+    seed_everything(plain["seed"], verbose=False)
+    with memory_suffices(ConfigError):
+        data: InteractionData = instantiate(plain["data"], _convert_="all")
+        data.ordered = needs_history(plain)
+        given = None if teacher is None else teacher(data.corpus)
+        model: Recommender = instantiate(plain["model"], _convert_="all")(
+            data.corpus.train_view, **({} if given is None else {"teacher": given})
+        )
+    model.evaluation = _evaluation(plain)
+    model.optimizer = instantiate(plain["optimizer"], _convert_="all")
+    model.seed = plain["seed"]
+    _give_schedule(model, plain["router_schedule"])
+    give_lr_schedule(model, plain)
+    check_rankable(data.corpus, model.evaluation)
+    return data, model
+
+
+def check_trainable(model: Recommender) -> None:
+    """Refuse an optimizer or a learning-rate schedule that cannot be built for the model.
+
+    Raises:
+        ConfigError: names the group of settings.
+    """
+    group = "optimizer"
+    try:
+        optimizer = model.optimizer(model.parameters())
+        if model.lr_schedule is not None:
+            group = "lr_schedule"
+            model.lr_schedule(optimizer)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{group}: {first_line(error)}") from None
+
+
+def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
+    """Let a routed model have the schedule of its router; without one, none of its terms count."""
+    from mmrec.models import RoutedRecommender
+    from mmrec.nn.schedules import Constant
+
+    if isinstance(model, RoutedRecommender):
+        schedule = instantiate(node, _convert_="all") if node else Constant(top_k=None)
+        model.route_by(schedule)
+    elif node:
+        raise ConfigError(
+            f"router_schedule: {type(model).__name__} has no router; leave the setting out"
+        )
+
+
+def quiet_lightning() -> None:
+    """What Lightning tells at INFO the commands say themselves."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def build_trainer(
+    plain: dict[str, Any], folder: Path, *more: Callback
+) -> tuple[Trainer, Timing, Checkpoints]:
+    """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, Timer
+
+    from mmrec.config.bars import in_terminal
+    from mmrec.training.callbacks import (
+        AtomicCheckpointIO,
+        Checkpoints,
+        EpochSeed,
+        EpochTable,
+        Timing,
+    )
+    from mmrec.training.loggers import guard
+    from mmrec.training.progress import Progress
+
+    quiet_lightning()
+    # These warnings are about Lightning's own code, and about metrics that are summed over
+    # processes before they are logged.
+    for message in (r"`isinstance\(treespec, LeafSpec\)` is deprecated", r".*sync_dist=True"):
+        warnings.filterwarnings("ignore", message)
+
+    leave_memory_unfilled()
+
+    trainer_settings = plain["trainer"]
+    timing, checkpoints = Timing(), Checkpoints(folder, plain["monitor"])
+    kept = [] if trainer_settings.get("fast_dev_run") else [checkpoints]
+    asked = {name: node for name, node in plain["callbacks"].items() if node and TARGET in node}
+    watchers = {name: _callback(name, node) for name, node in asked.items()}
+    evaluation = _evaluation(plain)
+    for name, watcher in watchers.items():
+        if isinstance(watcher, EarlyStopping):
+            _check_stopping(f"callbacks.{name}", watcher, evaluation.cutoffs)
+    _check_tensorboard(plain["logger"])
+    shown = bool(trainer_settings.get("enable_progress_bar", True))
+    others = any(isinstance(each, ProgressBar) for each in watchers.values())  # the user's own bar
+    progress = Progress(plain["monitor"], bar=shown and not others and in_terminal())
+    loggers = [
+        logger if isinstance(logger, EpochTable) else guard(logger)
+        for logger in instantiate(
+            {name: logger_with_home(node) for name, node in plain["logger"].items() if node},
+            _convert_="all",
+        ).values()
+    ]
+    limit = trainer_settings.get("max_time")
+    try:
+        # Lightning's own timer would end training within an epoch.
+        timers = [Timer(limit, interval="epoch", verbose=False)] if limit else []
+        trainer: Trainer = instantiate(
+            {**trainer_settings, **_validated(trainer_settings), "max_time": None},
+            enable_progress_bar=shown and others,
+            _convert_="all",
+            callbacks=[
+                *(EpochSeed(plain["seed"]), timing, *watchers.values()),
+                *(*timers, *more, progress, *kept),
+            ],
+            logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=str(folder),
+            use_distributed_sampler=False,
+            profiler=_profiler(trainer_settings.get("profiler"), folder),
+        )
+    except (MisconfigurationException, TypeError) as error:
+        raise ConfigError(f"trainer.max_time={limit}: {first_line(error)}") from None
+    except InstantiationException as error:
+        if error.__cause__ is None:
+            raise
+        raise setting_error(error.__cause__, trainer_settings) from error
+    return trainer, timing, checkpoints
+
+
+def _callback(name: str, node: dict[str, Any]) -> Callback:
+    """A callback of the configuration.
+
+    Raises:
+        ConfigError: its class refuses a setting.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+
+    try:
+        callback: Callback = instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, MisconfigurationException | ValueError):
+            raise
+        raise setting_error(error.__cause__, node, f"callbacks.{name}") from error
+    if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
+        raise ConfigError(
+            f"callbacks.{name}: {type(callback).__name__} validates averaged weights, which the "
+            f"best checkpoint would not hold; leave it out with ~callbacks.{name}"
+        )
+    return callback
+
+
+def _evaluation(plain: Mapping[str, Any]) -> Evaluation:
+    """The evaluation of the configuration.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+    try:
+        evaluation: Evaluation = instantiate(plain["evaluation"], _convert_="all")
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, ValueError):
+            raise
+        raise ConfigError(f"evaluation.{error.__cause__}") from error
+    return evaluation
+
+
+def _check_stopping(setting: str, stopping: EarlyStopping, cutoffs: Sequence[int]) -> None:
+    """Refuse early stopping that would never stop, or stop at once.
+
+    Args:
+        setting: name of the callback, for example `callbacks.early_stopping`.
+        stopping: the callback.
+        cutoffs: of the evaluation.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    from mmrec.evaluation import ACCURACY
+
+    check_value(Annotated[int, Ge(0)], stopping.patience, f"{setting}.patience")
+    if stopping.monitor.startswith(("train/", "router/")):
+        return
+    check_monitor(stopping.monitor, cutoffs, ACCURACY, f"{setting}.monitor")
+    if stopping.mode != "max":
+        raise ConfigError(
+            f"{setting}.mode={stopping.mode}: larger values of {stopping.monitor} are better; "
+            "expected max"
+        )
+
+
+def _profiler(choice: Any, folder: Path) -> Any:
+    """A profiler that writes its report to the run folder; Lightning's would only log it."""
+    from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    if not isinstance(choice, str):
+        return choice
+    return kinds[choice](dirpath=str(folder), filename="profile")
+
+
+def _check_tensorboard(loggers: Mapping[str, Any]) -> None:
+    """Name the extra of Lightning's own logger; other trackers check their packages themselves."""
+    wanted = any(
+        str((node or {}).get(TARGET)).endswith(".TensorBoardLogger") for node in loggers.values()
+    )
+    if wanted and not (find_spec("tensorboard") or find_spec("tensorboardX")):
+        raise ConfigError("logger=tensorboard needs a package: pip install 'mmrec[tensorboard]'")
+
+
+def _validated(trainer: Mapping[str, Any]) -> dict[str, int]:
+    """Validate a run once that is shorter than the time between two validations."""
+    every, epochs = trainer.get("check_val_every_n_epoch", 1), trainer["max_epochs"]
+    if not 0 < epochs < every:
+        return {}
+    log.info(
+        "validated after the last epoch only: trainer.check_val_every_n_epoch=%d, and "
+        "trainer.max_epochs=%d",
+        every,
+        epochs,
+    )
+    return {"check_val_every_n_epoch": epochs}
+
+
+def warn_of_early_peaks(plain: Mapping[str, Any]) -> None:
+    """Say that a run on cold items may end before it has begun to learn."""
+    data, every = plain["data"], plain["trainer"].get("check_val_every_n_epoch", 1)
+    epochs = plain["trainer"]["max_epochs"]
+    stopping = plain["callbacks"].get("early_stopping") or {}
+    patience: Any = stopping.get("patience") if TARGET in stopping else None
+    if data.get("split") != "item_cold" or patience is None or every * patience >= EARLY:
+        return
+    if 0 <= epochs <= every * (patience + 1):  # it never stops a run
+        return
+    log.warning(
+        "data.split=item_cold: few items decide a validation, and %d epochs without a better one "
+        "may end a run at an early peak; trainer.check_val_every_n_epoch=10 "
+        "callbacks.early_stopping.patience=20, as the data sets with _cold have them, wait 200",
+        every * patience,
+    )

@@ -1,0 +1,148 @@
+"""The card of a run: what it trains on what, and where it writes, in one aligned block."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from torch import Tensor, nn
+
+from mmrec.data import Corpus
+from mmrec.data.corpus import TEST, VAL
+from mmrec.evaluation.protocol import candidates
+from mmrec.models import Recommender, RoutedRecommender
+
+log = logging.getLogger(__name__)
+
+
+def introduce(
+    model: Recommender, corpus: Corpus, plain: Mapping[str, Any], folder: Path, trainer: Trainer
+) -> None:
+    """Log the card of a run, then what its router and its cold items need to be known for.
+
+    Args:
+        model: before training.
+        corpus: the data, with all splits.
+        plain: the resolved configuration.
+        folder: of the run.
+        trainer: of the run.
+    """
+    log.info("%s", card(model, corpus, plain, folder, trainer))
+    if isinstance(model, RoutedRecommender):
+        log.info("experts: %s", ", ".join(model.experts))
+        if not plain["router_schedule"]:
+            log.info("router_schedule=none: all experts are used and the router has no loss terms")
+    if corpus.cold is not None:
+        _introduce_cold_items(model, corpus)
+
+
+def card(
+    model: Recommender, corpus: Corpus, plain: Mapping[str, Any], folder: Path, trainer: Trainer
+) -> str:
+    """Describe a run in one aligned row per fact.
+
+    Args:
+        model: before training.
+        corpus: the data, with all splits.
+        plain: the resolved configuration.
+        folder: of the run.
+        trainer: of the run.
+    """
+    name = type(model).__module__.rpartition(".")[2]
+    parts = {"train": corpus.train, "validation": corpus.val, "test": corpus.test}
+    if corpus.warm is not None:
+        parts["test of warm items"] = corpus.warm
+    trained = sum(p.numel() for p in model.parameters())
+    solved = " (closed form: nothing is trained)" if model.closed_form else ""
+    rows = [
+        ("data", f"{corpus.name}, split {corpus.split}, fingerprint {corpus.fingerprint[:8]}"),
+        ("users", f"{corpus.n_users:,}"),
+        ("items", f"{corpus.n_items:,}"),
+        ("interactions", ", ".join(f"{len(part):,} {name}" for name, part in parts.items())),
+        *_content(corpus),
+        ("model", f"{name}, {type(model).__module__}.{type(model).__qualname__}"),
+        ("parameters", f"{trained:,}{solved}"),
+        ("buffers", f"{buffer_values(model):,} values that are stored, not trained"),
+        ("selection", _selection(model, plain["monitor"], trainer)),
+        ("seed", f"{plain['seed']}"),
+        ("device", _device(trainer)),
+        ("run folder", f"{folder}"),
+    ]
+    width = max(len(label) for label, _ in rows) + 2
+    return "\n".join(f"{label:<{width}}{value}" for label, value in rows)
+
+
+def _content(corpus: Corpus) -> list[tuple[str, str]]:
+    if not corpus.modalities:
+        return [("modalities", "none")]
+    return [
+        (
+            "" if place else "modalities",
+            f"{name}: {m.width} wide, {_share(m.present)} of items",
+        )
+        for place, (name, m) in enumerate(corpus.modalities.items())
+    ]
+
+
+def _share(present: Tensor) -> str:
+    """Format the share of items that have a modality; 100 % only if none lacks it."""
+    count, total = int(present.sum()), len(present)
+    share = math.floor(1000 * count / total) / 10
+    return "100 %" if count == total else f"{share:.1f} %"
+
+
+def _selection(model: Recommender, monitor: str, trainer: Trainer) -> str:
+    if model.closed_form:
+        return f"none, as nothing is trained; {monitor} is reported"
+    parts = [f"best {monitor}"]
+    every = trainer.check_val_every_n_epoch
+    if every is not None and every > 1:
+        parts.append(f"validation every {every} epochs")
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        parts.append(f"at most {trainer.max_epochs:,} epochs")
+    stopping = trainer.early_stopping_callback
+    if stopping is not None:
+        parts.append(f"early stopping after {stopping.patience} validations without a better one")
+    return ", ".join(parts)
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return name if trainer.world_size == 1 else f"{name}, {trainer.world_size} processes"
+
+
+def buffer_values(model: nn.Module) -> int:
+    """Count the values in a model's buffers; those of a sparse buffer are its non-zeros."""
+    return sum(
+        buffer.numel() if buffer.layout is torch.strided else buffer._nnz()
+        for buffer in model.buffers()
+    )
+
+
+def _introduce_cold_items(model: Recommender, corpus: Corpus) -> None:
+    evaluation = model.evaluation
+    assert corpus.cold is not None
+    k = 20 if 20 in evaluation.cutoffs else evaluation.cutoffs[-1]
+    ranked = int(candidates(corpus, "test", evaluation).sum())
+    log.info(
+        "cold items: %d for validation, %d for test; a random ranking of the %d test candidates "
+        "has a recall@%d of %.3f",
+        int((corpus.cold == VAL).sum()),
+        int((corpus.cold == TEST).sum()),
+        ranked,
+        k,
+        k / ranked,
+    )
+    if not model.reads_content:
+        log.warning(
+            "%s does not read item content, so it ranks cold-start items at random; mamex, "
+            "content_bpr, dropoutnet and clcrec are made for them, item_knn, vbpr and magnet can "
+            "rank them",
+            type(model).__module__.rpartition(".")[2],
+        )

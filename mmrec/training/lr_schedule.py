@@ -1,0 +1,94 @@
+"""Settings of a learning-rate schedule: one of PyTorch's classes, stepped after each epoch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Gt, Le
+from hydra.utils import get_object, instantiate
+
+from mmrec.config.schema import TARGET, ConfigError, check_value
+
+if TYPE_CHECKING:
+    from mmrec.models import Recommender
+
+GROUP = "lr_schedule"
+PACKAGE = "torch.optim.lr_scheduler"
+RANGES: dict[str, Any] = {  # PyTorch declares no ranges
+    "T_max": Annotated[int, Ge(1)],
+    "eta_min": Annotated[float, Ge(0)],
+    "gamma": Annotated[float, Gt(0), Le(1)],
+    "step_size": Annotated[int, Ge(1)],
+    "start_factor": Annotated[float, Gt(0), Le(1)],
+    "end_factor": Annotated[float, Gt(0), Le(1)],
+    "total_iters": Annotated[int, Ge(1)],
+}
+
+
+def check_lr_schedule(plain: Mapping[str, Any]) -> None:
+    """Refuse a schedule that cannot be stepped by epoch, or a setting out of its range.
+
+    Args:
+        plain: the resolved configuration; without `lr_schedule` there is nothing to check.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+    node = plain.get(GROUP)
+    if node is None:
+        return
+    target, name = get_object(node[TARGET]), f"{GROUP}.{TARGET}={node[TARGET]}"
+    if not (isinstance(target, type) and issubclass(target, LRScheduler)):
+        raise ConfigError(f"{name}: expected a class of {PACKAGE}, for example {PACKAGE}.StepLR")
+    if issubclass(target, ReduceLROnPlateau):
+        raise ConfigError(
+            f"{name}: it follows a metric, and a schedule depends on the epoch alone; expected "
+            f"another class of {PACKAGE}"
+        )
+    for key, parameter in [*inspect.signature(target).parameters.items()][1:]:  # 0: optimizer
+        if parameter.default is parameter.empty and key not in node:
+            raise ConfigError(f"{GROUP}.{key}: give it a value; {node[TARGET]} needs it")
+    if "last_epoch" in node:
+        raise ConfigError(
+            f"{GROUP}.last_epoch={node['last_epoch']}: a resumed run restores the schedule from "
+            "its checkpoint; leave the setting out"
+        )
+    if node.get("T_max") == plain["trainer"].get("max_epochs") == -1:
+        raise ConfigError(
+            f"{GROUP}.T_max=-1: trainer.max_epochs=-1 sets no number of epochs; expected the "
+            f"epochs until the lowest learning rate, for example {GROUP}.T_max=100"
+        )
+    for key, hint in RANGES.items():
+        if key in node:
+            check_value(hint, node[key], f"{GROUP}.{key}")
+    lr = plain["optimizer"].get("lr")
+    if lr is not None and node.get("eta_min", 0) > lr:
+        raise ConfigError(
+            f"{GROUP}.eta_min={node['eta_min']}: expected at most optimizer.lr={lr}, from which "
+            "the learning rate falls"
+        )
+
+
+def give_lr_schedule(model: Recommender, plain: Mapping[str, Any]) -> None:
+    """Assign the schedule of the configuration to a model.
+
+    Args:
+        model: that will be trained.
+        plain: the resolved configuration.
+
+    Raises:
+        ConfigError: the model is solved in closed form.
+    """
+    node = plain.get(GROUP)
+    if node is None:
+        return
+    if model.closed_form:
+        raise ConfigError(
+            f"{GROUP}: {type(model).__name__} is solved in closed form and has no learning rate; "
+            "leave the setting out"
+        )
+    model.lr_schedule = instantiate(node, _convert_="all")

@@ -1,0 +1,250 @@
+"""Users and items by their names: from the command line, or from a table.
+
+U users, I items, N names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mmrec.config.paths import expand
+from mmrec.config.schema import ConfigError
+from mmrec.config.text import printable
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor
+
+    from mmrec.data import InteractionData
+    from mmrec.data.tables import Column, Table
+
+log = logging.getLogger(__name__)
+MANY = 100_000  # names, among which the nearest one takes too long to find
+TABLES = (".csv", ".tsv", ".txt", ".parquet", ".jsonl", ".ndjson", ".gz")
+Asked = str | Path | int | Sequence[str | int]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What users or items are called.
+
+    Attributes:
+        kind: `user` or `item`.
+        source: the data set or folder that they belong to.
+        count: U or I.
+        ids: [count] original ids, if they differ from 0..count-1.
+        filtered: whether filters of the data may have removed some.
+        column: of the ids in the tables of the data set, if there are tables.
+    """
+
+    kind: Literal["user", "item"]
+    source: str
+    count: int
+    ids: pl.Series | None
+    filtered: bool = False
+    column: str | None = None
+
+    @property
+    def numbers(self) -> pl.Series:
+        """[count] 0..count-1, as text."""
+        import polars as pl
+
+        return pl.arange(self.count, eager=True).cast(pl.String)
+
+    @property
+    def text(self) -> pl.Series:
+        """[count] original ids where there are any, else numbers."""
+        import polars as pl
+
+        return self.numbers if self.ids is None else self.ids.cast(pl.String)
+
+    def nearest(self, name: str) -> str:
+        """The end of an error about an unknown name: the nearest names, or the range of numbers."""
+        if self.ids is None:
+            return f"; expected 0 to {self.count - 1}"
+        near = difflib.get_close_matches(name, self.text) if self.count <= MANY else []
+        if not near and self.filtered:
+            return f"; a filter such as data.min_rating may have removed this {self.kind}"
+        return f"; did you mean {' or '.join(map(printable, near))}?" if near else ""
+
+
+def user_names(data: InteractionData) -> Names:
+    """What the users of a data set are called."""
+    corpus = data.corpus
+    column = _column(data, "user")
+    return Names("user", corpus.name, corpus.n_users, corpus.user_ids, corpus.filtered, column)
+
+
+def item_names(data: InteractionData) -> Names:
+    """What the items of a data set are called."""
+    corpus = data.corpus
+    column = _column(data, "item")
+    return Names("item", corpus.name, corpus.n_items, corpus.item_ids, corpus.filtered, column)
+
+
+def _column(data: InteractionData, kind: Literal["user", "item"]) -> str | None:
+    """The column of ids in the files of a data set, without its type; None without files."""
+    columns = getattr(data, "columns", None)
+    return None if columns is None else str(getattr(columns, kind)).partition(":")[0]
+
+
+def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> Tensor:
+    """Indices of the users or items that a setting names, each once and in the given order.
+
+    Args:
+        setting: that names them, for error messages.
+        asked: one name, or several; or the path of a table with a column `user_id` or `item_id`
+            (original ids), `user` or `item` (0..count-1), or the column of the data set (either).
+        names: of everything that can be selected.
+        skip: leave out unknown names of a table with a warning, in place of an error.
+
+    Returns:
+        [N] int64.
+
+    Raises:
+        ConfigError: nothing is named, a name is unknown, or a text is both a file and a name.
+        DataError: the table lacks the column, is empty, can be read in two ways, or holds an
+            unknown name.
+    """
+    import polars as pl
+
+    if isinstance(asked, Path):
+        return _of_table(setting, asked, names, skip=skip)
+    alone = isinstance(asked, str | int)
+    several = [asked] if isinstance(asked, str | int) else asked
+    listed = pl.Series("name", [str(name) for name in several])
+    if listed.is_empty():
+        raise ConfigError(f"{setting}=[]: name at least one {names.kind}, or omit the setting")
+    found = _indices(listed, names.text)
+    path = expand(str(asked)) if alone else None
+    if path is not None and path.is_file():
+        if not found.has_nulls():
+            raise ConfigError(
+                f"{setting}={asked}: a file and the id of {names.kind} {asked}; give "
+                f"{setting}=[{asked}] for the id, or {setting}=./{asked} for the file"
+            )
+        return _of_table(setting, path, names, skip=skip)
+    if alone and str(asked).startswith("["):
+        raise ConfigError(f"{setting}={asked}: a bracket is not closed, expected {setting}=[a,b]")
+    if path is not None and path.is_dir():
+        raise ConfigError(f"{setting}={asked}: a folder; give a table, or an id in brackets")
+    if found.has_nulls():
+        name = listed.filter(found.is_null())[0]
+        what = f"{'file or ' if alone else ''}{names.kind}"
+        raise ConfigError(
+            f"{setting}={name}: no such {what} in {names.source}{names.nearest(name)}"
+        )
+    return found.unique(maintain_order=True).to_torch()
+
+
+def check_files(**settings: Asked | None) -> None:
+    """Refuse missing tables, before anything is loaded.
+
+    Args:
+        settings: as for `select`, by name; a text that ends like a table is taken for one.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    for setting, asked in settings.items():
+        if not isinstance(asked, str | Path):
+            continue
+        named = isinstance(asked, Path) or Path(asked).suffix in TABLES
+        if named and not expand(asked).is_file():
+            raise ConfigError(
+                f"{setting}={asked}: there is no such file; an id has brackets, {setting}=[{asked}]"
+            )
+
+
+def _of_table(setting: str, path: Path, names: Names, *, skip: bool) -> Tensor:
+    """Indices of what a table lists; `skip` leaves out unknown names with a warning."""
+    from mmrec.data import DataError
+    from mmrec.data.tables import read_table
+
+    kind, table = names.kind, read_table(path)
+    role = _role(table, names)
+    others = f" or {names.column}" if names.column not in (None, kind, f"{kind}_id") else ""
+    remedy = f"name the column {kind}_id (original ids) or {kind} (0 to {names.count - 1}){others}"
+    column = table.columns({role: role}, remedy=remedy)[role]
+    if not len(column.text):
+        raise DataError(f"{path}: it lists no {kind}; add a row, or omit {setting}=")
+    known, found = _reading(column, role, names)
+    unknown = column.text.filter(found.is_null()).drop_nulls()
+    hint = known.nearest(unknown[0]) if len(unknown) else ""
+    if skip and 0 < found.null_count() < len(found):
+        log.warning(
+            "%s: %d of %d rows name no %s of %s and are skipped, the first is %s",
+            path,
+            found.null_count(),
+            len(found),
+            kind,
+            names.source,
+            printable(column.text.filter(found.is_null())[0] or "empty"),
+        )
+        found = found.drop_nulls()
+    else:
+        article = "an" if kind == "item" else "a"
+        column.reject(found.is_null(), f"{article} {role} of {names.source}{hint}")
+    return found.unique(maintain_order=True).to_torch()
+
+
+def _role(table: Table, names: Names) -> str:
+    """The column that lists users or items.
+
+    Raises:
+        DataError: there are several, and nothing says that they agree.
+    """
+    from mmrec.data import DataError
+
+    kind, ids = names.kind, f"{names.kind}_id"
+    header = {name.partition(":")[0] for name in table.frame.columns}
+    ours = [name for name in (ids, kind) if name in header]  # both are in what `recommend` writes
+    if names.column is None or names.column in ours or names.column not in header:
+        return ours[0] if ours else ids
+    if ours:
+        raise DataError(
+            f"{table.path}: the columns {names.column} and {ours[0]} both name {kind}s; remove or "
+            "rename one"
+        )
+    return names.column
+
+
+def _reading(column: Column, role: str, names: Names) -> tuple[Names, pl.Series]:
+    """What the values of a column are, and the indices of those that are known.
+
+    The column of the data set may hold original ids or row numbers, as its files may.
+
+    Raises:
+        DataError: both readings are possible and differ.
+    """
+    from mmrec.data import DataError
+
+    kind = names.kind
+    rows = Names(kind, names.source, names.count, None)
+    if names.ids is None or (role == kind and role != names.column):
+        return rows, _indices(column.text, rows.text)
+    by_id = _indices(column.text, names.text)
+    if role != names.column or role == f"{kind}_id":
+        return names, by_id
+    by_row = _indices(column.text, rows.text)
+    of_id, of_row = (len(found) - found.null_count() for found in (by_id, by_row))
+    if of_id == of_row and of_id and not by_id.equals(by_row):
+        raise DataError(
+            f"{column.path}: the column {role} can be read as original ids and as row numbers, "
+            f"which are different {kind}s; name it {kind}_id (original ids) or {kind} (row numbers)"
+        )
+    return (rows, by_row) if of_row > of_id else (names, by_id)
+
+
+def _indices(asked: pl.Series, known: pl.Series) -> pl.Series:
+    """[N] positions of names among those that are known; null where a name is unknown."""
+    import polars as pl
+
+    index = pl.DataFrame({"name": known}).with_row_index("index")
+    found = pl.DataFrame({"name": asked}).join(index, on="name", how="left", maintain_order="left")
+    return found["index"].cast(pl.Int64)

@@ -1,0 +1,463 @@
+"""Open what a run left behind: its configuration, its data, and its model with the best weights.
+
+The folder may come from somebody else. Nothing in it is executed: the checkpoint holds tensors and
+plain types, and the configuration may only name models, data modules and their parts. Classes
+outside mmrec are imported only if `mmrec.training.trust` allows it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import pickle
+import random
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+from hydra.utils import get_object
+from lightning.fabric import Fabric
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mmrec.config.bars import steps
+from mmrec.config.errors import memory_suffices
+from mmrec.config.old_runs import unsupported
+from mmrec.config.paths import data_root as default_data_root
+from mmrec.config.paths import expand
+from mmrec.config.schema import TARGET, ConfigError, check_call
+from mmrec.config.text import one_line
+from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
+from mmrec.data.loaders import Known, QueryLoader, queries_for
+from mmrec.evaluation.protocol import Evaluation
+from mmrec.models import NoNewItems, Recommender
+from mmrec.nn import fused_ranking
+from mmrec.nn.schedules import RouterSchedule
+from mmrec.training.build import build, quiet_lightning
+from mmrec.training.results import BEST, CONFIG, ResultError, locate_run, read_config, read_result
+from mmrec.training.trust import Untrusted, check_import
+from mmrec.training.upstream import saved_teacher
+
+log = logging.getLogger(__name__)
+KINDS = {
+    "model": Recommender,
+    "data": InteractionData,
+    "optimizer": Optimizer,
+    "evaluation": Evaluation,
+    "router_schedule": RouterSchedule,
+}
+LATER = ("model", "optimizer")  # groups that are called with more arguments, by _partial_
+SEED_NOTES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # what Lightning writes to the environment
+PARTS = ("mmrec.data.", "mmrec.nn.schedules.")  # what models and data modules are given
+
+
+@dataclass(frozen=True, eq=False)
+class OpenRun:
+    """A run, ready to score.
+
+    Attributes:
+        folder: of the run.
+        checkpoint: where the weights come from.
+        config: as resolved when it ran.
+        result: the content of `result.json`.
+        data: the data module.
+        model: in evaluation mode, with the checkpoint's weights.
+    """
+
+    folder: Path
+    checkpoint: Path
+    config: dict[str, Any]
+    result: dict[str, Any]
+    data: InteractionData
+    model: Recommender
+
+    @property
+    def corpus(self) -> Corpus:
+        """What it was trained on."""
+        return self.data.corpus
+
+    @property
+    def at_best(self) -> bool:
+        """Whether these are the weights that `result` is about."""
+        return self.checkpoint == self.folder / BEST
+
+    def queries(self, users: Tensor, block: int, known: Known | None = None) -> QueryLoader:
+        """Queries for users [Q], in blocks, with histories where the model needs them.
+
+        Args:
+            users: [Q] int64.
+            block: users in a block.
+            known: parts that histories are made of; None: those of the run's test.
+        """
+        return queries_for(self.model, self.corpus, users, block, known or self.model.test_history)
+
+    def pair_weights(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """What matters in the scores of pairs, see `Recommender.pair_weights`.
+
+        Args:
+            users: [P] int64, on any device.
+            items: [P] int64, on the model's device.
+        """
+        queries = next(iter(self.queries(users.cpu(), max(len(users), 1))))
+        return self.model.pair_weights(move_data_to_device(queries, self.model.device), items)
+
+
+def open_run(
+    path: str | Path,
+    *,
+    trust: str | Sequence[str] = (),
+    data_root: str | Path | None = None,
+    title: str | None = None,
+) -> OpenRun:
+    """Rebuild a run's data and model, and load its weights.
+
+    The random number generators of Python, NumPy and torch are left as they are.
+
+    Args:
+        path: the run's folder or its `result.json`, for the best weights; or a checkpoint in it.
+        trust: modules or packages outside mmrec that the run may import, as `mine` or
+            `mine.models`. A module that was trusted once, or trained with, needs no repetition.
+        data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
+        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
+
+    Raises:
+        ConfigError: `data_root` or `title` is given for data that are not read from a folder.
+        ResultError: a file is missing or malformed, or the configuration names a class that may
+            not be imported.
+        DataError: the data differ from those that the run was trained on.
+    """
+    folder, checkpoint = locate_run(path)
+    config = _read_config(folder, [trust] if isinstance(trust, str) else trust)
+    result = read_result(folder)
+    if not checkpoint.is_file():
+        raise ResultError(
+            f"{checkpoint}: there is no such checkpoint; the run ended before its first validation "
+            "or the file was removed: run it again"
+        )
+    checked = {name: config[name] for name in (*KINDS, "seed")}
+    checked["data"] = _placed(config["data"], data_root)
+    if title is not None:
+        checked["data"] |= _titled(config["data"], title)
+    checked["model"] = {**config["model"], **_unfused(config["model"])}
+    memory = memory_suffices(ResultError, f"{folder / CONFIG}: ")
+    with generators_kept(), _silent("mmrec.data"), memory:
+        kind = get_object(config["model"][TARGET])
+        data, model = build(checked, lambda _: saved_teacher(kind, checkpoint))
+        _check_data(folder, result["data_card"], data.corpus)
+    _load(model, checkpoint)
+    return OpenRun(folder, checkpoint, config, result, data, model.eval())
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Leave out warnings of a package: those about the data were logged when the run began."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _placed(data: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
+    """The data's settings with the folder of data sets that is there now.
+
+    Raises:
+        ConfigError: the data have no such folder.
+    """
+    if "root" not in data:
+        if root is not None:
+            what = str(data[TARGET]).rpartition(".")[2]
+            raise ConfigError(f"data.root={root}: {what} reads no folder; leave the setting out")
+        return dict(data)
+    if root is not None:
+        return {**data, "root": str(root)}
+    recorded, name = data["root"], data.get("name")
+    moved = isinstance(recorded, str) and not expand(recorded).joinpath(str(name)).is_dir()
+    if moved and os.environ.get("MMREC_DATA"):
+        log.info(
+            "data: %s is not in %s, read from MMREC_DATA=%s", name, recorded, default_data_root()
+        )
+        return {**data, "root": None}
+    return dict(data)
+
+
+def _titled(data: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """The names of columns with another one for titles.
+
+    Raises:
+        ConfigError: the data have no such names.
+    """
+    if "root" not in data:
+        what = str(data[TARGET]).rpartition(".")[2]
+        raise ConfigError(
+            f"data.columns.title={title}: {what} reads no folder; leave the setting out"
+        )
+    columns = data.get("columns") or {TARGET: "mmrec.data.Columns"}
+    return {"columns": {**columns, "title": title}}
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Restore the generators of Python, NumPy and torch, and what Lightning notes of a seed."""
+    noted = {name: os.environ.get(name) for name in SEED_NOTES}
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002, what is seeded
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if initialized else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        if not initialized:  # a seed waits until CUDA starts: the last one counts
+            torch.cuda.manual_seed_all(torch.initial_seed())
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        for name, value in noted.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _unfused(model: Mapping[str, Any]) -> dict[str, bool]:
+    """Many passes in place of a compiled one, for a run from a machine that could compile it."""
+    if not model.get("fused"):
+        return {}
+    try:
+        fused_ranking()
+    except ValueError as error:
+        log.warning("ranked without model.fused: %s", str(error).partition(";")[0])
+        return {"fused": False}
+    return {}
+
+
+@torch.no_grad()
+def scored(
+    run: OpenRun,
+    queries: Iterable[Queries],
+    *,
+    accelerator: str,
+    items: Mapping[str, Modality] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Score the catalogue for blocks of users, as a run does when it ranks.
+
+    Args:
+        run: what scores.
+        queries: blocks of users.
+        accelerator: `auto`, `cpu` or `gpu`.
+        items: new ones, which stand in the catalogue's place.
+
+    Yields:
+        Users [B] and their scores [B, I], on the accelerator.
+
+    Raises:
+        ConfigError: there is no such accelerator here, or the model knows its own items only.
+        DataError: the new items' content is not what the model has learned from.
+    """
+    precision = run.config["trainer"].get("precision")
+    quiet_lightning()
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    except (MisconfigurationException, RuntimeError) as error:
+        raise ConfigError(f"accelerator={accelerator}: {error}") from None
+    model = run.model.to(fabric.device)
+    encoded = model.encode()  # outside autocast, where Lightning has it
+    if items is not None:
+        new = _new_items(model, items)
+        encoded = encoded._replace(items=new)
+    for block in steps(queries, "ranking users", "block"):
+        block = fabric.to_device(block)
+        with fabric.autocast():
+            scores = model.score(encoded, block)
+        yield block.user, scores
+
+
+def _new_items(model: Recommender, items: Mapping[str, Modality], block: int = 8192) -> Tensor:
+    """What content says of items: [N, D]."""
+    found, count = [], len(next(iter(items.values())).features)
+    for first in range(0, count, block):
+        rows = slice(first, first + block)
+        features = {name: m.features[rows] for name, m in items.items()}
+        try:
+            present = {name: m.present[rows] for name, m in items.items()}
+            found.append(model.encode_items(features, present))
+        except NoNewItems as error:
+            raise ConfigError(f"items: {error}") from None
+    return torch.cat(found)
+
+
+def _read_config(folder: Path, trust: Sequence[str]) -> dict[str, Any]:
+    path = folder / CONFIG
+    config = read_config(folder)
+    for setting, value in unsupported(config):
+        raise ResultError(
+            f"{path}: {setting} is {one_line(value)}, which this version no longer supports; open "
+            f"the run with {_writer(folder)}"
+        )
+    groups = (*KINDS, "trainer", "seed")
+    if missing := [name for name in groups if name not in config]:
+        raise ResultError(f"{path} has no {', '.join(missing)}; is it the config.yaml of a run?")
+    for group, kind in KINDS.items():
+        if group == "router_schedule" and not config[group]:
+            continue  # most models have no router
+        _check_trust(path, group, config[group], kind, trust)
+        check_call(config[group], group)
+    _check_values(path, config)
+    return config
+
+
+def _writer(folder: Path) -> str:
+    """Name the version and, if known, the commit of mmrec that wrote a run."""
+    try:
+        result = read_result(folder)
+    except ResultError:
+        return "the version of mmrec that wrote it"
+    version, commit = result["versions"].get("mmrec", "(unknown version)"), result["git_commit"]
+    return f"mmrec {version}" + (f", commit {commit}" if commit else "")
+
+
+def _check_values(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse values outside the groups with a class that would fail later without their name."""
+    seed, trainer = config["seed"], config["trainer"]
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ResultError(f"{path}: seed is {one_line(seed)}, expected 0 to 2^32 - 1")
+    precision = trainer.get("precision") if isinstance(trainer, Mapping) else None
+    if isinstance(precision, bool) or not isinstance(precision, str | int):
+        raise ResultError(
+            f"{path}: trainer.precision is {one_line(precision)}, expected one of Lightning's"
+        )
+
+
+def _check_trust(
+    path: Path, group: str, node: object, kind: type, trust: Sequence[str] = ()
+) -> None:
+    """Refuse a configuration that would do anything but build a model, its data and its parts.
+
+    Whether classes may be imported is decided first, for the whole group. Then they are imported,
+    and refused if they are not of the right kind. Nothing is called here.
+
+    Raises:
+        ResultError: names the setting.
+    """
+    if not isinstance(node, Mapping) or TARGET not in node:
+        raise ResultError(f"{path}: {group} has no {TARGET}; it must name a {kind.__name__}")
+    nodes = list(_below(node, group))
+    for place, value in nodes:
+        for key in value if isinstance(value, Mapping) else ():
+            if not isinstance(key, str):
+                raise ResultError(
+                    f"{path}: {place} has the key {one_line(key)}, expected the name of a setting"
+                )
+        if isinstance(value, str) and "${" in value:  # it would be evaluated
+            said = one_line(value)
+            raise ResultError(f"{path}: {place} is {said}; a run's configuration is resolved")
+    classes = [(place, value[TARGET]) for place, value in nodes if _is_call(value)]
+    for place, name in classes:
+        if not _may_be(kind if place == group else None, name):
+            raise _refused(path, place, name, kind if place == group else None)
+        try:
+            check_import(name, path.parent, trust)
+        except Untrusted as error:
+            raise ResultError(f"{path}: {place}.{TARGET} is {one_line(name)}: {error}") from None
+    for place, name in classes:
+        _check_kind(path, place, name, kind if place == group else None)
+    for place, value in nodes:
+        if _is_call(value):
+            _check_keys(path, place, value, later=place in LATER)
+
+
+def _is_call(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and TARGET in value
+
+
+def _may_be(kind: type | None, name: object) -> bool:
+    """Whether a name may be that of a class of a kind, or of a part where there is no kind."""
+    if not isinstance(name, str) or name.partition(".")[0] in sys.stdlib_module_names:
+        return False
+    return kind is not None or name.startswith(PARTS)
+
+
+def _check_kind(path: Path, place: str, name: str, kind: type | None) -> None:
+    """Import a class that may be imported, and refuse it if it is of another kind."""
+    try:
+        target = get_object(name)
+    except Exception as error:  # an import may raise anything
+        raise ResultError(
+            f"{path}: {place}.{TARGET} is {one_line(name)}, which cannot be imported "
+            f"({one_line(error)}); install it, or add its folder to PYTHONPATH"
+        ) from None
+    if kind is not None:
+        right = inspect.isclass(target) and issubclass(target, kind)
+    else:  # the module that defines it counts: mmrec.data.files.hashlib is not of mmrec.data
+        public = not name.rpartition(".")[2].startswith("_")
+        right = public and f"{getattr(target, '__module__', '')}.".startswith(PARTS)
+    if not right:
+        raise _refused(path, place, name, kind)
+
+
+def _refused(path: Path, place: str, name: object, kind: type | None) -> ResultError:
+    expected = f"something in {' or '.join(PARTS)}" if kind is None else f"a {kind.__name__} class"
+    return ResultError(
+        f"{path}: {place}.{TARGET} is {one_line(name)}, which is not {expected}; it is not run"
+    )
+
+
+def _check_keys(path: Path, place: str, node: Mapping[str, Any], *, later: bool) -> None:
+    """Check what tells Hydra how to call: positional arguments, and whether to call at all."""
+    allowed: dict[str, tuple[object, ...]] = {
+        "_args_": (None,),
+        "_convert_": ("none", "partial", "object", "all"),
+        "_recursive_": (True, False),
+        "_partial_": (later,) if "." not in place else (True, False),
+    }
+    found = {"_partial_": False, **node} if later else node
+    for key, values in allowed.items():
+        if key in found and found[key] not in values:
+            raise ResultError(
+                f"{path}: {place}.{key} is {one_line(found[key])}, expected "
+                f"{' or '.join(map(str, values))}"
+            )
+
+
+def _below(node: object, place: str) -> Iterator[tuple[str, object]]:
+    """Everything in a node, with its path."""
+    yield place, node
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _below(value, f"{place}.{key}")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _below(value, f"{place}[{index}]")
+
+
+def _check_data(folder: Path, card: Mapping[str, Any], corpus: Corpus) -> None:
+    if card["fingerprint"] != corpus.fingerprint:
+        raise DataError(
+            f"{folder}: the run has seen {card['name']} with fingerprint {card['fingerprint']}, "
+            f"found {corpus.name} with {corpus.fingerprint}; the files have changed or are not "
+            "the run's: set data.root or MMREC_DATA to the folder of the run's data, or run again"
+        )
+
+
+def _load(model: Recommender, path: Path) -> None:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ResultError(
+            f"{path} is cut short, or no checkpoint of this {type(model).__name__} ({reason}); "
+            "copy it again, or run it again"
+        ) from error

@@ -1,0 +1,104 @@
+"""What a number depends on: configuration, code, versions; and what a run has cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import resource
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mmrec import __version__
+
+VOLATILE = ("run_dir", "ckpt", "logger")  # where a run writes is no part of what it computes
+
+# How a run is shown and where it computes may differ among runs that belong together.
+FREE = (
+    *VOLATILE,
+    "upstream.root",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.deterministic",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.log_every_n_steps",
+)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Hash a resolved configuration without the settings that say where it writes."""
+    kept = {key: value for key, value in config.items() if key not in VOLATILE}
+    if isinstance(upstream := kept.get("upstream"), Mapping):
+        kept["upstream"] = {key: value for key, value in upstream.items() if key != "root"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names; lists are values."""
+    if not isinstance(config, Mapping) or not config:
+        return {prefix: config}
+    names = {key: f"{prefix}.{key}" if prefix else str(key) for key in config}
+    return {
+        name: value
+        for key, path in names.items()
+        for name, value in flat(config[key], path).items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """What numbers depend on."""
+    names = ("torch", "lightning", "torchmetrics", "numpy", "polars")
+    return {
+        "python": platform.python_version(),
+        "mmrec": __version__,
+        **{name: version(name) for name in names},
+    }
+
+
+def is_free(name: str, free: Sequence[str] = FREE) -> bool:
+    """Whether a setting, or the group that it stands in, is among those that may differ."""
+    return name in free or name.partition(".")[0] in free
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with `-dirty` if what a run depends on differs from it.
+
+    That is the package and conf/: a table that a study has just written is no other code.
+
+    Returns:
+        None if this is no checkout.
+    """
+    root = Path(str(files("mmrec"))).parent
+    if not (root / ".git").exists():  # git would look further up, and find somebody else's
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", "mmrec", "conf")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
+
+
+def peak_rss_mib() -> float:
+    """The largest resident size of this process so far.
+
+    Linux's own high-water mark, as `getrusage` there also counts the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1024
+    scale = 1024**2 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale

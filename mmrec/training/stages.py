@@ -1,0 +1,272 @@
+"""Stages: train the model that another model needs, once, and hand its embeddings over.
+
+A teacher is a run like any other, in a folder named after its settings, its data and its code. It
+is trained once, locked while it is trained, and resumed if it was interrupted. The run that needs
+it keeps the teacher's embeddings in its own checkpoints, so that it does not depend on the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from filelock import FileLock, Timeout
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from mmrec.config.paths import expand, replace_file
+from mmrec.config.schema import TARGET, ConfigError
+from mmrec.config.text import first_line
+from mmrec.data import Corpus, DataError
+from mmrec.models import Embeddings
+from mmrec.training.code import code_digest
+from mmrec.training.open_run import generators_kept, open_run
+from mmrec.training.results import BEST, LAST, ResultError, read_json, read_result
+from mmrec.training.upstream import (
+    GROUP,
+    below_upstream,
+    saved_teacher,
+    teacher_config,
+    teacher_hash,
+)
+
+log = logging.getLogger(__name__)
+State = Literal["finished", "interrupted", "new"]
+Train = Callable[[DictConfig, None], Mapping[str, Any]]
+RECORD = "upstream.json"  # in the folder of the run that has a teacher
+
+
+class Stage:
+    """The teacher of one run.
+
+    Attributes:
+        record: what `result.json` says about the teacher; empty until `embeddings` was called.
+        seconds: time that `embeddings` took.
+
+    Args:
+        plain: the resolved configuration of the run that needs the teacher.
+        folder: of this run.
+        checkpoint: from which this run is resumed; it holds the embeddings. None: a new run.
+        train: runs a configuration, as `mmrec.commands.run.run`.
+    """
+
+    def __init__(
+        self, plain: Mapping[str, Any], folder: Path, checkpoint: Path | None, train: Train
+    ) -> None:
+        self.plain, self.folder, self.checkpoint, self.train = plain, folder, checkpoint, train
+        self.record: dict[str, Any] = {}
+        self.seconds = 0.0
+
+    def embeddings(self, corpus: Corpus) -> Embeddings | None:
+        """Return the teacher's embeddings, on the CPU.
+
+        The random number generators are left as they are.
+
+        Args:
+            corpus: the data of the run that needs the teacher.
+
+        Returns:
+            None: the run is resumed from a checkpoint that holds none.
+
+        Raises:
+            ConfigError: the teacher cannot be trained, or has no embeddings.
+            DataError: `upstream.run` has other data or another split.
+            KeyboardInterrupt: the teacher was interrupted.
+        """
+        start = time.perf_counter()
+        try:
+            if self.checkpoint is not None:
+                with suppress(ResultError):
+                    self.record = read_json(self.checkpoint.parent.parent / RECORD)
+                return saved_teacher(get_object(self.plain["model"][TARGET]), self.checkpoint)
+            with generators_kept():
+                folder = ensure_run(self.plain, corpus, self.folder, self.train)
+            self.record = _record(folder)
+            return embeddings(folder, self.plain["data"].get("root"))
+        finally:
+            self.seconds = time.perf_counter() - start
+
+    def write(self, folder: Path) -> None:
+        """Write the record to the run folder, for a resumed run."""
+        if self.record:
+            with replace_file(folder / RECORD) as part:
+                part.write_text(json.dumps(self.record, indent=2) + "\n")
+
+
+def ensure_run(plain: Mapping[str, Any], corpus: Corpus, folder: Path, train: Train) -> Path:
+    """Return the folder of the teacher's finished run; train it unless that was done before.
+
+    A second process that needs the same teacher waits for the first.
+
+    Args:
+        plain: the resolved configuration of the run that needs the teacher.
+        corpus: the data of this run.
+        folder: of this run; by default, teachers have their folders in `upstream` beside it.
+        train: runs a configuration, as `mmrec.commands.run.run`.
+
+    Raises:
+        ConfigError: a setting of the teacher is invalid.
+        DataError: `upstream.run` has other data or another split.
+        KeyboardInterrupt: the teacher was interrupted.
+    """
+    node = plain[GROUP]
+    if "run" in node:
+        return _given(expand(node["run"]), corpus)
+    root = expand(node["root"]) if node.get("root") else folder.absolute().parent / GROUP
+    code = code_digest(node["model"][TARGET])
+    settings = teacher_hash(teacher_config(plain, folder))
+    kind = get_object(node["model"][TARGET])
+    model = kind.__module__.rpartition(".")[2]
+    prefix = f"{model}-{settings[:8]}"
+    digest = hashlib.sha256(f"{corpus.fingerprint}\n{code}".encode()).hexdigest()[:8]
+    target = root.absolute() / f"{prefix}-{digest}"
+    with _locked(target):
+        state = _state(target, corpus, code)
+        if state == "finished":
+            log.info("%s: reused %s, %s", GROUP, target, _cost(target))
+            return target
+        for other in sorted(root.glob(f"{prefix}-*")):
+            if other != target:
+                log.info("%s: %s has other data or other code, so %s is new", GROUP, other, target)
+        log.info("%s: %s %s", GROUP, "resuming" if state == "interrupted" else "training", target)
+        _train(plain, target, state, train)
+        log.info("%s: finished %s, %s", GROUP, target, _cost(target))
+    return target
+
+
+def embeddings(folder: Path, data_root: str | None = None) -> Embeddings:
+    """Return the embeddings of a finished run's model, on the CPU.
+
+    Args:
+        folder: of the run.
+        data_root: folder of data sets; None: as recorded.
+
+    Raises:
+        ConfigError: the model has no embeddings of users and items.
+    """
+    run = open_run(folder, data_root=data_root)
+    with torch.no_grad():
+        encoded = run.model.encode()
+    if not isinstance(encoded, Embeddings):
+        raise ConfigError(
+            f"{GROUP}: {type(run.model).__name__} in {folder} has no embeddings of users and "
+            "items; choose a model whose encode() returns Embeddings"
+        )
+    return Embeddings(*(table.detach().float().clone() for table in encoded))
+
+
+def _given(folder: Path, corpus: Corpus) -> Path:
+    """Check a run that the user names."""
+    setting = f"{GROUP}.run={folder}"
+    try:
+        result = read_result(folder)
+    except ResultError as error:
+        raise ConfigError(f"{setting}: {first_line(error)}") from None
+    if result["status"] != "completed" or not (folder / BEST).is_file():
+        raise ConfigError(
+            f"{setting}: status {result['status']}; expected a completed run with {BEST}"
+        )
+    found, expected = result["data_card"], corpus.card()
+    for name in ("fingerprint", "split", "train", "val", "test"):
+        if found[name] != expected[name]:
+            raise DataError(
+                f"{setting}: {name} is {found[name]}, expected {expected[name]}; a teacher of "
+                "other data or another split could know held-out interactions"
+            )
+    if "partial" in result:
+        log.warning("%s: a partial run (%s)", setting, " ".join(result["partial"]))
+    log.info("%s: reused %s, %s", GROUP, folder, _cost(folder))
+    return folder
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    path = target.parent / ".locks" / f"{target.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s: another process trains %s; waiting for it", GROUP, target)
+        held = lock.acquire()
+    with held:
+        yield
+
+
+def _state(target: Path, corpus: Corpus, code: str) -> State:
+    """Whether a teacher's run is finished; one that cannot be used is removed."""
+    if not target.exists():
+        return "new"
+    try:
+        result = read_result(target)
+    except ResultError as error:
+        problem = first_line(error)
+        if (target / LAST).is_file():
+            return "interrupted"
+    else:
+        card = corpus.card()
+        same = all(result["data_card"].get(key) == card[key] for key in ("fingerprint", "split"))
+        if not same or result.get("code") != code:
+            problem = "it has other data or other code"
+        elif result["status"] == "completed":
+            if (target / BEST).is_file():
+                return "finished"
+            problem = f"there is no {BEST}"
+        elif result["status"] == "interrupted" and (target / LAST).is_file():
+            return "interrupted"
+        else:
+            problem = f"it {result['status']}" + (": " + result.get("error", "")).rstrip(": ")
+    log.warning("%s: %s is not usable (%s) and is trained again", GROUP, target, problem)
+    shutil.rmtree(target)
+    return "new"
+
+
+def _train(plain: Mapping[str, Any], target: Path, state: State, train: Train) -> None:
+    config = teacher_config(plain, target)
+    if state == "interrupted":
+        try:
+            _run({**config, "ckpt": "last"}, train)
+        except (ConfigError, DataError, ResultError) as error:
+            log.warning(
+                "%s: %s cannot be resumed (%s) and is trained again",
+                *(GROUP, target, first_line(error)),
+            )
+            shutil.rmtree(target)
+        else:
+            return
+    _run(config, train)
+
+
+def _run(config: Mapping[str, Any], train: Train) -> None:
+    with below_upstream():
+        result = train(OmegaConf.create(dict(config)), None)
+    if result["status"] != "completed":
+        log.info("%s: interrupted; the same command again resumes it", GROUP)
+        raise KeyboardInterrupt
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    result = read_result(folder)
+    kept = ("model", "config_hash", "code")
+    return {
+        "folder": str(folder),
+        **{name: result[name] for name in kept if name in result},
+        "seconds": _seconds(result),
+    }
+
+
+def _seconds(result: Mapping[str, Any]) -> float:
+    return math.fsum(result["seconds"][name] or 0.0 for name in ("setup", "fit", "test"))
+
+
+def _cost(folder: Path) -> str:
+    return f"which took {_seconds(read_result(folder)):.1f} seconds"

@@ -1,0 +1,169 @@
+"""Settings of `upstream`: another model, the teacher, that is trained before a model.
+
+The teacher has the data, the evaluation and the trainer of the run that needs it, so that it sees
+the same train interactions and no others.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import get_object
+
+from mmrec.config.schema import TARGET, ConfigError, check_value, nearest
+from mmrec.training.provenance import config_hash, flat, is_free
+from mmrec.training.results import EPOCHS
+
+if TYPE_CHECKING:
+    from mmrec.models import Embeddings
+
+GROUP, TEACHER = "upstream", "teacher"
+OWN = ("model", "optimizer", "lr_schedule", "router_schedule", "seed")  # settings of the teacher
+KEYS = (*OWN, "root", "run")
+SHARED = ("evaluation", "monitor", "optimizer", "seed")
+PROCESSES = ("num_nodes", "strategy")  # settings of several processes; a teacher has one
+# A model in closed form does not depend on these.
+OF_TRAINING = (
+    *("callbacks", "evaluation", "lr_schedule", "monitor", "optimizer", "trainer"),
+    *("data.batch_size", "data.eval_batch_size", "data.negatives"),
+)
+
+
+def takes_teacher(kind: type) -> bool:
+    """Whether the constructor of a model has the argument `teacher`."""
+    return TEACHER in inspect.signature(kind).parameters
+
+
+def teacher_config(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the resolved configuration of the teacher's run.
+
+    Args:
+        plain: the resolved configuration of the run that needs the teacher.
+        folder: of the teacher's run.
+    """
+    trainer = {key: value for key, value in plain["trainer"].items() if key not in PROCESSES}
+    devices, trial = trainer.get("devices"), trainer.get("fast_dev_run")
+    trainer["devices"] = devices[:1] if isinstance(devices, list) else 1
+    if trial:  # it would keep no checkpoint
+        trainer |= {"fast_dev_run": False, "max_epochs": 1, "limit_train_batches": int(trial)}
+    stopping = plain["callbacks"].get("early_stopping")
+    node, data = plain[GROUP], dict(plain["data"])
+    if data.get("seed") == plain["seed"]:  # of batches and negatives
+        data["seed"] = node.get("seed", plain["seed"])
+    return {
+        **{name: plain[name] for name in SHARED},
+        "data": data,
+        "router_schedule": {},
+        **{name: node[name] for name in OWN if name in node},
+        "trainer": trainer,
+        "callbacks": {"early_stopping": stopping} if stopping else {},
+        "logger": {
+            "csv": {TARGET: "mmrec.training.callbacks.EpochTable", "path": str(folder / EPOCHS)}
+        },
+        "run_dir": str(folder),
+        "ckpt": None,
+    }
+
+
+def teacher_hash(config: Mapping[str, Any]) -> str:
+    """Hash the settings of a teacher's run that its embeddings depend on.
+
+    Args:
+        config: as returned by `teacher_config`.
+    """
+    closed_form = get_object(config["model"][TARGET]).closed_form
+    unused = OF_TRAINING if closed_form else ()
+    settings = flat(config).items()
+    kept = {k: v for k, v in settings if not (is_free(k, ("data.root", *unused)) or is_free(k))}
+    return config_hash(kept)
+
+
+def targets(plain: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the dotted names of a run's model and of its teacher."""
+    node = plain.get(GROUP) or {}
+    return tuple(each[TARGET] for each in (plain["model"], node.get("model")) if each)
+
+
+def check_upstream(plain: Mapping[str, Any]) -> None:
+    """Refuse an `upstream` that is not a teacher for the model.
+
+    Args:
+        plain: the resolved configuration; `upstream` is in it.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    from mmrec.models import Recommender
+
+    node, kind = plain[GROUP], get_object(plain["model"][TARGET])
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{GROUP}={node}: expected a choice of the group, or settings below it")
+    if not takes_teacher(kind):
+        raise ConfigError(
+            f"{GROUP}: {kind.__name__} takes no teacher; leave the setting out, or give "
+            f"{GROUP}=none"
+        )
+    if unknown := next((key for key in node if key not in KEYS), None):
+        raise ConfigError(
+            f"{GROUP}.{unknown}: no such setting{nearest(str(unknown), KEYS)}; the data and the "
+            "trainer of a teacher are those of the run"
+        )
+    if "run" in node:
+        if other := next((key for key in KEYS[:-1] if key in node), None):
+            raise ConfigError(f"{GROUP}.{other}: {GROUP}.run is a finished run; leave one out")
+        check_value(str, node["run"], f"{GROUP}.run")
+        return
+    check_value(str | None, node.get("root"), f"{GROUP}.root")
+    model = node.get("model")
+    if not isinstance(model, Mapping) or TARGET not in model:
+        raise ConfigError(f"{GROUP}.model: it has no {TARGET}, the class of the teacher")
+    with below_upstream():
+        check_value(str, model[TARGET], f"model.{TARGET}")
+        try:
+            teacher = get_object(model[TARGET])
+        except (AttributeError, ImportError, ValueError):
+            return  # the check of the teacher's run says why
+    if not (isinstance(teacher, type) and issubclass(teacher, Recommender)):
+        raise ConfigError(f"{GROUP}.model.{TARGET}={model[TARGET]}: expected a model")
+
+
+@contextmanager
+def below_upstream() -> Iterator[None]:
+    """Name the settings of a teacher in errors as they are typed, for example `upstream.model.dim`.
+
+    Raises:
+        ConfigError: in place of a ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        own = text.startswith(tuple(f"{name}{end}" for name in OWN for end in ".=: "))
+        raise ConfigError(f"{GROUP}.{text}" if own else f"{GROUP}: {text}") from error
+
+
+def saved_teacher(kind: Any, checkpoint: Path) -> Embeddings | None:
+    """Return the teacher's embeddings that a checkpoint holds.
+
+    Args:
+        kind: class of the model.
+        checkpoint: of a run of this model.
+
+    Returns:
+        None if the model takes no teacher, or the checkpoint is of another model or unreadable: who
+        loads it next says so.
+    """
+    import torch
+
+    if not takes_teacher(kind):
+        return None
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        found: Embeddings | None = kind.teacher_in(content["state_dict"])
+    except Exception:  # a file that is not a checkpoint may fail in any way
+        return None
+    return found
