@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Le
 
-from mmrec.config.schema import ConfigError, check_call, check_monitor, conf_dir, nearest
+from mmrec.config.errors import SettingError
+from mmrec.config.schema import check_call, check_monitor, conf_dir, nearest
 
 
 class Part:
@@ -90,7 +91,7 @@ def test_what_fits_the_signature_passes(node):
     ],
 )
 def test_what_does_not_fit_names_the_setting_as_it_is_typed(node, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingError, match=message):
         check_call({"_target_": TARGET, "_partial_": True, **node}, "model")
 
 
@@ -118,20 +119,20 @@ def test_a_target_that_cannot_be_imported_says_why(source, name, message, tmp_pa
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "one", None)  # to be forgotten afterwards
     del sys.modules["one"]
-    with pytest.raises(ConfigError, match=rf"^model\._target_={name}: {message}"):
+    with pytest.raises(SettingError, match=rf"^model\._target_={name}: {message}"):
         check_call({"_target_": name}, "model")
 
 
 def test_what_a_call_needs_is_asked_for():
-    with pytest.raises(ConfigError, match=r"^model\.dim: give it a value; .*target needs it"):
+    with pytest.raises(SettingError, match=r"^model\.dim: give it a value; .*target needs it"):
         check_call({"_target_": TARGET, "_partial_": True}, "model")
-    with pytest.raises(ConfigError, match=r"^model\.corpus: give it a value"):
+    with pytest.raises(SettingError, match=r"^model\.corpus: give it a value"):
         check_call({"_target_": TARGET, "dim": 8}, "model")
 
 
 def test_a_setting_of_another_class_is_none_of_this_one():
     node = {"_target_": f"{__name__}.Part", "function": {"_target_": TARGET, "dim": 1}}
-    with pytest.raises(ConfigError, match=r"^data\.function: no such setting"):
+    with pytest.raises(SettingError, match=r"^data\.function: no such setting"):
         check_call({**node, "function": {**node["function"], "_partial_": True}}, "data")
 
 
@@ -141,7 +142,7 @@ def test_a_target_that_takes_anything_is_asked_itself():
 
 def test_a_node_without_target_is_looked_through():
     node = {"early": {"_target_": TARGET, "dimm": 8}}
-    with pytest.raises(ConfigError, match=r"^callbacks\.early\.dimm: no such setting"):
+    with pytest.raises(SettingError, match=r"^callbacks\.early\.dimm: no such setting"):
         check_call(node, "callbacks")
 
 
@@ -167,7 +168,7 @@ def test_a_validation_metric_at_a_cutoff_may_select(monitor):
     ],
 )
 def test_nothing_else_may_select(monitor, offered):
-    with pytest.raises(ConfigError, match=rf"^monitor={monitor}: .*validation.*{offered}"):
+    with pytest.raises(SettingError, match=rf"^monitor={monitor}: .*validation.*{offered}"):
         check_monitor(monitor, [5, 20], ["recall", "ndcg"])
 
 

@@ -11,8 +11,7 @@ from mmrec.commands.explain import explain
 from mmrec.commands.recommend import recommend
 from mmrec.commands.run import run
 from mmrec.commands.similar import similar
-from mmrec.config.errors import memory_suffices
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.models import BPR, GatedLightGCN
 from mmrec.training.build import build, check
 from mmrec.training.open_run import open_run
@@ -26,13 +25,13 @@ LARGE = ["model.dim=10000000000", "data.world.users=10000000000000", "data.negat
 
 @pytest.mark.parametrize("word", LARGE)
 def test_a_run_says_that_its_settings_need_too_much_memory(composed, tmp_path, word):
-    with pytest.raises(ConfigError, match=SAID) as refused:
+    with pytest.raises(SettingError, match=SAID) as refused:
         run(composed(*SMALL, word, f"run_dir={tmp_path / 'run'}"), [])
     assert "\n" not in str(refused.value)
 
 
 def test_building_says_it_too(composed, tmp_path):
-    with pytest.raises(ConfigError, match=SAID):
+    with pytest.raises(SettingError, match=SAID):
         build(check(composed(*SMALL, LARGE[0], f"run_dir={tmp_path / 'run'}")))
 
 
@@ -72,14 +71,14 @@ def test_a_command_names_the_setting_to_lower(gated, monkeypatch, command, setti
         return torch.empty(2**62)
 
     monkeypatch.setattr(GatedLightGCN, method, too_large)
-    with pytest.raises(ConfigError, match=said) as refused:
+    with pytest.raises(SettingError, match=said) as refused:
         command(run=gated, **settings)
     assert "\n" not in str(refused.value)
 
 
 def test_a_run_names_the_size_of_its_rankings(composed, tmp_path, monkeypatch):
     monkeypatch.setattr(BPR, "score", lambda *_: torch.empty(2**62))
-    with pytest.raises(ConfigError, match=r"lower .*data\.eval_batch_size"):
+    with pytest.raises(SettingError, match=r"lower .*data\.eval_batch_size"):
         run(composed(*SMALL, f"run_dir={tmp_path / 'run'}"), [])
 
 
@@ -96,10 +95,10 @@ def test_a_block_larger_than_the_machine_can_count_is_all(gated, tmp_path):
     "make", [lambda: torch.empty(2**62), lambda: torch.empty(2**40, 2**40), lambda: [0] * 2**60]
 )
 def test_each_kind_of_error_about_memory_is_known(make):
-    with pytest.raises(ConfigError, match=SAID), memory_suffices(ConfigError):
+    with pytest.raises(SettingError, match=SAID), memory_suffices(SettingError):
         make()
 
 
 def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shape"), memory_suffices(ConfigError):
+    with pytest.raises(RuntimeError, match="shape"), memory_suffices(SettingError):
         raise RuntimeError("shape")

@@ -14,7 +14,7 @@ from hydra.errors import InstantiationException
 
 from mmrec.commands.explain import explain, main
 from mmrec.commands.run import run
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.data import Queries
 from mmrec.report import charts
 from mmrec.training.open_run import open_run
@@ -228,14 +228,14 @@ def test_recovery_is_in_the_result_of_planted_data(finished):
     ],
 )
 def test_what_cannot_be_asked_is_refused(finished, tmp_path, options, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingError, match=message):
         explain(run=finished("gated_lightgcn"), output=str(tmp_path / "no"), **options)
     assert not (tmp_path / "no").exists()
 
 
 def test_a_page_needs_a_folder(finished, tmp_path):
     (tmp_path / "page").write_text("")
-    with pytest.raises(ConfigError, match=r"page: it is a file; give a folder"):
+    with pytest.raises(SettingError, match=r"page: it is a file; give a folder"):
         explain(run=finished("gated_lightgcn"), output=str(tmp_path / "page"))
 
 
@@ -328,7 +328,7 @@ def test_a_category_may_cost_dollars():
 
 
 def test_a_model_without_weights_is_told_apart(finished, tmp_path):
-    with pytest.raises(ConfigError, match=r"LightGCN weighs no channels against each other; expl"):
+    with pytest.raises(SettingError, match=r"LightGCN weighs no channels against each other; expl"):
         explain(run=finished("lightgcn"), output=str(tmp_path / "no"))
 
 

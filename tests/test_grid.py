@@ -167,7 +167,7 @@ def test_a_failed_cell_stops_no_other_and_is_listed_and_run_again(grid):
     assert len(made) == 2
     assert read_result(made[1])["status"] == "completed"
     assert "1 of 2 cells failed: planted/lightgcn-seed0-" in grid.error
-    assert "model.layers is -1; give a finite number" in grid.error
+    assert "model.layers=-1: expected a finite number" in grid.error
     assert len(grid(*words)) == 1
 
 

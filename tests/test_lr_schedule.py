@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.models import Recommender
 from mmrec.training.build import build, check
 from mmrec.training.open_run import open_run
@@ -147,19 +147,19 @@ def test_a_run_with_a_schedule_opens(go, tmp_path):
 )
 def test_an_invalid_setting_is_named_as_it_is_typed(words, setting, composed):
     words = ["++" * ("gama" in word) + word for word in words.split()]
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(SettingError) as error:
         check(composed(*TINY, *words))
     assert setting in str(error.value)
 
 
 def test_a_schedule_that_pytorch_refuses_ends_before_the_run_folder_is_written(go, tmp_path):
     target = "{_target_: torch.optim.lr_scheduler.MultiStepLR, _partial_: true, milestones: 3}"
-    with pytest.raises(ConfigError, match=r"^lr_schedule[.:]"):
+    with pytest.raises(SettingError, match=r"^lr_schedule[.:]"):
         go(tmp_path / "run", f"+lr_schedule={target}")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_model_in_closed_form_has_no_learning_rate(composed):
     words = [word for word in TINY if not word.startswith("model")]
-    with pytest.raises(ConfigError, match=r"^lr_schedule: EASE is solved in closed form"):
+    with pytest.raises(SettingError, match=r"^lr_schedule: EASE is solved in closed form"):
         build(check(composed(*words, "model=ease", "lr_schedule=cosine")))

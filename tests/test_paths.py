@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from mmrec.config.errors import DataError
+from mmrec.config.errors import DataError, SettingError
 from mmrec.config.paths import cache_dir, data_root, expand, replace_file
-from mmrec.config.schema import ConfigError
 from mmrec.tables.headers import check_data
 from mmrec.training.names import check_files
 
 WRITE_AND_WAIT = """
 import sys
 from pathlib import Path
-from mmrec.config.schema import ConfigError
+from mmrec.config.schema import SettingError
 from mmrec.config.errors import DataError
 from mmrec.tables.headers import check_data
 from mmrec.training.names import check_files
@@ -164,7 +163,7 @@ def test_a_home_folder_of_nobody_is_an_ordinary_name(path, monkeypatch):
     monkeypatch.setenv("MMREC_CACHE", path)
     monkeypatch.setenv("MMREC_DATA", path)
     assert expand(path) == cache_dir() == data_root() == Path(path)
-    with pytest.raises(ConfigError, match=f"users={path}: there is no such file"):
+    with pytest.raises(SettingError, match=f"users={path}: there is no such file"):
         check_files(users=Path(path))
     columns = {"user": "userID", "item": "itemID"}
     node = {"_target_": "mmrec.data.FolderData", "root": path, "name": "mine", "columns": columns}

@@ -23,7 +23,7 @@ from mmrec.commands import recommend as module
 from mmrec.commands import similar
 from mmrec.commands.recommend import recommend
 from mmrec.commands.run import run
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.data import DataError, Interactions
 from mmrec.evaluation import NonFiniteScores
 from mmrec.nn import mean_item
@@ -268,7 +268,7 @@ def test_new_items_that_cannot_be_ranked_are_refused(content, tmp_path, change, 
 
 
 def test_a_model_of_ids_says_that_it_cannot_rank_new_items(finished, content, tmp_path):
-    with pytest.raises(ConfigError, match=r"items: LightGCN knows the items of its training only"):
+    with pytest.raises(SettingError, match=r"items: LightGCN knows the items of its training only"):
         recommend(run=finished, items=str(content[1]), output=str(tmp_path / "new.csv"), k=5)
 
 
@@ -324,7 +324,7 @@ def test_users_may_be_named_on_the_command_line(shop, finished, tmp_path):
     lists = recommend(run=shop, output=str(tmp_path / "r.csv"), k=1, users="u07")
     assert pl.read_csv(lists)["user_id"].to_list() == ["u07"]
     for unknown in ("u77", ["u77"]):
-        with pytest.raises(ConfigError, match=r"users=u77: no such .* did you mean u"):
+        with pytest.raises(SettingError, match=r"users=u77: no such .* did you mean u"):
             recommend(run=shop, output=str(tmp_path / "r.csv"), users=unknown)
 
 
@@ -418,14 +418,14 @@ def test_a_user_file_that_is_wrong_is_named_with_its_line(shop, tmp_path, text, 
 
 
 def test_a_user_file_that_is_not_there_is_named(shop, tmp_path):
-    with pytest.raises(ConfigError, match=r"users\.csv: there is no such file"):
+    with pytest.raises(SettingError, match=r"users\.csv: there is no such file"):
         recommend(run=shop, output=str(tmp_path / "r.csv"), users=str(tmp_path / "users.csv"), k=1)
 
 
 def test_a_text_that_is_both_a_file_and_a_user_is_refused(shop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "u07").write_text("user_id\nzoe\n")
-    with pytest.raises(ConfigError, match=r"^users=u07: .*users=\[u07\].*users=\./u07"):
+    with pytest.raises(SettingError, match=r"^users=u07: .*users=\[u07\].*users=\./u07"):
         recommend(run=shop, output="r.csv", users="u07")
     for users, expected in ((["u07"], "u07"), ("./u07", "zoe")):
         lists = recommend(run=shop, output="r.csv", k=1, users=users)
@@ -518,7 +518,7 @@ def test_excluded_items_leave_the_order_of_the_others(finished, tmp_path):
     ],
 )
 def test_items_that_are_unknown_are_refused(shop, tmp_path, settings, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(SettingError, match=said):
         recommend(run=shop, output=str(tmp_path / "r.csv"), **settings)
     assert not any(tmp_path.iterdir())
 

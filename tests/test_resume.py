@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 import torch
 
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.data import DataError
 from mmrec.models import Recommender
 from mmrec.training.callbacks import AtomicCheckpointIO
@@ -406,7 +406,7 @@ def test_a_link_that_leads_out_of_the_run_folder_is_not_followed(link, go, tmp_p
     if path.exists():
         path.rename(tmp_path / "aside")
     path.symlink_to(tmp_path / "victim" / "x")
-    with pytest.raises(ConfigError, match=rf"{link}: a link that leads out of the run folder"):
+    with pytest.raises(SettingError, match=rf"{link}: a link that leads out of the run folder"):
         go(tmp_path / "run", "ckpt=last")
     assert not list((tmp_path / "victim").iterdir())
 

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf, open_dict
 
 import mmrec.commands.run
 from mmrec.commands.run import run
-from mmrec.config.schema import ConfigError, conf_dir
+from mmrec.config.errors import SettingError
+from mmrec.config.schema import conf_dir
 from mmrec.data import DataError
 from mmrec.evaluation import RankingMetric
 from mmrec.models import Recommender
@@ -213,7 +214,7 @@ def test_cold_items_without_patience_are_warned_of(composed, caplog, words, told
     "word", ["+callbacks.stop={patience: 3}", "~callbacks.early_stopping._target_"]
 )
 def test_a_callback_without_a_class_is_refused(composed, word):
-    with pytest.raises(ConfigError, match=r"callbacks\.(stop|early_stopping): it has no _target_"):
+    with pytest.raises(SettingError, match=r"callbacks\.(stop|early_stopping): it has no _target_"):
         check(composed("data=planted_cold", word))
 
 
@@ -229,7 +230,7 @@ def test_a_run_that_another_process_writes_is_left_alone(go, tmp_path):
     lock = folder / ".running"
     with (
         FileLock(lock).acquire(),
-        pytest.raises(ConfigError, match=r"run: a process is writing this run; wait for its end"),
+        pytest.raises(SettingError, match=r"run: a process is writing this run; wait for its end"),
     ):
         go(folder)
     assert [*folder.iterdir()] == [lock]
@@ -239,7 +240,7 @@ def test_a_run_that_another_process_writes_is_left_alone(go, tmp_path):
 
 def test_a_run_that_ended_before_its_first_checkpoint_cannot_go_on(go, tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 0\n")
-    with pytest.raises(ConfigError, match=r"last\.ckpt; the run was stopped before its first one"):
+    with pytest.raises(SettingError, match=r"last\.ckpt; the run was stopped before its first one"):
         go(tmp_path, "ckpt=last")
 
 
@@ -252,7 +253,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_cannot_go_on(go, tmp_path)
     ],
 )
 def test_a_group_that_names_nothing_is_refused(composed, word, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingError, match=message):
         check(composed(word))
 
 

@@ -22,7 +22,7 @@ import mmrec.commands.recommend
 from mmrec.commands.evaluate import evaluate
 from mmrec.commands.report import report
 from mmrec.commands.run import run
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.data import DataError
 from mmrec.data.datamodule import QueryLoader
 from mmrec.nn import fused_ranking, ranking
@@ -496,7 +496,7 @@ def test_other_data_of_the_same_name_are_refused(moved):
 
 
 def test_data_without_files_have_no_folder(finished):
-    with pytest.raises(ConfigError, match=r"data\.root=x: PlantedData reads no folder"):
+    with pytest.raises(SettingError, match=r"data\.root=x: PlantedData reads no folder"):
         open_run(finished, data_root="x")
 
 

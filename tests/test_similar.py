@@ -14,7 +14,7 @@ import torch
 
 from mmrec.commands.run import run
 from mmrec.commands.similar import similar, similar_items
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.evaluation import NonFiniteScores
 from mmrec.training.open_run import open_run
 
@@ -117,7 +117,7 @@ def test_item_knn_lists_neighbours_only(runs):
 
 
 def test_a_model_without_item_vectors_says_so(runs, tmp_path):
-    with pytest.raises(ConfigError, match=r"MostPop has no item vectors; give a run of a model"):
+    with pytest.raises(SettingError, match=r"MostPop has no item vectors; give a run of a model"):
         similar(run=runs("most_pop"), items=[0], output=str(tmp_path / "s.csv"))
     assert not any(tmp_path.iterdir())
 
@@ -159,7 +159,7 @@ def test_without_output_a_few_lists_are_printed(shop, caplog):
     ],
 )
 def test_a_wrong_setting_is_named(shop, settings, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(SettingError, match=said):
         similar(run=shop, **settings)
 
 

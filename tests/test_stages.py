@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from mmrec.commands.evaluate import evaluate
 from mmrec.commands.recommend import recommend
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.data import DataError
 from mmrec.models import Recommender
 from mmrec.report.collect import collect
@@ -327,7 +327,7 @@ def test_a_finished_run_may_be_the_teacher(taught, go, tmp_path):
     [
         (["data.split_seed=1"], DataError, "split is "),
         (["data.world.seed=1"], DataError, "fingerprint is "),
-        (["upstream.run=missing"], ConfigError, "upstream.run=missing"),
+        (["upstream.run=missing"], SettingError, "upstream.run=missing"),
         (["model.dim=4"], ValueError, "model.dim is 4"),
     ],
 )
@@ -364,13 +364,13 @@ def test_a_trial_batch_has_a_teacher_of_a_batch(go, tmp_path):
 )
 def test_an_invalid_setting_is_named_as_it_is_typed(words, setting, composed):
     kept = [w for w in TINY if "model" not in w] if "model=bpr" in words else TINY
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(SettingError) as error:
         check(composed(*kept, *words.split()))
     assert setting in str(error.value)
 
 
 def test_a_mistake_of_the_teacher_is_named_below_upstream(go, tmp_path):
-    with pytest.raises(ConfigError, match=r"^upstream\.model\.layers is -1"):
+    with pytest.raises(SettingError, match=r"^upstream\.model\.layers is -1"):
         go(tmp_path / "run", *TRAINED, "upstream.model.layers=-1")
     assert not (tmp_path / "run").exists()
 

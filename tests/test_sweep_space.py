@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution as Choice
 from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
 
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.search.space import contains, parse
 
 
@@ -58,7 +58,7 @@ def test_a_word_becomes_what_is_drawn_from(word, expected):
     ],
 )
 def test_a_space_that_cannot_be_is_refused(word, expected):
-    with pytest.raises((ConfigError, HydraException)) as raised:
+    with pytest.raises((SettingError, HydraException)) as raised:
         parse(None, [word], None)
     assert expected in str(raised.value)
 
@@ -81,7 +81,7 @@ def test_choices_in_a_file_may_include_null_and_words():
 def test_a_grid_has_every_value():
     space = parse(None, ["a=x,y", "b=range(1,6,2)", "c=range(0.1,0.4,0.1)"], None)
     assert space.grid() == {"a": ["x", "y"], "b": [1, 3, 5], "c": [0.1, 0.2, 0.3]}
-    with pytest.raises(ConfigError, match=r"d: a grid needs values.*d=choice"):
+    with pytest.raises(SettingError, match=r"d: a grid needs values.*d=choice"):
         parse(None, ["d=interval(0,1)"], None).grid()
 
 

@@ -16,7 +16,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.search import storage, study
 from mmrec.search.pruning import Watch
 from mmrec.training.results import read_result
@@ -211,7 +211,7 @@ def test_a_storage_that_stays_locked_is_an_error_that_says_what_to_do(tmp_path, 
     monkeypatch.setattr(storage, "LOCKED", 0.05)
     with sqlite3.connect(tmp_path / "study.db") as other:
         other.execute("begin exclusive")
-        with pytest.raises(ConfigError, match="database is locked, 2 times; see that it"):
+        with pytest.raises(SettingError, match="database is locked, 2 times; see that it"):
             storage.open_storage(url)
         other.rollback()
     other.close()
@@ -219,7 +219,7 @@ def test_a_storage_that_stays_locked_is_an_error_that_says_what_to_do(tmp_path, 
 
 def test_a_password_is_not_shown(monkeypatch):
     monkeypatch.setattr(storage, "PAUSES", ())
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(SettingError) as raised:
         storage.open_storage("postgresql+nodriver://me:secret@nowhere.invalid/studies")
     assert "secret" not in str(raised.value)
 
@@ -229,7 +229,7 @@ def test_a_database_without_its_driver_names_the_extra(monkeypatch):
         raise ImportError(f"no driver for {url.partition(':')[0]}")
 
     monkeypatch.setattr(storage, "_open", missing)
-    with pytest.raises(ConfigError, match=r"^sweep\.storage=postgresql.*'mmrec\[postgresql\]'"):
+    with pytest.raises(SettingError, match=r"^sweep\.storage=postgresql.*'mmrec\[postgresql\]'"):
         storage.open_storage("postgresql://me@here/studies")
 
 

@@ -10,7 +10,7 @@ from lightning import Trainer
 
 from mmrec.commands.evaluate import evaluate
 from mmrec.commands.run import run
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.config.switches import FIXED, partial
 from mmrec.models import Recommender
 from mmrec.report.collect import collect
@@ -133,7 +133,7 @@ def test_a_callback_of_the_user_leaves_the_checkpoint_exact(callback, go, tmp_pa
     ],
 )
 def test_validation_of_weights_that_no_checkpoint_holds_is_refused(callback, go, tmp_path):
-    with pytest.raises(ConfigError, match=r"^callbacks\.mine: .*Averaging"):
+    with pytest.raises(SettingError, match=r"^callbacks\.mine: .*Averaging"):
         go(tmp_path / "run", f"+callbacks.mine={callback}")
 
 
@@ -166,7 +166,7 @@ def test_each_refused_setting_is_tested():
     ("name", "value"), [(name, value) for name, values in REFUSED.items() for value in values]
 )
 def test_what_is_refused_is_named_with_a_remedy(name, value, composed):
-    with pytest.raises(ConfigError, match=rf"^trainer\.{name}=.* is not supported: \w"):
+    with pytest.raises(SettingError, match=rf"^trainer\.{name}=.* is not supported: \w"):
         check(composed(*TINY, f"++trainer.{name}={value}"))
 
 
@@ -190,14 +190,14 @@ def test_null_and_what_holds_anyway_are_accepted(name, composed):
     ],
 )
 def test_settings_that_could_not_select_an_epoch_are_refused(words, message, composed):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingError, match=message):
         check(composed(*TINY, *words))
 
 
 @pytest.mark.parametrize("name", ["LIMIT_TEST_BATCHES", "MAX_STEPS", "PROFILER"])
 def test_variables_that_lightning_reads_are_refused(name, composed, monkeypatch):
     monkeypatch.setenv(f"PL_TRAINER_{name}", "1")
-    with pytest.raises(ConfigError, match=f"^PL_TRAINER_{name} is set.*trainer.{name.lower()}="):
+    with pytest.raises(SettingError, match=f"^PL_TRAINER_{name} is set.*trainer.{name.lower()}="):
         check(composed(*TINY))
 
 
@@ -282,5 +282,5 @@ def test_the_smallest_patience_ends_at_the_first_validation_that_is_not_better(
     ],
 )
 def test_what_lightning_refuses_is_a_setting_and_no_traceback(words, message, go, tmp_path):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingError, match=message):
         go(tmp_path / "run", *words)

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from wandb.proto.wandb_internal_pb2 import Record
 
 import mmrec.commands.run
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.training.loggers import ID, MLFLOW_ID, MLflow, WandB, guard
 from mmrec.training.results import read_result
 
@@ -239,7 +239,7 @@ def test_the_environment_sets_the_mode(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert WandB(str(tmp_path)).mode == "offline"
     monkeypatch.setenv("WANDB_MODE", "dryrun")
-    with pytest.raises(ConfigError, match="WANDB_MODE=dryrun: expected online, offline"):
+    with pytest.raises(SettingError, match="WANDB_MODE=dryrun: expected online, offline"):
         WandB(str(tmp_path))
 
 
@@ -324,5 +324,5 @@ def test_mlflow_gets_the_same(run_words, mlflow_store, tmp_path):
 
 def test_mlflow_that_is_not_installed_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr("lightning.pytorch.loggers.mlflow._MLFLOW_AVAILABLE", False)
-    with pytest.raises(ConfigError, match=r"logger=mlflow needs pip install 'mmrec\[mlflow\]'"):
+    with pytest.raises(SettingError, match=r"logger=mlflow needs pip install 'mmrec\[mlflow\]'"):
         MLflow(str(tmp_path))

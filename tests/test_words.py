@@ -17,7 +17,7 @@ from mmrec.commands.explain import explain
 from mmrec.commands.recommend import recommend
 from mmrec.commands.report import report
 from mmrec.commands.run import main
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.config.words import (
     as_text,
     folders_first,
@@ -114,7 +114,7 @@ def test_text_stays_text_in_a_search_or_grid():
     assert space.grid()["data.name"] == ["1_000", "b"]
     words = space.words({"data.name": "1_000"})
     assert words == ["data.root='1e5'", "data.modalities=['1_0']", "data.name='1_000'"]
-    with pytest.raises(ConfigError, match=r"^data\.name=1000: .*quote"):
+    with pytest.raises(SettingError, match=r"^data\.name=1000: .*quote"):
         parse({"data.name": 1000}, [], None)
 
 
@@ -130,7 +130,7 @@ def test_text_stays_text_in_a_search_or_grid():
     ],
 )
 def test_a_number_from_yaml_is_refused_where_text_is_expected(config, setting):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(SettingError) as error:
         refuse_numbers(config)
     assert str(error.value).startswith(f"{setting}: expected text")
     assert "quote" in str(error.value)

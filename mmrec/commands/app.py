@@ -13,14 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmrec.config.errors import SettingError
 from mmrec.config.hydra_errors import explain, instead
 from mmrec.config.paths import expand
-from mmrec.config.schema import (
-    TARGET,
-    ConfigError,
-    check_call,
-    conf_dir,
-)
+from mmrec.config.schema import TARGET, check_call, conf_dir
 from mmrec.config.startup import keep_freed_memory, rewrite_arguments, stdout_is_closed
 from mmrec.config.text import log_text
 from mmrec.config.words import refuse_numbers
@@ -137,19 +133,26 @@ def _of_data(data: object) -> dict[str, str | None]:
     """Arguments of a command that opens a run: its settings of data.
 
     Raises:
-        ConfigError: not the settings of data, or not text.
+        SettingError: not the settings of data, or not text.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"data={data}: the run has its data; data.root= says where they are now")
+        raise SettingError(
+            setting="data",
+            value=data,
+            problem="the run has its data",
+            hint="data.root= says where they are now",
+        )
     root = data.get("root")
     if root is not None and not isinstance(root, str):
-        raise ConfigError(f"data.root={root}: expected the folder of data sets")
+        raise SettingError(setting="data.root", value=root, expected="the folder of data sets")
     if "columns" not in data:
         return {"data_root": root}
     columns = data["columns"]
     title = columns.get("title") if isinstance(columns, Mapping) else columns
     if (title is not None and not isinstance(title, str)) or not isinstance(columns, Mapping):
-        raise ConfigError(f"data.columns.title={title}: expected a column of items.csv")
+        raise SettingError(
+            setting="data.columns.title", value=title, expected="a column of items.csv"
+        )
     return {"data_root": root, "title": title}
 
 
@@ -157,11 +160,18 @@ def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:
     """A file that is to be written, checked before the work for it begins.
 
     Raises:
-        ConfigError: another kind of file, or no folder to write it to.
+        SettingError: another kind of file, or no folder to write it to.
     """
     path = expand(name)
     if path.suffix not in suffixes:
-        raise ConfigError(f"{option}={name}: expected a name that ends in {', '.join(suffixes)}")
+        raise SettingError(
+            setting=option, value=name, expected=f"a name that ends in {', '.join(suffixes)}"
+        )
     if not path.parent.is_dir():
-        raise ConfigError(f"{option}={name}: there is no folder {path.parent}; make it first")
+        raise SettingError(
+            setting=option,
+            value=name,
+            problem=f"there is no folder {path.parent}",
+            hint="make it first",
+        )
     return path

@@ -14,9 +14,9 @@ import hydra
 from omegaconf import DictConfig
 
 from mmrec.commands.app import answer, launch, output_file
-from mmrec.config.errors import memory_suffices
+from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.paths import replace_file
-from mmrec.config.schema import ConfigError, conf_dir
+from mmrec.config.schema import conf_dir
 from mmrec.config.startup import import_torchmetrics
 from mmrec.training.results import locate_run
 
@@ -69,16 +69,21 @@ def evaluate(
         that of `result.json`, as (there, here); None where settings or weights are others.
 
     Raises:
-        ConfigError: invalid configuration.
+        SettingError: invalid configuration.
         ResultError: the run folder is incomplete.
         DataError: the data are not those of the run.
     """
     json_file = output_file("output", output, [".json"]) if output else None
     users_file = output_file("per_user", per_user, [".parquet"]) if per_user else None
     if users_file and split != "test":
-        raise ConfigError(f"per_user={per_user}: values by user are kept at test; leave split=test")
+        raise SettingError(
+            setting="per_user",
+            value=per_user,
+            problem="values by user are kept at test",
+            hint="leave split=test",
+        )
     if eval_batch_size is not None and eval_batch_size < 1:
-        raise ConfigError(f"eval_batch_size={eval_batch_size}: expected 1 or more")
+        raise SettingError(setting="eval_batch_size", value=eval_batch_size, expected="1 or more")
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
 
@@ -99,7 +104,7 @@ def evaluate(
     known = "train" if split == "val" else evaluation.history
     queries = opened.queries(ranking.users, min(block, opened.corpus.n_users), known)
     what = f"eval_batch_size={block}: ranking this many users at a time needs"
-    with memory_suffices(ConfigError, what=what, lower="eval_batch_size"):
+    with memory_suffices(SettingError, what=what, lower="eval_batch_size"):
         for users, scores in scored(opened, queries, accelerator=accelerator):
             ranking.to(users.device).update(users, scores)
         metrics = {name: float(value) for name, value in ranking.compute().items()}

@@ -11,9 +11,9 @@ import hydra
 from omegaconf import DictConfig
 
 from mmrec.commands.app import answer, launch
-from mmrec.config.errors import memory_suffices
+from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.paths import expand, outward_link, replace_file
-from mmrec.config.schema import ConfigError, conf_dir
+from mmrec.config.schema import conf_dir
 from mmrec.config.startup import import_torchmetrics
 from mmrec.config.text import spreadsheet_frame
 from mmrec.training.names import Asked, check_files, select, user_names
@@ -73,14 +73,16 @@ def explain(
         The page.
 
     Raises:
-        ConfigError: invalid configuration, or the model has no weights to show.
+        SettingError: invalid configuration, or the model has no weights to show.
         ResultError: the run folder is incomplete.
         DataError: the data are not those of the run.
     """
     if k < 1:
-        raise ConfigError(f"k={k}: expected 1 or more")
+        raise SettingError(setting="k", value=k, expected="1 or more")
     if output and expand(output).is_file():
-        raise ConfigError(f"output={output}: it is a file; give a folder")
+        raise SettingError(
+            setting="output", value=output, problem="it is a file", hint="give a folder"
+        )
     check_files(users=users)
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
@@ -97,11 +99,11 @@ def explain(
     chosen = _chosen(users, opened.data)
     train = opened.corpus.train
     lower = f"k={k}, or the number of users={len(chosen)}"
-    memory = memory_suffices(ConfigError, f"run={run}: ", what="explaining needs", lower=lower)
+    memory = memory_suffices(SettingError, f"run={run}: ", what="explaining needs", lower=lower)
     with torch.no_grad(), charts.style(), memory:
         weights = opened.pair_weights(train.user, train.item)
         if not weights and not isinstance(opened.model, RoutedRecommender):
-            raise ConfigError(
+            raise SettingError(
                 f"{opened.folder}: {type(opened.model).__name__} weighs no channels against each "
                 "other; explain a run of a model with a gate or a router (gated_lightgcn, magnet, "
                 "mamex)"

@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 
 from mmrec.commands.app import answer, launch, output_file
 from mmrec.commands.lists import SHOWN, SUFFIXES, table_text, write_lists
-from mmrec.config.errors import memory_suffices
+from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.paths import expand
-from mmrec.config.schema import ConfigError, conf_dir
+from mmrec.config.schema import conf_dir
 from mmrec.config.startup import import_torchmetrics
 from mmrec.training.names import Asked, Names, check_files, select, user_names
 from mmrec.training.ranked_lists import Known, Seen, offered, ranked_lists
@@ -93,7 +93,7 @@ def recommend(
         The output file, if there is one.
 
     Raises:
-        ConfigError: an invalid setting, or an unknown user or item.
+        SettingError: an invalid setting, or an unknown user or item.
         ResultError: the run folder is incomplete.
         DataError: the data are not those of the run, a table is invalid, or new items do not look
             like those that the model has learned from.
@@ -102,7 +102,7 @@ def recommend(
     path = output_file("output", output, SUFFIXES) if output else None
     for name, value in (("k", k), ("block", block)):
         if value is not None and value < 1:
-            raise ConfigError(f"{name}={value}: expected 1 or more")
+            raise SettingError(setting=name, value=value, expected="1 or more")
     check_files(users=users, exclude=exclude, only=only)
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
@@ -135,7 +135,7 @@ def recommend(
     length = LENGTH if k is None else k
     lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer, history)
     what = f"block={block}: ranking this many users at a time needs"
-    with memory_suffices(ConfigError, what=what, lower="block"):
+    with memory_suffices(SettingError, what=what, lower="block"):
         if path is not None:
             write_lists(lists, path)
         else:
@@ -157,7 +157,7 @@ def allowed_items(exclude: Asked | None, only: Asked | None, names: Names) -> Te
     """Items that may be listed: [N] bool; None: all.
 
     Raises:
-        ConfigError: an unknown item, or no item is left.
+        SettingError: an unknown item, or no item is left.
         DataError: a table is invalid.
     """
     import torch
@@ -170,7 +170,9 @@ def allowed_items(exclude: Asked | None, only: Asked | None, names: Names) -> Te
     if exclude is not None:
         allowed[select("exclude", exclude, names, skip=True)] = False
     if not allowed.any():
-        raise ConfigError("exclude: no item is left; exclude fewer, or name more in only")
+        raise SettingError(
+            setting="exclude", problem="no item is left", hint="exclude fewer, or name more in only"
+        )
     return allowed
 
 

@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 
 from mmrec.commands.app import answer, launch
 from mmrec.config.bars import steps
+from mmrec.config.errors import SettingError
 from mmrec.config.paths import expand
-from mmrec.config.schema import ConfigError, conf_dir, nearest
+from mmrec.config.schema import conf_dir, nearest
 
 if TYPE_CHECKING:
     from mmrec.report.collect import Run
@@ -61,7 +62,7 @@ def report(
         The page.
 
     Raises:
-        ConfigError: invalid configuration.
+        SettingError: invalid configuration.
         ResultError: there is no run to tell of.
     """
     from mmrec.report import charts
@@ -71,16 +72,22 @@ def report(
     from mmrec.report.searches import search
 
     if resamples < 1:
-        raise ConfigError(f"resamples={resamples}: expected 1 or more")
+        raise SettingError(setting="resamples", value=resamples, expected="1 or more")
     found = collect(runs)
     _check_metrics(found.runs, metric, metrics)
     known = {run.result["model"] for run in found.runs}
     if baseline is not None and baseline not in known:
-        raise ConfigError(f"baseline={baseline}: no run of it{nearest(baseline, known)}")
+        raise SettingError(
+            setting="baseline", value=baseline, problem=f"no run of it{nearest(baseline, known)}"
+        )
     settings = {name for run in found.runs for name in run.settings}
     for name in by:
         if name not in settings:
-            raise ConfigError(f"by={name}: no run has this setting{nearest(name, settings)}")
+            raise SettingError(
+                setting="by",
+                value=name,
+                problem=f"no run has this setting{nearest(name, settings)}",
+            )
     options = Options(metric=metric, metrics=metrics, baseline=baseline, by=by, resamples=resamples)
     protocols = by_protocol(found.runs)
     warnings = list(_apart(protocols))
@@ -111,10 +118,12 @@ def _check_metrics(runs: Sequence[Run], metric: str, metrics: Sequence[str]) -> 
     plain = {name for name in tested if name.count("/") == 0}
     for key, name in (("metric", metric), *(("metrics", name) for name in metrics)):
         if name not in plain:
-            raise ConfigError(f"{key}={name}: no run has it{nearest(name, plain)}")
+            raise SettingError(
+                setting=key, value=name, problem=f"no run has it{nearest(name, plain)}"
+            )
     validated = {name.removeprefix("val/") for run in runs for name in run.metrics} & plain
     if metric not in validated:
-        raise ConfigError(
+        raise SettingError(
             f"metric={metric}: no run was validated by it, so that it cannot choose settings"
             + nearest(metric, validated)
         )

@@ -19,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmrec.commands.app import launch
 from mmrec.commands.run_tables import draw_learning_curve, write_tables
-from mmrec.config.errors import memory_suffices
+from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.paths import expand
-from mmrec.config.schema import TARGET, ConfigError, conf_dir
+from mmrec.config.schema import TARGET, conf_dir
 from mmrec.config.startup import forget_peak_memory, import_torchmetrics
 from mmrec.config.switches import partial
 from mmrec.config.text import first_line
@@ -84,7 +84,7 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
     hydra_config = HydraConfig.get()
     job = hydra_config.mode is RunMode.MULTIRUN
     if not job and not hydra_config.run.dir:
-        raise SystemExit(1) from ConfigError("run_dir= is empty: give a folder, or leave it out")
+        raise SystemExit(1) from SettingError("run_dir= is empty: give a folder, or leave it out")
     config.run_dir = hydra_config.runtime.output_dir
     watch: str | None = hydra_config.sweeper.get("trial")
     if job:
@@ -139,10 +139,10 @@ def run(
         The content of `result.json`.
 
     Raises:
-        ConfigError: invalid configuration.
+        SettingError: invalid configuration.
         DataError: invalid data.
     """
-    with ExitStack() as held, memory_suffices(ConfigError):
+    with ExitStack() as held, memory_suffices(SettingError):
         return _run(config, overrides, watch, held)
 
 
@@ -154,7 +154,7 @@ def _run(
     folder = expand(config.run_dir)
     config.run_dir = str(folder)
     if link := written_link(folder):
-        raise ConfigError(
+        raise SettingError(
             f"{link}: a link that leads out of the run folder is not followed; replace it by what "
             "it leads to, or give another run_dir"
         )

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from mmrec.commands.app import answer, launch, output_file
 from mmrec.commands.lists import SHOWN, SUFFIXES, table_text, write_lists
 from mmrec.commands.recommend import allowed_items
-from mmrec.config.errors import memory_suffices
-from mmrec.config.schema import ConfigError, conf_dir
+from mmrec.config.errors import SettingError, memory_suffices
+from mmrec.config.schema import conf_dir
 from mmrec.config.startup import import_torchmetrics
 from mmrec.training.names import check_files, item_names, select
 from mmrec.training.results import locate_run
@@ -80,7 +80,7 @@ def similar(
         The output file, if there is one.
 
     Raises:
-        ConfigError: an invalid setting, an unknown item, or a model that cannot compare items.
+        SettingError: an invalid setting, an unknown item, or a model that cannot compare items.
         ResultError: the folder is no complete run.
         DataError: the data are not those of the run, or a table is invalid.
         NonFiniteScores: a similarity is NaN.
@@ -88,7 +88,7 @@ def similar(
     path = output_file("output", output, SUFFIXES) if output else None
     for name, value in (("k", k), ("block", block)):
         if value < 1:
-            raise ConfigError(f"{name}={value}: expected 1 or more")
+            raise SettingError(setting=name, value=value, expected="1 or more")
     check_files(items=items, exclude=exclude, only=only)
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
@@ -109,14 +109,17 @@ def similar(
     lists = similar_items(opened, chosen, k, allowed=allowed, block=block)
     what = f"block={block}: comparing this many items at a time needs"
     try:
-        with memory_suffices(ConfigError, what=what, lower="block"):
+        with memory_suffices(SettingError, what=what, lower="block"):
             if path is not None:
                 write_lists(lists, path)
             else:
                 log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
     except NoSimilarity as error:
-        raise ConfigError(
-            f"run={run}: {error}; give a run of a model with embeddings, or of ease or item_knn"
+        raise SettingError(
+            setting="run",
+            value=run,
+            problem=str(error),
+            hint="give a run of a model with embeddings, or of ease or item_knn",
         ) from None
     if path is not None:
         log.info("items: %d, length of the lists: up to %d, file: %s", len(chosen), k, path)

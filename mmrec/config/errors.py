@@ -14,8 +14,100 @@ TOO_LARGE = (
 )
 
 
+class _Missing:
+    """Stands for a field that was not given; None may be a value."""
+
+
+MISSING = _Missing()
+
+
+class SettingError(ValueError):
+    """Invalid setting. The message is made of the fields, in the same way everywhere.
+
+    Args:
+        message: instead of a message made of the fields, where no single setting is wrong.
+        setting: name as typed on the command line, for example `model.dim`.
+        value: what it is.
+        expected: valid values, to follow "expected".
+        problem: what is wrong, instead of `expected`.
+        hint: what to do.
+
+    Attributes:
+        setting: as given; None where no single setting is wrong.
+        value: as given; `MISSING` if there is none.
+        expected: as given.
+        hint: as given.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        setting: str | None = None,
+        value: object = MISSING,
+        expected: str | None = None,
+        problem: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.setting, self.value, self.expected, self.hint = setting, value, expected, hint
+        if message is None:
+            named = f"{setting}" if value is MISSING else f"{setting}={value}"
+            message = _sentence(named, expected, problem, hint)
+        super().__init__(message)
+
+
 class DataError(ValueError):
-    """Invalid data. The message names the file and line, or the setting, and a remedy."""
+    """Invalid data. The message is made of the fields, in the same way everywhere.
+
+    Args:
+        message: instead of a message made of the fields, where no single place is wrong.
+        file: as shown to the user.
+        place: line or row in the file, for example `line 7`.
+        column: its name.
+        found: what is there.
+        expected: valid values, to follow "expected".
+        problem: what is wrong, instead of `found` and `expected`.
+        hint: what to do.
+
+    Attributes:
+        file: as given; None where no single file is wrong.
+        place: as given.
+        column: as given.
+        found: as given.
+        expected: as given.
+        hint: as given.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        file: object = None,
+        place: str | None = None,
+        column: str | None = None,
+        found: str | None = None,
+        expected: str | None = None,
+        problem: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.file = None if file is None else str(file)
+        self.place, self.column, self.found = place, column, found
+        self.expected, self.hint = expected, hint
+        if message is None:
+            where = ", ".join(str(part) for part in (file, place) if part is not None)
+            if column is not None and found is not None:
+                message = f"{where}: {column} is {found}, expected {expected}"
+                message += f"; {hint}" if hint else ""
+            else:
+                message = _sentence(where, expected, problem, hint)
+        super().__init__(message)
+
+
+def _sentence(where: str, expected: str | None, problem: str | None, hint: str | None) -> str:
+    """Join the parts of a message."""
+    said = problem if problem is not None else f"expected {expected}" if expected else None
+    parts = [part for part in (said, hint) if part]
+    return f"{where}: {'; '.join(parts)}" if parts else where
 
 
 def _memory_error(error: BaseException | None) -> BaseException | None:

@@ -13,6 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mmrec.config.errors import SettingError
+
 TARGET = "_target_"
 HYDRA_KEYS: dict[str, Any] = {
     "_partial_": bool,
@@ -52,10 +54,6 @@ TOLD = {  # types of pydantic's errors, and what messages say instead
     "bool_": "expected true or false",
     "string_type": "expected text",
 }
-
-
-class ConfigError(ValueError):
-    """Invalid configuration. The message names the setting and says what is expected."""
 
 
 def conf_dir() -> Path:
@@ -111,13 +109,14 @@ def check_monitor(
         setting: that holds the metric.
 
     Raises:
-        ConfigError: it is none.
+        SettingError: it is none.
     """
     valid = [f"val/{metric}@{k}" for metric in metrics for k in cutoffs]
     if monitor not in valid:
-        raise ConfigError(
-            f"{setting}={monitor}: selection sees validation metrics at evaluation.cutoffs only"
-            + nearest(monitor, valid)
+        raise SettingError(
+            setting=setting,
+            value=monitor,
+            expected="a validation metric at one of evaluation.cutoffs" + nearest(monitor, valid),
         )
 
 
@@ -132,7 +131,7 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
         path: of the node, for example `data`; empty for the whole configuration.
 
     Raises:
-        ConfigError: says which setting, its value, and what is expected.
+        SettingError: says which setting, its value, and what is expected.
     """
     prefix = f"{path}." if path else ""
     for key, value in config.items():
@@ -157,13 +156,19 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
         if str(key).startswith("_"):
             continue
         if key not in parameters:
-            raise ConfigError(f"{prefix}{key}: no such setting{nearest(key, parameters)}")
+            raise SettingError(
+                setting=f"{prefix}{key}", problem=f"no such setting{nearest(key, parameters)}"
+            )
         hint = hints.get(key, Any)
         if isinstance(value, Mapping) and TARGET in value:
             if _takes_functions(hint) and value.get("_partial_") is not True:
-                raise ConfigError(f"{prefix}{key}._partial_: expected true, as it is called later")
+                raise SettingError(
+                    setting=f"{prefix}{key}._partial_", expected="true, as it is called later"
+                )
         elif isinstance(value, Mapping) and _takes_functions(hint):
-            raise ConfigError(f"{prefix}{key}: it has no {TARGET}; name a function")
+            raise SettingError(
+                setting=f"{prefix}{key}", problem=f"it has no {TARGET}", hint="name a function"
+            )
         elif not any(TARGET in node for _, node in _mappings(value)):
             check_value(hint, value, f"{prefix}{key}")
     partial = config.get("_partial_") is True
@@ -171,7 +176,9 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
         named = parameter.kind is parameter.KEYWORD_ONLY or not partial
         variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY)
         if parameter.default is parameter.empty and named and not variable and key not in config:
-            raise ConfigError(f"{prefix}{key}: give it a value; {config[TARGET]} needs it")
+            raise SettingError(
+                setting=f"{prefix}{key}", problem=f"give it a value; {config[TARGET]} needs it"
+            )
 
 
 def check_value(hint: Any, value: Any, setting: str) -> None:
@@ -186,7 +193,7 @@ def check_value(hint: Any, value: Any, setting: str) -> None:
         setting: as typed on the command line.
 
     Raises:
-        ConfigError: names the setting and what is expected.
+        SettingError: names the setting and what is expected.
     """
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
@@ -203,10 +210,14 @@ def check_value(hint: Any, value: Any, setting: str) -> None:
         # A tensor is never typed, so an alternative to it says more.
         typed = [e for e in errors if e.get("ctx", {}).get("class") != "Tensor"] or errors
         expected = " or ".join(dict.fromkeys(map(_told, typed)))
-        raise ConfigError(f"{setting}{place}={_shown(part)}: {expected}") from None
+        raise SettingError(
+            setting=f"{setting}{place}", value=_shown(part), problem=expected
+        ) from None
     if changed := _converted(value, found):
         before, after = map(_kind, changed)
-        raise ConfigError(f"{setting}={_shown(value)}: expected {after}, found {before}")
+        raise SettingError(
+            setting=setting, value=_shown(value), expected=f"{after}, found {before}"
+        )
 
 
 def _mappings(value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -275,7 +286,7 @@ def _imported(name: str, place: str) -> Any:
     """What a `_target_` names.
 
     Raises:
-        ConfigError: it cannot be imported.
+        SettingError: it cannot be imported.
     """
     from hydra.utils import get_object
 
@@ -293,9 +304,14 @@ def _imported(name: str, place: str) -> Any:
                 what = f"{above} has no {missing}{nearest(missing, _public(above))}"
             else:
                 what = f"there is no module {reason.name}; install it, or extend PYTHONPATH"
-        raise ConfigError(f"{place}={name}: {what}") from error
+        raise SettingError(setting=place, value=name, problem=what) from error
     if not callable(target):
-        raise ConfigError(f"{place}={name}: it cannot be called; name a class or a function")
+        raise SettingError(
+            setting=place,
+            value=name,
+            problem="it cannot be called",
+            hint="name a class or a function",
+        )
     return target
 
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
-from mmrec.config.schema import TARGET, ConfigError, check_value
+from mmrec.config.errors import SettingError
+from mmrec.config.schema import TARGET, check_value
 
 ENVIRONMENT = "PL_TRAINER_"  # Lightning's prefix of variables that hold defaults
 EARLY_STOPPING = "Early stopping conditioned on metric"  # how Lightning's error begins
@@ -83,12 +84,12 @@ def check_switches(plain: Mapping[str, Any]) -> None:
         plain: the resolved configuration.
 
     Raises:
-        ConfigError: names the setting, and what to set instead.
+        SettingError: names the setting, and what to set instead.
     """
     for name in sorted(os.environ):
         if name.startswith(ENVIRONMENT):
             setting = name.removeprefix(ENVIRONMENT).lower()
-            raise ConfigError(
+            raise SettingError(
                 f"{name} is set: unset it, as it would change a run without a trace in its "
                 f"config.yaml; give trainer.{setting}= instead"
             )
@@ -96,24 +97,25 @@ def check_switches(plain: Mapping[str, Any]) -> None:
     for name, (allowed, instead) in FIXED.items():
         value = trainer.get(name)
         if value is not None and not any(type(value) is type(x) and value == x for x in allowed):
-            raise ConfigError(f"trainer.{name}={value} is not supported: {instead}")
+            raise SettingError(f"trainer.{name}={value} is not supported: {instead}")
     for setting, hint in RANGES.items():
         group, _, name = setting.partition(".")
         value = plain[group].get(name, hint)
         if value is not hint and not (isinstance(value, Mapping) and TARGET in value):
             check_value(hint, value, setting)
     if trainer.get("max_epochs") in (None, 0):
-        raise ConfigError(
-            f"trainer.max_epochs={trainer.get('max_epochs')}: expected 1 or more, or -1 to train "
-            "until early stopping"
+        raise SettingError(
+            setting="trainer.max_epochs",
+            value=trainer.get("max_epochs"),
+            expected="1 or more, or -1 to train until early stopping",
         )
     if trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None:
-        raise ConfigError(
+        raise SettingError(
             f"trainer.gradient_clip_algorithm={trainer['gradient_clip_algorithm']} has no effect "
             "without trainer.gradient_clip_val; set that too"
         )
     if trainer["max_epochs"] == -1 and not _stops(plain):
-        raise ConfigError(
+        raise SettingError(
             "trainer.max_epochs=-1 never ends without callbacks.early_stopping or "
             "trainer.max_time; set one of them"
         )
@@ -150,7 +152,7 @@ def is_refusal(error: BaseException) -> bool:
 
 def setting_error(
     error: BaseException, node: Mapping[str, Any], path: str = "trainer"
-) -> ConfigError:
+) -> SettingError:
     """Say which setting Lightning's error is about.
 
     Args:
@@ -160,9 +162,9 @@ def setting_error(
     """
     text = " ".join(str(error).split())
     if EARLY_STOPPING in text:
-        return ConfigError(f"callbacks: {text}")
+        return SettingError(setting="callbacks", problem=text)
     named = [name for name in node if re.search(rf"\b{re.escape(str(name))}\b", text)]
     named = named or [name for name in ("accelerator", "devices", "strategy") if name in node]
     settings = " ".join(f"{path}.{name}={node[name]}" for name in named) or path
     hint = "; trainer=auto takes what there is" if "accelerator" in named else ""
-    return ConfigError(f"{settings}: {text}{hint}")
+    return SettingError(f"{settings}: {text}{hint}")

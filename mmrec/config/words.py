@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmrec.config.schema import ConfigError, conf_dir
+from mmrec.config.errors import SettingError
+from mmrec.config.schema import conf_dir
 
 # Settings that hold text, or lists of text: a test compares them with the signatures behind them.
 # `*` stands for a part of the name; with `[]`, only the elements of a list are text.
@@ -158,14 +159,16 @@ def refuse_numbers(config: Mapping[str, Any]) -> None:
         config: plain containers.
 
     Raises:
-        ConfigError: names the first such setting.
+        SettingError: names the first such setting.
     """
     for setting, value, element in _leaves(config, ""):
         text = is_text(setting, element=element) or _matches(setting, COMPARED)
         if isinstance(value, bool | int | float) and text:
-            raise ConfigError(
-                f"{setting}={value}: expected text, found a {type(value).__name__}; quote the "
-                "value where it is set, in YAML or on the command line"
+            raise SettingError(
+                setting=setting,
+                value=value,
+                expected=f"text, found a {type(value).__name__}",
+                hint="quote the value where it is set, in YAML or on the command line",
             )
 
 

@@ -49,8 +49,9 @@ def _caching(path: Path, size: int) -> Iterator[BinaryIO]:
     except OSError as error:
         reason = f"{error.strerror or first_line(error)}{free_space(path.parent)}"
         raise DataError(
-            f"{path.parent}: cannot write {size / 1e6:,.1f} MB ({reason}); "
-            "make room there, or set MMREC_CACHE to a folder with room that can be written"
+            file=path.parent,
+            problem=f"cannot write {size / 1e6:,.1f} MB ({reason})",
+            hint="make room there, or set MMREC_CACHE to a folder with room that can be written",
         ) from error
 
 
@@ -83,11 +84,15 @@ def read_modality(path: Path, digest: str) -> Modality:
     """
     array = _open(path)
     if array.ndim == 2 and not array.size:
-        raise DataError(f"{shown(path)}: it has no values, its shape is {list(array.shape)}")
+        raise DataError(
+            file=shown(path), problem=f"it has no values, its shape is {list(array.shape)}"
+        )
     if array.dtype.kind != "f" or array.dtype.itemsize > 8 or array.ndim != 2 or not array.size:
         raise DataError(
-            f"{shown(path)}: expected float16, float32 or float64 of shape [items, width], "
-            f"found {array.dtype} of shape {list(array.shape)}; save floats, one row per item"
+            file=shown(path),
+            expected=f"float16, float32 or float64 of shape [items, width], found {array.dtype}"
+            f" of shape {list(array.shape)}",
+            hint="save floats, one row per item",
         )
     folder = cache_dir() / "features"
     mask, copy = folder / f"{digest}.present.npy", folder / f"{digest}.npy"

@@ -64,8 +64,9 @@ def select_rows(
         if kept.is_empty():
             largest: float = number.to_numpy().max()
             raise DataError(
-                f"{shown(table.path)}: the largest {rating.name} is {largest:g}, so that no "
-                f"interaction is left; lower data.min_rating={min_rating:g}"
+                file=shown(table.path),
+                problem=f"the largest {rating.name} is {largest:g}, so that no interaction is left",
+                hint=f"lower data.min_rating={min_rating:g}",
             )
         rows = _log_kept(f"{name}: data.min_rating={min_rating:g}", columns, rows, kept)
     _warn_of_unused(table, [*used, *(column.split(":")[0] for column in where)])

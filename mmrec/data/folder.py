@@ -195,11 +195,16 @@ def read_items(folder: Path) -> tuple[dict[str, Modality], pl.Series | None]:
     if not folder.is_dir():
         what = f"is a file; give its folder, {folder.parent}" if folder.exists() else ""
         raise DataError(
-            f"{folder}: {what or 'there is no such folder; give one with <modality>_feat.npy'}"
+            file=folder,
+            problem=f"{what or 'there is no such folder; give one with <modality>_feat.npy'}",
         )
     files = _feature_files(folder, None)
     if not files:
-        raise DataError(f"{folder}: no features; put a <modality>_feat.npy there, a row an item")
+        raise DataError(
+            file=folder,
+            problem="no features",
+            hint="put a <modality>_feat.npy there, a row an item",
+        )
     for path in {*folder.glob("*.npy")} - {*files.values()}:
         log.warning("%s is not read: content is in <modality>%s", path, FEATURES)
     digest = digests([*files.values()])
@@ -210,7 +215,7 @@ def read_items(folder: Path) -> tuple[dict[str, Modality], pl.Series | None]:
     if len(set(rows.values())) > 1:
         listed = ", ".join(f"{file} {count}" for file, count in rows.items())
         raise DataError(
-            f"{folder}: expected as many rows in each file, one an item; found {listed}"
+            file=folder, expected="as many rows in each file, one an item", hint=f"found {listed}"
         )
     return content, ids
 
@@ -220,8 +225,9 @@ def _feature_files(folder: Path, modalities: Sequence[str] | None) -> dict[str, 
     for kind in modalities or ():
         if kind not in known:
             raise DataError(
-                f"{folder}: no {kind}{FEATURES}, found {', '.join(known) or 'no features'}; "
-                "add the file, or leave the modality out of data.modalities"
+                file=folder,
+                problem=f"no {kind}{FEATURES}, found {', '.join(known) or 'no features'}",
+                hint="add the file, or leave the modality out of data.modalities",
             )
     return {
         kind: folder / f"{kind}{FEATURES}" for kind in (known if modalities is None else modalities)
@@ -245,7 +251,9 @@ def _interaction_columns(
     found = table.columns(names, optional=OPTIONAL, remedy=RENAME)
     if found["user"].values.is_empty():
         raise DataError(
-            f"{shown(path)}: no interaction below the header; give a file that has some"
+            file=shown(path),
+            problem="no interaction below the header",
+            hint="give a file that has some",
         )
     used = [column.name for column in found.values()]
     if "label" not in found and "label" in needed:

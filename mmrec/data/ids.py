@@ -113,9 +113,11 @@ def reads_names(
         return False
     first = int(differ.arg_true()[0])
     raise DataError(
-        f"{shown(column.path)}: every {column.name} is both a row number and an original id in "
-        f"{source}, for example {numbers[first]} (as an original id, it is row {names[first]}); "
-        f"{CHOOSE}"
+        file=shown(column.path),
+        problem=f"every {column.name} is both a row number and an original id in {source}"
+        f", for example {numbers[first]} (as an original id, it is row "
+        f"{names[first]})",
+        hint=CHOOSE,
     )
 
 
@@ -139,7 +141,9 @@ def originals(path: Path, key: str) -> pl.Series | None:
     others = [name for name in table.frame.columns if name != row.name]
     others.sort(key=lambda name: name != "original_id")
     if not others:
-        raise DataError(f"{shown(path)}: expected a column of original ids beside {key}; add it")
+        raise DataError(
+            file=shown(path), expected=f"a column of original ids beside {key}", hint="add it"
+        )
     original = table.column(others[0])
     original = replace(original, values=original.text)
     number = row.integers
@@ -230,8 +234,9 @@ def item_index(
             item.reject(item.integers >= rows, _too_large(rows, file))
         if rows != index.count:
             raise DataError(
-                f"{shown(item.path.with_name(file))}: expected {index.count} rows, one an item, "
-                f"found {rows}; add what is missing (NaN if unknown), or drop what is too much"
+                file=shown(item.path.with_name(file)),
+                expected=f"{index.count} rows, one an item, found {rows}",
+                hint="add what is missing (NaN if unknown), or drop what is too much",
             )
     return index
 
@@ -326,9 +331,11 @@ def _in_order_of_features(
     if choice is None and from_one and (first == 1 or last == height):
         files = shown(column.path) + (" with items.csv" if (first, last) != (low, high) else "")
         raise DataError(
-            f"{files}: {column.name} is {first} to {last} and {file} has {height} rows, "
-            "so that ids can be row numbers (0 is the first row), or count from 1 (1 is the first "
-            f"row); {CHOOSE}"
+            file=files,
+            problem=f"{column.name} is {first} to {last} and {file} has {height} rows, so "
+            "that ids can be row numbers (0 is the first row), or count from 1 (1 is "
+            "the first row)",
+            hint=CHOOSE,
         )
     if choice is None and from_one:
         log.warning(
@@ -361,8 +368,10 @@ def _check_count(column: Column, count: int, known: int) -> None:
     """Reject row numbers for which almost all rows would be empty."""
     if count > max(SPARSE, 10 * known):
         raise DataError(
-            f"{shown(column.path)}: the largest {column.name} is {count - 1}, which needs as many "
-            f"rows for {known} ids; number the rows from 0, or set data.ids=names"
+            file=shown(column.path),
+            problem=f"the largest {column.name} is {count - 1}, which needs as many rows for "
+            f"{known} ids",
+            hint="number the rows from 0, or set data.ids=names",
         )
 
 
@@ -382,6 +391,8 @@ def _check_unique(ids: pl.Series, path: Path) -> None:
     if (twice := ids.is_duplicated()).any():
         number = ids.filter(twice)[0]
         raise DataError(
-            f"{shown(path)}: row {number} has no original id, and {number} is the original id of "
-            "another row; list all rows"
+            file=shown(path),
+            problem=f"row {number} has no original id, and {number} is the original id of "
+            "another row",
+            hint="list all rows",
         )

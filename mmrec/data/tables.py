@@ -61,8 +61,9 @@ def reading(path: Path) -> Iterator[None]:
         else:
             reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(
-            f"{shown(path)}: cannot be read ({printable(reason, 200)}); "
-            "check that the file is complete, of the kind its name says, and readable"
+            file=shown(path),
+            problem=f"cannot be read ({printable(reason, 200)})",
+            hint="check that the file is complete, of the kind its name says, and readable",
         ) from error
 
 
@@ -120,8 +121,11 @@ class Column:
         index = int(bad.arg_true()[0])
         value = "empty" if self.values[index] is None else printable(self.text[index])
         raise DataError(
-            f"{shown(self.path)}, {self.place(index)}: {printable(self.name)} is {value}, "
-            f"expected {expected}"
+            file=shown(self.path),
+            place=self.place(index),
+            column=printable(self.name),
+            found=value,
+            expected=expected,
         )
 
 
@@ -155,8 +159,10 @@ class Table:
             values = values.fill_nan(None)
         elif not (kind.is_numeric() or kind in (pl.String, pl.Boolean, pl.Date, pl.Datetime)):
             raise DataError(
-                f"{shown(self.path)}: column {printable(name)} is of type {printable(kind)}, "
-                "expected text, integers, floats, booleans or dates; convert the column"
+                file=shown(self.path),
+                problem=f"column {printable(name)} is of type {printable(kind)}, expected text, "
+                "integers, floats, booleans or dates",
+                hint="convert the column",
             )
         return Column(self.path, name, values, lines=self.lines)
 
@@ -184,8 +190,9 @@ class Table:
                 near = difflib.get_close_matches(name, header, n=3, cutoff=0.0)
                 advice = self._advice() or remedy.format(role=role, name=name, nearest=near[0])
                 raise DataError(
-                    f"{shown(self.path)}: expected a column {name}, "
-                    f"found {', '.join(map(printable, near))}; {printable(advice, 300)}"
+                    file=shown(self.path),
+                    expected=f"a column {name}, found {', '.join(map(printable, near))}",
+                    hint=printable(advice, 300),
                 )
         return found
 
@@ -246,7 +253,7 @@ def _content(path: Path) -> bytes:
     content = path.read_bytes()
     for magic, what in OTHER_KINDS.items():
         if content.startswith(magic):
-            raise DataError(f"{shown(path)}: the file is {what}")
+            raise DataError(file=shown(path), problem=f"the file is {what}")
     return gzip.decompress(content) if content.startswith(GZIP) else content
 
 

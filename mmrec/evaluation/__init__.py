@@ -1,5 +1,6 @@
-"""Metrics and how a ranking is judged."""
+"""Metrics, and how a ranking is judged."""
 
+from mmrec.evaluation.protocol import Evaluation
 from mmrec.evaluation.ranking import (
     ACCURACY,
     NonFiniteScores,
@@ -8,4 +9,11 @@ from mmrec.evaluation.ranking import (
     check_finite,
 )
 
-__all__ = ["ACCURACY", "NonFiniteScores", "RankingMetric", "Rankings", "check_finite"]
+__all__ = [
+    "ACCURACY",
+    "Evaluation",
+    "NonFiniteScores",
+    "RankingMetric",
+    "Rankings",
+    "check_finite",
+]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mmrec.config.bars import steps
+from mmrec.config.errors import SettingError
 from mmrec.config.paths import expand, outward_link
-from mmrec.config.schema import ConfigError
 from mmrec.config.text import file_name, first_line, one_line
 from mmrec.training.provenance import FREE, flat, is_free
 from mmrec.training.results import (
@@ -276,7 +276,7 @@ def studies(
         left_out: takes the files that cannot be read, and why.
 
     Raises:
-        ConfigError: one of the other storages cannot be read.
+        SettingError: one of the other storages cannot be read.
     """
     import optuna
 
@@ -307,16 +307,16 @@ def _opened(
     for url in dict.fromkeys([*beside, *others]):
         path = url.removeprefix(SQLITE).removeprefix(JOURNAL)
         if path != url and not Path(path).is_file():
-            raise ConfigError(f"storages: there is no {path}")
+            raise SettingError(setting="storages", problem=f"there is no {path}")
         try:
             storage = open_storage(url)
             names = optuna.get_all_study_names(storage)
             found = [optuna.load_study(study_name=name, storage=storage) for name in names]
             for study in found:
                 study.get_trials(deepcopy=False)  # reads them, and keeps them
-        except (ConfigError, ValueError, KeyError, TypeError, *TROUBLE) as error:
+        except (SettingError, ValueError, KeyError, TypeError, *TROUBLE) as error:
             if url not in beside:
-                raise ConfigError(f"storages: {first_line(error)}") from error
+                raise SettingError(setting="storages", problem=first_line(error)) from error
             left_out[Path(url.removeprefix(SQLITE))] = one_line(first_line(error))
             continue
         yield from found

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import distribution_to_json
 from optuna.trial import Trial
 
-from mmrec.config.schema import ConfigError, conf_dir
+from mmrec.config.errors import SettingError
+from mmrec.config.schema import conf_dir
 from mmrec.config.text import first_line
 from mmrec.search.objective import directions, objectives
 from mmrec.search.settings import Direction, Settings
@@ -72,18 +73,18 @@ def plan(
     """Read a search, and try every edge of its space on the configuration.
 
     Raises:
-        ConfigError: says what cannot be.
+        SettingError: says what cannot be.
         HydraException: a setting is not there.
     """
     space = parse(settings.params, arguments, loader)
     further = _further(settings)
     if not space.distributions and further is None:
-        raise ConfigError(
+        raise SettingError(
             "the space of the search is empty; give sweep=<model>, or a word as "
             "'model.layers=range(1, 5)'"
         )
     if settings.seeds and ("seed" in space.distributions):
-        raise ConfigError("seed is in the space and in sweep.seeds; leave it out of one")
+        raise SettingError("seed is in the space and in sweep.seeds; leave it out of one")
     HydraConfig.instance().set_config(config)  # as Hydra does for a run: ${hydra:...} is read
     base = loader.load_sweep_config(config, space.fixed)
     _refuse_more_than_a_search(config, loader, arguments)
@@ -117,11 +118,13 @@ def _further(settings: Settings) -> Further | None:
     if name is None:
         return None
     if str((settings.sampler or {}).get("_target_")).endswith(".GridSampler"):
-        raise ConfigError("a grid has no sweep.custom_search_space; choose another sweep/sampler")
+        raise SettingError("a grid has no sweep.custom_search_space; choose another sweep/sampler")
     try:
         found: Further = get_method(name)
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"sweep.custom_search_space={name}: {first_line(error)}") from error
+        raise SettingError(
+            setting="sweep.custom_search_space", value=name, problem=first_line(error)
+        ) from error
     return found
 
 
@@ -149,7 +152,7 @@ def _refuse_other_models(
         node = OmegaConf.select(base, parent) if parent else base
         missing = node is None or last not in node
         if name in space.distributions and name not in chosen and missing:
-            raise ConfigError(
+            raise SettingError(
                 f"sweep={whose} searches {name}, which model={model} has not; give sweep={model}, "
                 "or a space of your own"
             )
@@ -183,7 +186,7 @@ def _refuse_more_than_a_search(
     for key in sorted(with_sweep.keys() | without.keys()):
         root = key.split(".")[0]
         if root not in ("hydra", "sweep") and with_sweep.get(key) != without.get(key):
-            raise ConfigError(
+            raise SettingError(
                 f"{key} is set by the sweep's file, or twice on the command line; a setting that "
                 "all trials share belongs under sweep.params, or into an experiment"
             )

@@ -32,7 +32,8 @@ from omegaconf import DictConfig
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from mmrec.config.bars import duration, steps
-from mmrec.config.schema import ConfigError, nearest
+from mmrec.config.errors import SettingError
+from mmrec.config.schema import nearest
 from mmrec.config.text import first_line
 from mmrec.nn.schedules import TooFewExperts
 from mmrec.search.check import checked_run
@@ -128,7 +129,7 @@ class Grid:
         """Run what has not been run.
 
         Raises:
-            ConfigError: not even the first cell can be.
+            SettingError: not even the first cell can be.
             GridError: cells failed; the others have run.
         """
         HydraConfig.instance().set_config(self.config)  # ${hydra:...} is read
@@ -170,7 +171,7 @@ class Grid:
         """Each combination: its ablation, if it has one, and its words."""
         asked = self.settings.ablations
         if asked and any(word.lstrip("+").startswith("ablation=") for word in self.arguments):
-            raise ConfigError(
+            raise SettingError(
                 "ablation=... and grid.ablations together: leave out the former, and name some of "
                 "the model's ablations as grid.ablations=[one,two]"
             )
@@ -187,7 +188,7 @@ class Grid:
                     self._left_out.add(f"model={model} has no ablations in conf/ablation")
                 names = there if asked is True else asked
                 if unknown := next((name for name in names if name not in there), None):
-                    raise ConfigError(
+                    raise SettingError(
                         f"grid.ablations: {model} has no ablation {unknown}"
                         + nearest(unknown, there)
                     )
@@ -330,7 +331,7 @@ def grid_settings(values: Mapping[str, Any]) -> GridSettings:
     """Settings of the right types.
 
     Raises:
-        ConfigError: names the first that is not, and says what it may be.
+        SettingError: names the first that is not, and says what it may be.
     """
     return validated(GRID_SETTINGS, values, "grid")
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mmrec.config.schema import ConfigError, check_monitor
+from mmrec.config.errors import SettingError
+from mmrec.config.schema import check_monitor
 from mmrec.search.settings import Cost, Direction, Settings
 
 COSTS = ("seconds", "peak_rss_mib")
@@ -20,7 +21,7 @@ def objectives(settings: Settings, config: Mapping[str, Any]) -> list[str]:
         config: of a run, plain.
 
     Raises:
-        ConfigError: one is no validation metric and no cost.
+        SettingError: one is no validation metric and no cost.
     """
     from mmrec.evaluation import ACCURACY
 
@@ -30,9 +31,14 @@ def objectives(settings: Settings, config: Mapping[str, Any]) -> list[str]:
         if name not in COSTS:
             check_monitor(name, config["evaluation"]["cutoffs"], ACCURACY, "sweep.objective")
     if len(set(names)) < len(names):
-        raise ConfigError(f"sweep.objective={names}: an objective is there twice; name each once")
+        raise SettingError(
+            setting="sweep.objective",
+            value=names,
+            problem="an objective is there twice",
+            hint="name each once",
+        )
     if len(names) > 1 and prunes(settings.pruner):
-        raise ConfigError("a search with several objectives cannot prune; give sweep/pruner=none")
+        raise SettingError("a search with several objectives cannot prune; give sweep/pruner=none")
     return names
 
 
@@ -40,15 +46,18 @@ def directions(settings: Settings, names: Sequence[str]) -> list[Direction]:
     """`maximize` or `minimize` of each objective.
 
     Raises:
-        ConfigError: there are more or fewer than objectives.
+        SettingError: there are more or fewer than objectives.
     """
     given = settings.direction
     if given is None:
         return ["minimize" if name in COSTS else "maximize" for name in names]
     given = [given] if isinstance(given, str) else given
     if len(given) != len(names):
-        raise ConfigError(
-            f"sweep.direction={given}: {len(given)} for {len(names)} objectives; give one for each"
+        raise SettingError(
+            setting="sweep.direction",
+            value=given,
+            problem=f"{len(given)} for {len(names)} objectives",
+            hint="give one for each",
         )
     return list(given)
 

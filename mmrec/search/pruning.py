@@ -12,7 +12,7 @@ from optuna import load_study
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.search.samplers import build_pruner
 from mmrec.search.storage import TROUBLE, open_storage
 
@@ -75,7 +75,7 @@ class Pruning(Callback):
                 self._trial = self._open()
             self._trial.report(value, epoch)
             return self._trial.should_prune()
-        except (*TROUBLE, UpdateFinishedTrialError, ConfigError) as error:
+        except (*TROUBLE, UpdateFinishedTrialError, SettingError) as error:
             log.warning("epoch %d is not reported to the search: %s", epoch, error)
             return False
 

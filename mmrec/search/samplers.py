@@ -19,7 +19,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.search.space import Space
 
 
@@ -41,7 +41,7 @@ class ByNumber(BaseSampler):
         space: of the search.
 
     Raises:
-        ConfigError: there is no such sampler, or it cannot be made.
+        SettingError: there is no such sampler, or it cannot be made.
     """
 
     def __init__(self, config: Mapping[str, Any] | None, space: Space) -> None:
@@ -92,11 +92,11 @@ def build(config: Mapping[str, Any] | None, space: Space, number: int) -> BaseSa
         number: of the trial.
 
     Raises:
-        ConfigError: there is no such sampler, or it cannot be made.
+        SettingError: there is no such sampler, or it cannot be made.
     """
     settings = dict(config or {"_target_": "optuna.samplers.TPESampler", "seed": 0})
     if str(settings.get("_target_")).endswith(".CmaEsSampler") and not find_spec("cmaes"):
-        raise ConfigError("sweep/sampler=cmaes needs a package: pip install 'mmrec[cmaes]'")
+        raise SettingError("sweep/sampler=cmaes needs a package: pip install 'mmrec[cmaes]'")
     try:
         if "search_space" in inspect.signature(get_class(settings["_target_"])).parameters:
             settings["search_space"] = space.grid()  # in one order for all trials
@@ -104,10 +104,10 @@ def build(config: Mapping[str, Any] | None, space: Space, number: int) -> BaseSa
             state = np.random.SeedSequence([settings["seed"], number]).generate_state(1)
             settings["seed"] = int(state[0])
         sampler: BaseSampler = _instantiate(settings)
-    except ConfigError:
+    except SettingError:
         raise
     except (InstantiationException, ImportError, TypeError, ValueError, KeyError) as error:
-        raise ConfigError(f"sweep.sampler: {_reason(error)}") from error
+        raise SettingError(setting="sweep.sampler", problem=_reason(error)) from error
     return sampler
 
 
@@ -115,12 +115,12 @@ def build_pruner(config: Mapping[str, Any] | None) -> BasePruner:
     """The pruner of a study.
 
     Raises:
-        ConfigError: there is no such pruner, or it cannot be made.
+        SettingError: there is no such pruner, or it cannot be made.
     """
     try:
         pruner: BasePruner = _instantiate(config or {"_target_": "optuna.pruners.NopPruner"})
     except (InstantiationException, ImportError, TypeError, ValueError) as error:
-        raise ConfigError(f"sweep.pruner: {_reason(error)}") from error
+        raise SettingError(setting="sweep.pruner", problem=_reason(error)) from error
     return pruner
 
 

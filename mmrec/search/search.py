@@ -19,7 +19,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError
 
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.config.text import first_line
 from mmrec.config.words import quoted
 from mmrec.search import check, samplers, study, summary
@@ -49,7 +49,7 @@ class Search:
         launcher: runs.
 
     Raises:
-        ConfigError: the space, the objective or the study cannot be.
+        SettingError: the space, the objective or the study cannot be.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Search:
             ) from error
         finally:  # also when the user, or a signal, ends it
             for trial in [*self.mine.values()]:
-                with suppress(*TROUBLE, ConfigError):
+                with suppress(*TROUBLE, SettingError):
                     if not self._rescue(trial):
                         study.give_up(self.study, self.storage, trial, "interrupted", again=True)
         return self._conclude()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 
 T = TypeVar("T")
 Direction = Literal["minimize", "maximize"]
@@ -64,12 +64,17 @@ def checked(values: Mapping[str, Any]) -> Settings:
     """Settings of the right types and sizes.
 
     Raises:
-        ConfigError: names the first that is not, and says what it may be.
+        SettingError: names the first that is not, and says what it may be.
     """
     settings = validated(_ADAPTER, values, "sweep")
     seeds = settings.seeds or []
     if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"sweep.seeds={seeds}: a seed is there twice; name each once")
+        raise SettingError(
+            setting="sweep.seeds",
+            value=seeds,
+            problem="a seed is there twice",
+            hint="name each once",
+        )
     return settings
 
 
@@ -82,14 +87,16 @@ def validated(adapter: TypeAdapter[T], values: Mapping[str, Any], group: str) ->
         group: that the settings stand in.
 
     Raises:
-        ConfigError: names the first that is not, and says what it may be.
+        SettingError: names the first that is not, and says what it may be.
     """
     try:
         return adapter.validate_python(dict(values))
     except ValidationError as error:
         name = error.errors()[0]["loc"][0]
         expected = " or ".join(dict.fromkeys(e["msg"] for e in error.errors()))
-        raise ConfigError(f"{group}.{name}={values.get(str(name))}: {expected}") from None
+        raise SettingError(
+            setting=f"{group}.{name}", value=values.get(str(name)), problem=expected
+        ) from None
 
 
 _ADAPTER: TypeAdapter[Settings] = TypeAdapter(Annotated[Settings, ConfigDict(extra="forbid")])

@@ -31,7 +31,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.config.words import as_text, is_text, quoted, refuse_numbers, spelled_out
 
 MULTIRUN_WORD = re.compile(r"[~+]*(?:sweep|grid)(?:[./@=]|$)")
@@ -67,7 +67,7 @@ class Space:
         """Every value of each setting.
 
         Raises:
-            ConfigError: there is no end to them.
+            SettingError: there is no end to them.
         """
         return {name: _values(name, found) for name, found in self.distributions.items()}
 
@@ -84,7 +84,7 @@ def parse(
         loader: knows the groups that `glob()` looks into.
 
     Raises:
-        ConfigError: an interval or range is empty or reversed, or a tag unknown.
+        SettingError: an interval or range is empty or reversed, or a tag unknown.
         HydraException: a word is not in Hydra's grammar.
     """
     refuse_numbers(params or {})
@@ -136,7 +136,7 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     said = f"{key}={override.get_value_string()}"
     unknown = set(getattr(value, "tags", ())) - {"log"}
     if unknown:
-        raise ConfigError(f"{said}: the only tag is log, as tag(log, interval(1e-4, 1e-1))")
+        raise SettingError(f"{said}: the only tag is log, as tag(log, interval(1e-4, 1e-1))")
     if isinstance(value, IntervalSweep):
         return _interval(said, value)
     if isinstance(value, RangeSweep):
@@ -144,11 +144,11 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     try:
         choices = [_choice(key, choice) for choice in override.sweep_iterator(Transformer.identity)]
     except HydraException as error:
-        raise ConfigError(f"{said}: {error}") from None
+        raise SettingError(f"{said}: {error}") from None
     if not choices:
-        raise ConfigError(f"{said}: there is nothing to choose from")
+        raise SettingError(f"{said}: there is nothing to choose from")
     if len({(isinstance(choice, bool), choice) for choice in choices}) > len({*choices}):
-        raise ConfigError(f"{said}: true equals 1 and false equals 0 in a search; leave one out")
+        raise SettingError(f"{said}: true equals 1 and false equals 0 in a search; leave one out")
     return CategoricalDistribution(list(dict.fromkeys(choices)))
 
 
@@ -165,9 +165,9 @@ def _interval(said: str, value: IntervalSweep) -> BaseDistribution:
     assert high is not None
     if not low < high:
         wrong = "empty" if low == high else "reversed"
-        raise ConfigError(f"{said}: the interval is {wrong}; give interval(low, high)")
+        raise SettingError(f"{said}: the interval is {wrong}; give interval(low, high)")
     if log and low <= 0:
-        raise ConfigError(f"{said}: an interval with tag log begins above 0")
+        raise SettingError(f"{said}: an interval with tag log begins above 0")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
     return FloatDistribution(float(low), float(high), log=log)
@@ -178,7 +178,7 @@ def _range(said: str, value: RangeSweep) -> BaseDistribution:
     start, stop, step = (Decimal(str(end)) for end in ends)
     count = 0 if step == 0 else max(0, math.ceil((stop - start) / step))
     if count == 0:
-        raise ConfigError(
+        raise SettingError(
             f"{said}: the range is empty; range(1, 4) is 1, 2, 3, and range(3, 0, -1) is 3, 2, 1"
         )
     low, high = sorted((start, start + (count - 1) * step))
@@ -207,6 +207,6 @@ def _values(name: str, distribution: BaseDistribution) -> list[Any]:
             low, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
             count = int((Decimal(str(distribution.high)) - low) / step) + 1
             return [float(low + place * step) for place in range(count)]
-    raise ConfigError(
+    raise SettingError(
         f"{name}: a grid needs values, not an interval; give {name}=choice(...) or range(...)"
     )

@@ -15,8 +15,8 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from mmrec.config.errors import SettingError
 from mmrec.config.paths import expand
-from mmrec.config.schema import ConfigError
 from mmrec.config.text import first_line
 
 JOURNAL = "journal:///"
@@ -58,15 +58,15 @@ def open_storage(url: str) -> BaseStorage:
     """Open, or make.
 
     Raises:
-        ConfigError: it cannot be reached, or the URL is none.
+        SettingError: it cannot be reached, or the URL is none.
     """
     said = f"sweep.storage={hidden(url)}"
     if url == f"{SQLITE}:memory:":
-        raise ConfigError(f"{said}: other processes cannot see it; give a file, or leave it out")
+        raise SettingError(f"{said}: other processes cannot see it; give a file, or leave it out")
     try:
         return patiently(lambda: _open(url), said)
     except ArgumentError:
-        raise ConfigError(
+        raise SettingError(
             f"{said}: no URL; give sqlite:///file, journal:///file or postgresql://user@host/name"
         ) from None
     except ImportError as error:
@@ -74,14 +74,14 @@ def open_storage(url: str) -> BaseStorage:
         remedy = "install the database's driver"
         if url.startswith("postgresql"):
             remedy = "pip install 'mmrec[postgresql]'"
-        raise ConfigError(f"{said}: {cause}; {remedy}") from None
+        raise SettingError(f"{said}: {cause}; {remedy}") from None
 
 
 def patiently(call: Callable[[], T], said: str) -> T:
     """What a call returns, after some attempts if the storage is locked or out of reach.
 
     Raises:
-        ConfigError: it stayed so.
+        SettingError: it stayed so.
     """
     for pause in PAUSES:
         try:
@@ -92,7 +92,7 @@ def patiently(call: Callable[[], T], said: str) -> T:
     try:
         return call()
     except TROUBLE as error:
-        raise ConfigError(
+        raise SettingError(
             f"{said}: {_reason(error)}, {len(PAUSES) + 1} times; see that it can be written and is "
             "not locked, then give the same command again: what is finished is kept"
         ) from error

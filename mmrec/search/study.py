@@ -26,7 +26,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.search.settings import Direction
 from mmrec.search.storage import TROUBLE, hidden, open_storage, patiently
 
@@ -54,7 +54,7 @@ def open_study(
         identity: what all its trials share, as flat plain values.
 
     Raises:
-        ConfigError: the storage is out of reach, or the study was another search.
+        SettingError: the storage is out of reach, or the study was another search.
     """
     storage = open_storage(url)
     study = patiently(
@@ -70,7 +70,7 @@ def open_study(
     elif before != wanted:
         keys = sorted(k for k in before | wanted if before.get(k) != wanted.get(k))
         key = keys[0]
-        raise ConfigError(
+        raise SettingError(
             f"study {name} was begun with other settings, {key}: {before.get(key)}, now "
             f"{wanted.get(key)}; give the same, or another sweep.study_name"
         )

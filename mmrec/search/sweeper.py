@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.plugins.sweeper import Sweeper
 
-from mmrec.config.schema import ConfigError, unread_search_setting
+from mmrec.config.errors import SettingError
+from mmrec.config.schema import unread_search_setting
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -52,7 +53,7 @@ class _Sweeper(Sweeper):
         """Refuse `sweep.` and `grid.` settings where no file of that group is chosen.
 
         Raises:
-            ConfigError: names the key that is read instead.
+            SettingError: names the key that is read instead.
         """
         assert self.config is not None
         for word in arguments:
@@ -60,7 +61,7 @@ class _Sweeper(Sweeper):
             group, _, name = key.partition(".")
             chosen = self.config.hydra.runtime.choices.get(group)
             if group in ("sweep", "grid") and name and chosen is None:
-                raise ConfigError(unread_search_setting(key))
+                raise SettingError(unread_search_setting(key))
 
     def tools(self) -> tuple[DictConfig, ConfigLoader, Launcher]:
         """What `setup` was given: the configuration, what composes one, and what runs it."""

@@ -119,7 +119,7 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
         remedy = f"set data.interactions_file={_value(tables[0])}"
         remedy += "".join(f", or {other}" for other in tables[1:4])
     expected = files[0] if file else f"{name}.csv, or {name} with another ending of tables"
-    raise DataError(f"{folder}: no interactions, expected {expected}; {remedy}")
+    raise DataError(file=folder, problem=f"no interactions, expected {expected}", hint=remedy)
 
 
 def check_columns(
@@ -149,8 +149,9 @@ def check_columns(
     """
     if columns["user"] == columns["item"]:
         raise DataError(
-            f"{file}: data.columns.user and data.columns.item are both {columns['user']}; give "
-            "each its own column"
+            file=file,
+            problem=f"data.columns.user and data.columns.item are both {columns['user']}",
+            hint="give each its own column",
         )
     rating = columns.get("rating")
     if min_rating is None and rating is not None:
@@ -182,8 +183,10 @@ def check_columns(
         if min_rating is not None and rating is None:
             likely = _guess("rating", "", free)
             raise DataError(
-                f"{file}: data.min_rating={min_rating:g} needs the column of ratings, found "
-                f"{_listed(header)}; set data.columns.rating={_value(likely or 'NAME')}"
+                file=file,
+                problem=f"data.min_rating={min_rating:g} needs the column of ratings, found "
+                f"{_listed(header)}",
+                hint=f"set data.columns.rating={_value(likely or 'NAME')}",
             )
         return
     if min_rating is not None and rating is None and (likely := _guess("rating", "", free)):
@@ -203,7 +206,7 @@ def check_columns(
         kept = [word for word in words if word.partition("=")[0] not in given]
         remedy = f"run: python -m mmrec.run {shlex.join(kept)} {command}"
     many = "columns" if len(missing) > 1 else "a column"
-    raise DataError(f"{file}: expected {many} {listed}, found {_listed(header)}; {remedy}")
+    raise DataError(file=file, expected=f"{many} {listed}, found {_listed(header)}", hint=remedy)
 
 
 def _listed(header: Sequence[str]) -> str:

@@ -14,13 +14,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mmrec.config.errors import memory_suffices
+from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.home import logger_with_home
 from mmrec.config.schema import (
     OPTIONAL,
     ROOT,
     TARGET,
-    ConfigError,
     check_call,
     check_monitor,
     check_value,
@@ -68,15 +67,15 @@ def check(config: DictConfig) -> dict[str, Any]:
     """Resolve a configuration, and refuse what cannot be right, before anything is built.
 
     Raises:
-        ConfigError: says which setting, what it is, and what it may be.
+        SettingError: says which setting, what it is, and what it may be.
     """
     from mmrec.evaluation import ACCURACY
 
     for group in ("sweep", "grid"):
         if group in config and "params" in config[group]:
-            raise ConfigError(f"{group}=... needs a multirun: add -m")
+            raise SettingError(f"{group}=... needs a multirun: add -m")
         for name in config.get(group) or ():  # added, without a search or grid that reads it
-            raise ConfigError(unread_search_setting(f"{group}.{name}"))
+            raise SettingError(unread_search_setting(f"{group}.{name}"))
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     refuse_numbers(plain)
     for name in OPTIONAL:  # hashes and files of runs without them stay as they were
@@ -118,25 +117,27 @@ def _check_root(plain: Mapping[str, Any]) -> None:
     if unknown:
         word = min(unknown)
         unread = unread_search_setting(word)
-        raise ConfigError(unread or f"{word}: no such setting{nearest(word, [*ROOT, *OPTIONAL])}")
+        raise SettingError(unread or f"{word}: no such setting{nearest(word, [*ROOT, *OPTIONAL])}")
     for name in ROOT:
         if name not in plain:
-            raise ConfigError(f"~{name}: a run needs this setting")
+            raise SettingError(f"~{name}: a run needs this setting")
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**32:
-        raise ConfigError(f"seed={plain['seed']}: expected a whole number from 0 to 2^32 - 1")
+        raise SettingError(
+            setting="seed", value=plain["seed"], expected="a whole number from 0 to 2^32 - 1"
+        )
     for name, hint in SCALARS.items():
         check_value(hint, plain[name], name)
     for group in (group for group in GROUPS if group in plain):
         node = plain[group]
         if not isinstance(node, Mapping):
-            raise ConfigError(
-                f"{group}={node}: expected a choice of the group, or settings below it"
+            raise SettingError(
+                setting=group, value=node, expected="a choice of the group, or settings below it"
             )
         optional = group in NAMED or (group == "router_schedule" and not node)
         if TARGET not in node and not optional:
-            raise ConfigError(f"{group}: it has no {TARGET}, the name of what makes it")
+            raise SettingError(f"{group}: it has no {TARGET}, the name of what makes it")
         if group in LATER and node.get("_partial_") is not True:
-            raise ConfigError(f"{group}: give it _partial_: true, as {LATER[group]} come later")
+            raise SettingError(f"{group}: give it _partial_: true, as {LATER[group]} come later")
     for group in NAMED:
         for name, node in plain[group].items():
             # Data with cold items set a patience, also for callbacks=none.
@@ -144,7 +145,7 @@ def _check_root(plain: Mapping[str, Any]) -> None:
             if node is None or node == {} or patience:
                 continue
             if not isinstance(node, Mapping) or TARGET not in node:
-                raise ConfigError(
+                raise SettingError(
                     f"{group}.{name}: it has no {TARGET}; name its class, or leave it out with "
                     f"~{group}.{name}"
                 )
@@ -156,8 +157,11 @@ def check_ablation(choices: Mapping[str, Any], target: str | None) -> None:
     of = ablation.rpartition("/")[0] if isinstance(ablation, str) else ""
     path = conf_dir() / "model" / f"{of}.yaml"
     if path.is_file() and OmegaConf.select(OmegaConf.load(path), TARGET) != target:
-        raise ConfigError(
-            f"ablation={ablation}: it is one of model={of}; leave out model={choices['model']}"
+        raise SettingError(
+            setting="ablation",
+            value=ablation,
+            problem=f"it is one of model={of}",
+            hint=f"leave out model={choices['model']}",
         )
 
 
@@ -174,14 +178,14 @@ def build(
             returns None: the model is built without.
 
     Raises:
-        ConfigError: memory does not suffice for them.
+        SettingError: memory does not suffice for them.
     """
     from lightning import seed_everything
 
     from mmrec.evaluation.protocol import check_rankable
 
     seed_everything(plain["seed"], verbose=False)
-    with memory_suffices(ConfigError):
+    with memory_suffices(SettingError):
         data: InteractionData = instantiate(plain["data"], _convert_="all")
         data.ordered = needs_history(plain)
         given = None if teacher is None else teacher(data.corpus)
@@ -201,7 +205,7 @@ def check_trainable(model: Recommender) -> None:
     """Refuse an optimizer or a learning-rate schedule that cannot be built for the model.
 
     Raises:
-        ConfigError: names the group of settings.
+        SettingError: names the group of settings.
     """
     group = "optimizer"
     try:
@@ -210,7 +214,7 @@ def check_trainable(model: Recommender) -> None:
             group = "lr_schedule"
             model.lr_schedule(optimizer)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{group}: {first_line(error)}") from None
+        raise SettingError(f"{group}: {first_line(error)}") from None
 
 
 def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
@@ -222,8 +226,10 @@ def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
         schedule = instantiate(node, _convert_="all") if node else Constant(top_k=None)
         model.route_by(schedule)
     elif node:
-        raise ConfigError(
-            f"router_schedule: {type(model).__name__} has no router; leave the setting out"
+        raise SettingError(
+            setting="router_schedule",
+            problem=f"{type(model).__name__} has no router",
+            hint="leave the setting out",
         )
 
 
@@ -298,7 +304,9 @@ def build_trainer(
             profiler=_profiler(trainer_settings.get("profiler"), folder),
         )
     except (MisconfigurationException, TypeError) as error:
-        raise ConfigError(f"trainer.max_time={limit}: {first_line(error)}") from None
+        raise SettingError(
+            setting="trainer.max_time", value=limit, problem=first_line(error)
+        ) from None
     except InstantiationException as error:
         if error.__cause__ is None:
             raise
@@ -310,7 +318,7 @@ def _callback(name: str, node: dict[str, Any]) -> Callback:
     """A callback of the configuration.
 
     Raises:
-        ConfigError: its class refuses a setting.
+        SettingError: its class refuses a setting.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
@@ -322,7 +330,7 @@ def _callback(name: str, node: dict[str, Any]) -> Callback:
             raise
         raise setting_error(error.__cause__, node, f"callbacks.{name}") from error
     if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
-        raise ConfigError(
+        raise SettingError(
             f"callbacks.{name}: {type(callback).__name__} validates averaged weights, which the "
             f"best checkpoint would not hold; leave it out with ~callbacks.{name}"
         )
@@ -333,14 +341,14 @@ def _evaluation(plain: Mapping[str, Any]) -> Evaluation:
     """The evaluation of the configuration.
 
     Raises:
-        ConfigError: a setting is out of range.
+        SettingError: a setting is out of range.
     """
     try:
         evaluation: Evaluation = instantiate(plain["evaluation"], _convert_="all")
     except InstantiationException as error:
         if not isinstance(error.__cause__, ValueError):
             raise
-        raise ConfigError(f"evaluation.{error.__cause__}") from error
+        raise SettingError(f"evaluation.{error.__cause__}") from error
     return evaluation
 
 
@@ -353,7 +361,7 @@ def _check_stopping(setting: str, stopping: EarlyStopping, cutoffs: Sequence[int
         cutoffs: of the evaluation.
 
     Raises:
-        ConfigError: names the setting.
+        SettingError: names the setting.
     """
     from mmrec.evaluation import ACCURACY
 
@@ -362,9 +370,11 @@ def _check_stopping(setting: str, stopping: EarlyStopping, cutoffs: Sequence[int
         return
     check_monitor(stopping.monitor, cutoffs, ACCURACY, f"{setting}.monitor")
     if stopping.mode != "max":
-        raise ConfigError(
-            f"{setting}.mode={stopping.mode}: larger values of {stopping.monitor} are better; "
-            "expected max"
+        raise SettingError(
+            setting=f"{setting}.mode",
+            value=stopping.mode,
+            problem=f"larger values of {stopping.monitor} are better",
+            hint="expected max",
         )
 
 
@@ -384,7 +394,7 @@ def _check_tensorboard(loggers: Mapping[str, Any]) -> None:
         str((node or {}).get(TARGET)).endswith(".TensorBoardLogger") for node in loggers.values()
     )
     if wanted and not (find_spec("tensorboard") or find_spec("tensorboardX")):
-        raise ConfigError("logger=tensorboard needs a package: pip install 'mmrec[tensorboard]'")
+        raise SettingError("logger=tensorboard needs a package: pip install 'mmrec[tensorboard]'")
 
 
 def _validated(trainer: Mapping[str, Any]) -> dict[str, int]:

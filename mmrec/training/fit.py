@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmrec.config.schema import ConfigError
+from mmrec.config.errors import SettingError
 from mmrec.config.switches import is_refusal, setting_error
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def select(
         The best checkpoint; None: the model as it is.
 
     Raises:
-        ConfigError: no epoch was validated, or Lightning refuses a setting.
+        SettingError: no epoch was validated, or Lightning refuses a setting.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -61,7 +61,7 @@ def select(
             chosen = -1 if checkpoints.best_epoch is None else checkpoints.best_epoch
             result["epochs"] = max(trainer.current_epoch, chosen + 1)
         if not trial and checkpoints.best_epoch is None:
-            raise ConfigError(
+            raise SettingError(
                 "no validation ran, so no epoch can be selected: raise trainer.max_epochs, or "
                 "lower trainer.check_val_every_n_epoch"
             )

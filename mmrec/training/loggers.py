@@ -16,8 +16,8 @@ from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experime
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mmrec.config.errors import SettingError
 from mmrec.config.paths import replace_file
-from mmrec.config.schema import ConfigError
 from mmrec.config.text import first_line
 from mmrec.training.results import BEST, epoch_of
 
@@ -53,7 +53,7 @@ class WandB(WandbLogger):
         artifact: upload the best checkpoint.
 
     Raises:
-        ConfigError: the mode is online, and there are no credentials.
+        SettingError: the mode is online, and there are no credentials.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class MLflow(MLFlowLogger):
         artifact: upload the best checkpoint.
 
     Raises:
-        ConfigError: mlflow is not installed.
+        SettingError: mlflow is not installed.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class MLflow(MLFlowLogger):
                 run_id=_earlier_id(self.folder / MLFLOW_ID),
             )
         except ModuleNotFoundError:
-            raise ConfigError("logger=mlflow needs pip install 'mmrec[mlflow]'") from None
+            raise SettingError("logger=mlflow needs pip install 'mmrec[mlflow]'") from None
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
@@ -315,7 +315,7 @@ def _mode(mode: Mode | None, offline_without_login: bool) -> Mode:
     name = mode or os.environ.get("WANDB_MODE") or "online"
     asked = next((known for known in MODES if known == name), None)
     if asked is None:
-        raise ConfigError(f"WANDB_MODE={name}: expected online, offline or disabled")
+        raise SettingError(setting="WANDB_MODE", value=name, expected="online, offline or disabled")
     if asked != "online":
         return asked
     try:
@@ -328,7 +328,7 @@ def _mode(mode: Mode | None, offline_without_login: bool) -> Mode:
     if offline_without_login:
         log.warning("no W&B credentials: offline; `wandb sync` uploads the run later")
         return "offline"
-    raise ConfigError(
+    raise SettingError(
         "logger=wandb: no credentials; run `wandb login`, set WANDB_API_KEY, or give "
         "logger.wandb.mode=offline (or logger.wandb.offline_without_login=true)"
     )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le
 from hydra.utils import get_object, instantiate
 
-from mmrec.config.schema import TARGET, ConfigError, check_value
+from mmrec.config.errors import SettingError
+from mmrec.config.schema import TARGET, check_value
 
 if TYPE_CHECKING:
     from mmrec.models import Recommender
@@ -34,7 +35,7 @@ def check_lr_schedule(plain: Mapping[str, Any]) -> None:
         plain: the resolved configuration; without `lr_schedule` there is nothing to check.
 
     Raises:
-        ConfigError: names the setting.
+        SettingError: names the setting.
     """
     from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -43,22 +44,24 @@ def check_lr_schedule(plain: Mapping[str, Any]) -> None:
         return
     target, name = get_object(node[TARGET]), f"{GROUP}.{TARGET}={node[TARGET]}"
     if not (isinstance(target, type) and issubclass(target, LRScheduler)):
-        raise ConfigError(f"{name}: expected a class of {PACKAGE}, for example {PACKAGE}.StepLR")
+        raise SettingError(f"{name}: expected a class of {PACKAGE}, for example {PACKAGE}.StepLR")
     if issubclass(target, ReduceLROnPlateau):
-        raise ConfigError(
+        raise SettingError(
             f"{name}: it follows a metric, and a schedule depends on the epoch alone; expected "
             f"another class of {PACKAGE}"
         )
     for key, parameter in [*inspect.signature(target).parameters.items()][1:]:  # 0: optimizer
         if parameter.default is parameter.empty and key not in node:
-            raise ConfigError(f"{GROUP}.{key}: give it a value; {node[TARGET]} needs it")
+            raise SettingError(f"{GROUP}.{key}: give it a value; {node[TARGET]} needs it")
     if "last_epoch" in node:
-        raise ConfigError(
-            f"{GROUP}.last_epoch={node['last_epoch']}: a resumed run restores the schedule from "
-            "its checkpoint; leave the setting out"
+        raise SettingError(
+            setting=f"{GROUP}.last_epoch",
+            value=node["last_epoch"],
+            problem="a resumed run restores the schedule from its checkpoint",
+            hint="leave the setting out",
         )
     if node.get("T_max") == plain["trainer"].get("max_epochs") == -1:
-        raise ConfigError(
+        raise SettingError(
             f"{GROUP}.T_max=-1: trainer.max_epochs=-1 sets no number of epochs; expected the "
             f"epochs until the lowest learning rate, for example {GROUP}.T_max=100"
         )
@@ -67,9 +70,10 @@ def check_lr_schedule(plain: Mapping[str, Any]) -> None:
             check_value(hint, node[key], f"{GROUP}.{key}")
     lr = plain["optimizer"].get("lr")
     if lr is not None and node.get("eta_min", 0) > lr:
-        raise ConfigError(
-            f"{GROUP}.eta_min={node['eta_min']}: expected at most optimizer.lr={lr}, from which "
-            "the learning rate falls"
+        raise SettingError(
+            setting=f"{GROUP}.eta_min",
+            value=node["eta_min"],
+            expected=f"at most optimizer.lr={lr}, from which the learning rate falls",
         )
 
 
@@ -81,13 +85,13 @@ def give_lr_schedule(model: Recommender, plain: Mapping[str, Any]) -> None:
         plain: the resolved configuration.
 
     Raises:
-        ConfigError: the model is solved in closed form.
+        SettingError: the model is solved in closed form.
     """
     node = plain.get(GROUP)
     if node is None:
         return
     if model.closed_form:
-        raise ConfigError(
+        raise SettingError(
             f"{GROUP}: {type(model).__name__} is solved in closed form and has no learning rate; "
             "leave the setting out"
         )

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mmrec.config.errors import SettingError
 from mmrec.config.paths import expand
-from mmrec.config.schema import ConfigError
 from mmrec.config.text import printable
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
         [N] int64.
 
     Raises:
-        ConfigError: nothing is named, a name is unknown, or a text is both a file and a name.
+        SettingError: nothing is named, a name is unknown, or a text is both a file and a name.
         DataError: the table lacks the column, is empty, can be read in two ways, or holds an
             unknown name.
     """
@@ -119,25 +119,38 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
     several = [asked] if isinstance(asked, str | int) else asked
     listed = pl.Series("name", [str(name) for name in several])
     if listed.is_empty():
-        raise ConfigError(f"{setting}=[]: name at least one {names.kind}, or omit the setting")
+        raise SettingError(f"{setting}=[]: name at least one {names.kind}, or omit the setting")
     found = _indices(listed, names.text)
     path = expand(str(asked)) if alone else None
     if path is not None and path.is_file():
         if not found.has_nulls():
-            raise ConfigError(
-                f"{setting}={asked}: a file and the id of {names.kind} {asked}; give "
-                f"{setting}=[{asked}] for the id, or {setting}=./{asked} for the file"
+            raise SettingError(
+                setting=setting,
+                value=asked,
+                problem=f"a file and the id of {names.kind} {asked}",
+                hint=f"give {setting}=[{asked}] for the id, or {setting}=./{asked} for the file",
             )
         return _of_table(setting, path, names, skip=skip)
     if alone and str(asked).startswith("["):
-        raise ConfigError(f"{setting}={asked}: a bracket is not closed, expected {setting}=[a,b]")
+        raise SettingError(
+            setting=setting,
+            value=asked,
+            problem=f"a bracket is not closed, expected {setting}=[a,b]",
+        )
     if path is not None and path.is_dir():
-        raise ConfigError(f"{setting}={asked}: a folder; give a table, or an id in brackets")
+        raise SettingError(
+            setting=setting,
+            value=asked,
+            problem="a folder",
+            hint="give a table, or an id in brackets",
+        )
     if found.has_nulls():
         name = listed.filter(found.is_null())[0]
         what = f"{'file or ' if alone else ''}{names.kind}"
-        raise ConfigError(
-            f"{setting}={name}: no such {what} in {names.source}{names.nearest(name)}"
+        raise SettingError(
+            setting=setting,
+            value=name,
+            problem=f"no such {what} in {names.source}{names.nearest(name)}",
         )
     return found.unique(maintain_order=True).to_torch()
 
@@ -149,15 +162,18 @@ def check_files(**settings: Asked | None) -> None:
         settings: as for `select`, by name; a text that ends like a table is taken for one.
 
     Raises:
-        ConfigError: there is no such file.
+        SettingError: there is no such file.
     """
     for setting, asked in settings.items():
         if not isinstance(asked, str | Path):
             continue
         named = isinstance(asked, Path) or Path(asked).suffix in TABLES
         if named and not expand(asked).is_file():
-            raise ConfigError(
-                f"{setting}={asked}: there is no such file; an id has brackets, {setting}=[{asked}]"
+            raise SettingError(
+                setting=setting,
+                value=asked,
+                problem="there is no such file",
+                hint=f"an id has brackets, {setting}=[{asked}]",
             )
 
 
@@ -172,7 +188,9 @@ def _of_table(setting: str, path: Path, names: Names, *, skip: bool) -> Tensor:
     remedy = f"name the column {kind}_id (original ids) or {kind} (0 to {names.count - 1}){others}"
     column = table.columns({role: role}, remedy=remedy)[role]
     if not len(column.text):
-        raise DataError(f"{path}: it lists no {kind}; add a row, or omit {setting}=")
+        raise DataError(
+            file=path, problem=f"it lists no {kind}", hint=f"add a row, or omit {setting}="
+        )
     known, found = _reading(column, role, names)
     unknown = column.text.filter(found.is_null()).drop_nulls()
     hint = known.nearest(unknown[0]) if len(unknown) else ""
@@ -208,8 +226,9 @@ def _role(table: Table, names: Names) -> str:
         return ours[0] if ours else ids
     if ours:
         raise DataError(
-            f"{table.path}: the columns {names.column} and {ours[0]} both name {kind}s; remove or "
-            "rename one"
+            file=table.path,
+            problem=f"the columns {names.column} and {ours[0]} both name {kind}s",
+            hint="remove or rename one",
         )
     return names.column
 
@@ -235,8 +254,10 @@ def _reading(column: Column, role: str, names: Names) -> tuple[Names, pl.Series]
     of_id, of_row = (len(found) - found.null_count() for found in (by_id, by_row))
     if of_id == of_row and of_id and not by_id.equals(by_row):
         raise DataError(
-            f"{column.path}: the column {role} can be read as original ids and as row numbers, "
-            f"which are different {kind}s; name it {kind}_id (original ids) or {kind} (row numbers)"
+            file=column.path,
+            problem=f"the column {role} can be read as original ids and as row numbers, which "
+            f"are different {kind}s",
+            hint=f"name it {kind}_id (original ids) or {kind} (row numbers)",
         )
     return (rows, by_row) if of_row > of_id else (names, by_id)
 

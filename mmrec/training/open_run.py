@@ -29,11 +29,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmrec.config.bars import steps
-from mmrec.config.errors import memory_suffices
+from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.old_runs import unsupported
 from mmrec.config.paths import data_root as default_data_root
 from mmrec.config.paths import expand
-from mmrec.config.schema import TARGET, ConfigError, check_call
+from mmrec.config.schema import TARGET, check_call
 from mmrec.config.text import one_line
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
 from mmrec.data.loaders import Known, QueryLoader, queries_for
@@ -129,7 +129,7 @@ def open_run(
         title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
 
     Raises:
-        ConfigError: `data_root` or `title` is given for data that are not read from a folder.
+        SettingError: `data_root` or `title` is given for data that are not read from a folder.
         ResultError: a file is missing or malformed, or the configuration names a class that may
             not be imported.
         DataError: the data differ from those that the run was trained on.
@@ -172,12 +172,17 @@ def _placed(data: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
     """The data's settings with the folder of data sets that is there now.
 
     Raises:
-        ConfigError: the data have no such folder.
+        SettingError: the data have no such folder.
     """
     if "root" not in data:
         if root is not None:
             what = str(data[TARGET]).rpartition(".")[2]
-            raise ConfigError(f"data.root={root}: {what} reads no folder; leave the setting out")
+            raise SettingError(
+                setting="data.root",
+                value=root,
+                problem=f"{what} reads no folder",
+                hint="leave the setting out",
+            )
         return dict(data)
     if root is not None:
         return {**data, "root": str(root)}
@@ -195,12 +200,15 @@ def _titled(data: Mapping[str, Any], title: str) -> dict[str, Any]:
     """The names of columns with another one for titles.
 
     Raises:
-        ConfigError: the data have no such names.
+        SettingError: the data have no such names.
     """
     if "root" not in data:
         what = str(data[TARGET]).rpartition(".")[2]
-        raise ConfigError(
-            f"data.columns.title={title}: {what} reads no folder; leave the setting out"
+        raise SettingError(
+            setting="data.columns.title",
+            value=title,
+            problem=f"{what} reads no folder",
+            hint="leave the setting out",
         )
     columns = data.get("columns") or {TARGET: "mmrec.data.Columns"}
     return {"columns": {**columns, "title": title}}
@@ -260,7 +268,7 @@ def scored(
         Users [B] and their scores [B, I], on the accelerator.
 
     Raises:
-        ConfigError: there is no such accelerator here, or the model knows its own items only.
+        SettingError: there is no such accelerator here, or the model knows its own items only.
         DataError: the new items' content is not what the model has learned from.
     """
     precision = run.config["trainer"].get("precision")
@@ -268,7 +276,7 @@ def scored(
     try:
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     except (MisconfigurationException, RuntimeError) as error:
-        raise ConfigError(f"accelerator={accelerator}: {error}") from None
+        raise SettingError(setting="accelerator", value=accelerator, problem=str(error)) from None
     model = run.model.to(fabric.device)
     encoded = model.encode()  # outside autocast, where Lightning has it
     if items is not None:
@@ -291,7 +299,7 @@ def _new_items(model: Recommender, items: Mapping[str, Modality], block: int = 8
             present = {name: m.present[rows] for name, m in items.items()}
             found.append(model.encode_items(features, present))
         except NoNewItems as error:
-            raise ConfigError(f"items: {error}") from None
+            raise SettingError(setting="items", problem=str(error)) from None
     return torch.cat(found)
 
 
@@ -442,9 +450,11 @@ def _below(node: object, place: str) -> Iterator[tuple[str, object]]:
 def _check_data(folder: Path, card: Mapping[str, Any], corpus: Corpus) -> None:
     if card["fingerprint"] != corpus.fingerprint:
         raise DataError(
-            f"{folder}: the run has seen {card['name']} with fingerprint {card['fingerprint']}, "
-            f"found {corpus.name} with {corpus.fingerprint}; the files have changed or are not "
-            "the run's: set data.root or MMREC_DATA to the folder of the run's data, or run again"
+            file=folder,
+            problem=f"the run has seen {card['name']} with fingerprint {card['fingerprint']}, "
+            f"found {corpus.name} with {corpus.fingerprint}",
+            hint="the files have changed or are not the run's: set data.root or "
+            "MMREC_DATA to the folder of the run's data, or run again",
         )
 
 
@@ -454,7 +464,7 @@ def _load(model: Recommender, path: Path) -> None:
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(file=path, problem=str(error)) from None
     except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ResultError(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from mmrec.config.errors import SettingError
 from mmrec.config.paths import expand, outward_link, replace_file
-from mmrec.config.schema import ConfigError
 from mmrec.config.text import one_line
 from mmrec.training.processes import config_dirs
 from mmrec.training.provenance import VOLATILE, flat
@@ -62,14 +62,14 @@ def locked(folder: Path) -> Iterator[None]:
     A lock that a killed process has left does not count.
 
     Raises:
-        ConfigError: another process is writing this run.
+        SettingError: another process is writing this run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".running"
     try:
         lock = FileLock(path).acquire(timeout=0)
     except Timeout:
-        raise ConfigError(
+        raise SettingError(
             f"{folder}: a process is writing this run; wait for its end, or stop it"
         ) from None
     with lock:
@@ -83,7 +83,7 @@ def check_unused(folder: Path) -> None:
     """Refuse to overwrite a run.
 
     Raises:
-        ConfigError: the folder holds a run; the message says how to resume it, if that is possible.
+        SettingError: the folder holds a run; the message says how to resume it, if possible.
     """
     if not (folder / CONFIG).exists():
         return
@@ -92,7 +92,7 @@ def check_unused(folder: Path) -> None:
         way += f", or resume that run with its own settings: {to_continue(folder)}"
     elif not (folder / BEST).exists():
         way += "; it has no checkpoint: if it does not run any more, it can be deleted"
-    raise ConfigError(f"{folder} holds a run already: {way}")
+    raise SettingError(f"{folder} holds a run already: {way}")
 
 
 def copy_best(checkpoint: Path | None, folder: Path) -> None:
@@ -106,13 +106,13 @@ def copy_best(checkpoint: Path | None, folder: Path) -> None:
         folder: of the run that resumes it.
 
     Raises:
-        ConfigError: there is no `best.ckpt`.
+        SettingError: there is no `best.ckpt`.
     """
     if checkpoint is None or (folder / BEST).exists():
         return
     best = checkpoint.with_name(BEST.name)
     if not best.is_file():
-        raise ConfigError(f"there is no {best}; put it beside {checkpoint.name}")
+        raise SettingError(f"there is no {best}; put it beside {checkpoint.name}")
     (folder / BEST).parent.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / BEST) as part:
         shutil.copy(best, part)
@@ -174,7 +174,7 @@ def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
     """The checkpoint that `ckpt` means.
 
     Raises:
-        ConfigError: there is none.
+        SettingError: there is none.
     """
     if ckpt is None:
         return None
@@ -183,7 +183,7 @@ def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
         way = "give the path of a last.ckpt, or ckpt=last and the run_dir of the run to continue"
         if ckpt == "last" and (folder / CONFIG).is_file():
             way = "the run was stopped before its first one; delete the folder to begin again"
-        raise ConfigError(f"ckpt={ckpt}: no checkpoint at {path}; {way}")
+        raise SettingError(setting="ckpt", value=ckpt, problem=f"no checkpoint at {path}", hint=way)
     return path
 
 
@@ -199,17 +199,21 @@ def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any
         way = to_continue(checkpoint.parent.parent)
         raise DataError(f"{error}; what goes on with it is {way}") from None
     if "optimizer_states" not in content:
-        raise ConfigError(f"{checkpoint} holds weights only; continue from the last.ckpt beside it")
+        raise SettingError(
+            f"{checkpoint} holds weights only; continue from the last.ckpt beside it"
+        )
     home = checkpoint.parent.parent
     config = home / CONFIG
     if not config.is_file():
-        raise ConfigError(f"there is no {config}; continue from where the run left its last.ckpt")
+        raise SettingError(f"there is no {config}; continue from where the run left its last.ckpt")
     earlier, now = flat(read_config(home)), flat(plain)
     for name in sorted({*earlier, *now}):
         before, after = earlier.get(name, "nothing"), now.get(name, "nothing")
         if before != after and not name.startswith(CHANGEABLE):
-            raise ConfigError(
-                f"{name}={after}: the run to continue has {one_line(before)}, and keeps it; give "
-                f"the settings of {config} again, of which only those of trainer and logger may "
-                "change"
+            raise SettingError(
+                setting=name,
+                value=after,
+                problem=f"the run to continue has {one_line(before)}, and keeps it",
+                hint=f"give the settings of {config} again, of which only those of trainer and "
+                "logger may change",
             )

@@ -23,8 +23,9 @@ from filelock import FileLock, Timeout
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from mmrec.config.errors import SettingError
 from mmrec.config.paths import expand, replace_file
-from mmrec.config.schema import TARGET, ConfigError
+from mmrec.config.schema import TARGET
 from mmrec.config.text import first_line
 from mmrec.data import Corpus, DataError
 from mmrec.models import Embeddings
@@ -78,7 +79,7 @@ class Stage:
             None: the run is resumed from a checkpoint that holds none.
 
         Raises:
-            ConfigError: the teacher cannot be trained, or has no embeddings.
+            SettingError: the teacher cannot be trained, or has no embeddings.
             DataError: `upstream.run` has other data or another split.
             KeyboardInterrupt: the teacher was interrupted.
         """
@@ -114,7 +115,7 @@ def ensure_run(plain: Mapping[str, Any], corpus: Corpus, folder: Path, train: Tr
         train: runs a configuration, as `mmrec.commands.run.run`.
 
     Raises:
-        ConfigError: a setting of the teacher is invalid.
+        SettingError: a setting of the teacher is invalid.
         DataError: `upstream.run` has other data or another split.
         KeyboardInterrupt: the teacher was interrupted.
     """
@@ -151,13 +152,13 @@ def embeddings(folder: Path, data_root: str | None = None) -> Embeddings:
         data_root: folder of data sets; None: as recorded.
 
     Raises:
-        ConfigError: the model has no embeddings of users and items.
+        SettingError: the model has no embeddings of users and items.
     """
     run = open_run(folder, data_root=data_root)
     with torch.no_grad():
         encoded = run.model.encode()
     if not isinstance(encoded, Embeddings):
-        raise ConfigError(
+        raise SettingError(
             f"{GROUP}: {type(run.model).__name__} in {folder} has no embeddings of users and "
             "items; choose a model whose encode() returns Embeddings"
         )
@@ -170,9 +171,9 @@ def _given(folder: Path, corpus: Corpus) -> Path:
     try:
         result = read_result(folder)
     except ResultError as error:
-        raise ConfigError(f"{setting}: {first_line(error)}") from None
+        raise SettingError(f"{setting}: {first_line(error)}") from None
     if result["status"] != "completed" or not (folder / BEST).is_file():
-        raise ConfigError(
+        raise SettingError(
             f"{setting}: status {result['status']}; expected a completed run with {BEST}"
         )
     found, expected = result["data_card"], corpus.card()
@@ -235,7 +236,7 @@ def _train(plain: Mapping[str, Any], target: Path, state: State, train: Train) -
     if state == "interrupted":
         try:
             _run({**config, "ckpt": "last"}, train)
-        except (ConfigError, DataError, ResultError) as error:
+        except (SettingError, DataError, ResultError) as error:
             log.warning(
                 "%s: %s cannot be resumed (%s) and is trained again",
                 *(GROUP, target, first_line(error)),

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object
 
-from mmrec.config.schema import TARGET, ConfigError, check_value, nearest
+from mmrec.config.errors import SettingError
+from mmrec.config.schema import TARGET, check_value, nearest
 from mmrec.training.provenance import config_hash, flat, is_free
 from mmrec.training.results import EPOCHS
 
@@ -95,32 +96,34 @@ def check_upstream(plain: Mapping[str, Any]) -> None:
         plain: the resolved configuration; `upstream` is in it.
 
     Raises:
-        ConfigError: names the setting.
+        SettingError: names the setting.
     """
     from mmrec.models import Recommender
 
     node, kind = plain[GROUP], get_object(plain["model"][TARGET])
     if not isinstance(node, Mapping):
-        raise ConfigError(f"{GROUP}={node}: expected a choice of the group, or settings below it")
+        raise SettingError(
+            setting=GROUP, value=node, expected="a choice of the group, or settings below it"
+        )
     if not takes_teacher(kind):
-        raise ConfigError(
+        raise SettingError(
             f"{GROUP}: {kind.__name__} takes no teacher; leave the setting out, or give "
             f"{GROUP}=none"
         )
     if unknown := next((key for key in node if key not in KEYS), None):
-        raise ConfigError(
+        raise SettingError(
             f"{GROUP}.{unknown}: no such setting{nearest(str(unknown), KEYS)}; the data and the "
             "trainer of a teacher are those of the run"
         )
     if "run" in node:
         if other := next((key for key in KEYS[:-1] if key in node), None):
-            raise ConfigError(f"{GROUP}.{other}: {GROUP}.run is a finished run; leave one out")
+            raise SettingError(f"{GROUP}.{other}: {GROUP}.run is a finished run; leave one out")
         check_value(str, node["run"], f"{GROUP}.run")
         return
     check_value(str | None, node.get("root"), f"{GROUP}.root")
     model = node.get("model")
     if not isinstance(model, Mapping) or TARGET not in model:
-        raise ConfigError(f"{GROUP}.model: it has no {TARGET}, the class of the teacher")
+        raise SettingError(f"{GROUP}.model: it has no {TARGET}, the class of the teacher")
     with below_upstream():
         check_value(str, model[TARGET], f"model.{TARGET}")
         try:
@@ -128,7 +131,9 @@ def check_upstream(plain: Mapping[str, Any]) -> None:
         except (AttributeError, ImportError, ValueError):
             return  # the check of the teacher's run says why
     if not (isinstance(teacher, type) and issubclass(teacher, Recommender)):
-        raise ConfigError(f"{GROUP}.model.{TARGET}={model[TARGET]}: expected a model")
+        raise SettingError(
+            setting=f"{GROUP}.model.{TARGET}", value=model[TARGET], expected="a model"
+        )
 
 
 @contextmanager
@@ -136,14 +141,14 @@ def below_upstream() -> Iterator[None]:
     """Name the settings of a teacher in errors as they are typed, for example `upstream.model.dim`.
 
     Raises:
-        ConfigError: in place of a ValueError.
+        SettingError: in place of a ValueError.
     """
     try:
         yield
     except ValueError as error:
         text = str(error)
         own = text.startswith(tuple(f"{name}{end}" for name in OWN for end in ".=: "))
-        raise ConfigError(f"{GROUP}.{text}" if own else f"{GROUP}: {text}") from error
+        raise SettingError(f"{GROUP}.{text}" if own else f"{GROUP}: {text}") from error
 
 
 def saved_teacher(kind: Any, checkpoint: Path) -> Embeddings | None:

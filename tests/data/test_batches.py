@@ -155,7 +155,16 @@ def corpus():
             [(u, (5 * u + first + n) % N_ITEMS, first + n) for u in range(4) for n in range(count)]
         )
 
-    return Corpus("small", N_USERS, N_ITEMS, part(0, 3), part(3, 1), part(4, 1), "given", "f" * 64)
+    return Corpus(
+        name="small",
+        n_users=N_USERS,
+        n_items=N_ITEMS,
+        train=part(0, 3),
+        val=part(3, 1),
+        test=part(4, 1),
+        split="given",
+        fingerprint="f" * 64,
+    )
 
 
 @pytest.mark.parametrize(

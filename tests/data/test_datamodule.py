@@ -9,7 +9,8 @@ import pytest
 import torch
 from lightning import Trainer
 
-from mmrec.config.schema import ConfigError, check_call
+from mmrec.config.errors import SettingError
+from mmrec.config.schema import check_call
 from mmrec.data import DataError, FolderData, Modality, PlantedData, planted
 from mmrec.data.datamodule import corrupt_modalities, select_modalities
 from mmrec.data.folder import Columns
@@ -219,11 +220,11 @@ def test_a_number_that_torch_cannot_hold_is_refused_by_its_setting(setting, valu
     node = {"_target_": f"mmrec.data.{'planted' if group else 'PlantedData'}", "_partial_": True}
     path = f"data.{group}".strip(".")
     check_call(node | {name: 7}, path)
-    with pytest.raises(ConfigError, match=rf"^data\.{setting}={value}: "):
+    with pytest.raises(SettingError, match=rf"^data\.{setting}={value}: "):
         check_call(node | {name: value}, path)
     if name != "widths":
         return
-    with pytest.raises(ConfigError, match=rf"^data\.world\.widths\.visual={value}: "):
+    with pytest.raises(SettingError, match=rf"^data\.world\.widths\.visual={value}: "):
         check_call(node | {name: {"visual": value}}, path)
 
 

@@ -280,7 +280,8 @@ def test_items_csv_has_its_ids_categories_and_titles_under_the_configured_names(
     assert source.categories.item.tolist() == [0, 0, 1]
     assert source.cold.tolist() == [0, 2]
     default = read_folder(tmp_path, "toys", columns=Columns(item="asin"))
-    assert default.categories is default.item_titles is None
+    assert default.categories is None
+    assert default.item_titles.to_list() == ["First", "Second"]  # a usual name is read by itself
     assert default.fingerprint != source.fingerprint
 
 

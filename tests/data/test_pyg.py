@@ -40,7 +40,13 @@ def corpora(draw):
     rows = torch.randn(n_items, 2, generator=rng) * present[:, None]
     content = {"image": Modality(rows, present, content_hash([rows, present]))}
     return Corpus(
-        "toy", n_users, n_items, split="official", fingerprint="", modalities=content, **parts
+        name="toy",
+        n_users=n_users,
+        n_items=n_items,
+        split="official",
+        fingerprint="",
+        modalities=content,
+        **parts,
     )
 
 

@@ -104,7 +104,7 @@ def test_dropoutnet_ranks_a_cold_item_by_content_and_a_warm_one_by_both(corpus):
 
 
 def test_dropoutnet_without_a_round_has_no_factors(corpus):
-    with pytest.raises(ValueError, match=r"model\.rounds is 0; give a finite number of at least 1"):
+    with pytest.raises(ValueError, match=r"model\.rounds=0: expected a finite number"):
         made(DropoutNet, corpus, rounds=0)
 
 

@@ -479,10 +479,10 @@ def test_gates_of_experts_and_modalities_multiply(corpus):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"experts": 0}, r"model\.experts is 0; give a finite number of at least 1"),
+        ({"experts": 0}, r"model\.experts=0: expected a finite number of at least 1"),
         (
             {"modality_dropout": 1.0},
-            r"model\.modality_dropout is 1\.0; give a share from 0 to below",
+            r"model\.modality_dropout=1\.0: expected a share from 0 to below",
         ),
     ],
 )

@@ -110,8 +110,11 @@ def test_rows_stand_users_first_and_come_back_as_sides(corpus):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("mse", 0.2), r"^model\.loss is mse; choose one of bpr, softmax$"),
-        (("softmax", 0.0), r"^model\.temperature is 0\.0; give a finite number of at least 0\.01$"),
+        (("mse", 0.2), r"^model\.loss=mse: expected one of bpr, softmax$"),
+        (
+            ("softmax", 0.0),
+            r"^model\.temperature=0\.0: expected a finite number",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(corpus, given, message):
