@@ -168,7 +168,7 @@ def test_a_launcher_without_its_package_names_the_extra(choice, extra):
 
 
 def test_tensorboard_without_its_package_names_the_extra(command, monkeypatch):
-    monkeypatch.setattr("mmrec.training.build.find_spec", lambda _: None)
+    monkeypatch.setattr("mmrec.training.trainer.find_spec", lambda _: None)
     assert "pip install 'mmrec[tensorboard]'" in command(*TINY, "model=bpr", "logger=tensorboard")
 
 

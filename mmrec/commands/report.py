@@ -66,10 +66,11 @@ def report(
         ResultError: there is no run to tell of.
     """
     from mmrec.report import charts
-    from mmrec.report.collect import by_protocol, collect, studies
+    from mmrec.report.collect import by_protocol, collect
     from mmrec.report.comparison import Options, comparison
     from mmrec.report.page import left_out, write_page
     from mmrec.report.searches import search
+    from mmrec.report.studies import studies
 
     if resamples < 1:
         raise SettingError(setting="resamples", value=resamples, expected="1 or more")

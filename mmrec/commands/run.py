@@ -27,14 +27,7 @@ from mmrec.config.switches import partial
 from mmrec.config.text import first_line
 from mmrec.search.jobs import AT_END
 from mmrec.tables.headers import check_data
-from mmrec.training.build import (
-    build,
-    build_trainer,
-    check,
-    check_ablation,
-    check_trainable,
-    warn_of_early_peaks,
-)
+from mmrec.training.build import build, check, check_ablation, check_trainable, warn_of_early_peaks
 from mmrec.training.code import code_digest
 from mmrec.training.fit import rank, select
 from mmrec.training.processes import config_dirs, of_one_job
@@ -59,6 +52,7 @@ from mmrec.training.run_folder import (
     write_identity,
     written_link,
 )
+from mmrec.training.trainer import build_trainer
 from mmrec.training.trust import RECORDED, remember
 from mmrec.training.upstream import targets
 

@@ -34,7 +34,7 @@ def write_tables(
     from mmrec.data import PlantedData
     from mmrec.evaluation.recovery import role_recovery, rounded
     from mmrec.models import ContentRecommender, RoutedRecommender
-    from mmrec.models.base import weighs_pairs
+    from mmrec.models.routed import weighs_pairs
 
     per_user = _of_all_processes(model.test_ranking.per_user())
     if not writes:

@@ -1,16 +1,9 @@
 """One paper each."""
 
-from mmrec.models.base import (
-    ContentRecommender,
-    Embeddings,
-    ItemEmbeddings,
-    NoNewItems,
-    NoSimilarity,
-    Recommender,
-    RoutedRecommender,
-)
+from mmrec.models.base import Embeddings, ItemEmbeddings, NoNewItems, NoSimilarity, Recommender
 from mmrec.models.bpr import BPR
 from mmrec.models.clcrec import CLCRec
+from mmrec.models.content import ContentRecommender
 from mmrec.models.content_bpr import ContentBPR
 from mmrec.models.dropoutnet import DropoutNet
 from mmrec.models.ease import EASE
@@ -22,6 +15,7 @@ from mmrec.models.magnet import MAGNET
 from mmrec.models.mamex import MAMEX
 from mmrec.models.most_pop import MostPop
 from mmrec.models.random import Random
+from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
 from mmrec.models.vbpr import VBPR
 from mmrec.models.wmf import WMF

@@ -19,7 +19,8 @@ from torch.nn.functional import normalize
 
 from mmrec.config.checks import check_at_least, check_share
 from mmrec.data import Pairs, TrainingView, require_modalities
-from mmrec.models.base import ContentRecommender, Embeddings
+from mmrec.models.base import Embeddings
+from mmrec.models.content import ContentRecommender
 from mmrec.nn import Content, ItemFeatures, fill_missing, mean_item
 from mmrec.nn.losses import info_nce, norm_penalty
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from mmrec.config.checks import check_at_least
 from mmrec.data import TrainingView, Triplets, require_modalities
-from mmrec.models.base import ContentRecommender, Embeddings
+from mmrec.models.base import Embeddings
+from mmrec.models.content import ContentRecommender
 from mmrec.nn import Content, ItemFeatures, fill_missing, lookup, mean_item
 from mmrec.nn.losses import bpr, norm_penalty, pair_scores
 

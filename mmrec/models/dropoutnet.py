@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from mmrec.config.checks import check_at_least, check_share
 from mmrec.data import TrainingView, Triplets, require_modalities
-from mmrec.models.base import ContentRecommender, Embeddings
+from mmrec.models.base import Embeddings
+from mmrec.models.content import ContentRecommender
 from mmrec.nn import Content, ItemFeatures, fill_missing, lookup, mean_item, weighted_factors
 from mmrec.nn.losses import norm_penalty, pair_scores
 

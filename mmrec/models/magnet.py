@@ -33,7 +33,7 @@ from mmrec.graphs import (
     normalized_adjacency,
 )
 from mmrec.graphs import pseudo_edges as content_edges
-from mmrec.models.base import RoutedRecommender
+from mmrec.models.routed import RoutedRecommender
 from mmrec.nn import (
     ABOUT_ROLES,
     ROLES,

@@ -26,7 +26,9 @@ from torch import Tensor, nn
 
 from mmrec.config.checks import check_at_least, check_choice, check_share
 from mmrec.data import TrainingView, Triplets, require_modalities
-from mmrec.models.base import ContentRecommender, Embeddings, RoutedRecommender
+from mmrec.models.base import Embeddings
+from mmrec.models.content import ContentRecommender
+from mmrec.models.routed import RoutedRecommender
 from mmrec.nn import (
     Content,
     Fusion,

@@ -9,13 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from mmrec.config.bars import steps
-from mmrec.config.errors import SettingError
-from mmrec.config.paths import expand, outward_link
+from mmrec.config.paths import expand
 from mmrec.config.text import file_name, first_line, one_line
 from mmrec.training.provenance import FREE, flat, is_free
 from mmrec.training.results import (
@@ -30,10 +29,6 @@ from mmrec.training.results import (
 )
 from mmrec.training.upstream import GROUP as UPSTREAM
 
-if TYPE_CHECKING:
-    from optuna import Study
-
-STUDY = "study.db"
 NAME = 200  # characters; the name of a file is hardly longer
 _APART = (*FREE, "data.root")  # what runs that are compared over seeds may differ in, beside seeds
 
@@ -186,7 +181,7 @@ def collect(patterns: str | Sequence[str]) -> Collection:
     """
     runs: list[Run] = []
     left_out: dict[Path, str] = {}
-    folders = _holding(patterns, (RESULT, OVERRIDES))
+    folders = holding(patterns, (RESULT, OVERRIDES))
     for folder in steps(folders, "reading runs", "run"):
         try:
             run = _read(folder)
@@ -265,64 +260,7 @@ def chosen(candidates: Iterable[Method], metric: str) -> list[Method]:
     return best
 
 
-def studies(
-    patterns: str | Sequence[str], storages: Sequence[str], left_out: dict[Path, str]
-) -> Iterator[Study]:
-    """The studies of searches.
-
-    Args:
-        patterns: as those of `collect`; SQLite files beside the runs are read.
-        storages: URLs of others, as `sweep.storage` has them.
-        left_out: takes the files that cannot be read, and why.
-
-    Raises:
-        SettingError: one of the other storages cannot be read.
-    """
-    import optuna
-
-    from mmrec.search.storage import SQLITE, full_url
-
-    beside = []
-    for folder in _holding(patterns, (STUDY,)):
-        if outward_link(folder, below=folder / STUDY):  # opening a database may write to it
-            left_out[folder / STUDY] = "a link that leads out of its folder is not followed"
-        else:
-            beside.append(f"{SQLITE}{folder / STUDY}")
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield from _opened(beside, [full_url(url, Path()) for url in storages], left_out)
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-
-
-def _opened(
-    beside: Sequence[str], others: Sequence[str], left_out: dict[Path, str]
-) -> Iterator[Study]:
-    """The studies in storages beside runs, which may be malformed, and in others."""
-    import optuna
-
-    from mmrec.search.storage import JOURNAL, SQLITE, TROUBLE, open_storage
-
-    for url in dict.fromkeys([*beside, *others]):
-        path = url.removeprefix(SQLITE).removeprefix(JOURNAL)
-        if path != url and not Path(path).is_file():
-            raise SettingError(setting="storages", problem=f"there is no {path}")
-        try:
-            storage = open_storage(url)
-            names = optuna.get_all_study_names(storage)
-            found = [optuna.load_study(study_name=name, storage=storage) for name in names]
-            for study in found:
-                study.get_trials(deepcopy=False)  # reads them, and keeps them
-        except (SettingError, ValueError, KeyError, TypeError, *TROUBLE) as error:
-            if url not in beside:
-                raise SettingError(setting="storages", problem=first_line(error)) from error
-            left_out[Path(url.removeprefix(SQLITE))] = one_line(first_line(error))
-            continue
-        yield from found
-
-
-def _holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
+def holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
     """The folders that hold one of some files.
 
     Upstream runs are left out, unless a pattern names their folder.

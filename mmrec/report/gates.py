@@ -18,7 +18,7 @@ from mmrec.data import PlantedData
 from mmrec.data.corpus import Categories, Corpus
 from mmrec.evaluation.protocol import groups
 from mmrec.models import Recommender, RoutedRecommender
-from mmrec.models.base import weighs_pairs
+from mmrec.models.routed import weighs_pairs
 from mmrec.report import charts
 from mmrec.report.page import SEEN, Section
 from mmrec.report.tables import Table, Value
