@@ -41,7 +41,7 @@ SLOW = {
     *("test_packaging", "test_processes", "test_readme", "test_recommend", "test_resume"),
     *("test_run", "test_runs", "test_settings", "test_similar", "test_studies", "test_sweep"),
     *("test_sweep_jobs", "test_sweep_samplers", "test_sweep_workers", "test_switches"),
-    "test_tracking",
+    *("test_sequence_run", "test_tracking"),
 }
 
 COLOURS = (38, 16, 10, 10, 8, 8, 6, 6)  # users who like each; unequal, so that popularity tells
