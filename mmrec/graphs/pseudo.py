@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmrec.config.bars import steps
 from mmrec.data import Corpus, Interactions, TrainingView, content_hash, require_modalities
+from mmrec.data.batches import ranges
 from mmrec.graphs.bipartite import normalized_adjacency
 from mmrec.graphs.cache import Key, cached
 from mmrec.graphs.content import content_similarity
@@ -83,17 +84,15 @@ def pseudo_edges(
         qualifies = tail_items(corpus) if tail_only else everything
         similarity = content_similarity(modalities, neighbours)
         generator = torch.Generator().manual_seed(seed)
-        order = train.user.argsort(stable=True)
-        user, item = train.user[order], train.item[order]
-        ends = torch.bincount(user, minlength=corpus.n_users).cumsum(0)
+        grouped = Interactions(train.user, train.item).by_user(corpus.n_users)
         most = min(per_user, corpus.n_items)
         found = []
         starts = range(0, corpus.n_users, block)
         for first in steps(starts, "pseudo-edges", "block"):
             last = min(first + block, corpus.n_users)
-            begin = int(ends[first - 1]) if first else 0
-            end = int(ends[last - 1])
-            rows, columns = user[begin:end] - first, item[begin:end]
+            start = grouped.start[first : last + 1]
+            rows, places = ranges(start[:-1], start.diff())
+            columns = grouped.item[places]
             shape = (last - first, corpus.n_items)
             history = csr_matrix(rows, columns, torch.ones(len(rows)), shape)
             barred = (~qualifies).repeat(last - first, 1)
