@@ -353,8 +353,8 @@ def test_settings_that_cannot_be_are_refused(settings_, message):
 
 def test_lists_as_yaml_gives_them_are_settings_too():
     given_lists = Evaluation([5, 10, 20, 50], "train", [0.2, 0.3], [0.2, 0.3])
-    assert given_lists == Evaluation()
-    assert hash(given_lists) == hash(Evaluation())
+    assert given_lists == Evaluation(seen="train")
+    assert hash(given_lists) == hash(Evaluation(seen="train"))
 
 
 def cold_corpus(seed, *, warm_held=True):
@@ -438,8 +438,16 @@ def test_a_cutoff_that_only_a_test_lacks_items_for_is_refused_before_it():
 
 
 def test_a_result_names_its_candidates():
-    assert Evaluation().card(make_corpus()) == {"seen": "train", "candidates": "all"}
-    assert Evaluation().card(cold_corpus(0)) == {"seen": "train", "candidates": "cold"}
+    assert Evaluation().card(make_corpus()) == {
+        "seen": "train",
+        "candidates": "all",
+        "history": "train",
+    }
+    assert Evaluation().card(cold_corpus(0)) == {
+        "seen": "train",
+        "candidates": "cold",
+        "history": "train",
+    }
 
 
 def test_groups_are_cut_by_rank():

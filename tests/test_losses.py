@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmrec.nn import losses
 from mmrec.nn.losses import (
     bpr,
     full_cross_entropy,
@@ -88,7 +89,8 @@ def test_the_norm_of_nothing_has_a_finite_gradient(norm):
 
 
 @pytest.mark.parametrize("count", [1, 64, 65, 200])
-def test_full_cross_entropy_is_that_of_torch_with_its_gradients(count):
+def test_full_cross_entropy_is_that_of_torch_with_its_gradients(count, monkeypatch):
+    monkeypatch.setattr(losses, "LOGITS", (64 * 50, 64 * 50))  # blocks of 64 rows
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(count, 6, generator=generator, requires_grad=True)
     items = torch.randn(50, 6, generator=generator, requires_grad=True)
@@ -109,6 +111,20 @@ def test_full_cross_entropy_computes_in_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = full_cross_entropy(rows, items, target)
     torch.testing.assert_close(found, full_cross_entropy(rows, items, target), atol=0, rtol=0)
+
+
+def test_full_cross_entropy_without_targets_is_zero():
+    rows = torch.ones(0, 3, requires_grad=True)
+    loss = full_cross_entropy(rows, torch.ones(5, 3), torch.empty(0, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_full_cross_entropy_passes_the_check_of_gradients():
+    rows = draw(0, 3, 2).requires_grad_()
+    items = draw(1, 5, 2).requires_grad_()
+    target = torch.tensor([0, 4, 0])
+    assert torch.autograd.gradcheck(lambda x, y: full_cross_entropy(x, y, target), (rows, items))
 
 
 def test_full_cross_entropy_survives_large_logits():

@@ -44,6 +44,8 @@ def test_the_configuration_of_a_run_says_what_was_chosen(composed):
     assert "history" not in general
     sequential = check(composed("model=sasrec"))["evaluation"]
     assert (sequential["seen"], sequential["history"]) == ("none", "train+val")
+    shorter = check(composed("model=sasrec", "evaluation.history=train"))["evaluation"]
+    assert shorter["history"] == "train"
     compared = check(composed("model=lightgcn", "evaluation.history=train+val"))["evaluation"]
     assert compared["history"] == "train+val"
 
@@ -121,3 +123,12 @@ def test_a_model_of_sequences_refuses_data_without_an_order():
         _ = data.corpus
     assert {"time", "position"} <= {*needed_roles("official", None, ordered=True)}
     assert needed_roles("official", None) == ("label",)
+
+
+def test_a_held_out_item_is_a_candidate_though_it_was_seen_before():
+    corpus = split_corpus(source(), split="leave_one_out", keep_repeats=True)
+    scores = torch.zeros(3, 4)
+    scores[0, 2] = 1.0  # held out for test, and in train
+    metric = RankingMetric(corpus, "test", Evaluation(cutoffs=(1,), seen="train"), detailed=False)
+    metric.update(torch.tensor([0]), scores[:1].clone())
+    assert metric.compute()["recall@1"] == 1.0

@@ -84,6 +84,13 @@ def evaluate(
         )
     if eval_batch_size is not None and eval_batch_size < 1:
         raise SettingError(setting="eval_batch_size", value=eval_batch_size, expected="1 or more")
+    if history is not None and split == "val":
+        raise SettingError(
+            setting="history",
+            value=history,
+            problem="at validation histories are made of train",
+            hint="leave it out, or choose split=test",
+        )
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
 

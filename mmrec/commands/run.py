@@ -143,7 +143,7 @@ def run(
 def _run(
     config: DictConfig, overrides: list[str] | None, watch: str | None, held: ExitStack
 ) -> dict[str, Any]:
-    """As `run`, with what is let go at its end."""
+    """Run as `run` does; `held` releases the lock at the end."""
     start = time.perf_counter()
     folder = expand(config.run_dir)
     config.run_dir = str(folder)
@@ -299,7 +299,7 @@ def _finish(
     timing: Timing,
     checkpoints: Checkpoints,
 ) -> None:
-    """Write the result, say it, and let the trackers go."""
+    """Write and log the result, and close the trackers."""
     import torch
 
     from mmrec.training.loggers import conclude

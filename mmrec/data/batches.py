@@ -44,7 +44,7 @@ class History(NamedTuple):
     time: Tensor | None = None
 
     def last(self) -> Tensor:
-        """Where the last item of each sequence stands in `item`: [B]; -1 or more."""
+        """Return the place of each sequence's last item in `item`: [B]."""
         return self.length.cumsum(0) - 1
 
 

@@ -37,6 +37,7 @@ from mmrec.data.loaders import (
     QueryLoader,
     SequenceDataset,
     TripletDataset,
+    check_ordered,
     queries_for,
 )
 from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler
@@ -74,7 +75,8 @@ class InteractionData(LightningDataModule):
             warm where items are cold, as uniform sampling would penalise them, else uniform.
         seed: of batches and negatives.
         ordered: whether a model reads the order of interactions. Then repeated pairs are kept, and
-            data without a time or a position are refused. Set it before `corpus` is read.
+            data without a time or a position are refused. A run sets it; from Python, set it before
+            `corpus` is read.
     """
 
     split: Split | None = None
@@ -131,11 +133,8 @@ class InteractionData(LightningDataModule):
             draw_repeats=self.draw_repeats,
             keep_repeats=self.ordered,
         )
-        if self.ordered and corpus.train.time is None:
-            raise DataError(
-                f"{source.name} has no order of interactions, which the model reads; add a column "
-                "timestamp or position, or name yours in data.columns.time or data.columns.position"
-            )
+        if self.ordered:
+            check_ordered(corpus)
         if self.modalities is not None:
             corpus = select_modalities(corpus, self.modalities)
         return corrupt_modalities(corpus, self.corrupt, seed=self.split_seed)
@@ -180,6 +179,7 @@ class InteractionData(LightningDataModule):
         if learner is not None and learner.batch_type is Pairs:
             return PairDataset(train)
         if learner is not None and learner.batch_type is Sequences:
+            check_ordered(self.corpus)
             return SequenceDataset(
                 train.by_user(self.corpus.n_users),
                 max_length=learner.max_length,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmrec.config.errors import DataError
 from mmrec.data.batches import History, Pairs, Queries, Sequences, Triplets, ranges
-from mmrec.data.corpus import ByUser, Corpus, Interactions, together
+from mmrec.data.corpus import ByUser, Corpus, Interactions, TrainingView, together
 from mmrec.data.sampling import EpochBatches, NegativeSampler
 
 Samples = Literal["causal", "prefix"]
@@ -29,6 +29,8 @@ class Learner(Protocol):
         batch_type: `Triplets`, `Pairs` or `Sequences`.
         reads_negatives: whether the losses read a batch's negatives.
         needs_history: whether queries carry the users' sequences.
+        reads_content: whether scores depend on item content; if not, histories have no cold items,
+            of which such a model has learned nothing.
         max_length: longest sequence; longer ones lose their oldest items.
         samples: training samples of a sequence: `causal` (one with a target at each position) or
             `prefix` (one for each target).
@@ -37,6 +39,7 @@ class Learner(Protocol):
     batch_type: type[Any]
     reads_negatives: bool
     needs_history: bool
+    reads_content: bool
     max_length: int
     samples: Samples
 
@@ -230,6 +233,21 @@ class QueryLoader:
             yield Queries(block, None if self.histories is None else self.histories(block))
 
 
+def check_ordered(corpus: TrainingView) -> None:
+    """Refuse data without an order of interactions, which models of sequences read.
+
+    Raises:
+        DataError: the interactions have neither a time nor a position.
+    """
+    if corpus.train.time is None:
+        raise DataError(
+            file=corpus.name,
+            problem="the interactions have no order, which the model reads",
+            hint="add a column timestamp or position, or name yours in data.columns.time or "
+            "data.columns.position",
+        )
+
+
 def queries_for(
     learner: Learner, corpus: Corpus, users: Tensor, batch_size: int, known: Known
 ) -> QueryLoader:
@@ -241,13 +259,20 @@ def queries_for(
         users: [Q] int64.
         batch_size: users in a block.
         known: parts that histories are made of: `train`, `train+val`, or `all` (test too).
+
+    Raises:
+        DataError: the model needs histories, and the data have no order.
     """
     if not learner.needs_history:
         return QueryLoader(users, batch_size)
+    check_ordered(corpus)
     parts = [corpus.train]
     if known != "train":
         parts.append(corpus.val)
     if known == "all":
         parts += [corpus.test, *([] if corpus.warm is None else [corpus.warm])]
-    histories = Histories(together(*parts).by_user(corpus.n_users), learner.max_length)
+    rows = together(*parts)
+    if known != "train" and corpus.cold is not None and not learner.reads_content:
+        rows = rows.select(corpus.cold[rows.item] == 0)
+    histories = Histories(rows.by_user(corpus.n_users), learner.max_length)
     return QueryLoader(users, batch_size, histories)

@@ -1,4 +1,4 @@
-"""What a ranking is held to: who is ranked against what, and what is looked for.
+"""The evaluation protocol: candidates, masked items, histories and held-out items.
 
 I items, N counts.
 """
@@ -21,13 +21,13 @@ Part = Literal["val", "test", "test_warm", "test_all"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a ranking is judged.
+    """Settings of an evaluation.
 
     Attributes:
         cutoffs: lengths of the lists that are judged, rising.
         seen: what is no candidate. `train`: the user's train items; `train+val`: at test the
             validation items as well; `none`: nothing, the whole catalogue is ranked. None: `none`
-            for a model that reads histories, else `train`.
+            for a model that reads histories, else `train`. A held-out item is always a candidate.
         item_groups: share of the items that are head (most popular), and mid; the rest is tail.
         user_groups: share of the users that are active (the most train interactions), and regular;
             the rest is occasional.
@@ -38,7 +38,7 @@ class Evaluation:
             None: `train+val` for a model that reads histories, else `train`.
 
     Raises:
-        ValueError: a setting that cannot be.
+        ValueError: a setting is invalid.
     """
 
     cutoffs: tuple[int, ...] = (5, 10, 20, 50)
@@ -99,9 +99,9 @@ class Evaluation:
     def card(self, corpus: Corpus) -> dict[str, str]:
         """What a result must say about its evaluation, beside cutoffs."""
         return {
-            "seen": str(self.seen),
+            "seen": self.seen or "train",
             "candidates": self.candidates_in(corpus),
-            "history": str(self.history),
+            "history": self.history or "train",
         }
 
 
@@ -165,7 +165,7 @@ def _ranked(corpus: Corpus, part: Part, evaluation: Evaluation) -> tuple[Tensor,
 
 
 def seen_interactions(corpus: Corpus, part: Part, seen: Seen | None) -> Interactions:
-    """What is no candidate of a part because its user has it; None: as `train`."""
+    """Return the interactions that are masked when a part is ranked; None: as `train`."""
     if seen == "none":
         return corpus.train.select(torch.empty(0, dtype=torch.int64))
     if seen in (None, "train") or part == "val":

@@ -100,7 +100,12 @@ class RankingMetric(Metric):
         self.detailed = detailed
         self.n_users, self.n_items = corpus.n_users, corpus.n_items
         relevant = held_out_in(corpus, part)
-        seen = seen_interactions(corpus, part, evaluation.seen).by_user(corpus.n_users)
+        seen = seen_interactions(corpus, part, evaluation.seen)
+        if len(seen):  # an item that is held out again is a candidate
+            pair = seen.user * corpus.n_items + seen.item
+            held_out_pairs = relevant.user * corpus.n_items + relevant.item
+            seen = seen.select(~torch.isin(pair, held_out_pairs))
+        masked = seen.by_user(corpus.n_users)
         self._constant("excluded", (~ranked).nonzero().squeeze(1))
         pairs = torch.unique(relevant.user * corpus.n_items + relevant.item)  # [N] sorted
         relevant = Interactions(pairs // corpus.n_items, pairs % corpus.n_items)
@@ -108,8 +113,8 @@ class RankingMetric(Metric):
         self._constant("users", held_out.nonzero().squeeze(1))  # [Q]
         self._constant("held_out", held_out)  # [U]
         self._constant("pairs", pairs)
-        self._constant("seen_start", seen.start)  # [U + 1]
-        self._constant("seen_item", seen.item)
+        self._constant("seen_start", masked.start)  # [U + 1]
+        self._constant("seen_item", masked.item)
         self._summed("accuracy", len(ACCURACY), len(cutoffs))
         self._summed("n_evaluated")
         if detailed:

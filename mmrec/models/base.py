@@ -109,7 +109,7 @@ class Recommender(LightningModule):
 
     @property
     def evaluation(self) -> Evaluation:
-        """How it is ranked; what was left open is chosen by whether it reads histories."""
+        """The evaluation settings; those left open follow from `needs_history`."""
         return self._evaluation
 
     @evaluation.setter

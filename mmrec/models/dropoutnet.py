@@ -86,8 +86,10 @@ class DropoutNet(ContentRecommender):
                 f"model.dim is {dim}, and the teacher's embeddings are {width} wide; give both the "
                 "same dim"
             )
-        self.register_buffer("user_factors", teacher.users.clone())
-        self.register_buffer("item_factors", teacher.items.clone())
+        # Zero factors stand for cold users and items, where a trained teacher has initial vectors.
+        warm_users, warm_items = corpus.user_counts() > 0, corpus.item_counts() > 0
+        self.register_buffer("user_factors", teacher.users * warm_users.unsqueeze(1))
+        self.register_buffer("item_factors", teacher.items * warm_items.unsqueeze(1))
         self.of_user = _network(dim, hidden, dim)
         self.of_item = _network(dim + sum(self.item_features.widths), hidden, dim)
 

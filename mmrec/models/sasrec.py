@@ -32,7 +32,7 @@ Loss = Literal["cross_entropy", "bce", "gbce"]
 
 
 class SASRec(Recommender):
-    """The next item is the one closest to what attention makes of the items before it.
+    """Score items by the dot product with the Transformer's state after the latest item.
 
     Args:
         corpus: what the model learns from; its interactions need an order.
@@ -83,13 +83,13 @@ class SASRec(Recommender):
         )
 
     def read(self, history: History) -> Tensor:
-        """What each sequence amounts to after each of its items: [N, D]."""
+        """Return the state of each sequence after each of its items: [N, D]."""
         embedded = self.item(history.item)  # [N, D]
         states: Tensor = self.transformer(embedded, history.length)
         return states
 
     def encode(self) -> ItemEmbeddings:
-        """The table of items."""
+        """Return the table of items."""
         return ItemEmbeddings(self.item.weight)
 
     def score(self, encoded: ItemEmbeddings, queries: Queries) -> Tensor:

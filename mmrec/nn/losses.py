@@ -61,6 +61,10 @@ class _FullCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, items: Tensor, target: Tensor) -> Tensor:
+        if not len(rows):
+            ctx.save_for_backward(torch.zeros_like(rows), torch.zeros_like(items))
+            ctx.count = 1
+            return rows.new_zeros(())
         gradient, of_items = torch.empty_like(rows), torch.zeros_like(items)
         size = max(64, LOGITS[rows.device.type == "cuda"] // len(items))
         buffer = rows.new_empty(min(size, len(rows)), len(items))
@@ -100,11 +104,12 @@ def full_cross_entropy(rows: Tensor, items: Tensor, target: Tensor) -> Tensor:
         target: [T] int64.
 
     Returns:
-        A scalar in float32.
+        A scalar in float32, or in float64 where the arguments are; 0 without targets.
     """
+    at_least = torch.promote_types(torch.promote_types(rows.dtype, items.dtype), torch.float32)
     with torch.autocast(rows.device.type, enabled=False):
         loss: Tensor = _FullCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            rows.float(), items.float(), target
+            rows.to(at_least), items.to(at_least), target
         )
     return loss
 

@@ -36,7 +36,7 @@ class Layout(NamedTuple):
         """Spread packed rows: [N, D] -> [B, L, D], zero beyond the end of a sequence."""
         batch, longest = self.shape
         padded = packed.new_zeros(batch * longest, packed.shape[1])
-        return padded.index_copy(0, self.place, packed).view(batch, longest, -1)
+        return padded.index_copy(0, self.place, packed).view(batch, longest, packed.shape[1])
 
     def pack(self, padded: Tensor) -> Tensor:
         """Gather rows of a padded tensor: [B, L, D] -> [N, D]."""
@@ -74,7 +74,8 @@ class TransformerBlock(nn.Module):
         """[N, D] -> [N, D]; a position sees itself and earlier ones of its sequence."""
         rate = self.dropout if self.training else 0.0
         padded = where.pad(self.query_key_value(x))  # [B, L, 3 D]
-        heads = padded.view(*where.shape, 3, self.heads, -1)  # [B, L, 3, H, D / H]
+        width = x.shape[1] // self.heads
+        heads = padded.view(*where.shape, 3, self.heads, width)  # [B, L, 3, H, D / H]
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, H, L, D / H] each
         attended = scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
         attended = self.out(where.pack(attended.transpose(1, 2).flatten(2)))  # [N, D]

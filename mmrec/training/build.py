@@ -84,9 +84,10 @@ def check(config: DictConfig) -> dict[str, Any]:
                 check(OmegaConf.create(teacher_config(plain, Path())))
     evaluation = evaluation_of(plain)
     check_monitor(plain["monitor"], evaluation.cutoffs, ACCURACY)
-    plain["evaluation"] |= _chosen_for(evaluation, needs_history(plain))
-    if plain["evaluation"]["history"] == "train":  # all that other models know; not worth a mention
-        del plain["evaluation"]["history"]
+    needs = needs_history(plain)
+    plain["evaluation"] |= _chosen_for(evaluation, needs)
+    if not needs and plain["evaluation"]["history"] == "train":
+        del plain["evaluation"]["history"]  # as it was before models of sequences existed
     checked: dict[str, Any] = plain
     return checked
 

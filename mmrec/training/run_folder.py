@@ -197,7 +197,7 @@ def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any
         model.on_load_checkpoint(content)
     except DataError as error:
         way = to_continue(checkpoint.parent.parent)
-        raise DataError(f"{error}; what goes on with it is {way}") from None
+        raise DataError(f"{error}; resume the run with {way}") from None
     if "optimizer_states" not in content:
         raise SettingError(
             f"{checkpoint} holds weights only; continue from the last.ckpt beside it"
@@ -210,6 +210,14 @@ def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any
     for name in sorted({*earlier, *now}):
         before, after = earlier.get(name, "nothing"), now.get(name, "nothing")
         if before != after and not name.startswith(CHANGEABLE):
+            if name.startswith("upstream.") and not any(
+                each.startswith("upstream.") for each in earlier
+            ):
+                raise SettingError(
+                    setting="upstream",
+                    problem="the run to continue has no upstream model",
+                    hint="add upstream=none",
+                )
             raise SettingError(
                 setting=name,
                 value=after,

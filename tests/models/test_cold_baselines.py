@@ -8,7 +8,7 @@ from lightning import seed_everything
 from torch.nn.functional import normalize
 
 from mmrec.data import Pairs, Triplets
-from mmrec.models import WMF, CLCRec, ContentBPR, DropoutNet, dropoutnet
+from mmrec.models import WMF, CLCRec, ContentBPR, DropoutNet, Embeddings, dropoutnet
 from mmrec.nn import weighted_factors
 
 BATCH = Triplets(
@@ -178,3 +178,15 @@ def test_clcrec_ranks_warm_items_by_embedding_and_cold_ones_by_content(corpus):
     for item in (4, 12):
         look = normalize(model.of_content(flat(corpus, item)), dim=0)
         torch.testing.assert_close(items[item], look)
+
+
+def test_dropoutnet_takes_no_factors_of_cold_items_from_a_teacher(corpus):
+    generator = torch.Generator().manual_seed(0)
+    teacher = Embeddings(
+        *(torch.randn(n, 4, generator=generator) for n in (corpus.n_users, corpus.n_items))
+    )
+    model = DropoutNet(corpus, dim=4, teacher=teacher)
+    cold = corpus.item_counts() == 0
+    assert cold.any()
+    assert not model.item_factors[cold].any()
+    assert torch.equal(model.item_factors[~cold], teacher.items[~cold])

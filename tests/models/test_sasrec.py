@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -16,9 +18,9 @@ def build(corpus, **settings):
     return SASRec(corpus, **{"dim": 8, "inner": 16, "dropout": 0.0, "max_length": 6, **settings})
 
 
-def batch_of(model):
+def batch_of(model, corpus):
     data = InteractionData(negatives=3)
-    data.corpus = model.corpus
+    data.corpus = corpus
     dataset = data.dataset(model)
     return dataset.batch(torch.arange(len(dataset)), torch.Generator().manual_seed(0))
 
@@ -40,13 +42,13 @@ def test_the_loss_is_the_cross_entropy_of_the_next_items(corpus):
             logits.append(model.score(model.encode(), query))
             targets.append(sequence[end])
     expected = cross_entropy(torch.cat(logits), torch.stack(targets))
-    found = model.losses(batch_of(model))["cross_entropy"]
+    found = model.losses(batch_of(model, corpus))["cross_entropy"]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_prefix_and_causal_samples_have_the_same_loss_where_nothing_is_cut(corpus):
     losses = [
-        model.losses(batch_of(model))["cross_entropy"]
+        model.losses(batch_of(model, corpus))["cross_entropy"]
         for model in (build(corpus, samples=kind, max_length=9) for kind in ("causal", "prefix"))
     ]
     torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
@@ -71,7 +73,7 @@ def test_a_user_without_a_history_likes_all_items_the_same(corpus):
 @pytest.mark.parametrize(("loss", "power"), [("bce", 1.0), ("gbce", 1 - 0.75 * (1 - 3 / 95))])
 def test_sampled_losses_are_those_of_targets_and_negatives(corpus, loss, power):
     model = build(corpus, loss=loss).eval()
-    batch = batch_of(model)
+    batch = batch_of(model, corpus)
     states = model.read(batch.history)[batch.position]
     positive = (states * model.item(batch.target)).sum(1)
     negative = torch.einsum("td,tkd->tk", states, model.item(batch.negative))
@@ -84,3 +86,21 @@ def test_histories_of_single_items_have_nothing_to_learn(corpus):
     train = corpus.train.select(corpus.train.time == 0)
     with pytest.raises(DataError, match="two train interactions"):
         SequenceDataset(train.by_user(corpus.n_users), max_length=3, samples="causal")
+
+
+@pytest.mark.parametrize("users", [[0], [0, 1], []])
+def test_blocks_of_users_without_any_history_have_scores(corpus, users):
+    model = build(corpus).eval()
+    lengths = torch.zeros(len(users), dtype=torch.int64)
+    history = History(torch.empty(0, dtype=torch.int64), lengths)
+    scores = model.score(model.encode(), Queries(torch.tensor(users, dtype=torch.int64), history))
+    assert scores.shape == (len(users), corpus.n_items)
+    assert not scores.any()
+
+
+def test_data_without_an_order_are_refused_from_python_too(corpus):
+    unordered = replace(corpus, train=replace(corpus.train, time=None))
+    data = InteractionData()
+    data.corpus = unordered
+    with pytest.raises(DataError, match=r"data\.columns\.time"):
+        data.dataset(build(unordered))
