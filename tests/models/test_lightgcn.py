@@ -83,5 +83,5 @@ def test_dropped_edges_return_for_evaluation(small_corpus):
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_an_edge_dropout_that_is_no_share_is_refused(small_corpus, share):
-    with pytest.raises(ValueError, match=f"edge_dropout is {share}; give a share"):
+    with pytest.raises(ValueError, match=f"edge_dropout={share}: expected a share"):
         LightGCN(small_corpus(), edge_dropout=share)

@@ -77,9 +77,9 @@ def test_unused_parts_are_not_built(small_corpus):
 @pytest.mark.parametrize(
     ("options", "setting"),
     [
-        ({"content": "gated"}, r"model\.content is gated"),
-        ({"user_content": "none"}, r"model\.user_content is none"),
-        ({"precision": "float16"}, r"model\.precision is float16"),
+        ({"content": "gated"}, r"model\.content=gated"),
+        ({"user_content": "none"}, r"model\.user_content=none"),
+        ({"precision": "float16"}, r"model\.precision=float16"),
     ],
 )
 def test_an_unknown_choice_is_named(small_corpus, options, setting):
