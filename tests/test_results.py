@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-import mmrec.training.results
+from mmrec.training import provenance
 from mmrec.training.provenance import config_hash, git_commit, peak_rss_mib, versions
 from mmrec.training.results import (
     ResultError,
@@ -150,7 +150,7 @@ def checkout(tmp_path, monkeypatch):
     """A repository with our package in it; `checkout(*words)` calls git there."""
     (tmp_path / "mmrec").mkdir()
     (tmp_path / "mmrec" / "code.py").write_text("a = 1\n")
-    monkeypatch.setattr(mmrec.training.results, "files", lambda _: tmp_path / "mmrec")
+    monkeypatch.setattr(provenance, "files", lambda _: tmp_path / "mmrec")
 
     def git(*words):
         identity = ("-c", "user.name=a", "-c", "user.email=a@b")
@@ -183,7 +183,7 @@ def test_an_installed_package_has_no_commit_even_inside_a_repository(
     assert checkout("rev-parse", "HEAD")
     installed = tmp_path / "venv" / "mmrec"
     installed.mkdir(parents=True)
-    monkeypatch.setattr(mmrec.training.results, "files", lambda _: installed)
+    monkeypatch.setattr(provenance, "files", lambda _: installed)
     assert git_commit() is None
 
 

@@ -88,7 +88,7 @@ def give_lr_schedule(model: Recommender, plain: Mapping[str, Any]) -> None:
         SettingError: the model is solved in closed form.
     """
     node = plain.get(GROUP)
-    if node is None:
+    if not node:
         return
     if model.closed_form:
         raise SettingError(
