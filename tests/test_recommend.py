@@ -29,6 +29,7 @@ from mmrec.evaluation import NonFiniteScores
 from mmrec.nn import mean_item
 from mmrec.training.names import Names, select
 from mmrec.training.open_run import open_run
+from mmrec.training.ranked_lists import masked_interactions
 
 TINY = ("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 WORLD = ("data.world.users=60", "data.world.items=50", "data.world.widths=4")
@@ -451,7 +452,7 @@ def test_nothing_is_recommended_that_a_user_has_anywhere(shop, finished, tmp_pat
 
 def test_warm_items_that_are_held_out_are_seen_too(content):
     corpus = open_run(content[0]).corpus
-    masked = module._masked(corpus, "all")
+    masked = masked_interactions(corpus, "all")
     parts = (corpus.train, corpus.val, corpus.test, corpus.warm)
     assert len(corpus.warm) > 0
     assert len(masked) == sum(map(len, parts))
@@ -460,9 +461,9 @@ def test_warm_items_that_are_held_out_are_seen_too(content):
 def test_what_filters_removed_is_seen_too(content):
     corpus = open_run(content[0]).corpus
     removed = Interactions(torch.tensor([0, 1]), torch.tensor([2, 3]))
-    masked = module._masked(replace(corpus, removed=removed), "all")
+    masked = masked_interactions(replace(corpus, removed=removed), "all")
     assert {(0, 2), (1, 3)} <= {*zip(masked.user.tolist(), masked.item.tolist(), strict=True)}
-    assert len(module._masked(replace(corpus, removed=removed), "train+val")) == len(
+    assert len(masked_interactions(replace(corpus, removed=removed), "train+val")) == len(
         corpus.train
     ) + len(corpus.val)
 

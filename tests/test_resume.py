@@ -349,7 +349,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_unharmed(word, message, g
     go(tmp_path, "trainer.max_epochs=1")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(
-        DataError, match=f"{message}.*; what goes on with it is python -m mmrec.run .* ckpt=last"
+        DataError, match=f"{message}.*; resume the run with python -m mmrec.run .* ckpt=last"
     ):
         go(tmp_path, word, "ckpt=last", base=[w for w in TINY if not w.startswith("model.")])
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -561,7 +561,7 @@ def test_commands_take_the_folder_of_data(command, moved, in_process, monkeypatc
         assert in_process(main, *words, root) is None
     for wrong, said in (
         ("data.root=nowhere", "no data set mine in nowhere"),
-        ("data=folder", "data: expected one of the settings below it: data.root"),
+        ("data=folder", "data: expected one of the settings below it: data."),
         ("data.root=[a]", "data.root="),
         ("data.name=other", "data.name: no such setting"),
     ):

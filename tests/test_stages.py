@@ -370,7 +370,7 @@ def test_an_invalid_setting_is_named_as_it_is_typed(words, setting, composed):
 
 
 def test_a_mistake_of_the_teacher_is_named_below_upstream(go, tmp_path):
-    with pytest.raises(SettingError, match=r"^upstream\.model\.layers is -1"):
+    with pytest.raises(SettingError, match=r"^upstream\.model\.layers=-1"):
         go(tmp_path / "run", *TRAINED, "upstream.model.layers=-1")
     assert not (tmp_path / "run").exists()
 

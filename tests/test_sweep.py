@@ -173,8 +173,11 @@ def test_settings_that_were_tried_are_not_run_again(search):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("sweep.objective=test/recall@20",), ("sweep.objective=test/recall@20: selection sees",)),
-        (("sweep.objective=[val/recall@20,test/ndcg@20]",), ("selection sees validation metrics",)),
+        (
+            ("sweep.objective=test/recall@20",),
+            ("sweep.objective=test/recall@20: expected a validation metric",),
+        ),
+        (("sweep.objective=[val/recall@20,test/ndcg@20]",), ("expected a validation metric",)),
         (("sweep.objective=val/recal@20",), ("did you mean val/recall@20",)),
         (("sweep.direction=[maximize,minimize]",), ("2 for 1 objectives",)),
         (("sweep.n_trials=x",), ("sweep.n_trials=x: Input should be a valid integer",)),

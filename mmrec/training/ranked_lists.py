@@ -98,7 +98,7 @@ def ranked_lists(
 
     corpus = opened.corpus
     offer = offer or offered(opened.data, None)
-    masked = UserItems(_masked(corpus, seen), corpus.n_users, corpus.n_items)
+    masked = UserItems(masked_interactions(corpus, seen), corpus.n_users, corpus.n_items)
     queries = opened.queries(users, min(block, corpus.n_users), history)
     for batch, scores in scored(opened, queries, accelerator=accelerator, items=offer.new):
         scores = scores.float()
@@ -118,8 +118,8 @@ def ranked_lists(
         yield frame
 
 
-def _masked(corpus: Corpus, seen: Seen) -> Interactions:
-    """Interactions whose items are not recommended to their users."""
+def masked_interactions(corpus: Corpus, seen: Seen) -> Interactions:
+    """Return the interactions whose items are not recommended to their users."""
     from mmrec.data.corpus import together
     from mmrec.evaluation.protocol import seen_interactions
 
