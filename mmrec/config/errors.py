@@ -14,11 +14,7 @@ TOO_LARGE = (
 )
 
 
-class _Missing:
-    """Stands for a field that was not given; None may be a value."""
-
-
-MISSING = _Missing()
+MISSING = object()  # a field that was not given; None may be a value
 
 
 class SettingError(ValueError):

@@ -29,6 +29,11 @@ Size = Annotated[int, Le(2**63 - 1)]
 Seed = Annotated[int, Ge(-(2**63)), Le(2**63 - 1)]
 
 
+def lexsort(*keys: Tensor) -> Tensor:
+    """Sort rows by several keys, the first one first; the sort is stable."""
+    return torch.from_numpy(np.lexsort([key.numpy() for key in reversed(keys)]))
+
+
 @dataclass(frozen=True, eq=False)
 class Interactions:
     """User-item pairs, one a row.
@@ -54,8 +59,7 @@ class Interactions:
         Args:
             n_users: U.
         """
-        keys = [self.user] if self.time is None else [self.time, self.user]
-        order = torch.from_numpy(np.lexsort([key.numpy() for key in keys]))
+        order = lexsort(self.user, *([] if self.time is None else [self.time]))
         count = torch.bincount(self.user, minlength=n_users)  # [U]
         return ByUser(
             start=torch.cat([count.new_zeros(1), count.cumsum(0)]),

@@ -17,6 +17,7 @@ from mmrec.data.corpus import ByUser, Corpus, Interactions, TrainingView, togeth
 from mmrec.data.sampling import EpochBatches, NegativeSampler
 
 Samples = Literal["causal", "prefix"]
+TestHistory = Literal["train", "train+val"]  # parts that histories of test queries are made of
 Known = Literal["train", "train+val", "all"]
 BatchT = TypeVar("BatchT")
 BatchT_co = TypeVar("BatchT_co", covariant=True)
@@ -44,7 +45,7 @@ class Learner(Protocol):
     samples: Samples
 
     @property
-    def test_history(self) -> Literal["train", "train+val"]:
+    def test_history(self) -> TestHistory:
         """Parts that the sequences of test queries are made of."""
         ...
 

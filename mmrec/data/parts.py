@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mmrec.data.corpus import DROPPED, TEST, TRAIN, VAL, DataError, Interactions, Source
+from mmrec.data.corpus import (
+    DROPPED,
+    TEST,
+    TRAIN,
+    VAL,
+    DataError,
+    Interactions,
+    Source,
+    lexsort,
+)
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +27,6 @@ COLD_REMEDY = (
     "check the cold items that are given (cold_items.csv, data.world.cold_items), or change "
     "data.cold_share where they are chosen"
 )
-
-
-def lexsort(*keys: Tensor) -> Tensor:
-    """Sort rows by several keys, the first one first; the sort is stable."""
-    return torch.from_numpy(np.lexsort([key.numpy() for key in reversed(keys)]))
 
 
 def repeated_pairs(interactions: Interactions, *before: Tensor) -> Tensor:

@@ -37,9 +37,10 @@ from mmrec.data.corpus import (
     Modality,
     Source,
     content_hash,
+    lexsort,
+    together,
 )
 from mmrec.data.datamodule import InteractionData
-from mmrec.data.parts import lexsort
 
 if TYPE_CHECKING:
     from torch_geometric.data.hetero_data import HeteroData
@@ -218,14 +219,12 @@ def _interactions(
 
 
 def _joined(name: str, parts: list[Interactions]) -> Interactions:
-    """Concatenate interactions."""
-    times = [part.time for part in parts if part.time is not None]
-    if times and len(times) < len(parts):
+    """Join interactions that all have times, or none."""
+    if len({part.time is None for part in parts}) > 1:
         raise DataError(
             f"{name}: time is known for some edge types only; give it to all of them, or to none"
         )
-    user, item = torch.cat([p.user for p in parts]), torch.cat([p.item for p in parts])
-    return Interactions(user, item, torch.cat(times) if times else None)
+    return together(*parts)
 
 
 def _modalities(store: Mapping[str, Any], where: str, n_items: int) -> dict[str, Modality]:

@@ -23,11 +23,11 @@ from mmrec.data.corpus import (
     DataError,
     Interactions,
     Source,
+    lexsort,
     together,
 )
 from mmrec.data.parts import (
     drop_invalid,
-    lexsort,
     merge_repeats,
     place_and_count,
     repeated_pairs,

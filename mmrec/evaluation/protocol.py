@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mmrec.data.corpus import TEST, TRAIN, VAL, Corpus, Interactions, together
+from mmrec.data.loaders import TestHistory
 
 Seen = Literal["train", "train+val", "none"]
 Candidates = Literal["all", "cold", "split"]
-TestHistory = Literal["train", "train+val"]
 Part = Literal["val", "test", "test_warm", "test_all"]
 
 
@@ -98,10 +98,11 @@ class Evaluation:
 
     def card(self, corpus: Corpus) -> dict[str, str]:
         """What a result must say about its evaluation, beside cutoffs."""
+        resolved = self.resolved(needs_history=False)
         return {
-            "seen": self.seen or "train",
+            "seen": str(resolved.seen),
             "candidates": self.candidates_in(corpus),
-            "history": self.history or "train",
+            "history": str(resolved.history),
         }
 
 
@@ -165,10 +166,16 @@ def _ranked(corpus: Corpus, part: Part, evaluation: Evaluation) -> tuple[Tensor,
 
 
 def seen_interactions(corpus: Corpus, part: Part, seen: Seen | None) -> Interactions:
-    """Return the interactions that are masked when a part is ranked; None: as `train`."""
+    """Return the interactions that are masked when a part is ranked.
+
+    Args:
+        corpus: what is ranked.
+        part: whose users rank.
+        seen: of a resolved evaluation.
+    """
     if seen == "none":
         return corpus.train.select(torch.empty(0, dtype=torch.int64))
-    if seen in (None, "train") or part == "val":
+    if seen == "train" or part == "val":
         return corpus.train
     return together(corpus.train, corpus.val)
 

@@ -100,15 +100,12 @@ class RankingMetric(Metric):
         self.detailed = detailed
         self.n_users, self.n_items = corpus.n_users, corpus.n_items
         relevant = held_out_in(corpus, part)
-        seen = seen_interactions(corpus, part, evaluation.seen)
-        if len(seen):  # an item that is held out again is a candidate
-            pair = seen.user * corpus.n_items + seen.item
-            held_out_pairs = relevant.user * corpus.n_items + relevant.item
-            seen = seen.select(~torch.isin(pair, held_out_pairs))
-        masked = seen.by_user(corpus.n_users)
         self._constant("excluded", (~ranked).nonzero().squeeze(1))
         pairs = torch.unique(relevant.user * corpus.n_items + relevant.item)  # [N] sorted
         relevant = Interactions(pairs // corpus.n_items, pairs % corpus.n_items)
+        seen = seen_interactions(corpus, part, evaluation.resolved(needs_history=False).seen)
+        again = torch.isin(seen.user * corpus.n_items + seen.item, pairs)  # held out after all
+        masked = seen.select(~again).by_user(corpus.n_users)
         held_out = torch.bincount(relevant.user, minlength=corpus.n_users)
         self._constant("users", held_out.nonzero().squeeze(1))  # [Q]
         self._constant("held_out", held_out)  # [U]

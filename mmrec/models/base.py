@@ -22,10 +22,10 @@ from mmrec.config.old_runs import rename_parameters
 from mmrec.data.batches import Queries, Triplets
 from mmrec.data.corpus import Corpus, DataError, TrainingView
 from mmrec.data.datamodule import InteractionData
-from mmrec.data.loaders import Samples
+from mmrec.data.loaders import Samples, TestHistory
 from mmrec.data.sampling import seeded_generator
 from mmrec.evaluation import NonFiniteScores, Rankings
-from mmrec.evaluation.protocol import Evaluation, TestHistory
+from mmrec.evaluation.protocol import Evaluation
 from mmrec.nn.content import Rows
 
 log = logging.getLogger(__name__)

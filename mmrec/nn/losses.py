@@ -61,10 +61,6 @@ class _FullCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, items: Tensor, target: Tensor) -> Tensor:
-        if not len(rows):
-            ctx.save_for_backward(torch.zeros_like(rows), torch.zeros_like(items))
-            ctx.count = 1
-            return rows.new_zeros(())
         gradient, of_items = torch.empty_like(rows), torch.zeros_like(items)
         size = max(64, LOGITS[rows.device.type == "cuda"] // len(items))
         buffer = rows.new_empty(min(size, len(rows)), len(items))
@@ -80,8 +76,8 @@ class _FullCrossEntropy(torch.autograd.Function):
         gradient -= items[target]
         of_items.index_add_(0, target, rows, alpha=-1)
         ctx.save_for_backward(gradient, of_items)
-        ctx.count = len(rows)
-        return total / len(rows)
+        ctx.count = count = max(len(rows), 1)
+        return total / count
 
     @staticmethod
     @once_differentiable

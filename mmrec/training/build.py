@@ -85,7 +85,8 @@ def check(config: DictConfig) -> dict[str, Any]:
     evaluation = evaluation_of(plain)
     check_monitor(plain["monitor"], evaluation.cutoffs, ACCURACY)
     needs = needs_history(plain)
-    plain["evaluation"] |= _chosen_for(evaluation, needs)
+    resolved = evaluation.resolved(needs)
+    plain["evaluation"] |= {"seen": resolved.seen, "history": resolved.history}
     if not needs and plain["evaluation"]["history"] == "train":
         del plain["evaluation"]["history"]  # as it was before models of sequences existed
     checked: dict[str, Any] = plain
@@ -95,12 +96,6 @@ def check(config: DictConfig) -> dict[str, Any]:
 def needs_history(plain: Mapping[str, Any]) -> bool:
     """Whether the model of a configuration reads histories."""
     return bool(getattr(get_object(plain["model"][TARGET]), "needs_history", False))
-
-
-def _chosen_for(evaluation: Evaluation, needs: bool) -> dict[str, Any]:
-    """The settings that depend on whether a model reads histories."""
-    resolved = evaluation.resolved(needs)
-    return {"seen": resolved.seen, "history": resolved.history}
 
 
 def _check_root(plain: Mapping[str, Any]) -> None:

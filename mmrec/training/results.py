@@ -41,9 +41,14 @@ def for_a_search(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "status": result["status"],
         "metrics": {k: v for k, v in result["metrics"].items() if k.startswith("val/")},
-        "seconds": math.fsum(result["seconds"][k] or 0.0 for k in ("setup", "fit", "test")),
+        "seconds": total_seconds(result),
         "peak_rss_mib": result["peak_rss_mib"],
     }
+
+
+def total_seconds(result: Mapping[str, Any]) -> float:
+    """Return the seconds that a run took, from its result."""
+    return math.fsum(result["seconds"][name] or 0.0 for name in ("setup", "fit", "test"))
 
 
 def locate_run(path: str | Path) -> tuple[Path, Path]:

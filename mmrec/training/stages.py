@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +30,14 @@ from mmrec.data import Corpus, DataError
 from mmrec.models import Embeddings
 from mmrec.training.code import code_digest
 from mmrec.training.open_run import generators_kept, open_run
-from mmrec.training.results import BEST, LAST, ResultError, read_json, read_result
+from mmrec.training.results import (
+    BEST,
+    LAST,
+    ResultError,
+    read_json,
+    read_result,
+    total_seconds,
+)
 from mmrec.training.upstream import (
     GROUP,
     below_upstream,
@@ -261,13 +267,9 @@ def _record(folder: Path) -> dict[str, Any]:
     return {
         "folder": str(folder),
         **{name: result[name] for name in kept if name in result},
-        "seconds": _seconds(result),
+        "seconds": total_seconds(result),
     }
 
 
-def _seconds(result: Mapping[str, Any]) -> float:
-    return math.fsum(result["seconds"][name] or 0.0 for name in ("setup", "fit", "test"))
-
-
 def _cost(folder: Path) -> str:
-    return f"which took {_seconds(read_result(folder)):.1f} seconds"
+    return f"which took {total_seconds(read_result(folder)):.1f} seconds"
