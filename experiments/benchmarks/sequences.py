@@ -1,4 +1,4 @@
-"""What a training step of SASRec costs, beside its matrix products and attention alone."""
+"""Time of a training step of SASRec, relative to its matrix products and attention."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCK = 64  # rows of logits at a time
 
 
 def step(threads: int = THREADS, device: str = "cpu") -> Row:
-    """A step on sequences of full length, with the optimizer, and what it is bound by."""
+    """Measure a step with the optimizer on sequences of full length, and its bound."""
     torch.set_num_threads(threads)
     pairs = Interactions(torch.arange(8) // 4, torch.arange(8), torch.arange(8))
     corpus = TrainingView(
@@ -54,7 +54,7 @@ def step(threads: int = THREADS, device: str = "cpu") -> Row:
 
 
 def bare(device: str) -> None:
-    """Products and attention of a step, forward and backward, on tensors that are there."""
+    """Compute the matrix products and attention of a step, forward and backward."""
     rows = BATCH * LENGTH
     x = torch.ones(rows, DIM, device=device)
     for _ in range(LAYERS):
@@ -74,7 +74,7 @@ def bare(device: str) -> None:
 
 
 def losses(rows: int = 800) -> dict[str, Any]:
-    """The cross-entropy over all items with its gradients, by ours and by autograd."""
+    """Measure the cross-entropy over all items with gradients, by ours and by autograd."""
     generator = torch.Generator().manual_seed(0)
     x, items = (torch.randn(n, DIM, generator=generator) for n in (rows, ITEMS))
     target = torch.randint(ITEMS, (rows,), generator=generator)

@@ -1,1 +1,1 @@
-"""What the commands do; `python -m mmrec.<command>` starts them."""
+"""Implementation of the commands that `python -m mmrec.<command>` starts."""

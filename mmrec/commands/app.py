@@ -1,4 +1,4 @@
-"""What the commands share: a Hydra application whose user errors are one line.
+"""Start of each command: a Hydra application that reports user errors in one line.
 
 Nothing heavy is imported here, so that `--help` and tab completion answer at once.
 """
@@ -31,7 +31,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 def launch(main: Callable[[], None], config_name: str) -> None:
     """Run a Hydra main; turn what a user can mend into one line on stderr and exit status 1.
 
-    With `HYDRA_FULL_ERROR=1` in the environment, and for what is our mistake, there is a traceback.
+    Bugs, and all errors with `HYDRA_FULL_ERROR=1` in the environment, show a traceback.
     """
     leave_run_folders()
     from hydra.errors import HydraException, InstantiationException
@@ -46,7 +46,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     full_error = os.environ.get(FULL_ERROR)
     wants_traceback = full_error == "1"  # as in Hydra
     raised_before = logging.raiseExceptions
-    logging.raiseExceptions = wants_traceback  # as where nobody reads what is said any more
+    logging.raiseExceptions = wants_traceback  # not if stdout was closed early
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it tells, the error says
     os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
     make_record = logging.getLogRecordFactory()

@@ -1,4 +1,4 @@
-"""How users of planted data meet items and choose among them.
+"""Choices of the users of planted data, among the items that they meet.
 
 Shape legend: I items, C categories, N interactions, B users of a block, K items that a user meets.
 """

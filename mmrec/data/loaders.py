@@ -24,7 +24,7 @@ BatchT_co = TypeVar("BatchT_co", covariant=True)
 
 
 class Learner(Protocol):
-    """What a data module reads of the model that it makes batches for.
+    """Attributes of a model that determine its batches and queries.
 
     Attributes:
         batch_type: `Triplets`, `Pairs` or `Sequences`.

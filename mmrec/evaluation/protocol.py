@@ -70,7 +70,7 @@ class Evaluation:
                 )
 
     def resolved(self, needs_history: bool) -> Evaluation:
-        """The evaluation with `seen` and `history` as they are for a model.
+        """Return the evaluation with the defaults of `seen` and `history` for a model.
 
         Args:
             needs_history: whether the model reads histories.
@@ -97,7 +97,7 @@ class Evaluation:
         return self.candidates
 
     def card(self, corpus: Corpus) -> dict[str, str]:
-        """What a result must say about its evaluation, beside cutoffs."""
+        """Return the settings that a result records about its evaluation, apart from cutoffs."""
         resolved = self.resolved(needs_history=False)
         return {
             "seen": str(resolved.seen),
@@ -107,7 +107,7 @@ class Evaluation:
 
 
 def held_out_in(corpus: Corpus, part: Part) -> Interactions:
-    """What a part looks for."""
+    """Return the held-out interactions of a part."""
     if part == "val":
         return corpus.val
     if part == "test":

@@ -1,4 +1,4 @@
-"""What models share that know items by their content."""
+"""Base class of models that encode items from their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models share whose router weighs experts, under a schedule."""
+"""Base class of models with a router over experts that follows a schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a number depends on: configuration, code, versions; and what a run has cost."""
+"""Configuration hash, commit and versions of a run, and its peak memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What numbers depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     names = ("torch", "lightning", "torchmetrics", "numpy", "polars")
     return {
         "python": platform.python_version(),
