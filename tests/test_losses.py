@@ -11,7 +11,9 @@ from mmrec.nn import losses
 from mmrec.nn.losses import (
     bpr,
     full_cross_entropy,
+    full_info_nce,
     gbce_power,
+    info_nce,
     norm_penalty,
     pair_scores,
     sampled_bce,
@@ -150,3 +152,35 @@ def test_the_power_of_gbce_runs_from_plain_to_unbiased():
     assert gbce_power(10, 101, 0.0) == pytest.approx(1.0)
     assert gbce_power(10, 101, 1.0) == pytest.approx(0.1)
     assert gbce_power(256, 12_102, 0.75) == pytest.approx(0.75 * (256 / 12_101) + 0.25)
+
+
+def cosine(a, b):
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 4), st.integers(0, 99))
+def test_contrast_by_cosine_is_a_softmax_over_the_pairs_that_are_not_excluded(b, n, dim, seed):
+    one, others = draw(seed, b, dim), draw(seed + 1, n, dim)
+    own = torch.arange(b) % n
+    excluded = draw(seed + 2, b, n) > 0.5
+    excluded[torch.arange(b), own] = False
+    terms = []
+    for row in range(b):
+        powers = [math.exp(cosine(one[row], others[k]) / 0.3) for k in range(n)]
+        allowed = sum(p for k, p in enumerate(powers) if not excluded[row, k])
+        terms.append(-math.log(powers[own[row]] / allowed))
+    found = info_nce(one, others, 0.3, own, cosine=True, excluded=excluded)
+    assert found.item() == pytest.approx(sum(terms) / b)
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 99))
+def test_contrast_among_all_equals_the_one_on_a_matrix_with_its_gradients(b, n, seed):
+    one, others = draw(seed, b, 3).requires_grad_(), draw(seed + 1, n, 3).requires_grad_()
+    own = torch.arange(b) % n
+    full, plain = full_info_nce(one, others, 0.2, own), info_nce(one, others, 0.2, own, cosine=True)
+    torch.testing.assert_close(full, plain)
+    for x in (one, others):
+        found, expected = (torch.autograd.grad(y, x, retain_graph=True)[0] for y in (full, plain))
+        torch.testing.assert_close(found, expected)

@@ -1,6 +1,13 @@
 """Graphs over users and items, built once from train interactions and content."""
 
-from mmrec.graphs.bipartite import degree_weights, normalized_adjacency, sample_edges
+from mmrec.graphs.bipartite import (
+    degree_weights,
+    joint_adjacency,
+    normalized_adjacency,
+    normalized_interactions,
+    sample_edges,
+    sampled_adjacency,
+)
 from mmrec.graphs.cache import cached
 from mmrec.graphs.content import check_neighbours, content_graphs, content_similarity
 from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
@@ -29,10 +36,13 @@ __all__ = [
     "csr_matrix",
     "degree_weights",
     "edge_statistics",
+    "joint_adjacency",
     "knn_adjacency",
     "knn_graph",
     "normalized_adjacency",
+    "normalized_interactions",
     "pseudo_edges",
     "sample_edges",
+    "sampled_adjacency",
     "tail_items",
 ]

@@ -50,6 +50,77 @@ def normalized_adjacency(
     )
 
 
+def normalized_interactions(interactions: Interactions, n_users: int, n_items: int) -> Tensor:
+    """D_u^-1/2 R D_i^-1/2, the upper right block of `normalized_adjacency`.
+
+    Args:
+        interactions: the edges, each pair once.
+        n_users: U.
+        n_items: I.
+
+    Returns:
+        [U, I] sparse CSR float32.
+    """
+    user, item = interactions.user, interactions.item
+    return csr_matrix(user, item, degree_weights(interactions), (n_users, n_items))
+
+
+def joint_adjacency(
+    interactions: Interactions, n_users: int, n_items: int, item_graph: Tensor, weight: float = 1.0
+) -> Tensor:
+    """D^-1/2 [[0, R], [R^T, w S]] D^-1/2: interactions and an item graph, normalised together.
+
+    Args:
+        interactions: the edges of R, each pair once.
+        n_users: U.
+        n_items: I.
+        item_graph: S, [I, I] sparse CSR with entries of at least 0.
+        weight: w, above 0.
+
+    Returns:
+        [U+I, U+I] sparse CSR float32; users come first. It is symmetric if S is. D holds the row
+        sums; a node without edges has an empty row.
+    """
+    user, item = interactions.user, interactions.item + n_users
+    start, column = item_graph.crow_indices(), item_graph.col_indices().long() + n_users
+    row = torch.arange(n_users, n_users + n_items).repeat_interleave(start.diff().long())
+    rows, columns = torch.cat([user, item, row]), torch.cat([item, user, column])
+    ones = torch.ones(2 * len(user), dtype=torch.float64)
+    values = torch.cat([ones, weight * item_graph.values().double()])
+    size = n_users + n_items
+    degree = torch.bincount(rows, values, size)
+    scale = degree.rsqrt().masked_fill(degree == 0, 0.0)
+    values = values * scale[rows] * scale[columns]
+    return csr_matrix(rows, columns, values.float(), (size, size))
+
+
+def sampled_adjacency(
+    interactions: Interactions,
+    n_users: int,
+    n_items: int,
+    keep: float,
+    *,
+    generator: torch.Generator | None = None,
+    by_degree: bool = False,
+) -> Tensor:
+    """`normalized_adjacency` of a random part of the interactions.
+
+    Args:
+        interactions: the edges, each pair once.
+        n_users: U.
+        n_items: I.
+        keep: fraction of the edges that survive.
+        generator: source of randomness; torch's default if None.
+        by_degree: draw edges in proportion to `1 / sqrt(d_u d_i)`, as FREEDOM does, and not evenly.
+
+    Returns:
+        [U+I, U+I] sparse CSR float32, normalised by the degrees that are left.
+    """
+    weights = degree_weights(interactions).double() if by_degree else None
+    edges = sample_edges(len(interactions), keep, generator=generator, weights=weights)
+    return normalized_adjacency(interactions.select(edges), n_users, n_items)
+
+
 def sample_edges(
     n_edges: int,
     keep: float,

@@ -21,10 +21,9 @@ from mmrec.data import Modality, TrainingView, Triplets, require_modalities
 from mmrec.graphs import (
     check_neighbours,
     content_knn,
-    degree_weights,
     knn_adjacency,
     normalized_adjacency,
-    sample_edges,
+    sampled_adjacency,
 )
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import Features, Propagation, SparseMatrix, lookup
@@ -87,15 +86,15 @@ class FREEDOM(Recommender):
         """Sample the user-item edges of the epoch and normalise the graph that they leave."""
         super().start_epoch(epoch, generator)
         if self.edge_dropout:
-            train = self.corpus.train
-            edges = sample_edges(
-                len(train),
+            corpus = self.corpus
+            adjacency = sampled_adjacency(
+                corpus.train,
+                corpus.n_users,
+                corpus.n_items,
                 1 - self.edge_dropout,
                 generator=generator,
-                weights=degree_weights(train).double(),
+                by_degree=True,
             )
-            kept = train.select(edges)
-            adjacency = normalized_adjacency(kept, self.corpus.n_users, self.corpus.n_items)
             self.pruned = Propagation(adjacency.to(self.device), self.propagate.layers)
 
     def encode(self) -> Embeddings:

@@ -17,7 +17,7 @@ from torch.nn.functional import embedding
 
 from mmrec.config.checks import check_at_least, check_choice, check_share
 from mmrec.data import TrainingView, Triplets
-from mmrec.graphs import normalized_adjacency, sample_edges
+from mmrec.graphs import normalized_adjacency, sampled_adjacency
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import Loss, Propagation, RankingLoss
 from mmrec.nn.losses import Norm, norm_penalty
@@ -70,10 +70,10 @@ class LightGCN(Recommender):
         """Sample the edges of the epoch."""
         super().start_epoch(epoch, generator)
         if self.edge_dropout:
-            train = self.corpus.train
-            edges = sample_edges(len(train), 1 - self.edge_dropout, generator=generator)
-            kept = train.select(edges)
-            adjacency = normalized_adjacency(kept, self.corpus.n_users, self.corpus.n_items)
+            corpus, keep = self.corpus, 1 - self.edge_dropout
+            adjacency = sampled_adjacency(
+                corpus.train, corpus.n_users, corpus.n_items, keep, generator=generator
+            )
             self.thinned = Propagation(adjacency.to(self.device), self.propagate.layers)
 
     @property

@@ -23,6 +23,7 @@ from mmrec.nn.factors import weighted_factors
 from mmrec.nn.features import (
     Features,
     Precision,
+    ProjectedFeatures,
     Projection,
     center_and_scale,
     embedding_linear,
@@ -56,6 +57,7 @@ __all__ = [
     "Mixed",
     "PairRouter",
     "Precision",
+    "ProjectedFeatures",
     "Projection",
     "Propagation",
     "RankingLoss",

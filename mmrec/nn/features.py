@@ -88,6 +88,48 @@ def embedding_linear(features: Features, dim: int) -> nn.Linear:
     return layer
 
 
+class ProjectedFeatures(nn.Module):
+    """A linear map of the features of one modality, `W f + b`; zero where an item lacks it.
+
+    Args:
+        modality: features [I, F] and presence [I].
+        dim: D.
+        trainable: train the features too; see `Features`.
+        standardize: see `Features`.
+        bias: whether there is a b.
+
+    Attributes:
+        present: [I] bool, False where an item lacks the modality.
+    """
+
+    def __init__(
+        self,
+        modality: Modality,
+        dim: int,
+        *,
+        trainable: bool = False,
+        standardize: bool = False,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.features = Features(modality, trainable=trainable, standardize=standardize)
+        self.linear = nn.Linear(modality.width, dim, bias=bias)
+
+    @property
+    def present(self) -> Tensor:
+        """[I] bool."""
+        return self.features.present
+
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """Project all items [I, D], or the given items [R] -> [R, D]."""
+        # Masking the result masks the gradient of the features as well, at less cost.
+        rows, present = self.features.rows, self.present
+        if items is not None:
+            rows, present = rows[items], present[items]
+        projected: Tensor = self.linear(rows)
+        return projected * present.unsqueeze(1)
+
+
 class Projection(nn.Module):
     """A linear map of each modality: `p_m = W_m f_m + b_m`, zero where an item lacks it.
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import cross_entropy, softplus
+from torch.nn.functional import cross_entropy, normalize, softplus
 
 Norm = Literal["squared", "frobenius"]
 LOGITS = (2**20, 2**27)  # logits that exist at a time, on a CPU (4 MB, its cache) and on a GPU
@@ -140,7 +140,15 @@ def gbce_power(negatives: int, n_items: int, calibration: float) -> float:
     return 1 - calibration * (1 - rate)
 
 
-def info_nce(one: Tensor, others: Tensor, temperature: float, own: Tensor | None = None) -> Tensor:
+def info_nce(
+    one: Tensor,
+    others: Tensor,
+    temperature: float,
+    own: Tensor | None = None,
+    *,
+    cosine: bool = False,
+    excluded: Tensor | None = None,
+) -> Tensor:
     """Each row is to find its own among others: mean of `-log softmax(<x, y> / t)_own`.
 
     Van den Oord et al. https://arxiv.org/abs/1807.03748
@@ -150,14 +158,37 @@ def info_nce(one: Tensor, others: Tensor, temperature: float, own: Tensor | None
         others: [N, D].
         temperature: t.
         own: [B] rows of `others`; None: the same row.
+        cosine: divide the rows of both by their norms first.
+        excluded: [B, N] bool, pairs that are left out of the softmax; never an own one.
 
     Returns:
         A scalar; 0 without rows.
     """
     if not len(one):
         return one.sum()
+    if cosine:
+        one, others = normalize(one, dim=-1), normalize(others, dim=-1)
     own = torch.arange(len(one), device=one.device) if own is None else own
-    return batch_softmax(one @ others.T / temperature, own)
+    logits = one @ others.T / temperature
+    return batch_softmax(
+        logits if excluded is None else logits.masked_fill(excluded, -torch.inf), own
+    )
+
+
+def full_info_nce(one: Tensor, others: Tensor, temperature: float, own: Tensor) -> Tensor:
+    """`info_nce` by cosine among all users or items, with logits for a block of rows at a time.
+
+    Args:
+        one: [B, D].
+        others: [N, D].
+        temperature: t.
+        own: [B] rows of `others`.
+
+    Returns:
+        A scalar; 0 without rows.
+    """
+    rows = normalize(one, dim=-1) / temperature
+    return full_cross_entropy(rows, normalize(others, dim=-1), own)
 
 
 def norm_penalty(norm: Norm, *rows: Tensor) -> Tensor:

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec.data.corpus import Interactions
-from mmrec.graphs import csr_matrix, degree_weights, normalized_adjacency, sample_edges
+from mmrec.graphs import (
+    csr_matrix,
+    degree_weights,
+    joint_adjacency,
+    normalized_adjacency,
+    normalized_interactions,
+    sample_edges,
+    sampled_adjacency,
+)
 
 SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 6))
 
@@ -123,3 +131,41 @@ def test_edges_of_busy_nodes_weigh_less():
 def test_a_draw_that_cannot_be_is_refused(keep):
     with pytest.raises(ValueError, match=rf"keep is {keep} of 100 edges.*leaves one"):
         sample_edges(100, keep)
+
+
+@settings(max_examples=30, deadline=None)
+@given(graphs())
+def test_normalized_interactions_are_a_block_of_the_adjacency(graph):
+    _, n_users, _ = graph
+    block = normalized_adjacency(*graph).to_dense()[:n_users, n_users:]
+    torch.testing.assert_close(normalized_interactions(*graph).to_dense(), block)
+
+
+@settings(max_examples=30, deadline=None)
+@given(graphs(), st.integers(0, 99), st.sampled_from([0.1, 1.0, 3.0]))
+def test_joint_adjacency_equals_the_normalised_dense_matrix(graph, seed, weight):
+    interactions, n_users, n_items = graph
+    similarity = torch.rand(n_items, n_items, generator=torch.Generator().manual_seed(seed))
+    similarity = similarity * (similarity > 0.5)
+    size = n_users + n_items
+    plain = torch.zeros(size, size)
+    plain[interactions.user, n_users + interactions.item] = 1
+    plain = plain + plain.T
+    plain[n_users:, n_users:] = weight * similarity
+    scale = plain.sum(1).pow(-0.5).nan_to_num(posinf=0.0)
+    row, column = similarity.nonzero().T
+    matrix = csr_matrix(row, column, similarity[row, column], (n_items, n_items))
+    found = joint_adjacency(interactions, n_users, n_items, matrix, weight)
+    torch.testing.assert_close(found.to_dense(), scale[:, None] * plain * scale)
+
+
+def test_sampled_adjacency_is_normalised_by_the_degrees_left():
+    user, item = torch.arange(60) % 6, torch.arange(60) % 10
+    interactions = Interactions(*torch.unique(torch.stack([user, item]), dim=1))
+    found = sampled_adjacency(
+        interactions, 6, 10, 0.4, generator=torch.Generator().manual_seed(1), by_degree=True
+    )
+    rows, columns = found.to_dense()[:6, 6:].nonzero().T
+    assert len(rows) == int(0.4 * len(interactions))
+    kept = Interactions(rows, columns)
+    torch.testing.assert_close(found.to_dense(), normalized_adjacency(kept, 6, 10).to_dense())

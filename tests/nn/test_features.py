@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmrec.data import Modality
-from mmrec.nn import Features, Projection, center_and_scale
+from mmrec.nn import Features, ProjectedFeatures, Projection, center_and_scale
 
 PRESENT = torch.tensor([True, False, True, True])
 
@@ -134,3 +134,15 @@ def test_bfloat16_is_off_by_less_than_a_hundredth_even_under_a_large_common_part
         assert near.dtype == torch.float32
         assert not torch.equal(near, exact)
         assert (near - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_projected_features_are_zero_where_absent_and_give_them_no_gradient(modality, trainable):
+    project = ProjectedFeatures(modality, 2, trainable=trainable)
+    expected = modality.features @ project.linear.weight.T + project.linear.bias
+    torch.testing.assert_close(project(), expected * PRESENT[:, None])
+    torch.testing.assert_close(project(torch.tensor([2, 1])), project()[[2, 1]])
+    project().square().sum().backward()
+    assert len([*project.parameters()]) == 2 + trainable
+    if trainable:
+        assert torch.equal(project.features.rows.grad.any(1), PRESENT)
