@@ -13,6 +13,7 @@ from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lightgcn import LightGCN
 from mmrec.models.magnet import MAGNET
 from mmrec.models.mamex import MAMEX
+from mmrec.models.mgcn import MGCN
 from mmrec.models.most_pop import MostPop
 from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
@@ -26,6 +27,7 @@ __all__ = [
     "FREEDOM",
     "MAGNET",
     "MAMEX",
+    "MGCN",
     "VBPR",
     "WMF",
     "CLCRec",
