@@ -16,7 +16,7 @@ from mmrec.commands.explain import explain, main
 from mmrec.commands.run import run
 from mmrec.config.errors import SettingError
 from mmrec.data import Queries
-from mmrec.report import charts
+from mmrec.report import charts, gate_charts
 from mmrec.training.open_run import open_run
 from mmrec.training.results import ResultError
 
@@ -313,17 +313,17 @@ def test_a_channel_and_its_experts_have_one_colour():
     channels = ["behaviour", "visual"]
     names = ["dominant/visual", "balanced/behaviour+visual", "complementary/visual", "visual/2"]
     blue, orange = charts.COLOURS[:2]
-    assert charts.looks(channels, channels) == [(blue, 0), (orange, 0)]
-    assert charts.looks(names, channels) == [(orange, 0), (blue, 0), (orange, 1), (orange, 2)]
-    assert charts.looks(["a/1", "a/2"], []) == [(blue, 0), (orange, 0)]
-    many = charts.looks([f"visual/{n}" for n in range(8)], channels)
-    assert len({(colour, charts.HATCHES[again]) for colour, again in many}) == 8
+    assert gate_charts.looks(channels, channels) == [(blue, 0), (orange, 0)]
+    assert gate_charts.looks(names, channels) == [(orange, 0), (blue, 0), (orange, 1), (orange, 2)]
+    assert gate_charts.looks(["a/1", "a/2"], []) == [(blue, 0), (orange, 0)]
+    many = gate_charts.looks([f"visual/{n}" for n in range(8)], channels)
+    assert len({(colour, gate_charts.HATCHES[again]) for colour, again in many}) == 8
 
 
 def test_a_category_may_cost_dollars():
     prices = ["$5 & Under $10", "100% $a #1 $"]
     with charts.style():
-        figure = charts.stacked(torch.ones(2, 1), ["a"], [], prices, "By $")
+        figure = gate_charts.stacked(torch.ones(2, 1), ["a"], [], prices, "By $")
         assert b"$5 &amp; Under $10" in charts.rendered(figure)["svg"]
 
 

@@ -102,7 +102,8 @@ def explain(
     memory = memory_suffices(SettingError, f"run={run}: ", what="explaining needs", lower=lower)
     with torch.no_grad(), charts.style(), memory:
         weights = opened.pair_weights(train.user, train.item)
-        if not weights and not isinstance(opened.model, RoutedRecommender):
+        known = gates.weighed(opened.model)
+        if not (weights or known.measures or isinstance(opened.model, RoutedRecommender)):
             raise SettingError(
                 f"{opened.folder}: {type(opened.model).__name__} weighs no channels against each "
                 "other; explain a run of a model with a gate or a router (gated_lightgcn, magnet, "
@@ -116,11 +117,11 @@ def explain(
                 "set output= to another folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        known = gates.weighed(opened.model)
         sections = [
             *gates.over_epochs(opened, list(weights)),
             *([gates.of_train(opened, weights)] if weights else []),
             *gates.of_items(opened, known, list(weights)),
+            *gates.measured(opened, known.measures),
             *(gates.known_roles(opened.result) if opened.at_best else []),
             gates.of_users(opened, chosen, k, seen, accelerator),
         ]

@@ -189,6 +189,13 @@ class Recommender(LightningModule):
         """What the model found to matter for each item, per channel: [I] each; empty if nothing."""
         return {}
 
+    def item_measures(self) -> dict[str, Tensor]:
+        """Return what else the model found about each item, such as a degree: [I] each.
+
+        Unlike the weights of channels, they are not shares of anything. NaN: not known of an item.
+        """
+        return {}
+
     def pair_weights(self, queries: Queries, items: Tensor) -> dict[str, Tensor]:
         """What matters in the scores of pairs, per channel: [P] each; here, what does for the item.
 
@@ -199,7 +206,7 @@ class Recommender(LightningModule):
         return {name: weight[items] for name, weight in self.item_weights().items()}
 
     @classmethod
-    def teacher_in(cls, state: Mapping[str, Tensor]) -> Embeddings:  # noqa: ARG003
+    def teacher_in(cls, state: Mapping[str, Tensor]) -> Embeddings | None:  # noqa: ARG003
         """Return the teacher's embeddings that the weights of a checkpoint hold.
 
         A model whose constructor has the argument `teacher: Embeddings | None` keeps what it needs

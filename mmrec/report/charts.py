@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from optuna import Study
-    from torch import Tensor
 
     from mmrec.report.significance import Comparison
 
@@ -31,8 +29,6 @@ log = logging.getLogger(__name__)
 TEXT = "#222222"  # becomes the colour of the page's text in a page
 SIZE = (4.8, 3.4)  # inches
 POPULARITY, ACTIVITY = ("head", "mid", "tail"), ("active", "regular", "occasional")
-HATCHES = ("", "//", "..", "xx", "--", "\\\\", "++", "oo")
-DASHES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (8, 4)))
 COSTS = {"fit": "training, seconds", "peak_rss_mib": "peak memory, MiB"}
 
 
@@ -61,7 +57,7 @@ def style() -> Iterator[None]:
 
 def learning_curves(methods: Sequence[Method], monitor: str) -> Figure | None:
     """The validation metric of each epoch: a line a seed; None if nothing was trained."""
-    figure, axes = _axes("epoch", monitor, "Learning curves")
+    figure, axes = new_axes("epoch", monitor, "Learning curves")
     drawn = False
     for method, colour in zip(methods, cycle(COLOURS), strict=False):
         label: str | None = method.name
@@ -82,7 +78,7 @@ def learning_curves(methods: Sequence[Method], monitor: str) -> Figure | None:
             label, drawn = None, True
     if not drawn:
         return None
-    _legend(axes)
+    add_legend(axes)
     return figure
 
 
@@ -94,7 +90,7 @@ def by_group(
     shown = [m for m in methods if all(m.values(name) for name in names)]
     if not shown:
         return None
-    figure, axes = _axes("", metric, title)
+    figure, axes = new_axes("", metric, title)
     width = 0.8 / len(shown)
     for place, (method, colour) in enumerate(zip(shown, cycle(COLOURS), strict=False)):
         axes.bar(
@@ -107,7 +103,7 @@ def by_group(
             label=method.name,
         )
     axes.set_xticks(range(len(groups)), groups)
-    _legend(axes)
+    add_legend(axes)
     return figure
 
 
@@ -122,7 +118,7 @@ def quality_and_cost(
     points = [(m, c, m.mean(f"test/{metric}")) for m in methods if (c := mean_cost(m, cost))]
     if len(points) < 2:
         return None
-    figure, axes = _axes(COSTS[cost], f"test {metric}", f"Quality and {cost_name(cost)}")
+    figure, axes = new_axes(COSTS[cost], f"test {metric}", f"Quality and {cost_name(cost)}")
     for (method, x, y), colour, marker in zip(points, cycle(COLOURS), cycle(MARKERS), strict=False):
         axes.plot(x, y, marker, color=colour, label=method.name)
     front = [(x, y) for _, x, y in points if not any(a <= x and b > y for _, a, b in points)]
@@ -130,7 +126,7 @@ def quality_and_cost(
     axes.plot(*zip(*sorted(front), strict=True), color=TEXT, linewidth=0.8, zorder=0, label=label)
     axes.set_xscale("log")
     _plain(axes.xaxis)
-    _legend(axes)
+    add_legend(axes)
     return figure
 
 
@@ -174,97 +170,6 @@ def ablation(
         title=f"{base.name}: ablations",
     )
     return figure
-
-
-def looks(names: Sequence[str], channels: Sequence[str]) -> list[tuple[str, int]]:
-    """A colour for each name, and how many before it have that colour.
-
-    It is that of the first channel which the name holds, as `balanced/visual+textual` or
-    `visual/2`, so that a channel and its experts look alike in all figures; of a name that holds
-    none, the next one.
-    """
-    found: list[tuple[str, int]] = []
-    for n, name in enumerate(names):
-        place = [channels.index(part) for part in re.split("[/+]", name) if part in channels]
-        colour = COLOURS[(place[0] if place else n) % len(COLOURS)]
-        found.append((colour, sum(colour == other for other, _ in found)))
-    return found
-
-
-def loads(
-    table: pl.DataFrame, experts: Sequence[str], channels: Sequence[str], trigger: int | None
-) -> Figure:
-    """Share of the load of each expert, epoch by epoch."""
-    figure, axes = _axes("epoch", "share of the load", "Load of the experts")
-    shown = table.select("epoch", *(f"load/{name}" for name in experts)).drop_nulls()
-    lines = zip(experts, looks(experts, channels), cycle(MARKERS), strict=False)
-    for name, (colour, again), marker in lines:
-        axes.plot(
-            shown["epoch"],
-            shown[f"load/{name}"],
-            color=colour,
-            linestyle=DASHES[again % len(DASHES)],
-            marker=marker,
-            markersize=3,
-            markevery=max(1, len(shown) // 8),
-            linewidth=1,
-            label=name,
-        )
-    axes.set_ylim(bottom=0)
-    _mark(axes, trigger)
-    _legend(axes)
-    return figure
-
-
-def entropies(table: pl.DataFrame, trigger: int | None) -> Figure:
-    """How evenly experts are used, and how undecided the router is for a pair, epoch by epoch."""
-    figure, axes = _axes("epoch", "entropy, of its largest", "Routing entropy")
-    names = {
-        "router/gate_entropy": "of the mean gates",
-        "router/load_entropy": "of the load",
-        "router/pair_entropy": "of a pair's gates",
-    }
-    for (name, label), colour in zip(names.items(), COLOURS, strict=False):
-        shown = table.select("epoch", name).drop_nulls()
-        axes.plot(shown["epoch"], shown[name], color=colour, label=label)
-    axes.set_ylim(0, 1.02)
-    _mark(axes, trigger)
-    _legend(axes)
-    return figure
-
-
-def stacked(
-    means: Tensor, parts: Sequence[str], channels: Sequence[str], groups: Sequence[str], title: str
-) -> Figure:
-    """Mean weights of channels, or experts: a bar of parts for each group; [G, C]."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(SIZE[0], 1.4 + 0.24 * len(groups)), layout="constrained")
-    axes = figure.subplots()
-    left = np.zeros(len(groups))
-    shares = means.nan_to_num().T.numpy()
-    for values, part, (colour, again) in zip(shares, parts, looks(parts, channels), strict=True):
-        axes.barh(
-            range(len(groups)),
-            values,
-            left=left,
-            color=colour,
-            hatch=HATCHES[again % len(HATCHES)],
-            edgecolor="white" if again else None,
-            linewidth=0,
-            label=part,
-        )
-        left += values
-    axes.set_yticks(range(len(groups)), groups)
-    axes.invert_yaxis()
-    axes.set(xlabel="mean weight", title=title)
-    _legend(axes)
-    return figure
-
-
-def _mark(axes: Axes, trigger: int | None) -> None:
-    if trigger is not None:
-        axes.axvline(trigger, color=TEXT, linewidth=0.8, linestyle="--", label="second stage")
 
 
 def searches(study: Study, objectives: Sequence[str]) -> dict[str, Figure]:
@@ -373,7 +278,8 @@ def for_a_page(svg: bytes) -> str:
     return text
 
 
-def _axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
+def new_axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
+    """Create a figure with one pair of axes."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -394,6 +300,6 @@ def _plain(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _legend(axes: Axes) -> None:
+def add_legend(axes: Axes) -> None:
     """Below, where it hides nothing."""
     axes.figure.legend(loc="outside lower center", ncols=2, fontsize=8)

@@ -19,7 +19,8 @@ from mmrec.data.corpus import Categories, Corpus
 from mmrec.evaluation.protocol import groups
 from mmrec.models import Recommender, RoutedRecommender
 from mmrec.models.routed import weighs_pairs
-from mmrec.report import charts
+from mmrec.report import charts, gate_charts
+from mmrec.report.item_tables import WIDE, describe_items, item_table, with_weights
 from mmrec.report.page import SEEN, Section
 from mmrec.report.tables import Table, Value
 from mmrec.training.open_run import OpenRun
@@ -27,7 +28,6 @@ from mmrec.training.ranked_lists import Seen, ranked_lists
 from mmrec.training.results import EPOCHS, ResultError, read_epochs
 
 BEFORE = 10  # items of train that are shown beside a list
-WIDE = 60  # letters of a title
 CATEGORIES = 20  # the largest
 TEMPERATURE = ("warm", "cold")
 ITEMS = "weights.csv"
@@ -64,8 +64,8 @@ def over_epochs(opened: OpenRun, channels: list[str]) -> list[Section]:
             "of the mean gates and of the load, 1 where all experts are used alike."
             f"{about}{begun}{shown}",
             figures={
-                "load": charts.loads(table, opened.model.experts, channels, trigger),
-                "entropy": charts.entropies(table, trigger),
+                "load": gate_charts.loads(table, opened.model.experts, channels, trigger),
+                "entropy": gate_charts.entropies(table, trigger),
             },
         )
     ]
@@ -86,7 +86,7 @@ def of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
     ):
         table, means = _means(f"weights-by-{what}", f"By {what}", names, values, index, labels)
         tables.append(table)
-        figures[what] = charts.stacked(means, names, names, labels, f"Weights by {what}")
+        figures[what] = gate_charts.stacked(means, names, names, labels, f"Weights by {what}")
     categories = corpus.categories
     if categories is not None:
         place, shown = _largest(categories)
@@ -102,7 +102,7 @@ def of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
             "weights-by-category", "By category", names, values[pair[kept]], borne[kept], shown
         )
         tables.append(table)
-        figures["category"] = charts.stacked(means, names, names, shown, "Weights by category")
+        figures["category"] = gate_charts.stacked(means, names, names, shown, "Weights by category")
     return Section(
         "Channels",
         "channels",
@@ -118,19 +118,46 @@ def of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
 
 
 class Weighed(NamedTuple):
-    """What a model weighs in each item: [I] each, by name."""
+    """What a model weighs and measures in each item: [I] each, by name."""
 
     channels: dict[str, Tensor]
     experts: dict[str, Tensor]
+    measures: dict[str, Tensor]
 
 
 def weighed(model: Recommender) -> Weighed:
     """Once for the whole page: where pairs are weighed, it takes a pass over those of train."""
     channels = {name: weight.cpu() for name, weight in model.item_weights().items()}
+    measures = {name: value.cpu() for name, value in model.item_measures().items()}
     if not isinstance(model, RoutedRecommender):
-        return Weighed(channels, {})
+        return Weighed(channels, {}, measures)
     gates = model.item_gates().cpu()
-    return Weighed(channels, dict(zip(model.experts, gates.unbind(1), strict=True)))
+    experts = dict(zip(model.experts, gates.unbind(1), strict=True))
+    return Weighed(channels, experts, measures)
+
+
+def measured(opened: OpenRun, measures: Mapping[str, Tensor]) -> list[Section]:
+    """Means of a model's measures of items, by popularity; nothing without any."""
+    if not measures:
+        return []
+    corpus, shares = opened.corpus, opened.model.evaluation.item_groups
+    values = torch.stack(list(measures.values()), 1)  # [I, Q]
+    known = values.isfinite().all(1)
+    of, names = groups(corpus.item_counts(), shares), list(measures)
+    title = "By popularity"
+    table, means = _means(
+        "measures", title, names, values[known], of[known], charts.POPULARITY, "items"
+    )
+    return [
+        Section(
+            "Measures of items",
+            "measures",
+            f"Means over {_shares('items', charts.POPULARITY, shares)}, by train interactions. "
+            f"{ITEMS}, beside this page, has those of every item.",
+            [table],
+            {"measures": gate_charts.panels(means, names, charts.POPULARITY)},
+        )
+    ]
 
 
 def of_items(opened: OpenRun, known: Weighed, names: list[str]) -> list[Section]:
@@ -154,7 +181,7 @@ def of_items(opened: OpenRun, known: Weighed, names: list[str]) -> list[Section]
         values = torch.stack(list(weights.values()), 1)[item]
         table, means = _means(name, title, list(weights), values, of, to, "items")
         tables.append(table)
-        figures[name] = charts.stacked(means, list(weights), names, to, title)
+        figures[name] = gate_charts.stacked(means, list(weights), names, to, title)
 
     categories = corpus.categories
     if categories is not None:
@@ -207,42 +234,17 @@ def _most(opened: OpenRun, experts: Mapping[str, Tensor]) -> Table:
         gates = gates.masked_fill(rare.unsqueeze(1), -1.0)
     best = gates.topk(min(FIRST, len(gates)), dim=0)
     names = [name for name in experts for _ in range(len(best.values))]
-    found = _described(opened, pl.DataFrame({"item": best.indices.T.flatten().numpy()})).select(
+    found = describe_items(opened, pl.DataFrame({"item": best.indices.T.flatten().numpy()})).select(
         pl.Series("expert", names), pl.all(), pl.Series("gate", best.values.T.flatten().numpy())
     )
     shown = found.filter(pl.col("gate") > 0)
-    return _table(shown, "What each expert carries most", "items-of-experts")
-
-
-def _described(opened: OpenRun, frame: pl.DataFrame) -> pl.DataFrame:
-    """What is known of the items of a frame."""
-    corpus, item = opened.corpus, frame["item"].cast(pl.Int64)
-    more = []
-    if corpus.item_ids is not None and "item_id" not in frame.columns:
-        more.append(corpus.item_ids.gather(item).alias("item_id"))
-    if corpus.item_titles is not None:
-        more.append(corpus.item_titles.gather(item).alias("title"))
-    more.append(pl.Series("train users", corpus.item_counts()[item.to_torch()].numpy()))
-    if isinstance(opened.data, PlantedData):
-        truth = opened.data.truth
-        roles = [truth.role_names[role] for role in truth.role[item.to_torch()].tolist()]
-        more.append(pl.Series("true role", roles))
-    return frame.with_columns(more)
+    return item_table(shown, "What each expert carries most", "items-of-experts")
 
 
 def every_item(opened: OpenRun, known: Weighed) -> pl.DataFrame:
-    """A row an item: what is known of it, and what channels and experts weigh in it."""
-    items = _described(opened, pl.DataFrame({"item": range(opened.corpus.n_items)}))
-    return _beside(items, known.channels | known.experts)
-
-
-def _beside(frame: pl.DataFrame, weights: Mapping[str, Tensor]) -> pl.DataFrame:
-    """Weights as columns; a modality may be called what a column is."""
-    taken = frame.columns
-    return frame.with_columns(
-        pl.Series(f"weight of {name}" if name in taken else name, weight.cpu().numpy())
-        for name, weight in weights.items()
-    )
+    """One row per item: what is known of it, its weights and its measures."""
+    items = describe_items(opened, pl.DataFrame({"item": range(opened.corpus.n_items)}))
+    return with_weights(items, known.channels | known.experts | known.measures)
 
 
 def _largest(categories: Categories) -> tuple[Tensor, list[str]]:
@@ -332,8 +334,8 @@ def of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: st
         if not len(frame):  # nobody of them has anything in train
             return frame
         user, item = (frame[name].to_torch().long().to(device) for name in ("user", "item"))
-        known = _described(opened, frame).with_columns(_experts(opened, user, item))
-        return _beside(known, opened.pair_weights(user, item))
+        known = describe_items(opened, frame).with_columns(_experts(opened, user, item))
+        return with_weights(known, opened.pair_weights(user, item))
 
     best, before = told(best), told(before)
     routed = isinstance(opened.model, RoutedRecommender)
@@ -351,7 +353,7 @@ def of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: st
         ):
             shown = frame.filter(pl.col("user") == one).drop("user", "user_id", strict=False)
             if len(shown):
-                tables.append(_table(shown, title, file))
+                tables.append(item_table(shown, title, file))
     return Section(
         "Recommendations",
         "recommendations",
@@ -385,16 +387,3 @@ def _experts(opened: OpenRun, user: Tensor, item: Tensor) -> list[pl.Series]:
             ],
         )
     ]
-
-
-def _table(frame: pl.DataFrame, title: str, name: str) -> Table:
-    def cell(value: Any) -> Any:
-        return Value(value, digits=3) if isinstance(value, float) else str(value)
-
-    frame = frame.with_columns(pl.col(pl.Float32).cast(pl.Float64))
-    if frame.schema.get("title") == pl.String:
-        text = pl.col("title").str
-        cut = pl.when(text.len_chars() > WIDE).then(text.head(WIDE) + "…")
-        frame = frame.with_columns(cut.otherwise(pl.col("title")))
-    rows = [[cell(v) for v in row] for row in frame.iter_rows()]
-    return Table(name, title, frame.columns, rows, deviations=False)

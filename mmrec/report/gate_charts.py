@@ -1,0 +1,129 @@
+"""Figures of gates and of what a model measures in items."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from mmrec.report.charts import SIZE, TEXT, add_legend, new_axes
+from mmrec.report.figures import COLOURS, MARKERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+HATCHES = ("", "//", "..", "xx", "--", "\\\\", "++", "oo")
+DASHES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (8, 4)))
+
+
+def looks(names: Sequence[str], channels: Sequence[str]) -> list[tuple[str, int]]:
+    """A colour for each name, and how many before it have that colour.
+
+    It is that of the first channel which the name holds, as `balanced/visual+textual` or
+    `visual/2`, so that a channel and its experts look alike in all figures; of a name that holds
+    none, the next one.
+    """
+    found: list[tuple[str, int]] = []
+    for n, name in enumerate(names):
+        place = [channels.index(part) for part in re.split("[/+]", name) if part in channels]
+        colour = COLOURS[(place[0] if place else n) % len(COLOURS)]
+        found.append((colour, sum(colour == other for other, _ in found)))
+    return found
+
+
+def loads(
+    table: pl.DataFrame, experts: Sequence[str], channels: Sequence[str], trigger: int | None
+) -> Figure:
+    """Share of the load of each expert, epoch by epoch."""
+    figure, axes = new_axes("epoch", "share of the load", "Load of the experts")
+    shown = table.select("epoch", *(f"load/{name}" for name in experts)).drop_nulls()
+    lines = zip(experts, looks(experts, channels), cycle(MARKERS), strict=False)
+    for name, (colour, again), marker in lines:
+        axes.plot(
+            shown["epoch"],
+            shown[f"load/{name}"],
+            color=colour,
+            linestyle=DASHES[again % len(DASHES)],
+            marker=marker,
+            markersize=3,
+            markevery=max(1, len(shown) // 8),
+            linewidth=1,
+            label=name,
+        )
+    axes.set_ylim(bottom=0)
+    mark_trigger(axes, trigger)
+    add_legend(axes)
+    return figure
+
+
+def entropies(table: pl.DataFrame, trigger: int | None) -> Figure:
+    """How evenly experts are used, and how undecided the router is for a pair, epoch by epoch."""
+    figure, axes = new_axes("epoch", "entropy, of its largest", "Routing entropy")
+    names = {
+        "router/gate_entropy": "of the mean gates",
+        "router/load_entropy": "of the load",
+        "router/pair_entropy": "of a pair's gates",
+    }
+    for (name, label), colour in zip(names.items(), COLOURS, strict=False):
+        shown = table.select("epoch", name).drop_nulls()
+        axes.plot(shown["epoch"], shown[name], color=colour, label=label)
+    axes.set_ylim(0, 1.02)
+    mark_trigger(axes, trigger)
+    add_legend(axes)
+    return figure
+
+
+def stacked(
+    means: Tensor, parts: Sequence[str], channels: Sequence[str], groups: Sequence[str], title: str
+) -> Figure:
+    """Mean weights of channels, or experts: a bar of parts for each group; [G, C]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(SIZE[0], 1.4 + 0.24 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(groups))
+    shares = means.nan_to_num().T.numpy()
+    for values, part, (colour, again) in zip(shares, parts, looks(parts, channels), strict=True):
+        axes.barh(
+            range(len(groups)),
+            values,
+            left=left,
+            color=colour,
+            hatch=HATCHES[again % len(HATCHES)],
+            edgecolor="white" if again else None,
+            linewidth=0,
+            label=part,
+        )
+        left += values
+    axes.set_yticks(range(len(groups)), groups)
+    axes.invert_yaxis()
+    axes.set(xlabel="mean weight", title=title)
+    add_legend(axes)
+    return figure
+
+
+def panels(means: Tensor, names: Sequence[str], groups: Sequence[str]) -> Figure:
+    """Mean values of groups, a panel for each quantity; [G, Q]."""
+    from matplotlib.figure import Figure
+
+    height = 0.5 + (0.7 + 0.24 * len(groups)) * len(names)
+    figure = Figure(figsize=(SIZE[0], height), layout="constrained")
+    every = np.atleast_1d(figure.subplots(len(names)))
+    for axes, name, values in zip(every, names, means.nan_to_num().T.numpy(), strict=True):
+        axes.barh(range(len(groups)), values, color=COLOURS[0])
+        axes.set_yticks(range(len(groups)), groups)
+        axes.invert_yaxis()
+        axes.set(title=f"Mean {name}")
+    return figure
+
+
+def mark_trigger(axes: Axes, trigger: int | None) -> None:
+    """Draw a line at the epoch where the second stage begins."""
+    if trigger is not None:
+        axes.axvline(trigger, color=TEXT, linewidth=0.8, linestyle="--", label="second stage")

@@ -1,0 +1,55 @@
+"""Tables of items for the pages of `explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+from torch import Tensor
+
+from mmrec.data import PlantedData
+from mmrec.report.tables import Table, Value
+from mmrec.training.open_run import OpenRun
+
+WIDE = 60  # letters of a title
+
+
+def describe_items(opened: OpenRun, frame: pl.DataFrame) -> pl.DataFrame:
+    """Add what is known of the items of a frame: ids, titles, train users, true roles."""
+    corpus, item = opened.corpus, frame["item"].cast(pl.Int64)
+    more = []
+    if corpus.item_ids is not None and "item_id" not in frame.columns:
+        more.append(corpus.item_ids.gather(item).alias("item_id"))
+    if corpus.item_titles is not None:
+        more.append(corpus.item_titles.gather(item).alias("title"))
+    more.append(pl.Series("train users", corpus.item_counts()[item.to_torch()].numpy()))
+    if isinstance(opened.data, PlantedData):
+        truth = opened.data.truth
+        roles = [truth.role_names[role] for role in truth.role[item.to_torch()].tolist()]
+        more.append(pl.Series("true role", roles))
+    return frame.with_columns(more)
+
+
+def with_weights(frame: pl.DataFrame, weights: Mapping[str, Tensor]) -> pl.DataFrame:
+    """Add weights as columns; a modality may have the name of a column."""
+    taken = frame.columns
+    return frame.with_columns(
+        pl.Series(f"weight of {name}" if name in taken else name, weight.cpu().numpy())
+        for name, weight in weights.items()
+    )
+
+
+def item_table(frame: pl.DataFrame, title: str, name: str) -> Table:
+    """Build a table of the page; long titles are cut."""
+
+    def cell(value: Any) -> Any:
+        return Value(value, digits=3) if isinstance(value, float) else str(value)
+
+    frame = frame.with_columns(pl.col(pl.Float32).cast(pl.Float64))
+    if frame.schema.get("title") == pl.String:
+        text = pl.col("title").str
+        cut = pl.when(text.len_chars() > WIDE).then(text.head(WIDE) + "…")
+        frame = frame.with_columns(cut.otherwise(pl.col("title")))
+    rows = [[cell(v) for v in row] for row in frame.iter_rows()]
+    return Table(name, title, frame.columns, rows, deviations=False)
