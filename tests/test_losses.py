@@ -184,3 +184,11 @@ def test_contrast_among_all_equals_the_one_on_a_matrix_with_its_gradients(b, n, 
     for x in (one, others):
         found, expected = (torch.autograd.grad(y, x, retain_graph=True)[0] for y in (full, plain))
         torch.testing.assert_close(found, expected)
+
+
+def test_weights_of_rows_scale_their_terms_of_the_contrast():
+    one, others = draw(1, 3, 2), draw(2, 3, 2)
+    terms = torch.stack([info_nce(one[[b]], others, 0.4, torch.tensor([b])) for b in range(3)])
+    weights = torch.tensor([0.0, 2.0, 0.5], dtype=torch.float64)
+    found = info_nce(one, others, 0.4, weights=weights)
+    torch.testing.assert_close(found, (weights * terms).sum() / 3)

@@ -7,6 +7,7 @@ from mmrec.models.content import ContentRecommender
 from mmrec.models.content_bpr import ContentBPR
 from mmrec.models.dropoutnet import DropoutNet
 from mmrec.models.ease import EASE
+from mmrec.models.egra import EGRA
 from mmrec.models.freedom import FREEDOM
 from mmrec.models.gated_lightgcn import GatedLightGCN
 from mmrec.models.item_knn import ItemKNN
@@ -24,6 +25,7 @@ from mmrec.models.wmf import WMF
 __all__ = [
     "BPR",
     "EASE",
+    "EGRA",
     "FREEDOM",
     "MAGNET",
     "MAMEX",

@@ -148,6 +148,7 @@ def info_nce(
     *,
     cosine: bool = False,
     excluded: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Each row is to find its own among others: mean of `-log softmax(<x, y> / t)_own`.
 
@@ -160,6 +161,7 @@ def info_nce(
         own: [B] rows of `others`; None: the same row.
         cosine: divide the rows of both by their norms first.
         excluded: [B, N] bool, pairs that are left out of the softmax; never an own one.
+        weights: [B] of the rows; the mean is over B, not over the weights. None: 1 each.
 
     Returns:
         A scalar; 0 without rows.
@@ -170,9 +172,11 @@ def info_nce(
         one, others = normalize(one, dim=-1), normalize(others, dim=-1)
     own = torch.arange(len(one), device=one.device) if own is None else own
     logits = one @ others.T / temperature
-    return batch_softmax(
-        logits if excluded is None else logits.masked_fill(excluded, -torch.inf), own
-    )
+    if excluded is not None:
+        logits = logits.masked_fill(excluded, -torch.inf)
+    if weights is None:
+        return batch_softmax(logits, own)
+    return (weights * cross_entropy(logits, own, reduction="none")).mean()
 
 
 def full_info_nce(one: Tensor, others: Tensor, temperature: float, own: Tensor) -> Tensor:

@@ -525,8 +525,8 @@ def test_a_choice_that_there_is_not_is_refused(name, setting, board):
     for key, kind in get_type_hints(CLASSES[name].__init__).items():
         if get_origin(kind) is Literal:
             with pytest.raises(SettingError) as caught:
-                instantiate({**config, key: "none"}, _convert_="all")(board)
-            assert (caught.value.setting, caught.value.value) == (f"model.{key}", "none")
+                instantiate({**config, key: "unknown"}, _convert_="all")(board)
+            assert (caught.value.setting, caught.value.value) == (f"model.{key}", "unknown")
             assert all(choice in caught.value.expected for choice in get_args(kind))
 
 

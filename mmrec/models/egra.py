@@ -1,0 +1,278 @@
+"""EGRA: Enhancing the Behavior Graph and Representation Alignment for Multimodal Recommendation.
+
+arXiv 2508.16170, 2025. https://arxiv.org/abs/2508.16170
+
+A re-implementation from the public abstract and related work; no code is public. From the paper:
+an item graph made from the item representations of a pretrained multimodal recommender is part of
+the behaviour graph; the alignment of modality and behaviour representations has a weight for each
+entity, which follows its alignment degree, and an overall strength that grows during training. Ours
+are all formulas and numbers: the modality branch is that of MGCN (Yu et al., MM 2023,
+https://arxiv.org/abs/2308.03588), and the joint graph resembles that of GUME (Lin et al., CIKM
+2024, https://arxiv.org/abs/2407.12338).
+
+Shapes: U users, I items, N nodes (users, then items), D embedding size, B batch, K negatives of a
+pair, T dimension of the teacher's embeddings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from mmrec.config.checks import check_at_least, check_choice
+from mmrec.data import TrainingView, Triplets, require_modalities
+from mmrec.graphs import (
+    check_neighbours,
+    content_knn,
+    content_similarity,
+    csr_matrix,
+    joint_adjacency,
+    knn_adjacency,
+    knn_graph,
+    normalized_adjacency,
+    normalized_interactions,
+)
+from mmrec.models.base import Embeddings, Recommender
+from mmrec.nn import ModalityViews, ProjectedFeatures, Propagation, SparseMatrix, ViewFusion
+from mmrec.nn.lookup import pairs_with_negatives
+from mmrec.nn.losses import bpr, info_nce, norm_penalty, pair_scores
+from mmrec.nn.sparse import row_of_entries
+
+Merge = Literal["joint", "branch", "none"]
+Focus = Literal["hard", "easy", "none"]
+Ramp = Literal["linear", "exp", "constant"]
+Sides = Literal["both", "users", "items"]
+LARGEST = 5.0  # of an entity's weight, where their mean is 1
+
+
+class EGRA(Recommender):
+    """LightGCN over a behaviour graph with a pretrained item graph, aligned with content views.
+
+    With the adjacency `[[0, R], [R^T, gamma S]]`, normalised as a whole, LightGCN gives the
+    behaviour embeddings b. The modality branch gives f, see `ModalityViews` and `ViewFusion`. The
+    final embeddings are `b + f`. S holds the cosines of the teacher's item embeddings.
+
+    Args:
+        corpus: training interactions and at least one modality.
+        dim: embedding size D.
+        layers: propagation steps over the behaviour graph.
+        item_graph: put S into the behaviour graph (`joint`), use it as a graph of its own whose
+            result is added to items (`branch`), or leave it out (`none`).
+        gamma: weight of S in the joint graph, relative to the weight 1 of an interaction.
+        neighbours: of each item, in S and in the graph of each modality (there itself included).
+        align: strength of the alignment at the end of its ramp.
+        ramp: how the strength grows: `linear`; `exp`, fast at first; or `constant`.
+        ramp_epochs: length of the ramp.
+        temperature: of the alignment.
+        focus: entities that weigh more in the alignment: `hard` ones, `(1 - degree)^rho`; `easy`
+            ones, `degree^rho`; or `none`. The degree of alignment is `(1 + cos(b, f)) / 2`; weights
+            have a mean of 1 and are clipped at 5.
+        rho: exponent of the weights.
+        sides: align `both`, or only `users` or `items`.
+        l2: weight of the squared norm of the final embeddings in a batch.
+        teacher: embeddings of a pretrained model; None: S is the mean cosine of content.
+    """
+
+    teacher_items: Tensor
+
+    def __init__(
+        self,
+        corpus: TrainingView,
+        *,
+        dim: int = 64,
+        layers: int = 2,
+        item_graph: Merge = "joint",
+        gamma: float = 0.5,
+        neighbours: int = 10,
+        align: float = 0.01,
+        ramp: Ramp = "linear",
+        ramp_epochs: int = 50,
+        temperature: float = 0.2,
+        focus: Focus = "hard",
+        rho: float = 1.0,
+        sides: Sides = "both",
+        l2: float = 1e-4,
+        teacher: Embeddings | None = None,
+    ) -> None:
+        check_at_least(1, dim=dim, neighbours=neighbours, ramp_epochs=ramp_epochs)
+        check_at_least(0, layers=layers, gamma=gamma, align=align, rho=rho, l2=l2)
+        check_at_least(1e-3, temperature=temperature)
+        check_choice(Merge, item_graph=item_graph)
+        check_choice(Ramp, ramp=ramp)
+        check_choice(Focus, focus=focus)
+        check_choice(Sides, sides=sides)
+        super().__init__(corpus)
+        modalities = require_modalities(corpus, "egra")
+        check_neighbours(modalities, neighbours, "model.neighbours")
+        self.names = tuple(modalities)
+        self.l2, self.align, self.ramp, self.ramp_epochs = l2, align, ramp, ramp_epochs
+        self.temperature, self.focus, self.rho, self.sides = temperature, focus, rho, sides
+        self.strength = self.strength_at(0)
+        size = corpus.n_users, corpus.n_items
+        self.user = nn.Embedding(corpus.n_users, dim)
+        self.item = nn.Embedding(corpus.n_items, dim)
+        nn.init.xavier_uniform_(self.user.weight)
+        nn.init.xavier_uniform_(self.item.weight)
+
+        of_teacher = torch.zeros(0, 0) if teacher is None else teacher.items
+        self.register_buffer("teacher_items", of_teacher)  # [I, T]
+        joint, self.branch = normalized_adjacency(corpus.train, *size), None
+        if item_graph != "none":
+            similar = (
+                content_similarity(modalities, neighbours)
+                if teacher is None
+                else embedding_graph(teacher.items, neighbours)
+            )
+            if item_graph == "branch":
+                self.branch = SparseMatrix(normalized(similar), symmetric=True)
+            elif gamma:
+                joint = joint_adjacency(corpus.train, *size, similar, gamma)
+        self.propagate = Propagation(joint, layers)
+
+        self.project = nn.ModuleList(
+            ProjectedFeatures(modality, dim, trainable=True) for modality in modalities.values()
+        )
+        graphs = [
+            knn_adjacency(
+                content_knn(modality, neighbours, self_loops=True),
+                weights="similarity",
+                normalize="symmetric",
+                symmetrize=False,
+            )
+            for modality in modalities.values()
+        ]
+        self.views = ModalityViews(graphs, normalized_interactions(corpus.train, *size), dim)
+        self.fuse = ViewFusion(len(modalities), dim)
+
+    @classmethod
+    def teacher_in(cls, state: Mapping[str, Tensor]) -> Embeddings | None:
+        """The teacher's items; nothing reads its users, so there are none."""
+        items = state["teacher_items"]
+        return Embeddings(items[:0], items) if len(items) else None
+
+    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Set the strength of the alignment."""
+        super().start_epoch(epoch, generator)
+        self.strength = self.strength_at(epoch)
+
+    def strength_at(self, epoch: int) -> float:
+        """Strength of the alignment in an epoch, counted from 0."""
+        share = min((epoch + 1) / self.ramp_epochs, 1.0)
+        match self.ramp:
+            case "linear":
+                return self.align * share
+            case "exp":
+                return self.align * (1 - math.exp(-5 * share)) / (1 - math.exp(-5))
+            case "constant":
+                return self.align
+
+    @property
+    def table(self) -> Tensor:
+        """ID embeddings of all nodes: [N, D]."""
+        return torch.cat([self.user.weight, self.item.weight])
+
+    def branch_items(self) -> Tensor | None:
+        """What a graph of its own adds to the items' behaviour: [I, D]."""
+        return None if self.branch is None else self.branch(self.item.weight)
+
+    def nodes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Behaviour embeddings [N, D], fused views [N, D] and attention [N, M] of all nodes."""
+        behaviour = self.propagate(self.table)
+        if (added := self.branch_items()) is not None:
+            behaviour = torch.cat([behaviour[: -len(added)], behaviour[-len(added) :] + added])
+        views = self.views(self.item.weight, [project() for project in self.project])  # [N, M, D]
+        fused = self.fuse(views, behaviour, self.views.present)
+        return behaviour, fused.vectors, fused.attention
+
+    def encode(self) -> Embeddings:
+        """Sum of behaviour and content."""
+        behaviour, content, _ = self.nodes()
+        nodes = behaviour + content
+        return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """BPR, the weighted alignment of positives and users, and the norm of the embeddings."""
+        index = pairs_with_negatives(batch)
+        rows = index.nodes(self.corpus.n_users)  # [B+B(1+K)]
+        behaviour = self.propagate.rows(self.table, rows)
+        if (added := self.branch_items()) is not None:
+            users, items = index.sides(behaviour)
+            behaviour = torch.cat([users, items + added[index.item]])
+        projected = [project() for project in self.project]  # [I, D] each
+        views = self.views.rows(self.item.weight, projected, index.user, index.item)
+        content = self.fuse(views, behaviour, self.views.present[rows]).vectors
+        final = index.parts(*index.sides(behaviour + content))  # [B, D] [B, D] [B, K, D]
+        terms = {"bpr": bpr(*pair_scores(*final)), "l2": self.l2 * norm_penalty("squared", *final)}
+        if self.strength:
+            of_users, of_items = (
+                self.alignment(b, f, self.views.present[nodes].any(1))
+                for b, f, nodes in zip(
+                    index.parts(*index.sides(behaviour))[:2],
+                    index.parts(*index.sides(content))[:2],
+                    (batch.user, self.corpus.n_users + batch.positive),
+                    strict=True,
+                )
+            )
+            if self.sides != "items":
+                terms["align_users"] = self.strength * of_users
+            if self.sides != "users":
+                terms["align_items"] = self.strength * of_items
+        return terms
+
+    def alignment(self, behaviour: Tensor, content: Tensor, viewed: Tensor) -> Tensor:
+        """Weighted InfoNCE between the embeddings [B, D] of the entities that have content."""
+        if not viewed.all():
+            behaviour, content = behaviour[viewed], content[viewed]
+        weights = self.entity_weights(degree(behaviour, content))
+        return info_nce(behaviour, content, self.temperature, cosine=True, weights=weights)
+
+    def entity_weights(self, degree: Tensor) -> Tensor | None:
+        """Weights of entities by their degree of alignment: [B] -> [B]; None: all equal."""
+        match self.focus:
+            case "hard":
+                weights = (1 - degree).pow(self.rho)
+            case "easy":
+                weights = degree.pow(self.rho)
+            case "none":
+                return None
+        return (weights / weights.mean().clamp(min=1e-12)).clamp(max=LARGEST)
+
+    @torch.no_grad()
+    def item_weights(self) -> dict[str, Tensor]:
+        """Attention of each modality: [I] each."""
+        *_, attention = self.nodes()
+        return dict(zip(self.names, attention[self.corpus.n_users :].unbind(1), strict=True))
+
+    @torch.no_grad()
+    def item_measures(self) -> dict[str, Tensor]:
+        """Degree of alignment of each item, and its weight in the alignment: [I] each."""
+        behaviour, content, _ = (x[self.corpus.n_users :] for x in self.nodes())
+        aligned = degree(behaviour, content)
+        weights = self.entity_weights(aligned)
+        weights = torch.ones_like(aligned) if weights is None else weights
+        return {"alignment degree": aligned, "alignment weight": weights}
+
+
+def degree(behaviour: Tensor, content: Tensor) -> Tensor:
+    """Return the degree of alignment of entities, 0..1, without a gradient: [B, D] -> [B]."""
+    return (1 + cosine_similarity(behaviour.detach(), content.detach(), dim=-1)) / 2
+
+
+def embedding_graph(items: Tensor, neighbours: int) -> Tensor:
+    """Return the cosines of items [I, T] and their nearest: [I, I] sparse CSR, symmetric."""
+    return knn_adjacency(
+        knn_graph(items, neighbours), weights="similarity", normalize="none", symmetrize=True
+    )
+
+
+def normalized(graph: Tensor) -> Tensor:
+    """Divide each entry by the root of the product of its row sum and its column's row sum."""
+    row, column = row_of_entries(graph), graph.col_indices().long()
+    degrees = torch.zeros(len(graph)).index_add_(0, row, graph.values())
+    values = graph.values() * (degrees[row] * degrees[column]).rsqrt()
+    return csr_matrix(row, column, values, (len(graph), len(graph)))

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity, logsigmoid, normalize
+
+from mmrec.config.errors import SettingError
+from mmrec.data import Triplets
+from mmrec.models import EGRA, Embeddings
+
+K = 3
+BATCH = Triplets(torch.tensor([0, 2, 2]), torch.tensor([1, 4, 6]), torch.tensor([[2], [3], [1]]))
+
+
+def teacher_of(corpus):
+    rng = torch.Generator().manual_seed(5)
+    return Embeddings(*(torch.randn(n, 4, generator=rng) for n in (corpus.n_users, corpus.n_items)))
+
+
+def lacking(corpus):
+    """Item 1 has no modality at all, and item 4 lacks the first."""
+    content = {}
+    for place, (name, each) in enumerate(corpus.modalities.items()):
+        present = torch.ones(corpus.n_items, dtype=torch.bool)
+        present[[1] if place else [1, 4]] = False
+        features = each.features * present[:, None]
+        content[name] = replace(each, features=features, present=present, digest=f"less {name}")
+    return replace(corpus, modalities=content)
+
+
+def dense_bipartite(corpus):
+    n = corpus.n_users + corpus.n_items
+    a = torch.zeros(n, n)
+    a[corpus.train.user, corpus.n_users + corpus.train.item] = 1
+    return a + a.T
+
+
+def dense_normalized(a):
+    scale = torch.where(a.sum(1) > 0, a.sum(1), 1).rsqrt()
+    return scale[:, None] * a * scale
+
+
+def dense_neighbours(vectors, k, *, itself, present=None):
+    """Cosines of the k most similar items of each; zero elsewhere."""
+    present = torch.ones(len(vectors), dtype=torch.bool) if present is None else present
+    unit, graph = normalize(vectors), torch.zeros(len(vectors), len(vectors))
+    for i in present.nonzero().flatten():
+        cosine = (unit @ unit[i]).masked_fill(~present, -2)
+        if not itself:
+            cosine[i] = -2
+        for j in cosine.topk(k).indices:
+            graph[i, j] = cosine[j].clamp(min=0)
+    return graph
+
+
+def dense_item_graph(corpus, teacher):
+    if teacher is not None:
+        graph = dense_neighbours(teacher.items, K, itself=False)
+        return torch.maximum(graph, graph.T)
+    graphs = []
+    for modality in corpus.modalities.values():
+        graph = dense_neighbours(modality.features, K, itself=False, present=modality.present)
+        graphs.append(torch.maximum(graph, graph.T))
+    return torch.stack(graphs).mean(0)
+
+
+def dense_behaviour(model, teacher, item_graph, gamma):
+    corpus, users = model.corpus, model.corpus.n_users
+    a, similar = dense_bipartite(corpus), dense_item_graph(corpus, teacher)
+    if item_graph == "joint":
+        a[users:, users:] = gamma * similar
+    x = torch.cat([model.user.weight, model.item.weight])
+    a = dense_normalized(a)
+    nodes = torch.stack([torch.linalg.matrix_power(a, n) @ x for n in range(3)]).mean(0)
+    if item_graph == "branch":
+        nodes[users:] += dense_normalized(similar) @ model.item.weight
+    return nodes
+
+
+def dense_content(model, behaviour):
+    """Views of items by their content neighbours and of users by their items, fused."""
+    corpus, users = model.corpus, model.corpus.n_users
+    graph = dense_normalized(dense_bipartite(corpus))[:users, users:]
+    views, there = [], []
+    for modality, project, gate in zip(
+        corpus.modalities.values(), model.project, model.views.gates, strict=True
+    ):
+        shown = modality.features @ project.linear.weight.T + project.linear.bias
+        gated = model.item.weight * torch.sigmoid(shown @ gate.weight.T + gate.bias)
+        near = dense_neighbours(modality.features, K, itself=True, present=modality.present)
+        items = dense_normalized(near) @ gated
+        views.append(torch.cat([graph @ items, items]))
+        there.append(torch.cat([graph @ modality.present.float() > 0, modality.present]))
+    views, there = torch.stack(views, 1), torch.stack(there, 1)
+    power = model.fuse.query(views).squeeze(-1).exp() * there
+    attention = power / power.sum(1, keepdim=True).clamp(min=1e-9)
+    common = (attention.unsqueeze(-1) * views).sum(1)
+    total = common
+    for m, part in enumerate(model.fuse.gate(behaviour).split(views.shape[-1], 1)):
+        total = total + torch.sigmoid(part) * (views[:, m] - common) * there[:, m, None]
+    return total / (1 + there.sum(1, keepdim=True)), there.any(1)
+
+
+@pytest.fixture
+def corpus(small_corpus):
+    return lacking(small_corpus(modalities=2))
+
+
+@pytest.mark.parametrize("item_graph", ["joint", "branch", "none"])
+@pytest.mark.parametrize("taught", [True, False])
+def test_embeddings_equal_dense_algebra(corpus, item_graph, taught):
+    teacher = teacher_of(corpus) if taught else None
+    model = EGRA(
+        corpus, dim=5, neighbours=K, item_graph=item_graph, gamma=0.3, teacher=teacher
+    ).eval()
+    behaviour = dense_behaviour(model, teacher, item_graph, 0.3)
+    content, _ = dense_content(model, behaviour)
+    torch.testing.assert_close(torch.cat(model.encode()), behaviour + content)
+
+
+@pytest.mark.parametrize("item_graph", ["joint", "branch"])
+@pytest.mark.parametrize("focus", ["hard", "easy", "none"])
+def test_losses_equal_dense_algebra(corpus, item_graph, focus):
+    teacher = teacher_of(corpus)
+    model = EGRA(
+        corpus,
+        dim=5,
+        neighbours=K,
+        item_graph=item_graph,
+        gamma=0.3,
+        align=0.7,
+        ramp="constant",
+        focus=focus,
+        rho=2.0,
+        l2=0.3,
+        teacher=teacher,
+    )
+    losses = model.losses(BATCH)
+    behaviour = dense_behaviour(model, teacher, item_graph, 0.3)
+    content, viewed = dense_content(model, behaviour)
+    final = behaviour + content
+    users, items = BATCH.user, corpus.n_users + BATCH.positive
+    others = corpus.n_users + BATCH.negative[:, 0]
+    apart = (final[users] * (final[items] - final[others])).sum(1)
+    torch.testing.assert_close(losses["bpr"], -logsigmoid(apart).mean())
+    squares = sum(final[part].square().sum() for part in (users, items, others))
+    torch.testing.assert_close(losses["l2"], 0.3 * squares / 2 / len(users))
+    for name, nodes in (("align_users", users), ("align_items", items)):
+        nodes = nodes[viewed[nodes]]
+        terms, weights = [], []
+        for n in nodes:
+            powers = [
+                torch.exp(cosine_similarity(behaviour[n], content[m], dim=0) / 0.2) for m in nodes
+            ]
+            own = cosine_similarity(behaviour[n], content[n], dim=0)
+            terms.append(-torch.log(torch.exp(own / 0.2) / torch.stack(powers).sum()))
+            aligned = ((1 + own) / 2).item()
+            weights.append({"hard": (1 - aligned) ** 2, "easy": aligned**2, "none": 1}[focus])
+        mean = sum(weights) / len(weights)
+        total = sum(min(w / mean, 5) * t for w, t in zip(weights, terms, strict=True))
+        torch.testing.assert_close(losses[name], 0.7 * total / len(terms))
+
+
+def test_the_item_without_content_takes_no_part_in_the_alignment(corpus):
+    model = EGRA(corpus, dim=5, neighbours=K, teacher=teacher_of(corpus))
+    model.strength = 1.0
+    losses = model.losses(BATCH)
+    sum(losses.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("ramp", "strengths"),
+    [
+        ("linear", [0.5, 1.0, 1.0]),
+        ("exp", [0.9241418, 1.0, 1.0]),
+        ("constant", [1.0, 1.0, 1.0]),
+    ],
+)
+def test_the_strength_follows_its_ramp(corpus, ramp, strengths):
+    model = EGRA(corpus, dim=5, neighbours=K, align=1.0, ramp=ramp, ramp_epochs=2)
+    found = []
+    for epoch in range(3):
+        model.start_epoch(epoch, torch.Generator())
+        found.append(model.strength)
+    assert found == pytest.approx(strengths)
+
+
+@pytest.mark.parametrize(
+    ("sides", "terms"),
+    [
+        ("both", {"align_users", "align_items"}),
+        ("users", {"align_users"}),
+        ("items", {"align_items"}),
+    ],
+)
+def test_sides_that_are_aligned(corpus, sides, terms):
+    model = EGRA(corpus, dim=5, neighbours=K, sides=sides)
+    assert model.losses(BATCH).keys() - {"bpr", "l2"} == terms
+
+
+def test_no_alignment_has_no_term(corpus):
+    model = EGRA(corpus, dim=5, neighbours=K, align=0.0)
+    assert model.losses(BATCH).keys() == {"bpr", "l2"}
+
+
+def test_checkpoints_hold_the_teacher(corpus):
+    teacher = teacher_of(corpus)
+    model = EGRA(corpus, dim=5, neighbours=K, teacher=teacher)
+    found = EGRA.teacher_in(model.state_dict())
+    torch.testing.assert_close(found.items, teacher.items)
+    again = EGRA(corpus, dim=5, neighbours=K, teacher=found)
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(torch.cat(again.encode()), torch.cat(model.encode()))
+    assert EGRA.teacher_in(EGRA(corpus, dim=5, neighbours=K).state_dict()) is None
+
+
+def test_item_measures_are_degrees_and_weights(corpus):
+    model = EGRA(corpus, dim=5, neighbours=K, teacher=teacher_of(corpus))
+    behaviour, content, _ = model.nodes()
+    measures = model.item_measures()
+    cosine = cosine_similarity(behaviour, content, dim=1)[corpus.n_users :]
+    torch.testing.assert_close(measures["alignment degree"], (1 + cosine) / 2)
+    weights = measures["alignment weight"]
+    assert weights[cosine.argmin()] == weights.max()
+    attention = model.item_weights()
+    assert attention["m3"][4] == 0
+    torch.testing.assert_close(attention["m4"][4], torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *[("item_graph", "x"), ("ramp", "x"), ("focus", "x"), ("sides", "x"), ("gamma", -1)],
+        *[("temperature", 0), ("ramp_epochs", 0), ("align", -1), ("rho", -1), ("neighbours", 0)],
+    ],
+)
+def test_bad_settings_are_named(corpus, setting, value):
+    with pytest.raises(SettingError) as error:
+        EGRA(corpus, **{setting: value})
+    assert error.value.setting == f"model.{setting}"
