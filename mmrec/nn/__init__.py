@@ -38,6 +38,7 @@ from mmrec.nn.propagation import Propagation, blended_rows
 from mmrec.nn.ranking_loss import Loss, RankingLoss
 from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranking, tiled_ranking
 from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
+from mmrec.nn.spectral import SpectralFusion
 from mmrec.nn.user_items import UserItems
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "Sees",
     "SparseMatrix",
     "SparseMixture",
+    "SpectralFusion",
     "TakenRows",
     "Template",
     "Terms",
