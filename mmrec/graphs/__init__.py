@@ -9,7 +9,12 @@ from mmrec.graphs.bipartite import (
     sampled_adjacency,
 )
 from mmrec.graphs.cache import cached
-from mmrec.graphs.content import check_neighbours, content_graphs, content_similarity
+from mmrec.graphs.content import (
+    check_neighbours,
+    content_graphs,
+    content_similarity,
+    directed_content_graph,
+)
 from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
 from mmrec.graphs.pseudo import (
     EdgeChoice,
@@ -20,7 +25,7 @@ from mmrec.graphs.pseudo import (
     pseudo_edges,
     tail_items,
 )
-from mmrec.graphs.sparse import csr_matrix
+from mmrec.graphs.sparse import csr_matrix, elementwise_maximum
 
 __all__ = [
     "EdgeChoice",
@@ -35,7 +40,9 @@ __all__ = [
     "content_similarity",
     "csr_matrix",
     "degree_weights",
+    "directed_content_graph",
     "edge_statistics",
+    "elementwise_maximum",
     "joint_adjacency",
     "knn_adjacency",
     "knn_graph",

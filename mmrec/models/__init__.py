@@ -19,6 +19,7 @@ from mmrec.models.most_pop import MostPop
 from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
+from mmrec.models.smore import SMORE
 from mmrec.models.vbpr import VBPR
 from mmrec.models.wmf import WMF
 
@@ -30,6 +31,7 @@ __all__ = [
     "MAGNET",
     "MAMEX",
     "MGCN",
+    "SMORE",
     "VBPR",
     "WMF",
     "CLCRec",
