@@ -9,7 +9,13 @@ from mmrec.graphs.bipartite import (
     sampled_adjacency,
 )
 from mmrec.graphs.cache import cached
-from mmrec.graphs.content import check_neighbours, content_graphs, content_similarity
+from mmrec.graphs.content import (
+    check_neighbours,
+    content_graphs,
+    content_similarity,
+    modality_shares,
+    weighted_content_graph,
+)
 from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
 from mmrec.graphs.pseudo import (
     EdgeChoice,
@@ -39,10 +45,12 @@ __all__ = [
     "joint_adjacency",
     "knn_adjacency",
     "knn_graph",
+    "modality_shares",
     "normalized_adjacency",
     "normalized_interactions",
     "pseudo_edges",
     "sample_edges",
     "sampled_adjacency",
     "tail_items",
+    "weighted_content_graph",
 ]

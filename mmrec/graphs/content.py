@@ -53,6 +53,63 @@ def content_graphs(modalities: Mapping[str, Modality], k: int) -> list[Tensor]:
     ]
 
 
+def modality_shares(
+    modalities: Mapping[str, Modality], weights: Mapping[str, float] | None
+) -> dict[str, float]:
+    """Return the share of each modality in an item graph as FREEDOM has it; shares sum to 1.
+
+    Args:
+        modalities: by name.
+        weights: of each modality. None gives `image` the share of 0.1 and divides the rest among
+            the others, as published models do; without `image` all shares are equal.
+
+    Raises:
+        ValueError: weights that do not name the modalities, or are negative, or all zero.
+    """
+    if weights is None:
+        others = len(modalities) - 1
+        if "image" not in modalities or not others:
+            return dict.fromkeys(modalities, 1 / len(modalities))
+        return {name: 0.1 if name == "image" else 0.9 / others for name in modalities}
+    total = sum(weights.values())
+    if weights.keys() != modalities.keys() or min(weights.values()) < 0 or not total > 0:
+        example = ",".join(f"{name}:1" for name in modalities)
+        raise ValueError(
+            f"model.modality_weights is {dict(weights)}; expected a weight of 0 or more for each "
+            f"modality, for example {{{example}}}"
+        )
+    return {name: weights[name] / total for name in modalities}
+
+
+def weighted_content_graph(
+    modalities: Mapping[str, Modality], shares: Mapping[str, float], neighbours: int
+) -> Tensor:
+    """Build an item graph as FREEDOM does: the weighted sum of binary graphs of each modality.
+
+    Zhou and Shen, MM 2023, Eq. 1 to 4. https://arxiv.org/abs/2211.06924
+
+    Args:
+        modalities: by name.
+        shares: weight of each modality.
+        neighbours: nearest items of each item by cosine, itself included. A modality gives each of
+            them the same weight, `share / neighbours`.
+
+    Returns:
+        [I, I] sparse CSR, directed.
+    """
+    graphs = [
+        shares[name]
+        * knn_adjacency(
+            content_knn(modality, neighbours, self_loops=True),
+            weights="binary",
+            normalize="symmetric",
+            symmetrize=False,
+        )
+        for name, modality in modalities.items()
+    ]
+    return sum(graphs[1:], start=graphs[0])
+
+
 def check_neighbours(modalities: Mapping[str, Modality], k: int, setting: str) -> None:
     """An item cannot have more neighbours than there are others with the modality.
 
