@@ -17,6 +17,7 @@ from mmrec.graphs.content import (
     weighted_content_graph,
 )
 from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
+from mmrec.graphs.low_rank import Factors, truncated_svd
 from mmrec.graphs.pseudo import (
     EdgeChoice,
     EdgeStatistics,
@@ -31,6 +32,7 @@ from mmrec.graphs.sparse import csr_matrix
 __all__ = [
     "EdgeChoice",
     "EdgeStatistics",
+    "Factors",
     "Neighbours",
     "PseudoEdges",
     "augmented_adjacency",
@@ -52,5 +54,6 @@ __all__ = [
     "sample_edges",
     "sampled_adjacency",
     "tail_items",
+    "truncated_svd",
     "weighted_content_graph",
 ]

@@ -33,7 +33,7 @@ from mmrec.nn.gates import at_least_float32, block_mixture, gated_sum, sparse_so
 from mmrec.nn.load_balance import choices, entropies, even_gates, evenness, imbalance
 from mmrec.nn.lookup import BatchIndex, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
-from mmrec.nn.propagation import Propagation, blended_rows
+from mmrec.nn.propagation import LowRankPropagation, Propagation, blended_rows
 from mmrec.nn.ranking_loss import Loss, RankingLoss
 from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranking, tiled_ranking
 from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
@@ -54,6 +54,7 @@ __all__ = [
     "ItemContent",
     "ItemFeatures",
     "Loss",
+    "LowRankPropagation",
     "Mixed",
     "PairRouter",
     "Precision",
