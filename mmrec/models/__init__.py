@@ -14,6 +14,7 @@ from mmrec.models.lightgcn import LightGCN
 from mmrec.models.magnet import MAGNET
 from mmrec.models.mamex import MAMEX
 from mmrec.models.most_pop import MostPop
+from mmrec.models.pgl import PGL
 from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
@@ -26,6 +27,7 @@ __all__ = [
     "FREEDOM",
     "MAGNET",
     "MAMEX",
+    "PGL",
     "VBPR",
     "WMF",
     "CLCRec",
