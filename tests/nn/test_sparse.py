@@ -42,6 +42,21 @@ def test_product_and_gradient_equal_autograd_on_the_dense_matrix(seed, shape):
 
 @settings(max_examples=50)
 @given(st.integers(0, 999), shapes)
+def test_rows_of_a_product_and_their_gradient_equal_autograd_on_the_dense_matrix(seed, shape):
+    dense, sparse = random(seed, shape)
+    ours, theirs, _ = operands(seed, shape)
+    rng = torch.Generator().manual_seed(seed + 2)
+    index = torch.randint(shape[0], (2, 3), generator=rng)
+    towards = torch.randn(2, 3, 3, generator=rng)
+    found, expected = SparseMatrix(sparse).rows(ours, index), (dense @ theirs)[index]
+    torch.testing.assert_close(found, expected)
+    (found * towards).sum().backward()
+    (expected * towards).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 999), shapes)
 def test_gradient_to_the_values_equals_autograd_on_the_dense_matrix(seed, shape):
     dense, sparse = random(seed, shape)
     ours, theirs, towards = operands(seed, shape)

@@ -1,0 +1,138 @@
+"""MGCN: Multi-View Graph Convolutional Network for Multimedia Recommendation.
+
+Yu et al., MM 2023. https://arxiv.org/abs/2308.03588
+
+From the paper: all formulas. As in its public code, features are trained, the item graphs hold
+cosines and an item is its own neighbour, edges are directed, and the contrast has a temperature of
+0.2. Ours: any number of modalities, and items that lack one, which then has no weight in their
+attention, gates and mean; nodes without any view take no part in the contrast.
+
+Shapes: U users, I items, N nodes (users, then items), M modalities, F_m width of modality m,
+D embedding size, B batch, K negatives of a pair.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmrec.config.checks import check_at_least
+from mmrec.data import TrainingView, Triplets, require_modalities
+from mmrec.graphs import (
+    check_neighbours,
+    content_knn,
+    knn_adjacency,
+    normalized_adjacency,
+    normalized_interactions,
+)
+from mmrec.models.base import Embeddings, Recommender
+from mmrec.nn import FusedViews, ModalityViews, ProjectedFeatures, Propagation, ViewFusion
+from mmrec.nn.lookup import pairs_with_negatives
+from mmrec.nn.losses import bpr, info_nce, norm_penalty, pair_scores
+
+TEMPERATURE = 0.2
+
+
+class MGCN(Recommender):
+    """LightGCN plus views of each modality, whose common and specific parts are fused.
+
+    `p_m = W_m f_m + b_m`; `ModalityViews` and `ViewFusion` have the formulas of the views and of
+    their fusion s; with the LightGCN embeddings h, the final embeddings are `h + s`.
+
+    Args:
+        corpus: training interactions and at least one modality.
+        dim: embedding size D.
+        layers: propagation steps over the user-item graph.
+        item_layers: propagation steps over each item graph.
+        neighbours: content neighbours of each item, itself included.
+        l2: weight of the squared norm of the final embeddings in a batch.
+        contrast: weight of the contrast between h and s, of users and of positive items.
+    """
+
+    def __init__(
+        self,
+        corpus: TrainingView,
+        *,
+        dim: int = 64,
+        layers: int = 2,
+        item_layers: int = 1,
+        neighbours: int = 10,
+        l2: float = 1e-4,
+        contrast: float = 0.01,
+    ) -> None:
+        check_at_least(1, dim=dim, item_layers=item_layers, neighbours=neighbours)
+        check_at_least(0, layers=layers, l2=l2, contrast=contrast)
+        super().__init__(corpus)
+        modalities = require_modalities(corpus, "mgcn")
+        check_neighbours(modalities, neighbours - 1, "model.neighbours - 1")
+        self.l2, self.contrast = l2, contrast
+        self.names = tuple(modalities)
+        self.user = nn.Embedding(corpus.n_users, dim)
+        self.item = nn.Embedding(corpus.n_items, dim)
+        nn.init.xavier_uniform_(self.user.weight)
+        nn.init.xavier_uniform_(self.item.weight)
+        size = corpus.n_users, corpus.n_items
+        self.propagate = Propagation(normalized_adjacency(corpus.train, *size), layers)
+        self.project = nn.ModuleList(
+            ProjectedFeatures(modality, dim, trainable=True) for modality in modalities.values()
+        )
+        graphs = [
+            knn_adjacency(
+                content_knn(modality, neighbours, self_loops=True),
+                weights="similarity",
+                normalize="symmetric",
+                symmetrize=False,
+            )
+            for modality in modalities.values()
+        ]
+        interactions = normalized_interactions(corpus.train, *size)
+        self.views = ModalityViews(graphs, interactions, dim, layers=item_layers)
+        self.fuse = ViewFusion(len(modalities), dim)
+        self.complete = bool(self.views.present.any(1).all())
+
+    def nodes(self) -> tuple[Tensor, FusedViews]:
+        """LightGCN embeddings of all nodes [N, D], and their fused views."""
+        behaviour = self.propagate(torch.cat([self.user.weight, self.item.weight]))
+        views = self.views(self.item.weight, [project() for project in self.project])  # [N, M, D]
+        return behaviour, self.fuse(views, behaviour, self.views.present)
+
+    def encode(self) -> Embeddings:
+        """Sum the LightGCN embeddings and the fused views."""
+        behaviour, side = self.nodes()
+        nodes = behaviour + side.vectors
+        return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """BPR, the norm of the final embeddings, and the contrast of LightGCN with the views."""
+        index = pairs_with_negatives(batch)
+        rows = index.nodes(self.corpus.n_users)  # [B+B(1+K)]
+        behaviour = self.propagate.rows(torch.cat([self.user.weight, self.item.weight]), rows)
+        content = [project() for project in self.project]  # [I, D] each
+        views = self.views.rows(self.item.weight, content, index.user, index.item)
+        side = self.fuse(views, behaviour, self.views.present[rows]).vectors
+        final = index.parts(*index.sides(behaviour + side))  # [B, D] [B, D] [B, K, D]
+        terms = {"bpr": bpr(*pair_scores(*final)), "l2": self.l2 * norm_penalty("squared", *final)}
+        if self.contrast:
+            of_side, of_behaviour = (index.parts(*index.sides(x)) for x in (side, behaviour))
+            nodes = batch.user, self.corpus.n_users + batch.positive
+            apart = [self.apart(*rows) for rows in zip(of_side, of_behaviour, nodes, strict=False)]
+            terms["contrast"] = self.contrast * torch.stack(apart).sum()
+        return terms
+
+    def apart(self, side: Tensor, behaviour: Tensor, nodes: Tensor) -> Tensor:
+        """Contrast rows [B, D] of nodes [B], without those that have no view."""
+        if not self.complete:
+            viewed = self.views.present[nodes].any(1)
+            side, behaviour = side[viewed], behaviour[viewed]
+        return info_nce(side, behaviour, TEMPERATURE, cosine=True)
+
+    @torch.no_grad()
+    def item_weights(self) -> dict[str, Tensor]:
+        """Attention of each modality [I], and the mean gate of its specific part [I]."""
+        _, side = self.nodes()
+        attention = side.attention[self.corpus.n_users :].unbind(1)
+        gates = side.gates[self.corpus.n_users :].mean(-1).unbind(1)
+        weights = dict(zip(self.names, attention, strict=True))
+        if len(self.names) > 1:
+            weights |= {f"{m}, specific": x for m, x in zip(self.names, gates, strict=True)}
+        return weights

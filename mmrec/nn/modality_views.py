@@ -1,0 +1,153 @@
+"""Views of users and items by modality, and their fusion into a common and specific parts.
+
+The three steps of MGCN's modality branch (Yu et al., MM 2023, https://arxiv.org/abs/2308.03588),
+which later models build on. Ours: any number of views, and nodes that lack some.
+
+Shapes: U users, I items, N nodes (users first, then items) or a selection of them, B selected
+users, M selected items, V views, D embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from mmrec.nn.fusion import masked_softmax
+from mmrec.nn.gates import at_least_float32
+from mmrec.nn.sparse import SparseMatrix, sparse_matmul
+
+
+class ModalityViews(nn.Module):
+    """ID embeddings gated by content and smoothed over item graphs, one view per modality.
+
+    For item embeddings e and content p_v (for example, projected features):
+
+    - behaviour-guided gate: `z_v = e * sigmoid(W_v p_v + b_v)`
+    - items: `x_v = S_v^L z_v`
+    - users: `R x_v`
+
+    An item whose row of S_v is empty has no view v, and a user has the views of its items; other
+    views are zero.
+
+    Args:
+        item_graphs: S_v, V times [I, I] sparse CSR, directed or symmetric.
+        interactions: R, [U, I] sparse CSR, with positive entries.
+        dim: embedding size D.
+        layers: steps L over the item graphs, at least 1.
+
+    Attributes:
+        present: [U+I, V] bool, False where a node lacks a view.
+    """
+
+    present: Tensor
+
+    def __init__(
+        self, item_graphs: Sequence[Tensor], interactions: Tensor, dim: int, *, layers: int = 1
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        self.gates = nn.ModuleList(nn.Linear(dim, dim) for _ in item_graphs)
+        self.item_graphs = nn.ModuleList(SparseMatrix(graph) for graph in item_graphs)
+        self.interactions = SparseMatrix(interactions)
+        items = torch.stack([graph.crow_indices().diff() > 0 for graph in item_graphs], 1)  # [I, V]
+        users = sparse_matmul(interactions, items.to(interactions.dtype)) > 0  # [U, V]
+        self.register_buffer("present", torch.cat([users, items]), persistent=False)
+
+    def items(self, ids: Tensor, content: Sequence[Tensor]) -> Tensor:
+        """Views of the items.
+
+        Args:
+            ids: [I, D], e.
+            content: p_v, V times [I, D].
+
+        Returns:
+            [I, V, D]
+        """
+        views = []
+        for gate, graph, shown in zip(self.gates, self.item_graphs, content, strict=True):
+            view = ids * torch.sigmoid(gate(shown))
+            for _ in range(self.layers):
+                view = graph(view)
+            views.append(view)
+        return torch.stack(views, 1)
+
+    def forward(self, ids: Tensor, content: Sequence[Tensor]) -> Tensor:
+        """Views of all nodes: [N, V, D]; the arguments are those of `items`."""
+        items = self.items(ids, content)
+        # One product for all views: the entries of R are read once.
+        users = self.interactions(items.flatten(1)).view(-1, *items.shape[1:])
+        return torch.cat([users, items])
+
+    def rows(self, ids: Tensor, content: Sequence[Tensor], user: Tensor, item: Tensor) -> Tensor:
+        """Views of some users [B] and items [M] only: [B+M, V, D]."""
+        items = self.items(ids, content)
+        flat = items.flatten(1)
+        found = torch.cat([self.interactions.rows(flat, user), embedding(item, flat)])
+        return found.view(-1, *items.shape[1:])
+
+
+class FusedViews(NamedTuple):
+    """Views of N nodes, fused.
+
+    Attributes:
+        vectors: [N, D]; zero where a node has no view.
+        attention: [N, V], the weights of the common part; they sum to one over the views that a
+            node has.
+        gates: [N, V, D], the weights of the specific parts; zero where a node lacks the view.
+    """
+
+    vectors: Tensor
+    attention: Tensor
+    gates: Tensor
+
+
+class ViewFusion(nn.Module):
+    """Fuse the views of a node into a part that they share and a gated part specific to each.
+
+    For views x_v and the behaviour embedding h of a node:
+
+    - attention: `a = softmax_v(q^T tanh(W x_v + b))`, with the same q, W and b for all views
+    - common part: `c = sum_v a_v x_v`
+    - gates: `g_v = sigmoid(W_v h + b_v)`
+    - result: `(c + sum_v g_v * (x_v - c)) / (V + 1)`
+
+    Views that a node lacks have neither attention nor a gate, and V counts those that it has. A
+    single view has nothing specific: the result is `x / 2`, without parameters.
+
+    Args:
+        views: number of views V.
+        dim: embedding size D.
+    """
+
+    def __init__(self, views: int, dim: int) -> None:
+        super().__init__()
+        self.query: nn.Module | None = None
+        self.gate: nn.Module | None = None
+        if views > 1:
+            self.query = nn.Sequential(
+                nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False)
+            )
+            self.gate = nn.Linear(dim, views * dim)
+
+    def forward(self, views: Tensor, behaviour: Tensor, present: Tensor) -> FusedViews:
+        """Fuse the views of nodes.
+
+        Args:
+            views: [N, V, D]; zero where a node lacks the view.
+            behaviour: [N, D], h.
+            present: [N, V] bool, False where a node lacks the view.
+        """
+        if self.query is None or self.gate is None:
+            attention = present.to(views.dtype)
+            return FusedViews(views.squeeze(1) / 2, attention, torch.zeros_like(views))
+        logits = at_least_float32(self.query(views).squeeze(-1))  # [N, V]
+        attention = masked_softmax(logits, present, dim=1)
+        gates = torch.sigmoid(self.gate(behaviour)).view_as(views) * present.unsqueeze(-1)
+        common = (attention.unsqueeze(-1) * views).sum(1)  # [N, D]
+        specific = (gates * (views - common.unsqueeze(1))).sum(1)  # [N, D]
+        parts = 1 + present.sum(1, keepdim=True)
+        return FusedViews((common + specific) / parts, attention, gates)
