@@ -2,6 +2,7 @@
 
 from mmrec.graphs.bipartite import (
     degree_weights,
+    interaction_block,
     joint_adjacency,
     normalized_adjacency,
     normalized_interactions,
@@ -14,6 +15,7 @@ from mmrec.graphs.content import (
     content_graphs,
     content_similarity,
     modality_shares,
+    shared_neighbours,
     weighted_content_graph,
 )
 from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
@@ -44,6 +46,7 @@ __all__ = [
     "csr_matrix",
     "degree_weights",
     "edge_statistics",
+    "interaction_block",
     "joint_adjacency",
     "knn_adjacency",
     "knn_graph",
@@ -53,6 +56,7 @@ __all__ = [
     "pseudo_edges",
     "sample_edges",
     "sampled_adjacency",
+    "shared_neighbours",
     "tail_items",
     "truncated_svd",
     "weighted_content_graph",

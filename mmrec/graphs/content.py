@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmrec.data import Modality
 from mmrec.graphs.knn import content_knn, knn_adjacency
+from mmrec.graphs.sparse import csr_matrix
 
 
 def content_similarity(modalities: Mapping[str, Modality], k: int) -> Tensor:
@@ -108,6 +109,31 @@ def weighted_content_graph(
         for name, modality in modalities.items()
     ]
     return sum(graphs[1:], start=graphs[0])
+
+
+def shared_neighbours(modalities: Mapping[str, Modality], neighbours: int) -> Tensor:
+    """Connect each item with the items that are near to it in all of its modalities.
+
+    Args:
+        modalities: by name.
+        neighbours: nearest items of each item by cosine, itself included, in each modality.
+
+    Returns:
+        [I, I] sparse CSR, directed, entries of 1, zero diagonal. Modalities that an item lacks are
+        left out of its condition.
+    """
+    found = []
+    for modality in modalities.values():
+        index = content_knn(modality, neighbours, self_loops=True).index  # [I, k]
+        item = torch.arange(len(index)).unsqueeze(1).expand_as(index)
+        kept = (index >= 0) & (index != item)
+        found.append(item[kept] * len(index) + index[kept])
+    pairs, times = torch.unique(torch.cat(found), return_counts=True)
+    has = torch.stack([modality.present for modality in modalities.values()]).sum(0)  # [I]
+    n_items = len(has)
+    pairs = pairs[times == has[pairs // n_items]]
+    ones = torch.ones(len(pairs))
+    return csr_matrix(pairs // n_items, pairs % n_items, ones, (n_items, n_items))
 
 
 def check_neighbours(modalities: Mapping[str, Modality], k: int, setting: str) -> None:

@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec.data import Modality, content_hash
-from mmrec.graphs import content_similarity, modality_shares, weighted_content_graph
+from mmrec.graphs import (
+    content_similarity,
+    modality_shares,
+    shared_neighbours,
+    weighted_content_graph,
+)
 
 
 def content(seed, width, items=8, absent=()):
@@ -108,3 +113,21 @@ def test_modality_shares(names, weights, expected):
 def test_wrong_modality_weights_are_refused(weights):
     with pytest.raises(ValueError, match=r"model\.modality_weights"):
         modality_shares(dict.fromkeys(["image", "text"]), weights)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 99), st.integers(1, 3), st.integers(1, 6))
+def test_shared_neighbours_are_near_in_every_modality_that_an_item_has(seed, kinds, k):
+    modalities = [content(seed + n, 3 + n, absent=[n, 7]) for n in range(kinds)]
+    expected = torch.zeros(8, 8)
+    for i in range(8):
+        near = []
+        for each in modalities:
+            if each.present[i]:
+                items = [j for j in range(8) if each.present[j]]
+                cosine = {j: torch.cosine_similarity(*each.features[[i, j]], 0) for j in items}
+                near.append(set(sorted(items, key=lambda j: -cosine[j])[:k]))
+        for j in set.intersection(*near) - {i} if near else ():
+            expected[i, j] = 1
+    found = shared_neighbours({str(n): m for n, m in enumerate(modalities)}, k)
+    assert torch.equal(found.to_dense(), expected)
