@@ -9,6 +9,7 @@ from mmrec.models.dropoutnet import DropoutNet
 from mmrec.models.ease import EASE
 from mmrec.models.freedom import FREEDOM
 from mmrec.models.gated_lightgcn import GatedLightGCN
+from mmrec.models.gume import GUME
 from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lightgcn import LightGCN
 from mmrec.models.magnet import MAGNET
@@ -26,6 +27,7 @@ __all__ = [
     "BPR",
     "EASE",
     "FREEDOM",
+    "GUME",
     "MAGNET",
     "MAMEX",
     "MGCN",
