@@ -14,6 +14,7 @@ from annotated_types import Ge
 from lightning import LightningDataModule
 from torch import Tensor
 
+from mmrec.config.checks import check_choice
 from mmrec.config.paths import data_root, expand
 from mmrec.data.batches import Pairs, Sequences
 from mmrec.data.corpus import (
@@ -46,6 +47,8 @@ from mmrec.data.synthetic import Truth, planted
 
 log = logging.getLogger(__name__)
 
+Corruption = Literal["noise", "shuffle"]
+
 
 @dataclass(kw_only=True, eq=False)
 class InteractionData(LightningDataModule):
@@ -66,7 +69,9 @@ class InteractionData(LightningDataModule):
         draw_repeats: whether the random splits draw from all lines, also of a repeated pair. By
             default each pair is drawn once, so that users keep all their held-out items.
         modalities: which models see, and in which order; None: all there are.
-        corrupt: per modality, the share of items whose features are replaced by noise.
+        corrupt: per modality, the share of items whose features are replaced.
+        corrupt_how: `noise` of the same mean and variance, or `shuffle`, which moves the features
+            of other corrupted items there.
         batch_size: observed pairs (or sequences, for a model that learns from these) in a training
             batch, in each process.
         eval_batch_size: users that are ranked at a time; changes memory and speed, not results.
@@ -88,6 +93,7 @@ class InteractionData(LightningDataModule):
     draw_repeats: bool = False
     modalities: Sequence[str] | None = None
     corrupt: Mapping[str, float] = field(default_factory=dict)
+    corrupt_how: Corruption = "noise"
     batch_size: Size = 2048
     eval_batch_size: Size = 512
     negatives: Size = 1
@@ -137,7 +143,7 @@ class InteractionData(LightningDataModule):
             check_ordered(corpus)
         if self.modalities is not None:
             corpus = select_modalities(corpus, self.modalities)
-        return corrupt_modalities(corpus, self.corrupt, seed=self.split_seed)
+        return corrupt_modalities(corpus, self.corrupt, how=self.corrupt_how, seed=self.split_seed)
 
     def setup(self, stage: str) -> None:
         """Read or make the corpus, if that has not happened yet."""
@@ -307,20 +313,31 @@ def select_modalities(corpus: Corpus, names: Sequence[str]) -> Corpus:
     return replace(corpus, modalities={name: corpus.modalities[name] for name in names})
 
 
-def corrupt_modalities(corpus: Corpus, shares: Mapping[str, float], *, seed: int) -> Corpus:
-    """Replace the features of some items by noise of the same mean and variance per column.
+def corrupt_modalities(
+    corpus: Corpus, shares: Mapping[str, float], *, how: Corruption = "noise", seed: int
+) -> Corpus:
+    """Replace the features of some items by noise, or by the features of other items.
+
+    The corrupted items are drawn by `seed` alone: they are the same for both kinds, and in all
+    modalities that the same items have.
 
     Args:
         corpus: left as it is.
         shares: modality -> share of its present items, 0..1.
-        seed: of the choice of items and of the noise.
+        how: `noise` draws from a normal distribution with the mean and variance of each column.
+            `shuffle` permutes the rows of the corrupted items, so that the distribution of the
+            features stays the same; of two or more corrupted items none keeps its own row. Each
+            modality has its own permutation.
+        seed: of the choice of items, the noise and the permutation.
 
     Returns:
         The corpus with other features, and with another fingerprint where anything changed.
 
     Raises:
         DataError: no such modality, or a share outside 0..1.
+        SettingError: no such kind.
     """
+    check_choice(Corruption, "data", corrupt_how=how)
     modalities = dict(corpus.modalities)
     for name, share in shares.items():
         if name not in modalities:
@@ -329,22 +346,31 @@ def corrupt_modalities(corpus: Corpus, shares: Mapping[str, float], *, seed: int
             )
         if not 0 <= share <= 1:
             raise DataError(f"data.corrupt.{name} is {share}: expected a share from 0 to 1")
-        modalities[name] = _corrupt(modalities[name], share, seed)
+        modalities[name] = _corrupt(name, modalities[name], share, how, seed)
     changed = {name: share for name, share in sorted(shares.items()) if share}
     if not changed:
         return corpus
-    fingerprint = content_hash([corpus.fingerprint, repr(changed), str(seed)])
+    # Noise is not named: it has the fingerprint of versions that knew nothing else.
+    kind = [] if how == "noise" else [how]
+    fingerprint = content_hash([corpus.fingerprint, repr(changed), str(seed), *kind])
     return replace(corpus, modalities=modalities, fingerprint=fingerprint)
 
 
-def _corrupt(modality: Modality, share: float, seed: int) -> Modality:
+def _corrupt(name: str, modality: Modality, share: float, how: Corruption, seed: int) -> Modality:
     generator = torch.Generator().manual_seed(seed)
     rows = modality.present.nonzero().squeeze(1)
     order = rows[torch.randperm(len(rows), generator=generator)]
     chosen = order[: round(share * len(rows))]
-    found = modality.features[rows]
-    mean, std = found.mean(0), found.std(0, correction=int(len(rows) > 1))
-    noise: Tensor = torch.randn((len(chosen), modality.width), generator=generator)
-    features = modality.features.index_copy(0, chosen, mean + std * noise)
-    digest = content_hash([modality.digest, repr(share), str(seed)])
-    return Modality(features, modality.present, digest)
+    if how == "noise":
+        found = modality.features[rows]
+        mean, std = found.mean(0), found.std(0, correction=int(len(rows) > 1))
+        noise: Tensor = torch.randn((len(chosen), modality.width), generator=generator)
+        content, key = mean + std * noise, [modality.digest, repr(share), str(seed)]
+    else:
+        # One cycle through all corrupted items: none keeps its row.
+        generator.manual_seed(int(content_hash([name, str(seed)])[:15], 16))
+        chosen = chosen[torch.randperm(len(chosen), generator=generator)]
+        content = modality.features[chosen.roll(1)]
+        key = [modality.digest, repr(share), str(seed), how, name]
+    features = modality.features.index_copy(0, chosen, content)
+    return Modality(features, modality.present, content_hash(key))

@@ -2,6 +2,7 @@
 
 from mmrec.graphs.bipartite import (
     degree_weights,
+    interaction_block,
     joint_adjacency,
     normalized_adjacency,
     normalized_interactions,
@@ -14,8 +15,12 @@ from mmrec.graphs.content import (
     content_graphs,
     content_similarity,
     directed_content_graph,
+    modality_shares,
+    shared_neighbours,
+    weighted_content_graph,
 )
 from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
+from mmrec.graphs.low_rank import Factors, truncated_svd
 from mmrec.graphs.pseudo import (
     EdgeChoice,
     EdgeStatistics,
@@ -30,6 +35,7 @@ from mmrec.graphs.sparse import csr_matrix, elementwise_maximum
 __all__ = [
     "EdgeChoice",
     "EdgeStatistics",
+    "Factors",
     "Neighbours",
     "PseudoEdges",
     "augmented_adjacency",
@@ -43,13 +49,18 @@ __all__ = [
     "directed_content_graph",
     "edge_statistics",
     "elementwise_maximum",
+    "interaction_block",
     "joint_adjacency",
     "knn_adjacency",
     "knn_graph",
+    "modality_shares",
     "normalized_adjacency",
     "normalized_interactions",
     "pseudo_edges",
     "sample_edges",
     "sampled_adjacency",
+    "shared_neighbours",
     "tail_items",
+    "truncated_svd",
+    "weighted_content_graph",
 ]

@@ -94,6 +94,24 @@ def joint_adjacency(
     return csr_matrix(rows, columns, values.float(), (size, size))
 
 
+def interaction_block(adjacency: Tensor, n_users: int) -> Tensor:
+    """Return the upper right block of a graph `[[0, R], [..., ...]]`: [U, I] sparse CSR.
+
+    Args:
+        adjacency: [U+I, U+I] sparse CSR, users first, without edges between users.
+        n_users: U.
+    """
+    start = adjacency.crow_indices()[: n_users + 1]
+    entries = slice(int(start[-1]))
+    return torch.sparse_csr_tensor(
+        start,
+        adjacency.col_indices()[entries] - n_users,
+        adjacency.values()[entries],
+        (n_users, len(adjacency) - n_users),
+        check_invariants=True,
+    )
+
+
 def sampled_adjacency(
     interactions: Interactions,
     n_users: int,

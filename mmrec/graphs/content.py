@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmrec.data import Modality
 from mmrec.graphs.knn import content_knn, knn_adjacency
+from mmrec.graphs.sparse import csr_matrix
 
 
 def content_similarity(modalities: Mapping[str, Modality], k: int) -> Tensor:
@@ -71,6 +72,88 @@ def directed_content_graph(modality: Modality, k: int) -> Tensor:
         normalize="symmetric",
         symmetrize=False,
     )
+
+
+def modality_shares(
+    modalities: Mapping[str, Modality], weights: Mapping[str, float] | None
+) -> dict[str, float]:
+    """Return the share of each modality in an item graph as FREEDOM has it; shares sum to 1.
+
+    Args:
+        modalities: by name.
+        weights: of each modality. None gives `image` the share of 0.1 and divides the rest among
+            the others, as published models do; without `image` all shares are equal.
+
+    Raises:
+        ValueError: weights that do not name the modalities, or are negative, or all zero.
+    """
+    if weights is None:
+        others = len(modalities) - 1
+        if "image" not in modalities or not others:
+            return dict.fromkeys(modalities, 1 / len(modalities))
+        return {name: 0.1 if name == "image" else 0.9 / others for name in modalities}
+    total = sum(weights.values())
+    if weights.keys() != modalities.keys() or min(weights.values()) < 0 or not total > 0:
+        example = ",".join(f"{name}:1" for name in modalities)
+        raise ValueError(
+            f"model.modality_weights is {dict(weights)}; expected a weight of 0 or more for each "
+            f"modality, for example {{{example}}}"
+        )
+    return {name: weights[name] / total for name in modalities}
+
+
+def weighted_content_graph(
+    modalities: Mapping[str, Modality], shares: Mapping[str, float], neighbours: int
+) -> Tensor:
+    """Build an item graph as FREEDOM does: the weighted sum of binary graphs of each modality.
+
+    Zhou and Shen, MM 2023, Eq. 1 to 4. https://arxiv.org/abs/2211.06924
+
+    Args:
+        modalities: by name.
+        shares: weight of each modality.
+        neighbours: nearest items of each item by cosine, itself included. A modality gives each of
+            them the same weight, `share / neighbours`.
+
+    Returns:
+        [I, I] sparse CSR, directed.
+    """
+    graphs = [
+        shares[name]
+        * knn_adjacency(
+            content_knn(modality, neighbours, self_loops=True),
+            weights="binary",
+            normalize="symmetric",
+            symmetrize=False,
+        )
+        for name, modality in modalities.items()
+    ]
+    return sum(graphs[1:], start=graphs[0])
+
+
+def shared_neighbours(modalities: Mapping[str, Modality], neighbours: int) -> Tensor:
+    """Connect each item with the items that are near to it in all of its modalities.
+
+    Args:
+        modalities: by name.
+        neighbours: nearest items of each item by cosine, itself included, in each modality.
+
+    Returns:
+        [I, I] sparse CSR, directed, entries of 1, zero diagonal. Modalities that an item lacks are
+        left out of its condition.
+    """
+    found = []
+    for modality in modalities.values():
+        index = content_knn(modality, neighbours, self_loops=True).index  # [I, k]
+        item = torch.arange(len(index)).unsqueeze(1).expand_as(index)
+        kept = (index >= 0) & (index != item)
+        found.append(item[kept] * len(index) + index[kept])
+    pairs, times = torch.unique(torch.cat(found), return_counts=True)
+    has = torch.stack([modality.present for modality in modalities.values()]).sum(0)  # [I]
+    n_items = len(has)
+    pairs = pairs[times == has[pairs // n_items]]
+    ones = torch.ones(len(pairs))
+    return csr_matrix(pairs // n_items, pairs % n_items, ones, (n_items, n_items))
 
 
 def check_neighbours(modalities: Mapping[str, Modality], k: int, setting: str) -> None:

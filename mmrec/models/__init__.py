@@ -10,12 +10,14 @@ from mmrec.models.ease import EASE
 from mmrec.models.egra import EGRA
 from mmrec.models.freedom import FREEDOM
 from mmrec.models.gated_lightgcn import GatedLightGCN
+from mmrec.models.gume import GUME
 from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lightgcn import LightGCN
 from mmrec.models.magnet import MAGNET
 from mmrec.models.mamex import MAMEX
 from mmrec.models.mgcn import MGCN
 from mmrec.models.most_pop import MostPop
+from mmrec.models.pgl import PGL
 from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
@@ -28,9 +30,11 @@ __all__ = [
     "EASE",
     "EGRA",
     "FREEDOM",
+    "GUME",
     "MAGNET",
     "MAMEX",
     "MGCN",
+    "PGL",
     "SMORE",
     "VBPR",
     "WMF",

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.config.checks import check_at_least, check_share
-from mmrec.data import Modality, TrainingView, Triplets, require_modalities
+from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.graphs import (
     check_neighbours,
-    content_knn,
-    knn_adjacency,
+    modality_shares,
     normalized_adjacency,
     sampled_adjacency,
+    weighted_content_graph,
 )
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import Features, Propagation, SparseMatrix, lookup
@@ -72,7 +72,8 @@ class FREEDOM(Recommender):
         nn.init.xavier_uniform_(self.user.weight)
         nn.init.xavier_uniform_(self.item.weight)
         shares = modality_shares(modalities, modality_weights)
-        self.item_graph = SparseMatrix(item_graph(modalities, shares, neighbours))
+        item_graph = weighted_content_graph(modalities, shares, neighbours)  # Eq. 1 to 4
+        self.item_graph = SparseMatrix(item_graph)
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
         self.propagate = Propagation(adjacency, layers)
         self.pruned = self.propagate
@@ -118,43 +119,3 @@ class FREEDOM(Recommender):
             ]
             terms["content"] = self.content_weight * torch.stack(of_content).sum()
         return terms
-
-
-def modality_shares(
-    modalities: Mapping[str, Modality], weights: Mapping[str, float] | None
-) -> dict[str, float]:
-    """Return the share of each modality in the item graph; shares sum to 1.
-
-    Raises:
-        ValueError: weights that do not name the modalities, or are negative, or all zero.
-    """
-    if weights is None:
-        others = len(modalities) - 1
-        if "image" not in modalities or not others:
-            return dict.fromkeys(modalities, 1 / len(modalities))
-        return {name: 0.1 if name == "image" else 0.9 / others for name in modalities}
-    total = sum(weights.values())
-    if weights.keys() != modalities.keys() or min(weights.values()) < 0 or not total > 0:
-        example = ",".join(f"{name}:1" for name in modalities)
-        raise ValueError(
-            f"model.modality_weights is {dict(weights)}; expected a weight of 0 or more for each "
-            f"modality, for example {{{example}}}"
-        )
-    return {name: weights[name] / total for name in modalities}
-
-
-def item_graph(
-    modalities: Mapping[str, Modality], shares: Mapping[str, float], neighbours: int
-) -> Tensor:
-    """Return the frozen item graph (Eq. 1 to 4): [I, I] sparse CSR, directed."""
-    graphs = [
-        shares[name]
-        * knn_adjacency(
-            content_knn(modality, neighbours, self_loops=True),
-            weights="binary",
-            normalize="symmetric",
-            symmetrize=False,
-        )
-        for name, modality in modalities.items()
-    ]
-    return sum(graphs[1:], start=graphs[0])

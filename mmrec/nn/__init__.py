@@ -34,7 +34,7 @@ from mmrec.nn.load_balance import choices, entropies, even_gates, evenness, imba
 from mmrec.nn.lookup import BatchIndex, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
 from mmrec.nn.modality_views import FusedViews, ModalityViews, ViewFusion, contrast_views
-from mmrec.nn.propagation import Propagation, blended_rows
+from mmrec.nn.propagation import LowRankPropagation, Propagation, blended_rows
 from mmrec.nn.ranking_loss import Loss, RankingLoss
 from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranking, tiled_ranking
 from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
@@ -57,6 +57,7 @@ __all__ = [
     "ItemContent",
     "ItemFeatures",
     "Loss",
+    "LowRankPropagation",
     "Mixed",
     "ModalityViews",
     "PairRouter",

@@ -10,9 +10,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, normalize
 
 from mmrec.data import Modality
+from mmrec.nn.gates import at_least_float32
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -97,6 +98,7 @@ class ProjectedFeatures(nn.Module):
         trainable: train the features too; see `Features`.
         standardize: see `Features`.
         bias: whether there is a b.
+        unit: divide the result by its norm.
 
     Attributes:
         present: [I] bool, False where an item lacks the modality.
@@ -110,8 +112,10 @@ class ProjectedFeatures(nn.Module):
         trainable: bool = False,
         standardize: bool = False,
         bias: bool = True,
+        unit: bool = False,
     ) -> None:
         super().__init__()
+        self.unit = unit
         self.features = Features(modality, trainable=trainable, standardize=standardize)
         self.linear = nn.Linear(modality.width, dim, bias=bias)
 
@@ -127,6 +131,8 @@ class ProjectedFeatures(nn.Module):
         if items is not None:
             rows, present = rows[items], present[items]
         projected: Tensor = self.linear(rows)
+        if self.unit:
+            projected = normalize(at_least_float32(projected), dim=1)
         return projected * present.unsqueeze(1)
 
 

@@ -135,6 +135,43 @@ class Propagation(nn.Module):
         return blended_rows([self], None, x, index, [take_rows(self.adjacency, index)])
 
 
+class LowRankPropagation(nn.Module):
+    """`Propagation` over a bipartite graph `A = [[0, R], [R^T, 0]]` with `R = X Y^T` of low rank.
+
+    A is never built: a product with it takes four products with the factors.
+
+    Args:
+        left: [U, r], X.
+        right: [I, r], Y.
+        layers: number of layers L; 0 returns the input.
+
+    Raises:
+        ValueError: a negative number of layers.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, left: Tensor, right: Tensor, layers: int) -> None:
+        super().__init__()
+        if layers < 0:
+            raise ValueError(f"layers is {layers}; give 0 or more propagation steps")
+        self.register_buffer("left", left, persistent=False)
+        self.register_buffer("right", right, persistent=False)
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[U+I, D] -> [U+I, D], users first, in the precision of the factors under autocast too."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.left.dtype)
+            total = x
+            for _ in range(self.layers):  # Horner, as in `Propagation`
+                users, items = torch.split(total, [len(self.left), len(self.right)])
+                product = [self.left @ (self.right.T @ items), self.right @ (self.left.T @ users)]
+                total = x + torch.cat(product)
+            return total / (self.layers + 1)
+
+
 def blended_rows(
     propagations: Sequence[Propagation],
     weights: Tensor | None,

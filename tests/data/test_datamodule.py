@@ -116,6 +116,63 @@ def test_noise_has_the_mean_and_the_spread_of_what_it_replaces():
     torch.testing.assert_close(after.std(0), before.std(0), rtol=0.15, atol=0)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_shuffling_moves_rows_among_a_share_of_the_items_and_none_keeps_its_own(share):
+    corpus = PlantedData(world=small).corpus
+    shares = {"visual": share, "textual": share}
+    found = corrupt_modalities(corpus, shares, how="shuffle", seed=0)
+    for name, before in corpus.modalities.items():
+        after = found.modalities[name]
+        changed = (before.features != after.features).any(1)
+        assert changed.sum() == round(share * int(before.present.sum()))
+        assert not changed[~before.present].any()
+        rows = [
+            sorted(map(tuple, each.features[changed].tolist())) for each in (before, after)
+        ]  # planted features have no two equal rows
+        assert rows[0] == rows[1]
+        noisy = corrupt_modalities(corpus, shares, seed=0).modalities[name]
+        assert changed.equal((before.features != noisy.features).any(1))
+        assert len({each.digest for each in (before, after, noisy)}) == 3
+
+
+def test_shuffling_has_a_seed_and_modalities_do_not_move_together():
+    corpus = PlantedData(world=partial(small, missing=0)).corpus
+    corpus = replace(corpus, modalities=dict.fromkeys(("a", "b"), corpus.modalities["visual"]))
+    first, same, other = (
+        corrupt_modalities(corpus, {"a": 1.0, "b": 1.0}, how="shuffle", seed=seed)
+        for seed in (0, 0, 1)
+    )
+    a, b = (first.modalities[name].features for name in "ab")
+    assert a.equal(same.modalities["a"].features)
+    assert not a.equal(other.modalities["a"].features)
+    assert not a.equal(b)
+    assert first.modalities["a"].digest != first.modalities["b"].digest
+    assert first.fingerprint == same.fingerprint != other.fingerprint
+    noisy = corrupt_modalities(corpus, {"a": 1.0, "b": 1.0}, seed=0)
+    assert first.fingerprint != noisy.fingerprint
+
+
+def test_shuffling_a_single_item_leaves_its_row():
+    corpus = PlantedData(world=small).corpus
+    before = corpus.modalities["visual"]
+    share = 1 / int(before.present.sum())
+    after = corrupt_modalities(corpus, {"visual": share}, how="shuffle", seed=0)
+    assert after.modalities["visual"].features.equal(before.features)
+
+
+def test_a_data_set_can_shuffle_and_refuses_an_unknown_kind():
+    whole = PlantedData(world=small).corpus
+    data = PlantedData(world=small, corrupt={"visual": 0.5}, corrupt_how="shuffle", split_seed=3)
+    expected = corrupt_modalities(
+        PlantedData(world=small, split_seed=3).corpus, {"visual": 0.5}, how="shuffle", seed=3
+    )
+    assert data.corpus.fingerprint == expected.fingerprint
+    found = data.corpus.modalities["visual"].features
+    assert found.equal(expected.modalities["visual"].features)
+    with pytest.raises(SettingError, match=r"^data\.corrupt_how=swap: .*noise.*shuffle"):
+        corrupt_modalities(whole, {"visual": 0.5}, how="swap", seed=0)
+
+
 @pytest.mark.slow
 def test_the_gate_turns_away_from_a_modality_that_became_noise():
     def visual_weight(share: float) -> float:

@@ -9,6 +9,7 @@ from mmrec.data.corpus import Interactions
 from mmrec.graphs import (
     csr_matrix,
     degree_weights,
+    interaction_block,
     joint_adjacency,
     normalized_adjacency,
     normalized_interactions,
@@ -169,3 +170,19 @@ def test_sampled_adjacency_is_normalised_by_the_degrees_left():
     assert len(rows) == int(0.4 * len(interactions))
     kept = Interactions(rows, columns)
     torch.testing.assert_close(found.to_dense(), normalized_adjacency(kept, 6, 10).to_dense())
+
+
+@settings(max_examples=20, deadline=None)
+@given(graphs())
+def test_the_block_of_interactions_is_the_upper_right_one(graph):
+    interactions, n_users, n_items = graph
+    items = csr_matrix(
+        torch.arange(n_items), torch.arange(n_items).roll(1), torch.ones(n_items), (n_items,) * 2
+    )
+    for adjacency in (
+        normalized_adjacency(interactions, n_users, n_items),
+        joint_adjacency(interactions, n_users, n_items, items),
+    ):
+        block = interaction_block(adjacency, n_users)
+        assert block.shape == (n_users, n_items)
+        assert torch.equal(block.to_dense(), adjacency.to_dense()[:n_users, n_users:])

@@ -6,7 +6,6 @@ from torch.nn.functional import logsigmoid, normalize
 
 from mmrec.data import Triplets
 from mmrec.models import FREEDOM
-from mmrec.models.freedom import item_graph, modality_shares
 
 K = 3
 
@@ -38,13 +37,6 @@ def dense_nodes(model, pairs):
 @pytest.fixture
 def corpus(small_corpus):
     return small_corpus()
-
-
-def test_item_graph_is_directed_and_averages_the_nearest_items(corpus):
-    shares = {"m3": 0.25, "m4": 0.75}
-    found = item_graph(corpus.modalities, shares, K).to_dense()
-    torch.testing.assert_close(found, dense_item_graph(corpus, shares))
-    assert not torch.equal(found, found.T)
 
 
 @pytest.mark.parametrize("item_layers", [0, 1, 2])
@@ -104,38 +96,6 @@ def test_edges_of_popular_nodes_are_pruned_more_often(checkerboard):
     popularity = corpus.item_counts()[corpus.train.item]
     share = kept[corpus.train.user, corpus.train.item]
     assert share[popularity == popularity.min()].mean() > share[popularity >= 20].mean()
-
-
-def test_an_item_without_content_has_no_content_neighbours(checkerboard):
-    corpus = checkerboard(missing=3)
-    graph = item_graph(corpus.modalities, {"visual": 0.5, "textual": 0.5}, K).to_dense()
-    assert not graph[0].any()  # item 0 lacks both modalities
-    assert not graph[:, 0].any()
-
-
-@pytest.mark.parametrize(
-    ("names", "weights", "expected"),
-    [
-        (["image", "text"], None, [0.1, 0.9]),
-        (["audio", "image", "text"], None, [0.45, 0.1, 0.45]),
-        (["image"], None, [1.0]),
-        (["visual", "textual"], None, [0.5, 0.5]),
-        (["image", "text"], {"image": 3, "text": 1}, [0.75, 0.25]),
-    ],
-)
-def test_modality_shares(names, weights, expected):
-    shares = modality_shares(dict.fromkeys(names), weights)
-    assert list(shares) == names
-    assert [*shares.values()] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    "weights",
-    [{"image": 1}, {"image": 1, "sound": 1}, {"image": -1, "text": 2}, {"image": 0, "text": 0}],
-)
-def test_wrong_modality_weights_are_refused(weights):
-    with pytest.raises(ValueError, match=r"model\.modality_weights"):
-        modality_shares(dict.fromkeys(["image", "text"]), weights)
 
 
 def test_more_neighbours_than_items_are_refused(corpus):

@@ -146,3 +146,16 @@ def test_projected_features_are_zero_where_absent_and_give_them_no_gradient(moda
     assert len([*project.parameters()]) == 2 + trainable
     if trainable:
         assert torch.equal(project.features.rows.grad.any(1), PRESENT)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+def test_projections_of_unit_norm_have_finite_gradients_and_absent_rows_none(modality, precision):
+    project = ProjectedFeatures(modality, 2, trainable=True, unit=True)
+    expected = modality.features @ project.linear.weight.T + project.linear.bias
+    expected = expected / expected.norm(dim=1, keepdim=True) * PRESENT[:, None]
+    torch.testing.assert_close(project(), expected)
+    torch.nn.init.zeros_(project.linear.bias)  # absent rows would have a norm of zero
+    with torch.autocast("cpu", dtype=precision, enabled=precision is not torch.float32):
+        (project() * torch.tensor([1.0, 2.0])).sum().backward()
+    assert all(p.grad.isfinite().all() for p in project.parameters())
+    assert torch.equal(project.features.rows.grad.any(1), PRESENT)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec.graphs import csr_matrix
-from mmrec.nn import Propagation, blended_rows, take_rows
+from mmrec.nn import LowRankPropagation, Propagation, blended_rows, take_rows
 
 
 def symmetric(seed, n=6):
@@ -100,3 +100,26 @@ def test_blended_rows_are_a_weighted_sum_and_so_are_their_gradients(seed, layers
     torch.testing.assert_close(ours.grad, theirs.grad)
     if layers:  # without a product the weights, which sum to one, have nothing to choose
         torch.testing.assert_close(share.grad, other.grad)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_a_graph_of_low_rank_propagates_as_its_dense_matrix(layers):
+    rng = torch.Generator().manual_seed(0)
+    left, right = torch.rand(4, 2, generator=rng), torch.rand(5, 2, generator=rng)
+    dense = torch.zeros(9, 9)
+    dense[:4, 4:] = left @ right.T
+    dense += dense.T.clone()
+    one = torch.randn(9, 3, generator=rng, requires_grad=True)
+    other = one.detach().clone().requires_grad_()
+    found = LowRankPropagation(left, right, layers)(one)
+    expected = mean_of_powers(dense, other, layers)
+    torch.testing.assert_close(found, expected)
+    towards = torch.randn(9, 3, generator=rng)
+    (found * towards).sum().backward()
+    (expected * towards).sum().backward()
+    torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_a_negative_number_of_layers_is_refused_for_low_rank():
+    with pytest.raises(ValueError, match="layers is -1"):
+        LowRankPropagation(torch.ones(2, 1), torch.ones(3, 1), -1)

@@ -1,0 +1,60 @@
+"""Low-rank approximations of sparse matrices.
+
+N rows, M columns, r rank.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from scipy.sparse.linalg import svds
+from torch import Tensor
+
+
+class Factors(NamedTuple):
+    """A matrix of low rank, `left @ right.T`.
+
+    Attributes:
+        left: [N, r].
+        right: [M, r].
+    """
+
+    left: Tensor
+    right: Tensor
+
+
+def truncated_svd(matrix: Tensor, rank: int) -> Factors:
+    """Compute the best approximation of a sparse matrix by one of low rank.
+
+    Neither the matrix nor its approximation is stored densely. The same matrix gives the same
+    factors.
+
+    Args:
+        matrix: [N, M] sparse CSR.
+        rank: number r of the largest singular values that are kept, below N and M.
+
+    Returns:
+        `U sqrt(S)` and `V sqrt(S)` in float32, with singular values in descending order.
+
+    Raises:
+        ValueError: the rank is below 1, or not below N and M.
+    """
+    n, m = matrix.shape
+    if not 1 <= rank < min(n, m):
+        raise ValueError(
+            f"rank is {rank}, but the matrix is {n} x {m}; give a rank from 1 to {min(n, m) - 1}"
+        )
+    values = matrix.values().double().numpy()
+    columns, rows = matrix.col_indices().numpy(), matrix.crow_indices().numpy()
+    sparse = csr_array((values, columns, rows), shape=(n, m))
+    factors: tuple[np.ndarray, np.ndarray, np.ndarray] = svds(sparse, k=rank, rng=0)
+    left, singular, right = factors
+    order = singular.argsort()[::-1]
+    root = np.sqrt(singular[order].clip(0))
+    return Factors(
+        torch.from_numpy(left[:, order] * root).float(),
+        torch.from_numpy(right[order].T * root).float(),
+    )

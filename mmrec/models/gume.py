@@ -1,0 +1,230 @@
+"""GUME: Graphs and User Modalities Enhancement for Long-Tail Multimodal Recommendation.
+
+Lin et al., CIKM 2024. https://arxiv.org/abs/2407.12338
+
+From the paper and its public code: all formulas. Features are trained, and an item is its own
+neighbour in the item graphs of each modality. Users collect the explicit features of their items
+with the interactions of the joint graph, whose degrees count item neighbours too. Ours: any number
+of modalities, of which every two are aligned, with the mean over pairs; items that lack a modality,
+which then has no weight in attention, gates and means; nodes without any view take no part in
+contrasts. The public code has a table of extended interests per modality and reads only their mean;
+ours is the table of that mean.
+
+Shapes: U users, I items, N nodes (users, then items), M modalities, D embedding size, B batch,
+K negatives of a pair, R selected nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, normalize
+
+from mmrec.config.checks import check_at_least
+from mmrec.data import TrainingView, Triplets, require_modalities
+from mmrec.graphs import (
+    check_neighbours,
+    content_knn,
+    interaction_block,
+    joint_adjacency,
+    knn_adjacency,
+    shared_neighbours,
+)
+from mmrec.models.base import Embeddings, Recommender
+from mmrec.nn import (
+    FusedViews,
+    ModalityViews,
+    ProjectedFeatures,
+    Propagation,
+    SparseMatrix,
+    ViewFusion,
+)
+from mmrec.nn.lookup import pairs_with_negatives
+from mmrec.nn.losses import bpr, full_info_nce, norm_penalty, pair_scores
+
+NOISE = 0.1  # norm of the perturbation of users
+
+
+class GUME(Recommender):
+    """Views of each modality, and embeddings smoothed over users, items and similar items.
+
+    With the joint graph `A = D^-1/2 [[0, R], [R^T, S]] D^-1/2`, where S connects items that are
+    near in all modalities, and the mean P over the layers of A:
+
+    - behaviour: `h = P [e_u, e_i]` of ID embeddings
+    - explicit features: views x_m of `ModalityViews`; their fusion s of `ViewFusion`
+    - extended interests, in training only: `t = P [t_u, mean_m x_m]` with a free embedding t_u
+
+    The final embeddings are `h + s`.
+
+    Args:
+        corpus: training interactions and at least one modality.
+        dim: embedding size D.
+        layers: propagation steps over the joint graph.
+        item_layers: propagation steps over the item graph of each modality.
+        neighbours: content neighbours of each item, itself included.
+        align: weight of the differences in mean and variance between the views of modalities.
+        contrast: weight of the contrast between s and h, of users and of positive items.
+        temperature: of this contrast.
+        user_contrast: weight of the contrasts of users: between t and s, and between two
+            perturbations of s and of t.
+        user_temperature: of these contrasts.
+        l2: weight of the squared norm of the final embeddings in a batch.
+        interest_l2: weight of the squared norm of t, of the positive items in a batch.
+    """
+
+    def __init__(
+        self,
+        corpus: TrainingView,
+        *,
+        dim: int = 64,
+        layers: int = 3,
+        item_layers: int = 2,
+        neighbours: int = 10,
+        align: float = 0.1,
+        contrast: float = 0.01,
+        temperature: float = 0.4,
+        user_contrast: float = 0.01,
+        user_temperature: float = 0.1,
+        l2: float = 1e-5,
+        interest_l2: float = 0.1,
+    ) -> None:
+        check_at_least(1, dim=dim, item_layers=item_layers, neighbours=neighbours)
+        check_at_least(0, layers=layers, align=align, l2=l2, interest_l2=interest_l2)
+        check_at_least(0, contrast=contrast, user_contrast=user_contrast)
+        check_at_least(0.01, temperature=temperature, user_temperature=user_temperature)
+        super().__init__(corpus)
+        modalities = require_modalities(corpus, "gume")
+        check_neighbours(modalities, neighbours - 1, "model.neighbours - 1")
+        self.names = tuple(modalities)
+        self.align, self.l2, self.interest_l2 = align, l2, interest_l2
+        self.contrast, self.temperature = contrast, temperature
+        self.user_contrast, self.user_temperature = user_contrast, user_temperature
+        self.user = nn.Embedding(corpus.n_users, dim)
+        self.item = nn.Embedding(corpus.n_items, dim)
+        self.interest = nn.Embedding(corpus.n_users, dim)
+        nn.init.xavier_uniform_(self.user.weight)
+        nn.init.xavier_uniform_(self.item.weight)
+        nn.init.xavier_uniform_(self.interest.weight, gain=len(modalities) ** -0.5)  # of a mean
+        self.project = nn.ModuleList(
+            ProjectedFeatures(modality, dim, trainable=True) for modality in modalities.values()
+        )
+        joint = joint_adjacency(
+            corpus.train, corpus.n_users, corpus.n_items, shared_neighbours(modalities, neighbours)
+        )
+        self.propagate = Propagation(SparseMatrix(joint), layers)
+        graphs = [
+            knn_adjacency(
+                content_knn(modality, neighbours, self_loops=True),
+                weights="similarity",
+                normalize="symmetric",
+                symmetrize=False,
+            )
+            for modality in modalities.values()
+        ]
+        interactions = interaction_block(joint, corpus.n_users)
+        self.views = ModalityViews(graphs, interactions, dim, layers=item_layers)
+        self.fuse = ViewFusion(len(modalities), dim)
+        self.complete = bool(self.views.present.any(1).all())
+
+    def explicit(self) -> Tensor:
+        """Views of all nodes: [N, M, D]."""
+        views: Tensor = self.views(self.item.weight, [project() for project in self.project])
+        return views
+
+    def nodes(self) -> tuple[Tensor, FusedViews]:
+        """Return h of all nodes [N, D], and their fused views."""
+        behaviour = self.propagate(torch.cat([self.user.weight, self.item.weight]))
+        return behaviour, self.fuse(self.explicit(), behaviour, self.views.present)
+
+    def encode(self) -> Embeddings:
+        """Sum behaviour and fused views."""
+        behaviour, side = self.nodes()
+        nodes = behaviour + side.vectors
+        return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
+
+    def behaviour_and_interests(self, views: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h and t of some nodes [R]: [R, D] each."""
+        there = self.views.present[self.corpus.n_users :]
+        items = views[self.corpus.n_users :].sum(1) / there.sum(1, keepdim=True).clamp(min=1)
+        users = torch.cat([self.user.weight, self.interest.weight], dim=1)
+        start = torch.cat([users, torch.cat([self.item.weight, items], dim=1)])  # [N, 2D]
+        # The rows of the graph are read once for both.
+        behaviour, interests = self.propagate.rows(start, rows).chunk(2, dim=1)
+        return behaviour, interests
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """BPR, norms, alignment of modalities, and contrasts with behaviour and interests."""
+        index = pairs_with_negatives(batch)
+        rows = index.nodes(self.corpus.n_users)  # [B+B(1+K)]
+        views = self.explicit()
+        behaviour, interests = self.behaviour_and_interests(views, rows)
+        looked_up = embedding(rows, views.flatten(1)).view(-1, *views.shape[1:])
+        side = self.fuse(looked_up, behaviour, self.views.present[rows]).vectors
+        final = index.parts(*index.sides(behaviour + side))  # [B, D] [B, D] [B, K, D]
+        h_user, h_item, _ = index.parts(*index.sides(behaviour))
+        s_user, s_item, _ = index.parts(*index.sides(side))
+        t_user, t_item, _ = index.parts(*index.sides(interests))
+        terms = {
+            "bpr": bpr(*pair_scores(*final)),
+            "l2": self.l2 * norm_penalty("squared", *final),
+            "interest_l2": self.interest_l2 * norm_penalty("squared", t_item),
+        }
+        if self.align and len(self.names) > 1:
+            terms["align"] = self.align * modality_gap(views, self.views.present)
+        if not self.complete:
+            viewed = self.views.present[batch.user].any(1)
+            h_user, s_user, t_user = h_user[viewed], s_user[viewed], t_user[viewed]
+            viewed = self.views.present[self.corpus.n_users + batch.positive].any(1)
+            h_item, s_item = h_item[viewed], s_item[viewed]
+        if self.contrast:
+            pairs = [(s_user, h_user), (s_item, h_item)]
+            terms["contrast"] = self.contrast * contrasts(pairs, self.temperature)
+        if self.user_contrast:
+            pairs = [(t_user, s_user), *((self.noisy(x), self.noisy(x)) for x in (s_user, t_user))]
+            terms["user_contrast"] = self.user_contrast * contrasts(pairs, self.user_temperature)
+        return terms
+
+    def noisy(self, x: Tensor) -> Tensor:
+        """Add noise of a fixed norm that keeps all signs, in training."""
+        if not self.training:
+            return x
+        return x + NOISE * x.sign() * normalize(torch.rand_like(x), dim=-1)
+
+    @torch.no_grad()
+    def item_weights(self) -> dict[str, Tensor]:
+        """Attention of each modality [I], and the mean gate of its specific part [I]."""
+        _, side = self.nodes()
+        attention = side.attention[self.corpus.n_users :].unbind(1)
+        gates = side.gates[self.corpus.n_users :].mean(-1).unbind(1)
+        weights = dict(zip(self.names, attention, strict=True))
+        if len(self.names) > 1:
+            weights |= {f"{m}, specific": x for m, x in zip(self.names, gates, strict=True)}
+        return weights
+
+
+def contrasts(pairs: Sequence[tuple[Tensor, Tensor]], temperature: float) -> Tensor:
+    """Sum of the contrasts between the rows of pairs of tensors [B, D]."""
+    of_pairs = [
+        full_info_nce(x, y, temperature, torch.arange(len(x), device=x.device)) for x, y in pairs
+    ]
+    return torch.stack(of_pairs).sum()
+
+
+def modality_gap(views: Tensor, present: Tensor) -> Tensor:
+    """Mean over pairs of modalities of `|var_a - var_b| + |mean_a - mean_b|`.
+
+    The variance and the mean of a modality are those of all values of its views.
+
+    Args:
+        views: [N, M, D]; zero where a node lacks the view.
+        present: [N, M] bool.
+    """
+    count = present.sum(0) * views.shape[-1]  # [M]
+    mean = views.sum((0, 2)) / count
+    apart = (views - mean.unsqueeze(-1)) * present.unsqueeze(-1)
+    variance = apart.square().sum((0, 2)) / (count - 1)
+    a, b = torch.triu_indices(len(mean), len(mean), offset=1, device=views.device)
+    return ((variance[a] - variance[b]).abs() + (mean[a] - mean[b]).abs()).mean()
