@@ -1,6 +1,7 @@
 """One paper each."""
 
 from mmrec.models.base import Embeddings, ItemEmbeddings, NoNewItems, NoSimilarity, Recommender
+from mmrec.models.bm3 import BM3
 from mmrec.models.bpr import BPR
 from mmrec.models.clcrec import CLCRec
 from mmrec.models.content import ContentRecommender
@@ -21,6 +22,7 @@ from mmrec.models.vbpr import VBPR
 from mmrec.models.wmf import WMF
 
 __all__ = [
+    "BM3",
     "BPR",
     "EASE",
     "FREEDOM",
