@@ -18,6 +18,7 @@ from mmrec.models.most_pop import MostPop
 from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
+from mmrec.models.slmrec import SLMRec
 from mmrec.models.vbpr import VBPR
 from mmrec.models.wmf import WMF
 
@@ -46,4 +47,5 @@ __all__ = [
     "Recommender",
     "RoutedRecommender",
     "SASRec",
+    "SLMRec",
 ]
