@@ -1,6 +1,7 @@
 """One paper each."""
 
 from mmrec.models.base import Embeddings, ItemEmbeddings, NoNewItems, NoSimilarity, Recommender
+from mmrec.models.bm3 import BM3
 from mmrec.models.bpr import BPR
 from mmrec.models.clcrec import CLCRec
 from mmrec.models.content import ContentRecommender
@@ -12,6 +13,7 @@ from mmrec.models.freedom import FREEDOM
 from mmrec.models.gated_lightgcn import GatedLightGCN
 from mmrec.models.gume import GUME
 from mmrec.models.item_knn import ItemKNN
+from mmrec.models.lattice import LATTICE
 from mmrec.models.lightgcn import LightGCN
 from mmrec.models.magnet import MAGNET
 from mmrec.models.mamex import MAMEX
@@ -22,15 +24,18 @@ from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
 from mmrec.models.smore import SMORE
+from mmrec.models.slmrec import SLMRec
 from mmrec.models.vbpr import VBPR
 from mmrec.models.wmf import WMF
 
 __all__ = [
+    "BM3",
     "BPR",
     "EASE",
     "EGRA",
     "FREEDOM",
     "GUME",
+    "LATTICE",
     "MAGNET",
     "MAMEX",
     "MGCN",
@@ -54,4 +59,5 @@ __all__ = [
     "Recommender",
     "RoutedRecommender",
     "SASRec",
+    "SLMRec",
 ]
