@@ -10,6 +10,7 @@ from mmrec.models.ease import EASE
 from mmrec.models.freedom import FREEDOM
 from mmrec.models.gated_lightgcn import GatedLightGCN
 from mmrec.models.item_knn import ItemKNN
+from mmrec.models.lgmrec import LGMRec
 from mmrec.models.lightgcn import LightGCN
 from mmrec.models.magnet import MAGNET
 from mmrec.models.mamex import MAMEX
@@ -36,6 +37,7 @@ __all__ = [
     "GatedLightGCN",
     "ItemEmbeddings",
     "ItemKNN",
+    "LGMRec",
     "LightGCN",
     "MostPop",
     "NoNewItems",

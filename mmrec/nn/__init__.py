@@ -30,12 +30,14 @@ from mmrec.nn.features import (
 )
 from mmrec.nn.fusion import Fusion, FusionKind, masked_softmax
 from mmrec.nn.gates import at_least_float32, block_mixture, gated_sum, sparse_softmax
+from mmrec.nn.hypergraph import HypergraphConvolution, soft_assignment
 from mmrec.nn.load_balance import choices, entropies, even_gates, evenness, imbalance
 from mmrec.nn.lookup import BatchIndex, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
 from mmrec.nn.propagation import Propagation, blended_rows
 from mmrec.nn.ranking_loss import Loss, RankingLoss
 from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranking, tiled_ranking
+from mmrec.nn.rows import unit_rows
 from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
 from mmrec.nn.user_items import UserItems
 
@@ -51,6 +53,7 @@ __all__ = [
     "Fusion",
     "FusionKind",
     "GraphViews",
+    "HypergraphConvolution",
     "ItemContent",
     "ItemFeatures",
     "Loss",
@@ -92,9 +95,11 @@ __all__ = [
     "mean_item",
     "ranking",
     "role_templates",
+    "soft_assignment",
     "sparse_matmul",
     "sparse_softmax",
     "take_rows",
     "tiled_ranking",
+    "unit_rows",
     "weighted_factors",
 ]
