@@ -9,6 +9,7 @@ from mmrec.nn.channels import (
     channel_names,
 )
 from mmrec.nn.content import Content, ItemFeatures, fill_missing, mean_item
+from mmrec.nn.edges import InteractionEdges, edge_softmax
 from mmrec.nn.experts import (
     ABOUT_ROLES,
     ROLES,
@@ -54,6 +55,7 @@ __all__ = [
     "FusionKind",
     "GraphViews",
     "HypergraphConvolution",
+    "InteractionEdges",
     "ItemContent",
     "ItemFeatures",
     "Loss",
@@ -81,6 +83,7 @@ __all__ = [
     "channel_names",
     "choices",
     "cross",
+    "edge_softmax",
     "embedding_linear",
     "entropies",
     "even_gates",

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
-BLOCK = 2**16  # entries of a matrix whose gradients are computed at a time: [BLOCK, D] in memory
+# Entries whose rows are gathered at a time: on a CPU they stay in its cache, which takes a tenth of
+# the time of 2^16 entries (D = 64).
+BLOCK = {"cpu": 2**10, "cuda": 2**20}
 
 
 def sparse_matmul(matrix: Tensor, x: Tensor) -> Tensor:
@@ -92,6 +94,18 @@ def transpose(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return transposed, order
 
 
+def _dots(matrix: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """[E]: `<x_n, y_m>` of each stored entry (n, m) of a CSR matrix."""
+    rows, columns = row_of_entries(matrix), matrix.col_indices()
+    found = torch.empty(len(rows), dtype=x.dtype, device=x.device)
+    size = BLOCK.get(x.device.type, 2**16)
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        products = x.index_select(0, rows[part]).mul_(y.index_select(0, columns[part]))
+        torch.sum(products, -1, out=found[part])
+    return found
+
+
 class _Product(torch.autograd.Function):
     """`A x`, with the gradient `A^T g`."""
 
@@ -124,14 +138,33 @@ class _WeightedProduct(torch.autograd.Function):
         grad = grad.contiguous()
         of_values = of_x = None
         if ctx.needs_input_grad[3]:
-            rows, columns = row_of_entries(ctx.matrix), ctx.matrix.col_indices()
-            of_values = torch.empty_like(values)
-            for start in range(0, len(values), BLOCK):
-                part = slice(start, start + BLOCK)
-                of_values[part] = (grad[rows[part]] * x[columns[part]]).sum(-1)
+            of_values = _dots(ctx.matrix, grad, x)
         if ctx.needs_input_grad[4]:
             of_x = sparse_matmul(_with_values(ctx.transposed, values[ctx.order]), grad)
         return None, None, None, of_values, of_x
+
+
+class _EntryDots(torch.autograd.Function):
+    """`_dots`, whose gradients g of the entries give `A(g) y` and `A(g)^T x`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, matrix: Tensor, transposed: Tensor, order: Tensor, x: Tensor, y: Tensor
+    ) -> Tensor:
+        ctx.matrix, ctx.transposed, ctx.order = matrix, transposed, order
+        ctx.save_for_backward(x, y)
+        return _dots(matrix, x, y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, y = ctx.saved_tensors
+        of_x = of_y = None
+        if ctx.needs_input_grad[3]:
+            of_x = sparse_matmul(_with_values(ctx.matrix, grad.contiguous()), y)
+        if ctx.needs_input_grad[4]:
+            of_y = sparse_matmul(_with_values(ctx.transposed, grad[ctx.order]), x)
+        return None, None, None, of_x, of_y
 
 
 def _with_values(matrix: Tensor, values: Tensor) -> Tensor:
@@ -150,7 +183,7 @@ class SparseMatrix(nn.Module):
         matrix: [N, M] sparse CSR.
         symmetric: declare that the matrix equals its transpose, which saves a second copy for the
             gradient. The declaration is checked.
-        weighted: allow `forward` to take other entries and give them a gradient.
+        weighted: allow `forward` to take other entries and give them a gradient, and `dots`.
 
     Raises:
         ValueError: the matrix is declared symmetric and is not.
@@ -194,11 +227,34 @@ class SparseMatrix(nn.Module):
             if values is None:
                 product: Callable[..., Tensor] = _Product.apply
                 return product(self.matrix, self.transposed, x)
-            if self._order is None:
-                raise ValueError("values are given; build SparseMatrix with weighted=True")
             weighted: Callable[..., Tensor] = _WeightedProduct.apply
             values = values.to(self.matrix.dtype)
-            return weighted(self.matrix, self.transposed, self._order, values, x)
+            return weighted(self.matrix, self.transposed, self._entry_order("values"), values, x)
+
+    def dots(self, x: Tensor, y: Tensor) -> Tensor:
+        """Dot products of rows at the stored entries, in the precision of the matrix.
+
+        Only two blocks of gathered rows exist at a time, also for the gradients.
+
+        Args:
+            x: [N, D].
+            y: [M, D].
+
+        Returns:
+            [E]: `<x_n, y_m>` for each entry (n, m), in the order of `matrix.values()`.
+
+        Raises:
+            ValueError: the matrix was not built with `weighted=True`.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x, y = x.to(self.matrix.dtype).contiguous(), y.to(self.matrix.dtype).contiguous()
+            dots: Callable[..., Tensor] = _EntryDots.apply
+            return dots(self.matrix, self.transposed, self._entry_order("dots"), x, y)
+
+    def _entry_order(self, asked: str) -> Tensor:
+        if self._order is None:
+            raise ValueError(f"{asked} are asked for; build SparseMatrix with weighted=True")
+        return self._order
 
 
 def _check_symmetric(matrix: Tensor, transposed: Tensor) -> None:

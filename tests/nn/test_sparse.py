@@ -89,7 +89,7 @@ def test_product_and_gradients_equal_message_passing(seed, shape):
 
 
 def test_gradient_to_the_values_is_computed_block_by_block(monkeypatch):
-    monkeypatch.setattr("mmrec.nn.sparse.BLOCK", 4)
+    monkeypatch.setattr("mmrec.nn.sparse.BLOCK", {"cpu": 4})
     dense, sparse = random(3, (6, 5))
     values = sparse.values().clone().requires_grad_()
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
@@ -97,6 +97,24 @@ def test_gradient_to_the_values_is_computed_block_by_block(monkeypatch):
     row, column = dense.nonzero().unbind(1)
     assert len(row) > 4
     torch.testing.assert_close(values.grad, x[column].sum(1))
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 999), shapes)
+def test_dots_at_the_entries_equal_a_dense_product(seed, shape):
+    dense, sparse = random(seed, shape)
+    row, column = dense.nonzero().unbind(1)
+    rng = torch.Generator().manual_seed(seed + 1)
+    pairs = [[torch.randn(n, 3, generator=rng).requires_grad_() for n in shape]]
+    pairs.append([x.detach().clone().requires_grad_() for x in pairs[0]])
+    towards = torch.randn(len(row), generator=rng)
+    found = SparseMatrix(sparse, weighted=True).dots(*pairs[0])
+    expected = (pairs[1][0] @ pairs[1][1].T)[row, column]
+    torch.testing.assert_close(found, expected)
+    (found * towards).sum().backward()
+    (expected * towards).sum().backward()
+    for ours, theirs in zip(*pairs, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 @settings(max_examples=30)
@@ -155,6 +173,8 @@ def test_values_need_a_weighted_matrix():
     layer = SparseMatrix(random(0, (3, 4))[1])
     with pytest.raises(ValueError, match="weighted=True"):
         layer(torch.ones(4, 1), layer.matrix.values())
+    with pytest.raises(ValueError, match="weighted=True"):
+        layer.dots(torch.ones(3, 1), torch.ones(4, 1))
 
 
 def test_autocast_does_not_reach_the_product():
