@@ -9,6 +9,7 @@ from mmrec.models.dropoutnet import DropoutNet
 from mmrec.models.ease import EASE
 from mmrec.models.freedom import FREEDOM
 from mmrec.models.gated_lightgcn import GatedLightGCN
+from mmrec.models.grcn import GRCN
 from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lgmrec import LGMRec
 from mmrec.models.lightgcn import LightGCN
@@ -25,6 +26,7 @@ __all__ = [
     "BPR",
     "EASE",
     "FREEDOM",
+    "GRCN",
     "MAGNET",
     "MAMEX",
     "VBPR",
