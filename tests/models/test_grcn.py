@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.nn.functional import leaky_relu, logsigmoid
@@ -13,25 +11,6 @@ from mmrec.models import GRCN
 BATCH = Triplets(
     torch.tensor([0, 2, 2, 5]), torch.tensor([1, 4, 0, 7]), torch.tensor([[2], [3], [8], [1]])
 )
-
-
-@pytest.fixture
-def corpus(small_corpus):
-    """Items 1 and 3 lack the last modality, and so do all items of user 0."""
-
-    def build(modalities=2, *, complete=True):
-        corpus = small_corpus(modalities=modalities)
-        if complete:
-            return corpus
-        name = [*corpus.modalities][-1]
-        last = corpus.modalities[name]
-        present = last.present.clone()
-        present[[1, 3]] = False
-        present[corpus.train.item[corpus.train.user == 0]] = False
-        last = replace(last, features=last.features * present[:, None], present=present)
-        return replace(corpus, modalities={**corpus.modalities, name: last})
-
-    return build
 
 
 def unit(x):
@@ -92,8 +71,8 @@ def confident(model):
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("modalities", [1, 2, 3])
 @pytest.mark.parametrize(("layers", "routings"), [(2, 3), (0, 1), (3, 0)])
-def test_embeddings_equal_dense_algebra(corpus, modalities, complete, layers, routings):
-    data = corpus(modalities, complete=complete)
+def test_embeddings_equal_dense_algebra(gappy_corpus, modalities, complete, layers, routings):
+    data = gappy_corpus(modalities, complete=complete)
     model = confident(GRCN(data, dim=5, layers=layers, routings=routings))
     users, items, _ = dense(model)
     found = model.encode()
@@ -101,8 +80,8 @@ def test_embeddings_equal_dense_algebra(corpus, modalities, complete, layers, ro
     torch.testing.assert_close(found.items, items)
 
 
-def test_edges_of_negative_confidence_are_pruned(corpus):
-    model = confident(GRCN(corpus(complete=False), dim=5))
+def test_edges_of_negative_confidence_are_pruned(gappy_corpus):
+    model = confident(GRCN(gappy_corpus(complete=False), dim=5))
     found = model.edge_weights(model.routed())
     user, item = model.edges.user, model.edges.item
     expected = dense(model)[2]
@@ -112,8 +91,8 @@ def test_edges_of_negative_confidence_are_pruned(corpus):
         assert (ours > 0).any()
 
 
-def test_routing_moves_users_towards_their_items(corpus):
-    data = corpus()
+def test_routing_moves_users_towards_their_items(gappy_corpus):
+    data = gappy_corpus()
     still, moved = (GRCN(data, dim=5, routings=n) for n in (0, 3))
     moved.load_state_dict(still.state_dict())
     cosine = []
@@ -124,8 +103,8 @@ def test_routing_moves_users_towards_their_items(corpus):
     assert cosine[1] > cosine[0]
 
 
-def test_loss_terms_equal_loops(corpus):
-    model = confident(GRCN(corpus(), dim=5, l2=0.3))
+def test_loss_terms_equal_loops(gappy_corpus):
+    model = confident(GRCN(gappy_corpus(), dim=5, l2=0.3))
     losses = model.losses(BATCH)
     users, items, _ = dense(model)
     j = BATCH.negative[:, 0]
@@ -135,11 +114,11 @@ def test_loss_terms_equal_loops(corpus):
     rows += [table.weight[BATCH.user] for table in model.preference]
     squares = sum(x.square().sum() for x in rows)
     torch.testing.assert_close(losses["l2"], 0.3 * squares / (2 * len(BATCH.user)))
-    assert GRCN(corpus()).losses(BATCH).keys() == {"bpr"}
+    assert GRCN(gappy_corpus()).losses(BATCH).keys() == {"bpr"}
 
 
 @pytest.mark.parametrize("setting", [{"dim": 0}, {"layers": -1}, {"routings": -1}, {"l2": -1.0}])
-def test_a_wrong_setting_is_named(corpus, setting):
+def test_a_wrong_setting_is_named(gappy_corpus, setting):
     with pytest.raises(SettingError) as caught:
-        GRCN(corpus(), **setting)
+        GRCN(gappy_corpus(), **setting)
     assert caught.value.setting == f"model.{next(iter(setting))}"

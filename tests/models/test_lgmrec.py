@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -15,25 +14,6 @@ BATCH = Triplets(
     torch.tensor([0, 2, 2, 5]), torch.tensor([1, 4, 0, 7]), torch.tensor([[2], [3], [8], [1]])
 )
 SETTINGS = {"dim": 5, "hyperedges": 3, "content_layers": 1, "hyper_layers": 2}
-
-
-@pytest.fixture
-def corpus(small_corpus):
-    """Items 1 and 3 lack the last modality, and so do all items of user 0."""
-
-    def build(modalities=2, *, complete=True):
-        corpus = small_corpus(modalities=modalities)
-        if complete:
-            return corpus
-        name = [*corpus.modalities][-1]
-        last = corpus.modalities[name]
-        present = last.present.clone()
-        present[[1, 3]] = False
-        present[corpus.train.item[corpus.train.user == 0]] = False
-        last = replace(last, features=last.features * present[:, None], present=present)
-        return replace(corpus, modalities={**corpus.modalities, name: last})
-
-    return build
 
 
 def unit(x):
@@ -75,8 +55,8 @@ def dense(model):
 
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("modalities", [1, 2, 3])
-def test_embeddings_equal_dense_algebra(corpus, modalities, complete):
-    model = LGMRec(corpus(modalities, complete=complete), **SETTINGS).eval()
+def test_embeddings_equal_dense_algebra(gappy_corpus, modalities, complete):
+    model = LGMRec(gappy_corpus(modalities, complete=complete), **SETTINGS).eval()
     users, items, _ = dense(model)
     found = model.encode()
     torch.testing.assert_close(found.users, users)
@@ -85,8 +65,8 @@ def test_embeddings_equal_dense_algebra(corpus, modalities, complete):
 
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("modalities", [1, 2, 3])
-def test_loss_terms_equal_loops(corpus, modalities, complete):
-    data = corpus(modalities, complete=complete)
+def test_loss_terms_equal_loops(gappy_corpus, modalities, complete):
+    data = gappy_corpus(modalities, complete=complete)
     model = LGMRec(data, **SETTINGS, contrast_weight=0.3, l2=0.7).eval()
     losses = model.losses(BATCH)
     users, items, hyper = dense(model)
@@ -108,8 +88,8 @@ def test_loss_terms_equal_loops(corpus, modalities, complete):
     torch.testing.assert_close(losses["contrast"], 0.3 * total)
 
 
-def test_noise_and_dropout_are_of_training_only(corpus):
-    model = LGMRec(corpus(), **SETTINGS, dropout=0.0)
+def test_noise_and_dropout_are_of_training_only(gappy_corpus):
+    model = LGMRec(gappy_corpus(), **SETTINGS, dropout=0.0)
     first, second = model.encode(), model.encode()
     assert not torch.allclose(first.users, second.users)
     assert not torch.allclose(first.items, second.items)
@@ -117,15 +97,15 @@ def test_noise_and_dropout_are_of_training_only(corpus):
     assert torch.equal(model.encode().users, model.encode().users)
 
 
-def test_without_contrast_there_is_no_such_term(corpus):
-    assert LGMRec(corpus(), contrast_weight=0).losses(BATCH).keys() == {"bpr", "l2"}
+def test_without_contrast_there_is_no_such_term(gappy_corpus):
+    assert LGMRec(gappy_corpus(), contrast_weight=0).losses(BATCH).keys() == {"bpr", "l2"}
 
 
 @pytest.mark.parametrize(
     "setting",
     [{"hyperedges": 0}, {"hyper_layers": 0}, {"dropout": 1.0}, {"temperature": 0.0}, {"l2": -1.0}],
 )
-def test_a_wrong_setting_is_named(corpus, setting):
+def test_a_wrong_setting_is_named(gappy_corpus, setting):
     with pytest.raises(SettingError) as caught:
-        LGMRec(corpus(), **setting)
+        LGMRec(gappy_corpus(), **setting)
     assert caught.value.setting == f"model.{next(iter(setting))}"
