@@ -3,6 +3,7 @@
 from mmrec.graphs.bipartite import (
     degree_weights,
     joint_adjacency,
+    mean_adjacency,
     normalized_adjacency,
     normalized_interactions,
     sample_edges,
@@ -39,6 +40,7 @@ __all__ = [
     "joint_adjacency",
     "knn_adjacency",
     "knn_graph",
+    "mean_adjacency",
     "normalized_adjacency",
     "normalized_interactions",
     "pseudo_edges",

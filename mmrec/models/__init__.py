@@ -15,6 +15,7 @@ from mmrec.models.lgmrec import LGMRec
 from mmrec.models.lightgcn import LightGCN
 from mmrec.models.magnet import MAGNET
 from mmrec.models.mamex import MAMEX
+from mmrec.models.mmgcn import MMGCN
 from mmrec.models.most_pop import MostPop
 from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
@@ -29,6 +30,7 @@ __all__ = [
     "GRCN",
     "MAGNET",
     "MAMEX",
+    "MMGCN",
     "VBPR",
     "WMF",
     "CLCRec",
