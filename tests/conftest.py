@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,28 @@ def small_corpus() -> Callable[..., Corpus]:
             fingerprint=content_hash([item]),
             modalities=content,
         )
+
+    return build
+
+
+@pytest.fixture
+def gappy_corpus(small_corpus: Callable[..., Corpus]) -> Callable[..., Corpus]:
+    """`gappy_corpus(modalities=2, complete=True)`: the `small_corpus`, complete or with gaps.
+
+    Items 1 and 3 then lack the last modality, and so do all items of user 0.
+    """
+
+    def build(modalities: int = 2, *, complete: bool = True) -> Corpus:
+        corpus = small_corpus(modalities=modalities)
+        if complete:
+            return corpus
+        name = [*corpus.modalities][-1]
+        last = corpus.modalities[name]
+        present = last.present.clone()
+        present[[1, 3]] = False
+        present[corpus.train.item[corpus.train.user == 0]] = False
+        last = replace(last, features=last.features * present[:, None], present=present)
+        return replace(corpus, modalities={**corpus.modalities, name: last})
 
     return build
 

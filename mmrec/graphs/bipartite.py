@@ -65,6 +65,24 @@ def normalized_interactions(interactions: Interactions, n_users: int, n_items: i
     return csr_matrix(user, item, degree_weights(interactions), (n_users, n_items))
 
 
+def mean_adjacency(interactions: Interactions, n_users: int, n_items: int) -> Tensor:
+    """D^-1 [[0, R], [R^T, 0]], the mean over the neighbours of each node.
+
+    Args:
+        interactions: the edges, each pair once.
+        n_users: U.
+        n_items: I.
+
+    Returns:
+        [U+I, U+I] sparse CSR float32, rows of nodes with edges sum to 1; users come first.
+    """
+    user, item = interactions.user, interactions.item + n_users
+    rows, columns = torch.cat([user, item]), torch.cat([item, user])
+    size = n_users + n_items
+    degree = torch.bincount(rows, minlength=size)
+    return csr_matrix(rows, columns, degree[rows].double().reciprocal().float(), (size, size))
+
+
 def joint_adjacency(
     interactions: Interactions, n_users: int, n_items: int, item_graph: Tensor, weight: float = 1.0
 ) -> Tensor:

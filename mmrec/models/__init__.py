@@ -11,20 +11,23 @@ from mmrec.models.ease import EASE
 from mmrec.models.egra import EGRA
 from mmrec.models.freedom import FREEDOM
 from mmrec.models.gated_lightgcn import GatedLightGCN
+from mmrec.models.grcn import GRCN
 from mmrec.models.gume import GUME
 from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lattice import LATTICE
+from mmrec.models.lgmrec import LGMRec
 from mmrec.models.lightgcn import LightGCN
 from mmrec.models.magnet import MAGNET
 from mmrec.models.mamex import MAMEX
 from mmrec.models.mgcn import MGCN
+from mmrec.models.mmgcn import MMGCN
 from mmrec.models.most_pop import MostPop
 from mmrec.models.pgl import PGL
 from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
-from mmrec.models.smore import SMORE
 from mmrec.models.slmrec import SLMRec
+from mmrec.models.smore import SMORE
 from mmrec.models.vbpr import VBPR
 from mmrec.models.wmf import WMF
 
@@ -34,11 +37,13 @@ __all__ = [
     "EASE",
     "EGRA",
     "FREEDOM",
+    "GRCN",
     "GUME",
     "LATTICE",
     "MAGNET",
     "MAMEX",
     "MGCN",
+    "MMGCN",
     "PGL",
     "SMORE",
     "VBPR",
@@ -51,6 +56,7 @@ __all__ = [
     "GatedLightGCN",
     "ItemEmbeddings",
     "ItemKNN",
+    "LGMRec",
     "LightGCN",
     "MostPop",
     "NoNewItems",

@@ -9,6 +9,7 @@ from mmrec.nn.channels import (
     channel_names,
 )
 from mmrec.nn.content import Content, ItemFeatures, fill_missing, mean_item
+from mmrec.nn.edges import InteractionEdges, edge_softmax
 from mmrec.nn.experts import (
     ABOUT_ROLES,
     ROLES,
@@ -30,6 +31,7 @@ from mmrec.nn.features import (
 )
 from mmrec.nn.fusion import Fusion, FusionKind, masked_softmax
 from mmrec.nn.gates import at_least_float32, block_mixture, gated_sum, sparse_softmax
+from mmrec.nn.hypergraph import HypergraphConvolution, soft_assignment
 from mmrec.nn.load_balance import choices, entropies, even_gates, evenness, imbalance
 from mmrec.nn.lookup import BatchIndex, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
@@ -37,6 +39,7 @@ from mmrec.nn.modality_views import FusedViews, ModalityViews, ViewFusion, contr
 from mmrec.nn.propagation import LowRankPropagation, Propagation, blended_rows
 from mmrec.nn.ranking_loss import Loss, RankingLoss
 from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranking, tiled_ranking
+from mmrec.nn.rows import unit_rows
 from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
 from mmrec.nn.spectral import SpectralFusion
 from mmrec.nn.user_items import UserItems
@@ -54,6 +57,8 @@ __all__ = [
     "Fusion",
     "FusionKind",
     "GraphViews",
+    "HypergraphConvolution",
+    "InteractionEdges",
     "ItemContent",
     "ItemFeatures",
     "Loss",
@@ -86,6 +91,7 @@ __all__ = [
     "choices",
     "contrast_views",
     "cross",
+    "edge_softmax",
     "embedding_linear",
     "entropies",
     "even_gates",
@@ -100,9 +106,11 @@ __all__ = [
     "mean_item",
     "ranking",
     "role_templates",
+    "soft_assignment",
     "sparse_matmul",
     "sparse_softmax",
     "take_rows",
     "tiled_ranking",
+    "unit_rows",
     "weighted_factors",
 ]

@@ -11,6 +11,7 @@ from mmrec.graphs import (
     degree_weights,
     interaction_block,
     joint_adjacency,
+    mean_adjacency,
     normalized_adjacency,
     normalized_interactions,
     sample_edges,
@@ -45,6 +46,21 @@ def test_adjacency_is_one_over_the_root_of_both_degrees(graph):
     adjacency = normalized_adjacency(interactions, n_users, n_items)
     torch.testing.assert_close(adjacency.to_dense(), expected)
     assert torch.equal(adjacency.to_dense(), adjacency.to_dense().T)
+
+
+@settings(max_examples=30, deadline=None)
+@given(graphs())
+def test_mean_adjacency_averages_neighbours(graph):
+    interactions, n_users, n_items = graph
+    x = torch.randn(n_users + n_items, 2, generator=torch.Generator().manual_seed(0))
+    expected = torch.zeros_like(x)
+    for user in range(n_users):
+        if len(items := interactions.item[interactions.user == user]):
+            expected[user] = x[n_users + items].mean(0)
+    for item in range(n_items):
+        if len(users := interactions.user[interactions.item == item]):
+            expected[n_users + item] = x[users].mean(0)
+    torch.testing.assert_close(mean_adjacency(*graph) @ x, expected)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # PyG's import
