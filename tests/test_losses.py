@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy, normalize
 
 from mmrec.nn import losses
 from mmrec.nn.losses import (
@@ -179,8 +180,17 @@ def test_contrast_by_cosine_is_a_softmax_over_the_pairs_that_are_not_excluded(b,
 def test_contrast_among_all_equals_the_one_on_a_matrix_with_its_gradients(b, n, seed):
     one, others = draw(seed, b, 3).requires_grad_(), draw(seed + 1, n, 3).requires_grad_()
     own = torch.arange(b) % n
-    full, plain = full_info_nce(one, others, 0.2, own), info_nce(one, others, 0.2, own, cosine=True)
+    logits = normalize(one, dim=1) @ normalize(others, dim=1).T / 0.2
+    full, plain = full_info_nce(one, others, 0.2, own), cross_entropy(logits, own)
     torch.testing.assert_close(full, plain)
     for x in (one, others):
         found, expected = (torch.autograd.grad(y, x, retain_graph=True)[0] for y in (full, plain))
         torch.testing.assert_close(found, expected)
+
+
+def test_a_contrast_that_excludes_nothing_equals_one_without_a_mask():
+    one, others = draw(0, 4, 3), draw(1, 4, 3)
+    none = torch.zeros(4, 4, dtype=torch.bool)
+    for cosine in (False, True):
+        found = info_nce(one, others, 0.3, cosine=cosine)
+        torch.testing.assert_close(found, info_nce(one, others, 0.3, cosine=cosine, excluded=none))

@@ -14,6 +14,7 @@ from mmrec.graphs.content import (
     check_neighbours,
     content_graphs,
     content_similarity,
+    directed_content_graph,
     modality_shares,
     shared_neighbours,
     weighted_content_graph,
@@ -29,7 +30,7 @@ from mmrec.graphs.pseudo import (
     pseudo_edges,
     tail_items,
 )
-from mmrec.graphs.sparse import csr_matrix
+from mmrec.graphs.sparse import csr_matrix, elementwise_maximum
 
 __all__ = [
     "EdgeChoice",
@@ -45,7 +46,9 @@ __all__ = [
     "content_similarity",
     "csr_matrix",
     "degree_weights",
+    "directed_content_graph",
     "edge_statistics",
+    "elementwise_maximum",
     "interaction_block",
     "joint_adjacency",
     "knn_adjacency",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,3 +38,25 @@ def csr_matrix(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int
             shape,
             check_invariants=True,
         )
+
+
+def elementwise_maximum(matrices: Sequence[Tensor]) -> Tensor:
+    """Return the largest entry at each place that any of the matrices stores.
+
+    Args:
+        matrices: sparse CSR of one shape, with entries of at least 0.
+
+    Returns:
+        Sparse CSR of the same shape.
+    """
+    rows, columns = matrices[0].shape
+    keys, values = [], []
+    for matrix in matrices:
+        start = matrix.crow_indices().long()
+        row = torch.arange(rows, device=start.device).repeat_interleave(start.diff())
+        keys.append(row * columns + matrix.col_indices())
+        values.append(matrix.values())
+    key, place = torch.unique(torch.cat(keys), return_inverse=True)
+    value = torch.cat(values)
+    largest = value.new_zeros(len(key)).scatter_reduce_(0, place, value, "amax")
+    return csr_matrix(key // columns, key % columns, largest, (rows, columns))

@@ -20,6 +20,7 @@ from mmrec.models.pgl import PGL
 from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
+from mmrec.models.smore import SMORE
 from mmrec.models.vbpr import VBPR
 from mmrec.models.wmf import WMF
 
@@ -32,6 +33,7 @@ __all__ = [
     "MAMEX",
     "MGCN",
     "PGL",
+    "SMORE",
     "VBPR",
     "WMF",
     "CLCRec",

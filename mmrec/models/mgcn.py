@@ -20,15 +20,21 @@ from mmrec.config.checks import check_at_least
 from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.graphs import (
     check_neighbours,
-    content_knn,
-    knn_adjacency,
+    directed_content_graph,
     normalized_adjacency,
     normalized_interactions,
 )
 from mmrec.models.base import Embeddings, Recommender
-from mmrec.nn import FusedViews, ModalityViews, ProjectedFeatures, Propagation, ViewFusion
+from mmrec.nn import (
+    FusedViews,
+    ModalityViews,
+    ProjectedFeatures,
+    Propagation,
+    ViewFusion,
+    contrast_views,
+)
 from mmrec.nn.lookup import pairs_with_negatives
-from mmrec.nn.losses import bpr, info_nce, norm_penalty, pair_scores
+from mmrec.nn.losses import bpr, norm_penalty, pair_scores
 
 TEMPERATURE = 0.2
 
@@ -76,15 +82,7 @@ class MGCN(Recommender):
         self.project = nn.ModuleList(
             ProjectedFeatures(modality, dim, trainable=True) for modality in modalities.values()
         )
-        graphs = [
-            knn_adjacency(
-                content_knn(modality, neighbours, self_loops=True),
-                weights="similarity",
-                normalize="symmetric",
-                symmetrize=False,
-            )
-            for modality in modalities.values()
-        ]
+        graphs = [directed_content_graph(m, neighbours) for m in modalities.values()]
         interactions = normalized_interactions(corpus.train, *size)
         self.views = ModalityViews(graphs, interactions, dim, layers=item_layers)
         self.fuse = ViewFusion(len(modalities), dim)
@@ -109,22 +107,15 @@ class MGCN(Recommender):
         behaviour = self.propagate.rows(torch.cat([self.user.weight, self.item.weight]), rows)
         content = [project() for project in self.project]  # [I, D] each
         views = self.views.rows(self.item.weight, content, index.user, index.item)
-        side = self.fuse(views, behaviour, self.views.present[rows]).vectors
+        present = self.views.present[rows]
+        side = self.fuse(views, behaviour, present).vectors
         final = index.parts(*index.sides(behaviour + side))  # [B, D] [B, D] [B, K, D]
         terms = {"bpr": bpr(*pair_scores(*final)), "l2": self.l2 * norm_penalty("squared", *final)}
         if self.contrast:
-            of_side, of_behaviour = (index.parts(*index.sides(x)) for x in (side, behaviour))
-            nodes = batch.user, self.corpus.n_users + batch.positive
-            apart = [self.apart(*rows) for rows in zip(of_side, of_behaviour, nodes, strict=False)]
-            terms["contrast"] = self.contrast * torch.stack(apart).sum()
+            viewed = None if self.complete else present.any(1)
+            apart = contrast_views(index, side, behaviour, TEMPERATURE, viewed)
+            terms["contrast"] = self.contrast * apart
         return terms
-
-    def apart(self, side: Tensor, behaviour: Tensor, nodes: Tensor) -> Tensor:
-        """Contrast rows [B, D] of nodes [B], without those that have no view."""
-        if not self.complete:
-            viewed = self.views.present[nodes].any(1)
-            side, behaviour = side[viewed], behaviour[viewed]
-        return info_nce(side, behaviour, TEMPERATURE, cosine=True)
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:

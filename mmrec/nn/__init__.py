@@ -33,11 +33,12 @@ from mmrec.nn.gates import at_least_float32, block_mixture, gated_sum, sparse_so
 from mmrec.nn.load_balance import choices, entropies, even_gates, evenness, imbalance
 from mmrec.nn.lookup import BatchIndex, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
-from mmrec.nn.modality_views import FusedViews, ModalityViews, ViewFusion
+from mmrec.nn.modality_views import FusedViews, ModalityViews, ViewFusion, contrast_views
 from mmrec.nn.propagation import LowRankPropagation, Propagation, blended_rows
 from mmrec.nn.ranking_loss import Loss, RankingLoss
 from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranking, tiled_ranking
 from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
+from mmrec.nn.spectral import SpectralFusion
 from mmrec.nn.user_items import UserItems
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "Sees",
     "SparseMatrix",
     "SparseMixture",
+    "SpectralFusion",
     "TakenRows",
     "Template",
     "Terms",
@@ -82,6 +84,7 @@ __all__ = [
     "center_and_scale",
     "channel_names",
     "choices",
+    "contrast_views",
     "cross",
     "embedding_linear",
     "entropies",

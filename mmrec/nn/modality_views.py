@@ -18,6 +18,8 @@ from torch.nn.functional import embedding
 
 from mmrec.nn.fusion import masked_softmax
 from mmrec.nn.gates import at_least_float32
+from mmrec.nn.lookup import BatchIndex
+from mmrec.nn.losses import info_nce
 from mmrec.nn.sparse import SparseMatrix, sparse_matmul
 
 
@@ -151,3 +153,33 @@ class ViewFusion(nn.Module):
         specific = (gates * (views - common.unsqueeze(1))).sum(1)  # [N, D]
         parts = 1 + present.sum(1, keepdim=True)
         return FusedViews((common + specific) / parts, attention, gates)
+
+
+def contrast_views(
+    index: BatchIndex,
+    views: Tensor,
+    behaviour: Tensor,
+    temperature: float,
+    viewed: Tensor | None = None,
+) -> Tensor:
+    """Contrast fused views with behaviour embeddings: `info_nce` of users plus that of positives.
+
+    Args:
+        index: the batch; positives are followed by negatives, which take no part.
+        views: [B+M, D], rows of `index.nodes`.
+        behaviour: [B+M, D], rows of the same nodes.
+        temperature: of the cosines.
+        viewed: [B+M] bool, False where a node has no view; such nodes are left out. None: all have.
+
+    Returns:
+        A scalar.
+    """
+    ones, others = (index.parts(*index.sides(rows))[:2] for rows in (views, behaviour))
+    if viewed is not None:
+        masks = [mask.squeeze(1) for mask in index.parts(*index.sides(viewed.unsqueeze(1)))[:2]]
+        ones, others = (
+            tuple(rows[mask] for rows, mask in zip(both, masks, strict=True))
+            for both in (ones, others)
+        )
+    terms = [info_nce(x, y, temperature, cosine=True) for x, y in zip(ones, others, strict=True)]
+    return torch.stack(terms).sum()

@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmrec.data import Triplets
 from mmrec.graphs import csr_matrix
-from mmrec.nn import ModalityViews, ViewFusion
+from mmrec.nn import ModalityViews, ViewFusion, contrast_views
+from mmrec.nn.lookup import pairs_with_negatives
 
 USERS, ITEMS, D = 4, 5, 3
 
@@ -114,3 +116,20 @@ def test_a_single_view_has_nothing_specific(rng):
     assert torch.equal(found.attention, present.float())
     assert not found.gates.any()
     assert not [*fuse.parameters()]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_contrast_of_users_and_positives_leaves_out_nodes_without_a_view(rng, masked):
+    batch = Triplets(torch.tensor([0, 2]), torch.tensor([1, 4]), torch.tensor([[2], [3]]))
+    index = pairs_with_negatives(batch)
+    views, behaviour = (torch.randn(6, D, generator=rng) for _ in range(2))
+    viewed = torch.tensor([True, False, True, True, True, False])  # user 2 has no view
+    found = contrast_views(index, views, behaviour, 0.5, viewed if masked else None)
+    expected = torch.zeros(())
+    for rows in ([0] if masked else [0, 1], [2, 4]):  # users; positives, each before its negative
+        terms = []
+        for n in rows:
+            alike = {m: torch.cosine_similarity(views[n], behaviour[m], 0) / 0.5 for m in rows}
+            terms.append(torch.logsumexp(torch.stack([*alike.values()]), 0) - alike[n])
+        expected += torch.stack(terms).mean()
+    torch.testing.assert_close(found, expected)
