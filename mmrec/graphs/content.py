@@ -54,26 +54,6 @@ def content_graphs(modalities: Mapping[str, Modality], k: int) -> list[Tensor]:
     ]
 
 
-def directed_content_graph(modality: Modality, k: int) -> Tensor:
-    """Build the item graph of a modality in which each row holds the item and its neighbours.
-
-    Entries are cosines c_ij divided by `sqrt(d_i d_j)`, where d holds the row sums.
-
-    Args:
-        modality: features and presence.
-        k: neighbours of each item, itself included.
-
-    Returns:
-        [I, I] sparse CSR; an item without the modality has an empty row and column.
-    """
-    return knn_adjacency(
-        content_knn(modality, k, self_loops=True),
-        weights="similarity",
-        normalize="symmetric",
-        symmetrize=False,
-    )
-
-
 def modality_shares(
     modalities: Mapping[str, Modality], weights: Mapping[str, float] | None
 ) -> dict[str, float]:
@@ -154,6 +134,26 @@ def shared_neighbours(modalities: Mapping[str, Modality], neighbours: int) -> Te
     pairs = pairs[times == has[pairs // n_items]]
     ones = torch.ones(len(pairs))
     return csr_matrix(pairs // n_items, pairs % n_items, ones, (n_items, n_items))
+
+
+def directed_content_graph(modality: Modality, k: int) -> Tensor:
+    """Build the item graph of a modality in which each row holds the item and its neighbours.
+
+    Entries are cosines c_ij divided by `sqrt(d_i d_j)`, where d holds the row sums.
+
+    Args:
+        modality: features and presence.
+        k: neighbours of each item, itself included.
+
+    Returns:
+        [I, I] sparse CSR; an item without the modality has an empty row and column.
+    """
+    return knn_adjacency(
+        content_knn(modality, k, self_loops=True),
+        weights="similarity",
+        normalize="symmetric",
+        symmetrize=False,
+    )
 
 
 def check_neighbours(modalities: Mapping[str, Modality], k: int, setting: str) -> None:

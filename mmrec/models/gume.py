@@ -16,8 +16,6 @@ K negatives of a pair, R selected nodes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
@@ -26,10 +24,9 @@ from mmrec.config.checks import check_at_least
 from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.graphs import (
     check_neighbours,
-    content_knn,
+    directed_content_graph,
     interaction_block,
     joint_adjacency,
-    knn_adjacency,
     shared_neighbours,
 )
 from mmrec.models.base import Embeddings, Recommender
@@ -40,9 +37,10 @@ from mmrec.nn import (
     Propagation,
     SparseMatrix,
     ViewFusion,
+    contrast_views,
 )
 from mmrec.nn.lookup import pairs_with_negatives
-from mmrec.nn.losses import bpr, full_info_nce, norm_penalty, pair_scores
+from mmrec.nn.losses import bpr, info_nce, norm_penalty, pair_scores
 
 NOISE = 0.1  # norm of the perturbation of users
 
@@ -115,15 +113,7 @@ class GUME(Recommender):
             corpus.train, corpus.n_users, corpus.n_items, shared_neighbours(modalities, neighbours)
         )
         self.propagate = Propagation(SparseMatrix(joint), layers)
-        graphs = [
-            knn_adjacency(
-                content_knn(modality, neighbours, self_loops=True),
-                weights="similarity",
-                normalize="symmetric",
-                symmetrize=False,
-            )
-            for modality in modalities.values()
-        ]
+        graphs = [directed_content_graph(m, neighbours) for m in modalities.values()]
         interactions = interaction_block(joint, corpus.n_users)
         self.views = ModalityViews(graphs, interactions, dim, layers=item_layers)
         self.fuse = ViewFusion(len(modalities), dim)
@@ -162,29 +152,28 @@ class GUME(Recommender):
         views = self.explicit()
         behaviour, interests = self.behaviour_and_interests(views, rows)
         looked_up = embedding(rows, views.flatten(1)).view(-1, *views.shape[1:])
-        side = self.fuse(looked_up, behaviour, self.views.present[rows]).vectors
+        present = self.views.present[rows]
+        side = self.fuse(looked_up, behaviour, present).vectors
         final = index.parts(*index.sides(behaviour + side))  # [B, D] [B, D] [B, K, D]
-        h_user, h_item, _ = index.parts(*index.sides(behaviour))
-        s_user, s_item, _ = index.parts(*index.sides(side))
-        t_user, t_item, _ = index.parts(*index.sides(interests))
+        (s_user, _), (t_user, t_items) = index.sides(side), index.sides(interests)
         terms = {
             "bpr": bpr(*pair_scores(*final)),
             "l2": self.l2 * norm_penalty("squared", *final),
-            "interest_l2": self.interest_l2 * norm_penalty("squared", t_item),
+            "interest_l2": self.interest_l2 * norm_penalty("squared", index.of_items(t_items)[0]),
         }
         if self.align and len(self.names) > 1:
             terms["align"] = self.align * modality_gap(views, self.views.present)
-        if not self.complete:
-            viewed = self.views.present[batch.user].any(1)
-            h_user, s_user, t_user = h_user[viewed], s_user[viewed], t_user[viewed]
-            viewed = self.views.present[self.corpus.n_users + batch.positive].any(1)
-            h_item, s_item = h_item[viewed], s_item[viewed]
+        viewed = None if self.complete else present.any(1)
         if self.contrast:
-            pairs = [(s_user, h_user), (s_item, h_item)]
-            terms["contrast"] = self.contrast * contrasts(pairs, self.temperature)
+            apart = contrast_views(index, side, behaviour, self.temperature, viewed)
+            terms["contrast"] = self.contrast * apart
         if self.user_contrast:
+            if viewed is not None:
+                of_users = viewed[: len(batch.user)]
+                s_user, t_user = s_user[of_users], t_user[of_users]
             pairs = [(t_user, s_user), *((self.noisy(x), self.noisy(x)) for x in (s_user, t_user))]
-            terms["user_contrast"] = self.user_contrast * contrasts(pairs, self.user_temperature)
+            alike = [info_nce(x, y, self.user_temperature, cosine=True) for x, y in pairs]
+            terms["user_contrast"] = self.user_contrast * torch.stack(alike).sum()
         return terms
 
     def noisy(self, x: Tensor) -> Tensor:
@@ -197,20 +186,7 @@ class GUME(Recommender):
     def item_weights(self) -> dict[str, Tensor]:
         """Attention of each modality [I], and the mean gate of its specific part [I]."""
         _, side = self.nodes()
-        attention = side.attention[self.corpus.n_users :].unbind(1)
-        gates = side.gates[self.corpus.n_users :].mean(-1).unbind(1)
-        weights = dict(zip(self.names, attention, strict=True))
-        if len(self.names) > 1:
-            weights |= {f"{m}, specific": x for m, x in zip(self.names, gates, strict=True)}
-        return weights
-
-
-def contrasts(pairs: Sequence[tuple[Tensor, Tensor]], temperature: float) -> Tensor:
-    """Sum of the contrasts between the rows of pairs of tensors [B, D]."""
-    of_pairs = [
-        full_info_nce(x, y, temperature, torch.arange(len(x), device=x.device)) for x, y in pairs
-    ]
-    return torch.stack(of_pairs).sum()
+        return side.item_weights(self.names, self.corpus.n_users)
 
 
 def modality_gap(views: Tensor, present: Tensor) -> Tensor:

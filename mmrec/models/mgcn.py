@@ -121,9 +121,4 @@ class MGCN(Recommender):
     def item_weights(self) -> dict[str, Tensor]:
         """Attention of each modality [I], and the mean gate of its specific part [I]."""
         _, side = self.nodes()
-        attention = side.attention[self.corpus.n_users :].unbind(1)
-        gates = side.gates[self.corpus.n_users :].mean(-1).unbind(1)
-        weights = dict(zip(self.names, attention, strict=True))
-        if len(self.names) > 1:
-            weights |= {f"{m}, specific": x for m, x in zip(self.names, gates, strict=True)}
-        return weights
+        return side.item_weights(self.names, self.corpus.n_users)

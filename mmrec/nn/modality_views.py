@@ -106,6 +106,20 @@ class FusedViews(NamedTuple):
     attention: Tensor
     gates: Tensor
 
+    def item_weights(self, names: Sequence[str], n_users: int) -> dict[str, Tensor]:
+        """Return the attention of each view, and the mean gate of its specific part: [I] each.
+
+        Args:
+            names: of the views. A single view has no gate.
+            n_users: number of nodes before the items.
+        """
+        attention = self.attention[n_users:].unbind(1)
+        gates = self.gates[n_users:].mean(-1).unbind(1)
+        weights = dict(zip(names, attention, strict=True))
+        if len(names) > 1:
+            weights |= {f"{name}, specific": x for name, x in zip(names, gates, strict=True)}
+        return weights
+
 
 class ViewFusion(nn.Module):
     """Fuse the views of a node into a part that they share and a gated part specific to each.

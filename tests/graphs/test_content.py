@@ -68,27 +68,6 @@ def test_a_k_that_no_modality_can_serve_is_refused():
         content_similarity({"one": content(0, 4)}, 8)
 
 
-def test_the_directed_graph_holds_each_item_and_its_nearest_cosines_over_the_row_sums():
-    modality = content(0, 3, absent=[2])
-    items = [i for i in range(8) if i != 2]
-    rows = torch.zeros(8, 8)
-    for i in items:
-        cosine = {
-            j: torch.cosine_similarity(*modality.features[[i, j]], 0).clamp(0, 1) for j in items
-        }
-        for j in sorted(items, key=lambda j: -cosine[j])[:3]:
-            rows[i, j] = cosine[j]
-    assert torch.allclose(rows.diag()[items], torch.ones(7))
-    degree = rows.sum(1)
-    expected = torch.zeros(8, 8)
-    for i in items:
-        for j in items:
-            expected[i, j] = rows[i, j] / (degree[i] * degree[j]).sqrt()
-    found = directed_content_graph(modality, 3).to_dense()
-    torch.testing.assert_close(found, expected)
-    assert not torch.equal(found, found.T)
-
-
 def test_a_weighted_graph_is_directed_and_averages_the_nearest_items_of_each_modality():
     modalities = {"a": content(0, 3), "b": content(1, 4, absent=[2])}
     shares, k = {"a": 0.25, "b": 0.75}, 3
@@ -153,3 +132,24 @@ def test_shared_neighbours_are_near_in_every_modality_that_an_item_has(seed, kin
             expected[i, j] = 1
     found = shared_neighbours({str(n): m for n, m in enumerate(modalities)}, k)
     assert torch.equal(found.to_dense(), expected)
+
+
+def test_the_directed_graph_holds_each_item_and_its_nearest_cosines_over_the_row_sums():
+    modality = content(0, 3, absent=[2])
+    items = [i for i in range(8) if i != 2]
+    rows = torch.zeros(8, 8)
+    for i in items:
+        cosine = {
+            j: torch.cosine_similarity(*modality.features[[i, j]], 0).clamp(0, 1) for j in items
+        }
+        for j in sorted(items, key=lambda j: -cosine[j])[:3]:
+            rows[i, j] = cosine[j]
+    assert torch.allclose(rows.diag()[items], torch.ones(7))
+    degree = rows.sum(1)
+    expected = torch.zeros(8, 8)
+    for i in items:
+        for j in items:
+            expected[i, j] = rows[i, j] / (degree[i] * degree[j]).sqrt()
+    found = directed_content_graph(modality, 3).to_dense()
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(found, found.T)
