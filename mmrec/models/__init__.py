@@ -11,6 +11,7 @@ from mmrec.models.ease import EASE
 from mmrec.models.freedom import FREEDOM
 from mmrec.models.gated_lightgcn import GatedLightGCN
 from mmrec.models.item_knn import ItemKNN
+from mmrec.models.lattice import LATTICE
 from mmrec.models.lightgcn import LightGCN
 from mmrec.models.magnet import MAGNET
 from mmrec.models.mamex import MAMEX
@@ -27,6 +28,7 @@ __all__ = [
     "BPR",
     "EASE",
     "FREEDOM",
+    "LATTICE",
     "MAGNET",
     "MAMEX",
     "VBPR",

@@ -1,0 +1,178 @@
+"""LATTICE: Mining Latent Structures for Multimedia Recommendation.
+
+Zhang et al., MM 2021. https://arxiv.org/abs/2104.09036
+
+From the paper: an item graph of raw content for each modality, a graph of projected content that is
+learned beside it, their fusion, convolution of item ids over it, and BPR with LightGCN.
+The paper compares all pairs of items in each step. Ours needs no [I, I] matrix: the neighbours in
+the projected content are found once in an epoch and before an evaluation, by exact search in tiles;
+in each step only their similarities are computed anew, with gradients. An edge can therefore change
+its weight within an epoch, but no edge can appear before the next. The result at evaluation is
+exactly the graph of the paper. Its public code learns from one batch of each epoch, trains the raw
+features, normalises the learned graph after mixing the modalities, and adds self-loops to a
+row-normalised user-item graph; ours follows the paper. Ours too: any number of modalities, and
+items that lack one, which have no neighbours in it; similarities below zero count as zero.
+
+Shapes: U users, I items, M modalities, E edges of an item graph, D embedding size, B batch.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mmrec.config.checks import check_at_least, check_share
+from mmrec.data import TrainingView, Triplets, require_modalities
+from mmrec.graphs import (
+    check_neighbours,
+    content_knn,
+    knn_adjacency,
+    knn_graph,
+    normalized_adjacency,
+)
+from mmrec.models.base import Embeddings, NonFiniteLoss, Recommender
+from mmrec.nn import ProjectedFeatures, Propagation, SparseMatrix, at_least_float32, lookup
+from mmrec.nn.losses import bpr, norm_penalty, pair_scores
+from mmrec.nn.sparse import row_of_entries
+
+
+class LATTICE(Recommender):
+    """LightGCN, plus item ids that are smoothed over a learned graph of content.
+
+    Args:
+        corpus: training interactions and at least one modality.
+        dim: embedding size D, also of projected content.
+        layers: propagation steps over the user-item graph.
+        item_layers: propagation steps over the item graph.
+        neighbours: content neighbours of each item, itself included.
+        raw_share: share of the graph of raw content in the item graph; the learned one has the
+            rest.
+        l2: weight of the squared norm of the batch's final embeddings.
+    """
+
+    present: Tensor  # [M, I] bool
+
+    def __init__(
+        self,
+        corpus: TrainingView,
+        *,
+        dim: int = 64,
+        layers: int = 2,
+        item_layers: int = 1,
+        neighbours: int = 10,
+        raw_share: float = 0.9,
+        l2: float = 0.0,
+    ) -> None:
+        check_at_least(1, dim=dim, neighbours=neighbours, item_layers=item_layers)
+        check_at_least(0, layers=layers, l2=l2)
+        check_share(raw_share=raw_share)
+        super().__init__(corpus)
+        modalities = require_modalities(corpus, "lattice")
+        check_neighbours(modalities, neighbours - 1, "model.neighbours - 1")
+        self.item_layers, self.neighbours = item_layers, neighbours
+        self.raw_share, self.l2 = raw_share, l2
+        self.user = nn.Embedding(corpus.n_users, dim)
+        self.item = nn.Embedding(corpus.n_items, dim)
+        nn.init.xavier_uniform_(self.user.weight)
+        nn.init.xavier_uniform_(self.item.weight)
+        adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
+        self.propagate = Propagation(adjacency, layers)
+        self.importance = nn.Parameter(torch.zeros(len(modalities)))  # [M]
+        self.raw = nn.ModuleList(
+            SparseMatrix(
+                knn_adjacency(
+                    content_knn(modality, neighbours, self_loops=True),
+                    weights="similarity",
+                    normalize="symmetric",
+                    symmetrize=False,
+                )
+            )
+            for modality in modalities.values()
+        )
+        self.project = nn.ModuleList(
+            ProjectedFeatures(modality, dim) for modality in modalities.values() if raw_share < 1
+        )
+        present = torch.stack([modality.present for modality in modalities.values()])
+        self.register_buffer("present", present, persistent=False)
+        self.learned = nn.ModuleList()  # as `raw`, once neighbours are found
+        self._weights: Tensor | None = None  # that they were found with
+
+    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Find the neighbours that the epoch trains the similarity of."""
+        super().start_epoch(epoch, generator)
+        self.find_neighbours()
+
+    @torch.no_grad()
+    def find_neighbours(self) -> None:
+        """Find each item's neighbours in its projected content, unless the weights are the same.
+
+        For a modality of 63,001 items (D = 64, one CPU thread) this takes 57 s and 100 MiB, for one
+        of 7,050 items 0.6 s.
+
+        Raises:
+            NonFiniteLoss: projected content is not finite.
+        """
+        if not len(self.project):
+            return
+        weights = torch.cat([x.detach().flatten().cpu() for x in self.project.parameters()])
+        if self._weights is not None and torch.equal(self._weights, weights):
+            return
+        found = []
+        # The matrices are for training too, where tensors of inference mode are refused.
+        with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+            for project, present in zip(self.project, self.present, strict=True):
+                rows = project().float()  # [I, D]
+                if not rows.isfinite().all():
+                    raise NonFiniteLoss(
+                        "the projected content is not finite; lower optimizer.lr, or set "
+                        "trainer.gradient_clip_val"
+                    )
+                nearest = knn_graph(rows, self.neighbours, present=present, self_loops=True)
+                matrix = knn_adjacency(
+                    nearest, weights="similarity", normalize="none", symmetrize=False
+                )
+                found.append(SparseMatrix(matrix, weighted=True))
+        self.learned, self._weights = nn.ModuleList(found), weights
+
+    def encode(self) -> Embeddings:
+        """Sum the embeddings of LightGCN and, for items, the unit vectors of the item graph."""
+        if self._weights is None or not self.training:
+            self.find_neighbours()
+        nodes = self.propagate(torch.cat([self.user.weight, self.item.weight]))  # [U+I, D]
+        users, items = nodes.split([self.corpus.n_users, self.corpus.n_items])
+        values = [
+            learned_weights(cast(SparseMatrix, graph), project())
+            for graph, project in zip(self.learned, self.project, strict=True)
+        ]
+        content = self.item.weight
+        for _ in range(self.item_layers):
+            content = self.smooth(content, values)
+        return Embeddings(users, items + normalize(at_least_float32(content), dim=-1))
+
+    def smooth(self, x: Tensor, values: list[Tensor]) -> Tensor:
+        """Multiply with the item graph, the sum over modalities by importance: [I, D]."""
+        smoothed = torch.stack([self.raw_share * raw(x) for raw in self.raw])  # [M, I, D]
+        if values:
+            learned = [graph(x, value) for graph, value in zip(self.learned, values, strict=True)]
+            smoothed = smoothed + (1 - self.raw_share) * torch.stack(learned)
+        return (self.importance.softmax(0)[:, None, None] * smoothed).sum(0)
+
+    def losses(self, batch: Triplets) -> dict[str, Tensor]:
+        """BPR, and the norm of the batch's embeddings."""
+        rows = lookup(batch, *self.encode())  # [B, D] [B, D] [B, K, D]
+        return {
+            "bpr": bpr(*pair_scores(*rows)),
+            "l2": self.l2 * norm_penalty("squared", *rows),
+        }
+
+
+def learned_weights(graph: SparseMatrix, content: Tensor) -> Tensor:
+    """Return the cosines of neighbours, symmetrically normalised by row sums: [E]."""
+    unit = normalize(at_least_float32(content), dim=-1)
+    weights = graph.dots(unit, unit).relu()
+    row, column = row_of_entries(graph.matrix), graph.matrix.col_indices().long()
+    degree = weights.new_zeros(len(unit)).index_add(0, row, weights)  # [I], above 0 for neighbours
+    return weights * (degree[row] * degree[column]).rsqrt()
