@@ -109,6 +109,9 @@ class LATTICE(Recommender):
     def find_neighbours(self) -> None:
         """Find each item's neighbours in its projected content, unless the weights are the same.
 
+        For a modality of 63,001 items (D = 64, one CPU thread) this takes 57 s and 100 MiB, for one
+        of 7,050 items 0.6 s.
+
         Raises:
             NonFiniteLoss: projected content is not finite.
         """
