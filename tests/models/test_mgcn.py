@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import cosine_similarity, logsigmoid, normalize
+from torch.nn.functional import cosine_similarity, logsigmoid
 
 from mmrec.config.errors import SettingError
 from mmrec.data import DataError, Triplets
@@ -14,81 +14,52 @@ K = 3
 BATCH = Triplets(torch.tensor([0, 2, 2]), torch.tensor([1, 4, 6]), torch.tensor([[2], [3], [1]]))
 
 
-def lacking(corpus):
-    """Item 1 has no modality at all, and item 4 lacks the first; user 0 has only item 1."""
-    content = {}
-    for place, (name, each) in enumerate(corpus.modalities.items()):
-        present = torch.ones(corpus.n_items, dtype=torch.bool)
-        present[[1, 4] if not place else [1]] = False
-        features = each.features * present[:, None]
-        content[name] = replace(each, features=features, present=present, digest=f"less {name}")
-    kept = (corpus.train.user != 0) | (corpus.train.item == 1)
-    train = corpus.train.select(kept)
-    train = replace(train, item=torch.where(train.user == 0, 1, train.item))
-    first = (train.user == 0).cumsum(0) <= 1
-    return replace(corpus, train=train.select(first | (train.user != 0)), modalities=content)
-
-
-def dense_bipartite(corpus):
-    """The normalised user-item graph of all nodes."""
-    n = corpus.n_users + corpus.n_items
-    a = torch.zeros(n, n)
-    a[corpus.train.user, corpus.n_users + corpus.train.item] = 1
-    a = a + a.T
-    scale = torch.where(a.sum(1) > 0, a.sum(1), 1).rsqrt()
-    return scale[:, None] * a * scale
-
-
-def dense_item_graph(modality):
-    """The k most similar items of each with their cosines, divided by both ends' row sums."""
-    unit, there = normalize(modality.features), modality.present
-    graph = torch.zeros(len(unit), len(unit))
-    for i in there.nonzero().flatten():
-        cosine = (unit @ unit[i]).masked_fill(~there, -2)
-        for j in cosine.topk(K).indices:
-            graph[i, j] = cosine[j].clamp(min=0)
-    scale = torch.where(there, graph.sum(1), 1).rsqrt()
-    return scale[:, None] * graph * scale
-
-
-def dense_parts(model):
+@pytest.fixture
+def dense_parts(dense_bipartite, dense_content_graph):
     """LightGCN embeddings and fused views of all nodes, and which nodes have a view."""
-    corpus = model.corpus
-    graph, users = dense_bipartite(corpus), corpus.n_users
-    x = torch.cat([model.user.weight, model.item.weight])
-    layers = [torch.linalg.matrix_power(graph, n) @ x for n in range(model.propagate.layers + 1)]
-    behaviour = torch.stack(layers).mean(0)
-    views, there = [], []
-    for modality, project, gate in zip(
-        corpus.modalities.values(), model.project, model.views.gates, strict=True
-    ):
-        shown = modality.features @ project.linear.weight.T + project.linear.bias
-        gated = model.item.weight * torch.sigmoid(shown @ gate.weight.T + gate.bias)
-        items = dense_item_graph(modality)
-        for _ in range(model.views.layers):
-            gated = items @ gated
-        views.append(torch.cat([graph[:users, users:] @ gated, gated]))
-        have = modality.present.float()
-        there.append(torch.cat([graph[:users, users:] @ have > 0, modality.present]))
-    views, there = torch.stack(views, 1), torch.stack(there, 1)
-    count = there.sum(1, keepdim=True)
-    if views.shape[1] == 1:
-        return behaviour, views[:, 0] / 2, there.any(1)
-    power = model.fuse.query(views).squeeze(-1).exp() * there
-    attention = power / power.sum(1, keepdim=True).clamp(min=1e-9)
-    common = (attention.unsqueeze(-1) * views).sum(1)
-    total = common
-    for m, part in enumerate(model.fuse.gate(behaviour).split(views.shape[-1], 1)):
-        total = total + torch.sigmoid(part) * (views[:, m] - common) * there[:, m, None]
-    return behaviour, total / (1 + count), there.any(1)
+
+    def parts(model):
+        corpus = model.corpus
+        graph, users = dense_bipartite(corpus), corpus.n_users
+        x = torch.cat([model.user.weight, model.item.weight])
+        layers = [
+            torch.linalg.matrix_power(graph, n) @ x for n in range(model.propagate.layers + 1)
+        ]
+        behaviour = torch.stack(layers).mean(0)
+        views, there = [], []
+        for modality, project, gate in zip(
+            corpus.modalities.values(), model.project, model.views.gates, strict=True
+        ):
+            shown = modality.features @ project.linear.weight.T + project.linear.bias
+            gated = model.item.weight * torch.sigmoid(shown @ gate.weight.T + gate.bias)
+            items = dense_content_graph(modality, K)
+            for _ in range(model.views.layers):
+                gated = items @ gated
+            views.append(torch.cat([graph[:users, users:] @ gated, gated]))
+            have = modality.present.float()
+            there.append(torch.cat([graph[:users, users:] @ have > 0, modality.present]))
+        views, there = torch.stack(views, 1), torch.stack(there, 1)
+        count = there.sum(1, keepdim=True)
+        if views.shape[1] == 1:
+            return behaviour, views[:, 0] / 2, there.any(1)
+        power = model.fuse.query(views).squeeze(-1).exp() * there
+        attention = power / power.sum(1, keepdim=True).clamp(min=1e-9)
+        common = (attention.unsqueeze(-1) * views).sum(1)
+        total = common
+        for m, part in enumerate(model.fuse.gate(behaviour).split(views.shape[-1], 1)):
+            total = total + torch.sigmoid(part) * (views[:, m] - common) * there[:, m, None]
+        return behaviour, total / (1 + count), there.any(1)
+
+    return parts
 
 
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("modalities", [1, 2, 3])
 @pytest.mark.parametrize("item_layers", [1, 2])
-def test_embeddings_equal_dense_algebra(small_corpus, modalities, item_layers, missing):
-    corpus = small_corpus(modalities=modalities)
-    corpus = lacking(corpus) if missing else corpus
+def test_embeddings_equal_dense_algebra(
+    small_corpus, bare_corpus, dense_parts, modalities, item_layers, missing
+):
+    corpus = (bare_corpus if missing else small_corpus)(modalities=modalities)
     model = MGCN(corpus, dim=5, neighbours=K, item_layers=item_layers).eval()
     behaviour, side, _ = dense_parts(model)
     found = model.encode()
@@ -97,9 +68,8 @@ def test_embeddings_equal_dense_algebra(small_corpus, modalities, item_layers, m
 
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("modalities", [1, 2, 3])
-def test_losses_equal_dense_algebra(small_corpus, modalities, missing):
-    corpus = small_corpus(modalities=modalities)
-    corpus = lacking(corpus) if missing else corpus
+def test_losses_equal_dense_algebra(small_corpus, bare_corpus, dense_parts, modalities, missing):
+    corpus = (bare_corpus if missing else small_corpus)(modalities=modalities)
     model = MGCN(corpus, dim=5, neighbours=K, l2=0.3, contrast=0.7)
     losses = model.losses(BATCH)
     behaviour, side, viewed = dense_parts(model)
@@ -124,15 +94,15 @@ def test_losses_equal_dense_algebra(small_corpus, modalities, missing):
     torch.testing.assert_close(losses["contrast"], 0.7 * total)
 
 
-def test_the_corpus_that_lacks_content_has_nodes_without_a_view(small_corpus):
-    model = MGCN(lacking(small_corpus()), dim=5, neighbours=K)
+def test_the_corpus_that_lacks_content_has_nodes_without_a_view(bare_corpus, dense_parts):
+    model = MGCN(bare_corpus(), dim=5, neighbours=K)
     _, _, viewed = dense_parts(model)
     assert [*(~viewed).nonzero().flatten()] == [0, model.corpus.n_users + 1]
     assert not model.complete
 
 
-def test_gradients_are_finite_where_nodes_have_no_view(small_corpus):
-    model = MGCN(lacking(small_corpus()), dim=5, neighbours=K)
+def test_gradients_are_finite_where_nodes_have_no_view(bare_corpus):
+    model = MGCN(bare_corpus(), dim=5, neighbours=K)
     sum(model.losses(BATCH).values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
     first = model.project[0].features.rows.grad
@@ -145,8 +115,8 @@ def test_no_contrast_has_no_term(small_corpus):
     assert model.losses(BATCH).keys() == {"bpr", "l2"}
 
 
-def test_item_weights_are_attention_and_gates(small_corpus):
-    model = MGCN(lacking(small_corpus()), dim=5, neighbours=K)
+def test_item_weights_are_attention_and_gates(bare_corpus):
+    model = MGCN(bare_corpus(), dim=5, neighbours=K)
     weights = model.item_weights()
     assert [*weights] == ["m3", "m4", "m3, specific", "m4, specific"]
     total = weights["m3"] + weights["m4"]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import cosine_similarity, logsigmoid, normalize
+from torch.nn.functional import cosine_similarity, logsigmoid
 
 from mmrec.config.errors import SettingError
 from mmrec.data import DataError, Triplets
@@ -13,42 +13,6 @@ from mmrec.models.smore import neighbour_counts
 
 K = 3
 BATCH = Triplets(torch.tensor([0, 2, 2]), torch.tensor([1, 4, 6]), torch.tensor([[2], [3], [1]]))
-
-
-def lacking(corpus):
-    """Item 1 has no modality at all, and item 4 lacks the first; user 0 has only item 1."""
-    content = {}
-    for place, (name, each) in enumerate(corpus.modalities.items()):
-        present = torch.ones(corpus.n_items, dtype=torch.bool)
-        present[[1, 4] if not place else [1]] = False
-        features = each.features * present[:, None]
-        content[name] = replace(each, features=features, present=present, digest=f"less {name}")
-    pairs = torch.stack([corpus.train.user, corpus.train.item])
-    pairs = torch.cat([pairs[:, pairs[0] != 0], torch.tensor([[0], [1]])], 1)
-    train = replace(corpus.train, user=pairs[0], item=pairs[1], time=None)
-    return replace(corpus, train=train, modalities=content)
-
-
-def dense_bipartite(corpus):
-    """The normalised user-item graph of all nodes."""
-    n = corpus.n_users + corpus.n_items
-    a = torch.zeros(n, n)
-    a[corpus.train.user, corpus.n_users + corpus.train.item] = 1
-    a = a + a.T
-    scale = torch.where(a.sum(1) > 0, a.sum(1), 1).rsqrt()
-    return scale[:, None] * a * scale
-
-
-def dense_item_graph(modality, k=K):
-    """The k most similar items of each with their cosines, divided by both ends' row sums."""
-    unit, there = normalize(modality.features), modality.present
-    graph = torch.zeros(len(unit), len(unit))
-    for i in there.nonzero().flatten():
-        cosine = (unit @ unit[i]).masked_fill(~there, -2)
-        for j in cosine.topk(k).indices:
-            graph[i, j] = cosine[j].clamp(min=0)
-    scale = torch.where(there, graph.sum(1), 1).rsqrt()
-    return scale[:, None] * graph * scale
 
 
 def circular(x, y):
@@ -81,39 +45,47 @@ def dense_content(model):
     return [*found, circular(fused, filters[-1])]
 
 
-def dense_parts(model):
+@pytest.fixture
+def dense_parts(dense_bipartite, dense_content_graph):
     """LightGCN embeddings and side embeddings of all nodes, and the weights and views of both."""
-    corpus = model.corpus
-    graph, users = dense_bipartite(corpus), corpus.n_users
-    x = torch.cat([model.user.weight, model.item.weight])
-    layers = [torch.linalg.matrix_power(graph, n) @ x for n in range(model.propagate.layers + 1)]
-    behaviour = torch.stack(layers).mean(0)
-    graphs = [dense_item_graph(modality) for modality in corpus.modalities.values()]
-    graphs.append(torch.stack(graphs).amax(0))
-    present = [modality.present for modality in corpus.modalities.values()]
-    present.append(torch.stack(present).any(0))
-    views, there = [], []
-    for shown, gate, items, have in zip(
-        dense_content(model), model.views.gates, graphs, present, strict=True
-    ):
-        gated = items @ (model.item.weight * torch.sigmoid(shown @ gate.weight.T + gate.bias))
-        views.append(torch.cat([graph[:users, users:] @ gated, gated]))
-        there.append(torch.cat([graph[:users, users:] @ have.float() > 0, have]))
-    gates = torch.sigmoid(model.gate(behaviour)).split(x.shape[1], 1)
-    weights = [g.clone() for g in gates]
-    for m, attention in enumerate(model.attention):
-        power = attention(views[-1]).exp()
-        weights[m] = gates[m] * power / power.sum(1, keepdim=True)
-    total = sum(w * view for w, view in zip(weights, views, strict=True))
-    there = torch.stack(there, 1)
-    return behaviour, total / there.sum(1, keepdim=True).clamp(min=1), there, weights
+
+    def parts(model):
+        corpus = model.corpus
+        graph, users = dense_bipartite(corpus), corpus.n_users
+        x = torch.cat([model.user.weight, model.item.weight])
+        layers = [
+            torch.linalg.matrix_power(graph, n) @ x for n in range(model.propagate.layers + 1)
+        ]
+        behaviour = torch.stack(layers).mean(0)
+        graphs = [dense_content_graph(modality, K) for modality in corpus.modalities.values()]
+        graphs.append(torch.stack(graphs).amax(0))
+        present = [modality.present for modality in corpus.modalities.values()]
+        present.append(torch.stack(present).any(0))
+        views, there = [], []
+        for shown, gate, items, have in zip(
+            dense_content(model), model.views.gates, graphs, present, strict=True
+        ):
+            gated = items @ (model.item.weight * torch.sigmoid(shown @ gate.weight.T + gate.bias))
+            views.append(torch.cat([graph[:users, users:] @ gated, gated]))
+            there.append(torch.cat([graph[:users, users:] @ have.float() > 0, have]))
+        gates = torch.sigmoid(model.gate(behaviour)).split(x.shape[1], 1)
+        weights = [g.clone() for g in gates]
+        for m, attention in enumerate(model.attention):
+            power = attention(views[-1]).exp()
+            weights[m] = gates[m] * power / power.sum(1, keepdim=True)
+        total = sum(w * view for w, view in zip(weights, views, strict=True))
+        there = torch.stack(there, 1)
+        return behaviour, total / there.sum(1, keepdim=True).clamp(min=1), there, weights
+
+    return parts
 
 
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("modalities", [1, 2, 3])
-def test_embeddings_equal_dense_algebra(small_corpus, modalities, missing):
-    corpus = small_corpus(modalities=modalities)
-    corpus = lacking(corpus) if missing else corpus
+def test_embeddings_equal_dense_algebra(
+    small_corpus, bare_corpus, dense_parts, modalities, missing
+):
+    corpus = (bare_corpus if missing else small_corpus)(modalities=modalities)
     model = SMORE(corpus, dim=6, neighbours=K).eval()
     behaviour, side, *_ = dense_parts(model)
     torch.testing.assert_close(torch.cat(model.encode()), behaviour + side)
@@ -121,9 +93,8 @@ def test_embeddings_equal_dense_algebra(small_corpus, modalities, missing):
 
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("modalities", [1, 2, 3])
-def test_losses_equal_dense_algebra(small_corpus, modalities, missing):
-    corpus = small_corpus(modalities=modalities)
-    corpus = lacking(corpus) if missing else corpus
+def test_losses_equal_dense_algebra(small_corpus, bare_corpus, dense_parts, modalities, missing):
+    corpus = (bare_corpus if missing else small_corpus)(modalities=modalities)
     model = SMORE(corpus, dim=5, neighbours=K, dropout=0, l2=0.3, contrast=0.7)
     losses = model.losses(BATCH)
     behaviour, side, there, _ = dense_parts(model)
@@ -146,23 +117,23 @@ def test_losses_equal_dense_algebra(small_corpus, modalities, missing):
     torch.testing.assert_close(losses["contrast"], 0.7 * total)
 
 
-def test_dropout_is_of_training_only(small_corpus):
+def test_dropout_is_of_training_only(small_corpus, dense_parts):
     model = SMORE(small_corpus(), dim=6, neighbours=K, dropout=0.5)
     first, second = (model.train().encode().items for _ in range(2))
     assert not torch.equal(first, second)
     torch.testing.assert_close(torch.cat(model.eval().encode()), sum(dense_parts(model)[:2]))
 
 
-def test_gradients_are_finite_where_nodes_have_no_view(small_corpus):
-    model = SMORE(lacking(small_corpus()), dim=5, neighbours=K)
+def test_gradients_are_finite_where_nodes_have_no_view(bare_corpus):
+    model = SMORE(bare_corpus(), dim=5, neighbours=K)
     assert not model.complete
     sum(model.losses(BATCH).values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
     assert not model.project[0].features.rows.grad[[1, 4]].any()
 
 
-def test_item_weights_are_shares_of_the_views(small_corpus):
-    model = SMORE(lacking(small_corpus()), dim=5, neighbours=K).eval()
+def test_item_weights_are_shares_of_the_views(bare_corpus, dense_parts):
+    model = SMORE(bare_corpus(), dim=5, neighbours=K).eval()
     found = model.item_weights()
     assert [*found] == ["m3", "m4", "fusion"]
     *_, there, weights = dense_parts(model)
@@ -173,11 +144,11 @@ def test_item_weights_are_shares_of_the_views(small_corpus):
     assert expected[4, 0] == 0
 
 
-def test_numbers_of_neighbours_may_differ(small_corpus):
+def test_numbers_of_neighbours_may_differ(small_corpus, dense_content_graph):
     corpus = small_corpus()
     model = SMORE(corpus, dim=5, neighbours={"m4": 2, "m3": 4})
     for graph, (name, k) in zip(model.views.item_graphs, {"m3": 4, "m4": 2}.items(), strict=False):
-        expected = dense_item_graph(corpus.modalities[name], k)
+        expected = dense_content_graph(corpus.modalities[name], k)
         torch.testing.assert_close(graph.matrix.to_dense(), expected)
 
 
