@@ -78,6 +78,10 @@ roles: $(ENV) ## Does the routing of MAGNET recover the roles of planted items?
 study-missing: $(ENV) ## Accuracy on cold items that lack a modality
 	$(BIN)/python -m experiments.missing $(OPTIONS) $(SETS)
 
+.PHONY: study-noise
+study-noise: $(ENV) ## Accuracy of EGRA, MGCN and FREEDOM as content gets worse
+	$(BIN)/python -m experiments.noise $(OPTIONS) $(SETS)
+
 .PHONY: reference
 reference: $(ENV) ## Compare with published numbers
 	$(BIN)/python -m experiments.reference

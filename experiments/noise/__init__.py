@@ -1,0 +1,1 @@
+"""Accuracy as content gets worse."""
