@@ -16,8 +16,12 @@ HINT = "set it to 1"
             {"setting": "model.dim", "value": -1, "expected": "1 or more", "hint": HINT},
             "model.dim=-1: expected 1 or more; set it to 1",
         ),
-        ({"setting": "k", "value": None, "problem": "no such list"}, "k=None: no such list"),
+        ({"setting": "k", "value": None, "problem": "no such list"}, "k=null: no such list"),
         ({"setting": "data", "problem": "no folder", "hint": HINT}, "data: no folder; set it to 1"),
+        (
+            {"setting": "wait", "value": True, "problem": "it is late", "expected": "a time"},
+            "wait=true: it is late, expected a time",
+        ),
     ],
 )
 def test_the_wording_of_setting_errors(fields, message):
@@ -26,7 +30,15 @@ def test_the_wording_of_setting_errors(fields, message):
     assert isinstance(error, ValueError)
     assert error.setting == fields["setting"]
     assert error.value is fields.get("value", MISSING)
-    assert (error.expected, error.hint) == (fields.get("expected"), fields.get("hint"))
+    for name in ("problem", "expected", "hint"):
+        assert getattr(error, name) == fields.get(name)
+
+
+def test_a_setting_below_a_group():
+    error = SettingError(setting="dim", value=-1, expected="1 or more", hint=HINT).below("model")
+    assert str(error) == "model.dim=-1: expected 1 or more; set it to 1"
+    assert (error.setting, error.value, error.hint) == ("model.dim", -1, HINT)
+    assert str(SettingError("several disagree").below("model")) == "model: several disagree"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +47,7 @@ def test_the_wording_of_setting_errors(fields, message):
         (
             {
                 "file": "a.csv",
-                "place": "line 7",
+                "line": 7,
                 "column": "time",
                 "found": "noon",
                 "expected": "seconds",
@@ -45,13 +57,21 @@ def test_the_wording_of_setting_errors(fields, message):
         ),
         ({"file": "a.csv", "problem": "no rows", "hint": "add some"}, "a.csv: no rows; add some"),
         ({"file": "a.csv", "expected": "a column user"}, "a.csv: expected a column user"),
+        (
+            {"file": "a.npy", "row": 3, "column": 0, "found": "inf", "expected": "a number"},
+            "a.npy, row 3: column 0 is inf, expected a number",
+        ),
+        (
+            {"file": "a.csv", "line": 2, "problem": "no key", "found": "[]", "expected": "{}"},
+            "a.csv, line 2: no key, found [], expected {}",
+        ),
     ],
 )
 def test_the_wording_of_data_errors(fields, message):
     error = DataError(**fields)
     assert str(error) == message
     assert isinstance(error, ValueError)
-    for name in ("file", "place", "column", "found", "expected", "hint"):
+    for name in ("file", "line", "row", "column", "problem", "found", "expected", "hint"):
         assert getattr(error, name) == fields.get(name)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -210,14 +209,10 @@ def check_value(hint: Any, value: Any, setting: str) -> None:
         # A tensor is never typed, so an alternative to it says more.
         typed = [e for e in errors if e.get("ctx", {}).get("class") != "Tensor"] or errors
         expected = " or ".join(dict.fromkeys(map(_told, typed)))
-        raise SettingError(
-            setting=f"{setting}{place}", value=_shown(part), problem=expected
-        ) from None
+        raise SettingError(setting=f"{setting}{place}", value=part, problem=expected) from None
     if changed := _converted(value, found):
         before, after = map(_kind, changed)
-        raise SettingError(
-            setting=setting, value=_shown(value), expected=f"{after}, found {before}"
-        )
+        raise SettingError(setting=setting, value=value, expected=f"{after}, found {before}")
 
 
 def _mappings(value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -264,11 +259,6 @@ def _converted(value: Any, found: Any) -> tuple[Any, Any] | None:
 def _kind(value: Any) -> str:
     kind = type(value)
     return KINDS.get(kind, f"{kind.__module__}.{kind.__qualname__}")
-
-
-def _shown(value: Any) -> str:
-    """A value as it is typed on the command line."""
-    return str(value) if value is not None and type(value) is not bool else json.dumps(value)
 
 
 def _told(error: Mapping[str, Any]) -> str:

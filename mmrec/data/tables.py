@@ -104,10 +104,10 @@ class Column:
         kept = rows if self.rows is None else self.rows.gather(rows)
         return replace(self, values=self.values.gather(rows), rows=kept)
 
-    def place(self, index: int) -> str:
-        """The place of a value in messages: its line, or its row from 0 in a file without lines."""
+    def place(self, index: int) -> tuple[int | None, int | None]:
+        """The line of a value in its file, or its row from 0 in a file without lines."""
         row = index if self.rows is None else int(self.rows[index])
-        return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
+        return (None, row) if self.lines is None else (int(self.lines[row]), None)
 
     def reject(self, bad: pl.Series, expected: str) -> None:
         """Raise a DataError about the first row where `bad` [N] is true or null, if there is one.
@@ -119,10 +119,12 @@ class Column:
         if not (bad := bad.fill_null(True)).any():
             return
         index = int(bad.arg_true()[0])
+        line, row = self.place(index)
         value = "empty" if self.values[index] is None else printable(self.text[index])
         raise DataError(
             file=shown(self.path),
-            place=self.place(index),
+            line=line,
+            row=row,
             column=printable(self.name),
             found=value,
             expected=expected,

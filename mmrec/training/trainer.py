@@ -128,8 +128,10 @@ def _callback(name: str, node: dict[str, Any]) -> Callback:
         raise setting_error(error.__cause__, node, f"callbacks.{name}") from error
     if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
         raise SettingError(
-            f"callbacks.{name}: {type(callback).__name__} validates averaged weights, which the "
-            f"best checkpoint would not hold; leave it out with ~callbacks.{name}"
+            setting=f"callbacks.{name}",
+            problem=f"{type(callback).__name__} validates averaged weights, which the best "
+            "checkpoint would not hold",
+            hint=f"leave it out with ~callbacks.{name}",
         )
     return callback
 
