@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmrec.config.text import CELL, printable
+
 # What torch says in a RuntimeError about a tensor that is too large.
 TOO_LARGE = (
     "can't allocate memory",
@@ -122,7 +124,7 @@ def _typed(value: object) -> str:
     """A value as it is typed on the command line."""
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else printable(value, CELL)
 
 
 def _sentence(
