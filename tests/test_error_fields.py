@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from mmrec.config.errors import MISSING, DataError, SettingError
@@ -39,6 +41,35 @@ def test_a_setting_below_a_group():
     assert str(error) == "model.dim=-1: expected 1 or more; set it to 1"
     assert (error.setting, error.value, error.hint) == ("model.dim", -1, HINT)
     assert str(SettingError("several disagree").below("model")) == "model: several disagree"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ((1, 2), "[1, 2]"),
+        ("a\nb", r"a\nb"),
+        (False, "false"),
+        ("x" * 999, "x" * 224 + "…" + "x" * 75),
+    ],
+)
+def test_a_value_is_shown_as_it_is_typed_on_one_line(value, shown):
+    error = SettingError(setting="a", value=value, problem="no")
+    assert str(error) == f"a={shown}: no"
+    assert error.value is value
+
+
+def test_an_error_of_data_in_another_file():
+    error = DataError(file="a", row=3, column="x", found="1", expected="2", hint=HINT)
+    assert str(error.in_file("b.ckpt")) == "b.ckpt, row 3: x is 1, expected 2; set it to 1"
+    assert str(error.in_file("b", "or not")) == "b, row 3: x is 1, expected 2; or not"
+
+
+@pytest.mark.parametrize(
+    "error", [SettingError(setting="a", value=[1], expected="2"), DataError(file="a", line=2)]
+)
+def test_an_error_keeps_its_fields_from_one_process_to_another(error):
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), vars(copy)) == (str(error), vars(error))
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,25 @@ class DataError(ValueError):
             message = _sentence(where, problem, there, expected, hint)
         super().__init__(message)
 
+    def in_file(self, file: object, hint: str | None = None) -> DataError:
+        """Return the error with another file, and with another hint if one is given."""
+        return DataError(
+            file=file,
+            line=self.line,
+            row=self.row,
+            column=self.column,
+            problem=self.problem,
+            found=self.found,
+            expected=self.expected,
+            hint=hint or self.hint,
+        )
+
 
 def _typed(value: object) -> str:
     """A value as it is typed on the command line."""
     if value is None:
         return "null"
+    value = [*value] if isinstance(value, tuple) else value
     return str(value).lower() if isinstance(value, bool) else printable(value, CELL)
 
 
@@ -152,6 +166,8 @@ def memory_suffices(
     kind: type[ValueError],
     where: str = "",
     *,
+    setting: str | None = None,
+    value: object = MISSING,
     what: str = "the settings of model and data need",
     lower: str = "sizes such as model.dim, data.batch_size, data.eval_batch_size or data.negatives",
 ) -> Iterator[None]:
@@ -160,6 +176,8 @@ def memory_suffices(
     Args:
         kind: the error to raise.
         where: the beginning of its message, as `outputs/a/config.yaml: `.
+        setting: that the work belongs to; the error is then a `SettingError` with fields.
+        value: of the setting.
         what: needs the memory, with its verb.
         lower: the settings to lower.
 
@@ -173,5 +191,7 @@ def memory_suffices(
         if cause is None:
             raise
         reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
-        message = f"{where}{what} more memory than there is ({reason}); lower {lower}"
-        raise kind(message) from cause
+        problem, hint = f"{what} more memory than there is ({reason})", f"lower {lower}"
+        if setting is not None:
+            raise SettingError(setting=setting, value=value, problem=problem, hint=hint) from cause
+        raise kind(f"{where}{problem}; {hint}") from cause

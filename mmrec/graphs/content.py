@@ -8,6 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from mmrec.config.errors import SettingError
 from mmrec.data import Modality
 from mmrec.graphs.knn import content_knn, knn_adjacency
 
@@ -23,7 +24,7 @@ def content_similarity(modalities: Mapping[str, Modality], k: int) -> Tensor:
         [I, I] sparse CSR, symmetric, zero diagonal; entries in 0..1.
 
     Raises:
-        ValueError: fewer items have a modality than neighbours are asked for.
+        SettingError: fewer items have a modality than neighbours are asked for.
     """
     check_neighbours(modalities, k, "model.k")
     graphs = [
@@ -53,15 +54,25 @@ def content_graphs(modalities: Mapping[str, Modality], k: int) -> list[Tensor]:
     ]
 
 
-def check_neighbours(modalities: Mapping[str, Modality], k: int, setting: str) -> None:
+def check_neighbours(
+    modalities: Mapping[str, Modality], k: int, setting: str, *, self_loops: bool = False
+) -> None:
     """An item cannot have more neighbours than there are others with the modality.
 
+    Args:
+        modalities: by name.
+        k: neighbours of each item.
+        setting: that gives k.
+        self_loops: an item is one of its own neighbours.
+
     Raises:
-        ValueError: names the setting and the modality.
+        SettingError: names the setting and the modality.
     """
     for name, modality in modalities.items():
-        if k >= (there := int(modality.present.sum())):
-            raise ValueError(
-                f"{setting} is {k}, but {there} items have {name}; give fewer, or leave it out "
-                "with data.modalities=[...]"
+        if k - self_loops >= (there := int(modality.present.sum())):
+            raise SettingError(
+                setting=setting,
+                value=k,
+                problem=f"only {there} items have {name}",
+                hint="give fewer, or leave the modality out with data.modalities=[...]",
             )

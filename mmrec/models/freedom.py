@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.config.checks import check_at_least, check_share
+from mmrec.config.errors import SettingError
 from mmrec.data import Modality, TrainingView, Triplets, require_modalities
 from mmrec.graphs import (
     check_neighbours,
@@ -64,7 +65,7 @@ class FREEDOM(Recommender):
         check_share(edge_dropout=edge_dropout, whole=False)
         super().__init__(corpus)
         modalities = require_modalities(corpus, "freedom")
-        check_neighbours(modalities, neighbours - 1, "model.neighbours - 1")
+        check_neighbours(modalities, neighbours, "model.neighbours", self_loops=True)
         self.item_layers, self.edge_dropout = item_layers, edge_dropout
         self.content_weight = content_weight
         self.user = nn.Embedding(corpus.n_users, dim)
@@ -126,7 +127,7 @@ def modality_shares(
     """Return the share of each modality in the item graph; shares sum to 1.
 
     Raises:
-        ValueError: weights that do not name the modalities, or are negative, or all zero.
+        SettingError: weights that do not name the modalities, or are negative, or all zero.
     """
     if weights is None:
         others = len(modalities) - 1
@@ -136,9 +137,10 @@ def modality_shares(
     total = sum(weights.values())
     if weights.keys() != modalities.keys() or min(weights.values()) < 0 or not total > 0:
         example = ",".join(f"{name}:1" for name in modalities)
-        raise ValueError(
-            f"model.modality_weights is {dict(weights)}; expected a weight of 0 or more for each "
-            f"modality, for example {{{example}}}"
+        raise SettingError(
+            setting="model.modality_weights",
+            value=dict(weights),
+            expected=f"a weight of 0 or more for each modality, for example {{{example}}}",
         )
     return {name: weights[name] / total for name in modalities}
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmrec.config.errors import SettingError
 from mmrec.data import Modality, content_hash
 from mmrec.graphs import content_similarity
 
@@ -58,5 +59,7 @@ def test_items_without_content_are_nobodys_neighbours():
 
 
 def test_a_k_that_no_modality_can_serve_is_refused():
-    with pytest.raises(ValueError, match=r"model\.k is 8, but 8 items have one; give fewer"):
+    with pytest.raises(SettingError) as error:
         content_similarity({"one": content(0, 4)}, 8)
+    assert (error.value.setting, error.value.value) == ("model.k", 8)
+    assert error.value.problem == "only 8 items have one"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid, normalize
 
+from mmrec.config.errors import SettingError
 from mmrec.data import Triplets
 from mmrec.models import FREEDOM
 from mmrec.models.freedom import item_graph, modality_shares
@@ -134,10 +135,12 @@ def test_modality_shares(names, weights, expected):
     [{"image": 1}, {"image": 1, "sound": 1}, {"image": -1, "text": 2}, {"image": 0, "text": 0}],
 )
 def test_wrong_modality_weights_are_refused(weights):
-    with pytest.raises(ValueError, match=r"model\.modality_weights"):
+    with pytest.raises(SettingError) as error:
         modality_shares(dict.fromkeys(["image", "text"]), weights)
+    assert (error.value.setting, error.value.value) == ("model.modality_weights", weights)
 
 
 def test_more_neighbours_than_items_are_refused(corpus):
-    with pytest.raises(ValueError, match=r"model\.neighbours"):
+    with pytest.raises(SettingError) as error:
         FREEDOM(corpus, neighbours=corpus.n_items + 1)
+    assert error.value.setting == "model.neighbours"
