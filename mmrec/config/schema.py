@@ -72,7 +72,7 @@ def nearest(word: str, choices: Iterable[str], n: int = 3) -> str:
     return f"; there are {', '.join(known)}" if known else ""
 
 
-def unread_search_setting(key: str) -> str | None:
+def unread_search_setting(key: str) -> SettingError | None:
     """The error about a setting of a search or grid where none is chosen.
 
     Args:
@@ -89,9 +89,11 @@ def unread_search_setting(key: str) -> str | None:
         known = name in yaml.safe_load(path.read_text()) and not name.startswith("_")
         if group == kind or (not group and known):
             chosen = "sweep=<model>" if kind == "sweep" else "grid=<name>"
-            return (
-                f"{key}: no {'search' if kind == 'sweep' else 'grid'} is chosen; with -m, give "
-                f"{chosen} {kind}.{name}=..., or hydra/sweeper={sweeper} hydra.sweeper.{name}=..."
+            return SettingError(
+                setting=key,
+                problem=f"no {'search' if kind == 'sweep' else 'grid'} is chosen",
+                hint=f"with -m, give {chosen} {kind}.{name}=..., or hydra/sweeper={sweeper} "
+                f"hydra.sweeper.{name}=...",
             )
     return None
 

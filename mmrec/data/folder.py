@@ -120,17 +120,11 @@ def read_folder(
     """
     where = where or {}
     if not isinstance(columns, Columns):
-        raise SettingError(
-            setting="data.columns",
-            value=columns,
-            expected="the names of columns, for example data.columns.user=user_id",
-        )
+        expected = "the names of columns, for example data.columns.user=user_id"
+        raise SettingError(setting="data.columns", value=columns, expected=expected)
     if not category_separator:
-        raise SettingError(
-            setting="data.category_separator",
-            value=category_separator,
-            expected="one or more characters",
-        )
+        expected = "one or more characters"
+        raise SettingError(setting="data.category_separator", value="", expected=expected)
     check_filters(k_core, min_rating)
     path = find_interactions(root, name, interactions_file)
     features = _feature_files(path.parent, modalities)
@@ -199,14 +193,10 @@ def read_items(folder: Path) -> tuple[dict[str, Modality], pl.Series | None]:
         DataError: there is no such folder, no features in it, or not one row an item in each.
     """
     if not folder.is_dir():
-        there = folder.exists()
-        raise DataError(
-            file=folder,
-            problem="it is a file" if there else "there is no such folder",
-            hint=f"give its folder, {folder.parent}"
-            if there
-            else "give one with <modality>_feat.npy",
-        )
+        problem, hint = "there is no such folder", "give one with <modality>_feat.npy"
+        if folder.exists():
+            problem, hint = "it is a file", f"give its folder, {folder.parent}"
+        raise DataError(file=folder, problem=problem, hint=hint)
     files = _feature_files(folder, None)
     if not files:
         raise DataError(

@@ -212,3 +212,19 @@ def place_and_count(user: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     place = torch.empty_like(user)
     place[order] = torch.arange(len(user)) - first[user[order]]
     return place, count[user]
+
+
+def require_cold(source: Source) -> None:
+    """Refuse data without cold items of their own where these are to be held out.
+
+    Raises:
+        SettingError: says what to do.
+    """
+    if source.cold is None:
+        raise SettingError(
+            setting="data.cold_items",
+            value="given",
+            problem=f"{source.name} has no cold items of its own",
+            hint="add cold_items.csv (itemID, cold_label; data.world.cold_items where they are "
+            "planted), or choose data.cold_items=random",
+        )

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from mmrec.config.checks import check_choice
 from mmrec.config.errors import SettingError
 from mmrec.data.corpus import (
     DROPPED,
@@ -32,6 +33,7 @@ from mmrec.data.parts import (
     place_and_count,
     repeated_pairs,
     require_clock,
+    require_cold,
     require_time,
 )
 
@@ -146,12 +148,8 @@ def temporal(interactions: Interactions, *, cutoffs: Sequence[float] = CUTOFFS) 
         SettingError: the interactions have no time, or the cut-offs are not two rising fractions.
     """
     if len(cutoffs) != 2 or not 0 < cutoffs[0] < cutoffs[1] < 1:
-        raise SettingError(
-            setting="data.temporal_cutoffs",
-            value=[*cutoffs],
-            expected="two rising fractions of the time span, both between 0 and 1, as "
-            f"{[*CUTOFFS]}",
-        )
+        expected = f"two rising fractions of the time span, both between 0 and 1, as {[*CUTOFFS]}"
+        raise SettingError(setting="data.temporal_cutoffs", value=[*cutoffs], expected=expected)
     time = require_time(interactions, "data.split", "temporal")
     elapsed = (time - time.min()).double()  # [N]
     moments = elapsed.max() * torch.tensor(cutoffs, dtype=torch.float64)  # [2]
@@ -190,11 +188,8 @@ def item_cold(
     """
     if cold is None:
         if not 0 < share < 1:
-            raise SettingError(
-                setting="data.cold_share",
-                value=share,
-                expected=f"a fraction of the items between 0 and 1, as {COLD_SHARE}",
-            )
+            expected = f"a fraction of the items between 0 and 1, as {COLD_SHARE}"
+            raise SettingError(setting="data.cold_share", value=share, expected=expected)
         n_cold = round(share * n_items)
         if newest:
             time = require_time(
@@ -280,11 +275,8 @@ def split_corpus(
     }
     for name, (value, default, reader) in defaults.items():
         if value != default and split != reader:
-            raise SettingError(
-                setting=f"data.{name}",
-                value=value,
-                problem=f"it is for data.split={reader}, not {split}",
-            )
+            problem = f"it is for data.split={reader}, not {split}"
+            raise SettingError(setting=f"data.{name}", value=value, problem=problem)
     drawn = split == "random_per_user" or (split == "item_cold" and warm_test)
     merged: list[str] = []
     if keep_repeats:
@@ -312,20 +304,9 @@ def split_corpus(
             rule = f"temporal({', '.join([*map(str, temporal_cutoffs), *merged])})"
         case "item_cold":
             chosen = cold_items or ("random" if source.cold is None else "given")
-            if chosen not in get_args(ColdItems):
-                raise SettingError(
-                    setting="data.cold_items",
-                    value=chosen,
-                    expected=f"one of {', '.join(get_args(ColdItems))}",
-                )
-            if chosen == "given" and source.cold is None:
-                raise SettingError(
-                    setting="data.cold_items",
-                    value=chosen,
-                    problem=f"{source.name} has no cold items of its own",
-                    hint="add cold_items.csv (itemID, cold_label; data.world.cold_items where they "
-                    "are planted), or choose data.cold_items=random",
-                )
+            check_choice(ColdItems, "data", cold_items=chosen)
+            if chosen == "given":
+                require_cold(source)
             if chosen == "given" and cold_share != COLD_SHARE:
                 raise SettingError(
                     setting="data.cold_share",
@@ -367,11 +348,9 @@ def split_corpus(
             rule = f"item_cold({', '.join([*told, *['warm test'] * warm_test, *merged])})"
         case _:
             nearest = get_close_matches(split, get_args(Split), n=1, cutoff=0)[0]
+            hint = f"did you mean {nearest}?"
             raise SettingError(
-                setting="data.split",
-                value=split,
-                problem="no such split",
-                hint=f"did you mean {nearest}?",
+                setting="data.split", value=split, problem="no such split", hint=hint
             )
 
     label = drop_invalid(source.name, data, label, source.n_users, rule, keep_repeats=keep_repeats)
