@@ -364,19 +364,21 @@ def test_a_checkpoint_of_something_else_is_refused_and_unharmed(
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "before"),
+    ("word", "setting", "value", "before"),
     [
-        ("model.dim", 16, 8),
-        ("optimizer.lr", 0.5, 0.05),
-        ("callbacks.early_stopping.patience", 9, 4),
-        ("seed", 1, 0),
+        ("model.dim=16", "model.dim", 16, 8),
+        ("optimizer.lr=0.5", "optimizer.lr", 0.5, 0.05),
+        ("callbacks.early_stopping.patience=9", "callbacks.early_stopping.patience", 9, 4),
+        ("seed=1", "data.seed", 1, 0),  # the first that follows it
     ],
 )
-def test_a_run_goes_on_with_its_own_settings_or_not_at_all(setting, value, before, go, tmp_path):
+def test_a_run_goes_on_with_its_own_settings_or_not_at_all(
+    word, setting, value, before, go, tmp_path
+):
     go(tmp_path, "trainer.max_epochs=1")
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(SettingError) as error:
-        go(tmp_path, f"{setting}={value}", "ckpt=last", "trainer.max_epochs=2")
+        go(tmp_path, word, "ckpt=last", "trainer.max_epochs=2")
     assert (error.value.setting, error.value.value) == (setting, value)
     assert error.value.problem == f"the run to continue has {before}, and keeps it"
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
