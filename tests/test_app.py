@@ -48,7 +48,7 @@ def command(in_process, capfd):
         ("model.dim=abc", ("model.dim=abc:", "whole number")),
         ("model.norm=sqared", ("model.norm=sqared:", "'squared' or 'frobenius'")),
         ("data.split=temporl", ("data.split=temporl:", "'temporal'")),
-        ("data.batch_size=0", ("data.batch_size is 0: expected 1 or more",)),
+        ("data.batch_size=0", ("data.batch_size=0: expected a finite number of at least 1",)),
         ("seed=abc", ("seed=abc: expected a whole number from 0 to 2^32 - 1",)),
         ("seed=99999999999", ("seed=99999999999: expected a whole number from 0",)),
         ("evaluation.cutoffs=[0]", ("evaluation.cutoffs=[0]: expected whole numbers above 0",)),
@@ -76,17 +76,17 @@ def command(in_process, capfd):
         (
             "evaluation.cutoffs=[20,99]",
             (
-                "cutoff 99",
+                "evaluation.cutoffs=[20, 99]: 99 is larger",
                 "planted, 60 items",
                 "leave it out, as evaluation.cutoffs=[20] monitor=val/recall@20 of a run",
             ),
         ),
-        ("data=_base", ("data=_base: _base is only used inside other files",)),
+        ("data=_base", ("data=_base: it is only used inside other files",)),
         ("data.cold_share=0.5", ("data.cold_share=0.5: it is for data.split=item_cold",)),
-        ("data.warm_test=false", ("data.warm_test=False: it is for data.split=item_cold",)),
+        ("data.warm_test=false", ("data.warm_test=false: it is for data.split=item_cold",)),
         (
             "data.temporal_cutoffs=[0.7,0.9]",
-            ("data.temporal_cutoffs=(0.7, 0.9): it is for data.split=temporal, not random_per",),
+            ("data.temporal_cutoffs=[0.7, 0.9]: it is for data.split=temporal, not random_per",),
         ),
         ("data.corrupt={visual:0.2}", ("add a key with +, for example +data.corrupt.visual=",)),
         ("data.corrupt.visual=0.2", ("add a key with +, for example +data.corrupt.visual=0.2",)),
@@ -105,15 +105,15 @@ def command(in_process, capfd):
             ("those of a search are found with --config-dir multirun/bpr-planted",),
         ),
         ("logger=wandbb", ("; there are csv, mlflow, none, tensorboard, wandb",)),
-        ("run_dir=", ("run_dir= is empty: give a folder, or leave it out",)),
+        ("run_dir=", ("run_dir=: it is empty; give a folder, or leave it out",)),
         ("model=bpr,vbpr", ("model=bpr,vbpr: several values need a multirun: add -m",)),
-        ("++run_dir=", ("run_dir= is empty",)),
+        ("++run_dir=", ("run_dir=: it is empty",)),
         ("evaluation.cutoffs=5,10", ("a list has brackets, evaluation.cutoffs=[5,10]",)),
         ("model", ("model: expected a setting and its value, as run=outputs/... or seed=1",)),
         ("ablation=stage_1", ("no conf/ablation/stage_1.yaml; did you mean magnet/stage_1",)),
         ("ckpt=nan", ("ckpt=nan: no checkpoint at nan",)),
         ("~logger", ("~logger: a run needs this setting",)),
-        ("~trainer.max_epochs", ("trainer.max_epochs=None: expected 1 or more",)),
+        ("~trainer.max_epochs", ("trainer.max_epochs=null: expected 1 or more",)),
         ("+logger.wandb=5", ("logger.wandb: it has no _target_",)),
         ("evaluation=null", ("evaluation=",)),
         ("data._target_=mmrec.data.FolderData", ("data.world: no such setting",)),
@@ -213,7 +213,7 @@ def test_a_model_that_needs_content_says_so_on_data_without(command, tmp_path):
         "data.split=official",
         "trainer=cpu",
     )
-    assert "gated_lightgcn needs item features and bare has none" in message
+    assert "bare: model gated_lightgcn needs item features, and it has none" in message
     assert "lightgcn" in message
     assert not (tmp_path / "outputs").exists()
 
@@ -252,14 +252,15 @@ def test_an_infinite_feature_names_the_file(command, tmp_path):
 def test_a_data_set_that_is_not_there_is_answered_with_those_that_are(command, tmp_path):
     (tmp_path / "sets" / "books").mkdir(parents=True)
     message = command("data=folder", "data.name=boks", "data.root=sets")
-    assert "no data set boks in sets: found books" in message
+    assert "sets: no data set boks, found books; did you mean" in message
 
 
 def test_the_shell_sees_one_line_on_stderr_and_status_1(shell, tmp_path):
     done = shell(*TINY, "data.negatives=0", cwd=tmp_path, status=1)
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "error: data.negatives is 0: expected 1 or more  (HYDRA_FULL_ERROR=1 shows where)"
+        "error: data.negatives=0: expected a finite number of at least 1  "
+        "(HYDRA_FULL_ERROR=1 shows where)"
     ]
     assert list(tmp_path.iterdir()) == []
 

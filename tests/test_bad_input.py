@@ -9,6 +9,7 @@ import torch
 
 from mmrec.commands.app import launch
 from mmrec.commands.run import main
+from mmrec.config.errors import SettingError
 from mmrec.evaluation import NonFiniteScores
 from mmrec.models import BPR
 from mmrec.models.base import NonFiniteLoss
@@ -109,8 +110,10 @@ def greedy(tmp_path):
 
 
 def test_a_user_who_has_everything_cannot_be_trained_on(greedy, go, tmp_path):
-    with pytest.raises(ValueError, match=r"user 0 has every item.*drop such users"):
+    with pytest.raises(SettingError) as error:
         go(tmp_path / "run", "model=bpr", base=greedy)
+    assert error.value.setting == "data.distribution"
+    assert error.value.problem.startswith("user 0 has every item")
     assert not (tmp_path / "run").exists()
 
 
@@ -161,7 +164,7 @@ def test_an_empty_folder_of_the_user_is_left_alone(command, tmp_path):
 def test_a_run_that_is_there_already_is_one_line(command, go, tmp_path):
     go(tmp_path / "run", "model=most_pop", base=TINY[1:])
     message = command(*TINY, f"run_dir={tmp_path / 'run'}")
-    assert "holds a run already: give another run_dir" in message  # a closed form
+    assert "it holds a run already; give another run_dir" in message  # a closed form
 
 
 def test_an_error_in_training_is_one_line_too(command, monkeypatch, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from mmrec.config.errors import MISSING, DataError, SettingError
@@ -16,8 +18,12 @@ HINT = "set it to 1"
             {"setting": "model.dim", "value": -1, "expected": "1 or more", "hint": HINT},
             "model.dim=-1: expected 1 or more; set it to 1",
         ),
-        ({"setting": "k", "value": None, "problem": "no such list"}, "k=None: no such list"),
+        ({"setting": "k", "value": None, "problem": "no such list"}, "k=null: no such list"),
         ({"setting": "data", "problem": "no folder", "hint": HINT}, "data: no folder; set it to 1"),
+        (
+            {"setting": "wait", "value": True, "problem": "it is late", "expected": "a time"},
+            "wait=true: it is late, expected a time",
+        ),
     ],
 )
 def test_the_wording_of_setting_errors(fields, message):
@@ -26,7 +32,44 @@ def test_the_wording_of_setting_errors(fields, message):
     assert isinstance(error, ValueError)
     assert error.setting == fields["setting"]
     assert error.value is fields.get("value", MISSING)
-    assert (error.expected, error.hint) == (fields.get("expected"), fields.get("hint"))
+    for name in ("problem", "expected", "hint"):
+        assert getattr(error, name) == fields.get(name)
+
+
+def test_a_setting_below_a_group():
+    error = SettingError(setting="dim", value=-1, expected="1 or more", hint=HINT).below("model")
+    assert str(error) == "model.dim=-1: expected 1 or more; set it to 1"
+    assert (error.setting, error.value, error.hint) == ("model.dim", -1, HINT)
+    assert str(SettingError("several disagree").below("model")) == "model: several disagree"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ((1, 2), "[1, 2]"),
+        ("a\nb", r"a\nb"),
+        (False, "false"),
+        ("x" * 999, "x" * 224 + "…" + "x" * 75),
+    ],
+)
+def test_a_value_is_shown_as_it_is_typed_on_one_line(value, shown):
+    error = SettingError(setting="a", value=value, problem="no")
+    assert str(error) == f"a={shown}: no"
+    assert error.value is value
+
+
+def test_an_error_of_data_in_another_file():
+    error = DataError(file="a", row=3, column="x", found="1", expected="2", hint=HINT)
+    assert str(error.in_file("b.ckpt")) == "b.ckpt, row 3: x is 1, expected 2; set it to 1"
+    assert str(error.in_file("b", "or not")) == "b, row 3: x is 1, expected 2; or not"
+
+
+@pytest.mark.parametrize(
+    "error", [SettingError(setting="a", value=[1], expected="2"), DataError(file="a", line=2)]
+)
+def test_an_error_keeps_its_fields_from_one_process_to_another(error):
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), vars(copy)) == (str(error), vars(error))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +78,7 @@ def test_the_wording_of_setting_errors(fields, message):
         (
             {
                 "file": "a.csv",
-                "place": "line 7",
+                "line": 7,
                 "column": "time",
                 "found": "noon",
                 "expected": "seconds",
@@ -45,13 +88,21 @@ def test_the_wording_of_setting_errors(fields, message):
         ),
         ({"file": "a.csv", "problem": "no rows", "hint": "add some"}, "a.csv: no rows; add some"),
         ({"file": "a.csv", "expected": "a column user"}, "a.csv: expected a column user"),
+        (
+            {"file": "a.npy", "row": 3, "column": 0, "found": "inf", "expected": "a number"},
+            "a.npy, row 3: column 0 is inf, expected a number",
+        ),
+        (
+            {"file": "a.csv", "line": 2, "problem": "no key", "found": "[]", "expected": "{}"},
+            "a.csv, line 2: no key, found [], expected {}",
+        ),
     ],
 )
 def test_the_wording_of_data_errors(fields, message):
     error = DataError(**fields)
     assert str(error) == message
     assert isinstance(error, ValueError)
-    for name in ("file", "place", "column", "found", "expected", "hint"):
+    for name in ("file", "line", "row", "column", "problem", "found", "expected", "hint"):
         assert getattr(error, name) == fields.get(name)
 
 

@@ -220,23 +220,24 @@ def test_recovery_is_in_the_result_of_planted_data(finished):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"k": 0}, r"^k=0: expected 1 or more"),
-        ({"users": []}, r"^users=\[\]: name at least one user"),
-        ({"users": [80]}, r"^users=80: no such user in planted; expected 0 to 79"),
-    ],
+    ("name", "given", "value"), [("k", 0, 0), ("users", [], []), ("users", [80], "80")]
 )
-def test_what_cannot_be_asked_is_refused(finished, tmp_path, options, message):
-    with pytest.raises(SettingError, match=message):
-        explain(run=finished("gated_lightgcn"), output=str(tmp_path / "no"), **options)
+def test_what_cannot_be_asked_is_refused(finished, tmp_path, name, given, value):
+    with pytest.raises(SettingError) as error:
+        explain(
+            run=finished("gated_lightgcn"),
+            output=str(tmp_path / "no"),
+            **({"k": 3} | {name: given}),
+        )
+    assert (error.value.setting, error.value.value) == (name, value)
     assert not (tmp_path / "no").exists()
 
 
 def test_a_page_needs_a_folder(finished, tmp_path):
     (tmp_path / "page").write_text("")
-    with pytest.raises(SettingError, match=r"page: it is a file; give a folder"):
+    with pytest.raises(SettingError) as error:
         explain(run=finished("gated_lightgcn"), output=str(tmp_path / "page"))
+    assert (error.value.setting, error.value.problem) == ("output", "it is a file")
 
 
 def test_a_user_who_is_named_twice_has_one_list(finished, tmp_path):
@@ -328,26 +329,27 @@ def test_a_category_may_cost_dollars():
 
 
 def test_a_model_without_weights_is_told_apart(finished, tmp_path):
-    with pytest.raises(SettingError, match=r"LightGCN weighs no channels against each other; expl"):
+    with pytest.raises(SettingError) as error:
         explain(run=finished("lightgcn"), output=str(tmp_path / "no"))
+    assert (error.value.setting, error.value.value) == ("run", finished("lightgcn"))
+    assert error.value.problem == "LightGCN weighs no channels against each other"
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "setting"),
     [
-        (
-            ("model=lightgcn", "router_schedule=linear"),
-            r"schedule: LightGCN has no rou",
-        ),
-        (("model=magnet", "router_schedule.top_k=10"), r"top_k is 10, of 9 experts in all"),
-        (("model=magnet", "router_schedule.threshold=2"), r"threshold is 2; entropies are 0\.\.1"),
-        (("model=magnet", "model.router=pairs"), r"model\.router=pairs: .*'pair', 'user'"),
-        (("model=magnet", "model.roles.dominant=3"), r"roles\.dominant is 3; give a weight"),
+        (("model=lightgcn", "router_schedule=linear"), "router_schedule"),
+        (("model=magnet", "router_schedule.top_k=10"), "router_schedule.top_k"),
+        (("model=magnet", "router_schedule.threshold=2"), "router_schedule.threshold"),
+        (("model=magnet", "model.router=pairs"), "model.router"),
+        (("model=magnet", "model.roles.dominant=3"), "model.roles.dominant"),
     ],
 )
-def test_a_schedule_or_router_that_cannot_be_is_refused(composed, tmp_path, words, message):
-    with pytest.raises((ValueError, InstantiationException), match=message):
+def test_a_schedule_or_router_that_cannot_be_is_refused(composed, tmp_path, words, setting):
+    with pytest.raises((SettingError, InstantiationException)) as raised:
         run(composed(*words, *TINY, f"run_dir={tmp_path / 'no'}"), [])
+    error = raised.value.__cause__ if raised.type is InstantiationException else raised.value
+    assert error.setting == setting
     assert not (tmp_path / "no").exists()
 
 

@@ -9,17 +9,18 @@ import polars as pl
 import pytest
 
 from mmrec.commands.run import main
-from mmrec.tables.headers import BEGINNING, DataError, check_columns, check_data
+from mmrec.config.errors import DataError, SettingError
+from mmrec.tables.headers import BEGINNING, check_columns, check_data
 
 DEFAULT = {"user": "userID", "item": "itemID", "time": "timestamp", "position": "position"}
 DEFAULT |= {"label": "x_label", "rating": None, "categories": "categories"}
 
 
-def refusal(header, **options):
-    with pytest.raises(DataError) as error:
+def refusal(header, kind=DataError, **options):
+    with pytest.raises(kind) as error:
         check_columns("mine/mine.csv", header, DEFAULT | options.pop("columns", {}), **options)
     assert "\n" not in str(error.value)
-    return str(error.value)
+    return error.value
 
 
 @pytest.mark.parametrize(
@@ -38,22 +39,21 @@ def refusal(header, **options):
     ],
 )
 def test_all_missing_columns_are_named_at_once_with_likely_ones(header, settings):
-    message = refusal(header.split())
-    assert message.endswith(f"set data.columns.{settings}")
-    assert message.startswith("mine/mine.csv: expected ")
+    error = refusal(header.split())
+    assert error.file == "mine/mine.csv"
+    assert error.hint == f"set data.columns.{settings}"
     for name in {"userID", "itemID"} - {*header.split()}:
-        assert name in message.partition("found")[0]
+        assert name in error.expected
 
 
 def test_names_that_a_shell_or_hydra_would_split_are_quoted():
-    message = refusal(["user id", "item id"])
-    assert message.endswith("""set "data.columns.user='user id'" "data.columns.item='item id'\"""")
+    hint = refusal(["user id", "item id"]).hint
+    assert hint == """set "data.columns.user='user id'" "data.columns.item='item id'\""""
 
 
 def test_the_command_is_repeated_with_the_correction():
     words = ["data=folder", "data.name=my set", "data.columns.user=person"]
-    message = refusal(["uid", "asin"], columns={"user": "person"}, words=words)
-    assert message.endswith(
+    assert refusal(["uid", "asin"], columns={"user": "person"}, words=words).hint == (
         "run: python -m mmrec.run data=folder 'data.name=my set' data.columns.user=uid "
         "data.columns.item=asin"
     )
@@ -65,21 +65,23 @@ def test_columns_that_were_asked_for_must_be_there_and_others_need_not():
     columns = DEFAULT | {"time": "date:token", "rating": "stars"}
     check_columns("mine", header, columns, min_rating=4)
     wrong = refusal(header, columns={"rating": "rating", "label": "part"}, min_rating=4)
-    assert "expected columns part, rating, found" in wrong
-    assert wrong.endswith("data.columns.label=NAME data.columns.rating=stars")
+    assert wrong.expected == "columns part, rating"
+    assert wrong.hint.endswith(" data.columns.label=NAME data.columns.rating=stars")
 
 
 def test_a_threshold_and_its_column_need_each_other():
     header = ["userID", "itemID", "stars"]
-    assert refusal(header, min_rating=4).endswith("set data.columns.rating=stars")
-    assert "data.min_rating" in refusal(header, columns={"rating": "stars"})
+    assert refusal(header, min_rating=4).hint == "set data.columns.rating=stars"
+    error = refusal(header, SettingError, columns={"rating": "stars"})
+    assert (error.setting, error.value) == ("data.columns.rating", "stars")
     both = refusal(["user", "item", "stars"], min_rating=4)
-    assert both.endswith("data.columns.item=item data.columns.rating=stars")
+    assert both.hint.endswith("data.columns.item=item data.columns.rating=stars")
 
 
 def test_users_and_items_are_two_columns():
-    message = refusal(["id", "name"], columns={"user": "id", "item": "id"})
-    assert "data.columns.user and data.columns.item are both id" in message
+    error = refusal(["id", "name"], SettingError, columns={"user": "id", "item": "id"})
+    assert (error.setting, error.value) == ("data.columns.item", "id")
+    assert "data.columns.user" in error.problem
 
 
 @pytest.mark.parametrize(
@@ -96,9 +98,9 @@ def test_users_and_items_are_two_columns():
 )
 def test_a_split_in_order_of_time_finds_the_time(split, header, refused):
     if refused:
-        message = refusal(header.split(), split=split)
-        assert "expected a column timestamp" in message
-        assert message.endswith("set data.columns.time=date")
+        error = refusal(header.split(), split=split)
+        assert error.expected == "a column timestamp"
+        assert error.hint == "set data.columns.time=date"
     else:
         check_columns("mine", header.split(), DEFAULT, split=split)
 
@@ -117,8 +119,10 @@ def test_the_header_of_each_kind_of_table_is_checked(tmp_path, kind):
         table.write_parquet(path)
     else:
         table.write_csv(path, separator="," if kind == "csv" else "\t")
-    with pytest.raises(DataError, match=rf"mine/mine\.{kind}: expected columns userID, itemID"):
+    with pytest.raises(DataError) as error:
         check_data(data(tmp_path))
+    assert (error.value.file, error.value.found) == (f"mine/mine.{kind}", "user_id, asin")
+    assert error.value.expected == "columns userID, itemID"
     check_data(data(tmp_path, columns=DEFAULT | {"user": "user_id", "item": "asin"}))
 
 
@@ -136,27 +140,33 @@ def test_any_line_of_json_can_have_a_column(tmp_path, lines, refused):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/mine.jsonl").write_text("\n".join(lines))
     if refused:
-        with pytest.raises(DataError, match=r"mine\.jsonl: expected a column userID, found itemID"):
+        with pytest.raises(DataError) as error:
             check_data(data(tmp_path))
+        assert (error.value.file, error.value.found) == ("mine/mine.jsonl", "itemID, asin")
+        assert error.value.expected == "a column userID"
     else:
         check_data(data(tmp_path))
 
 
 def test_a_missing_folder_or_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"no data set mine in .*data\.root"):
-        check_data(data(tmp_path))
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(DataError, match=r"expected mine\.csv, or .*data\.interactions_file"):
-        check_data(data(tmp_path))
-    (tmp_path / "mine/items.csv").write_text("itemID")
-    (tmp_path / "mine/ratings.csv").write_text("userID,itemID")
-    with pytest.raises(DataError, match=r"set data\.interactions_file='?ratings\.csv"):
-        check_data(data(tmp_path))
-    (tmp_path / "mine/mine.csv").mkdir()
-    with pytest.raises(DataError, match=r"mine\.csv is a folder"):
-        check_data(data(tmp_path))
-    with pytest.raises(DataError, match=r"did you mean data\.name=mine\?"):
-        check_data(data(tmp_path) | {"name": "mines"})
+    def missing(name="mine"):
+        with pytest.raises(DataError) as error:
+            check_data(data(tmp_path) | {"name": name})
+        return error.value
+
+    folder = tmp_path / "mine"
+    assert missing().file == str(tmp_path)
+    assert "data.root" in missing().hint
+    folder.mkdir()
+    assert missing().file == str(folder)
+    assert missing().expected.startswith("mine.csv, or ")
+    assert "data.interactions_file" in missing().hint
+    (folder / "items.csv").write_text("itemID")
+    (folder / "ratings.csv").write_text("userID,itemID")
+    assert missing().hint.startswith("set data.interactions_file=ratings.csv")
+    (folder / "mine.csv").mkdir()
+    assert missing().file == str(folder / "mine.csv")
+    assert "data.name=mine" in missing("mines").hint
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff\xfe\x00", b'"a'])

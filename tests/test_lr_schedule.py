@@ -121,27 +121,27 @@ def test_a_run_with_a_schedule_opens(go, tmp_path):
 @pytest.mark.parametrize(
     ("words", "setting"),
     [
-        ("lr_schedule=exponential lr_schedule.gamma=0", "lr_schedule.gamma=0"),
-        ("lr_schedule=exponential lr_schedule.gamma=1.5", "lr_schedule.gamma=1.5"),
+        ("lr_schedule=exponential lr_schedule.gamma=0", "lr_schedule.gamma"),
+        ("lr_schedule=exponential lr_schedule.gamma=1.5", "lr_schedule.gamma"),
         ("lr_schedule=exponential lr_schedule.gama=.9", "lr_schedule.gama"),
-        ("lr_schedule=exponential +lr_schedule.last_epoch=3", "lr_schedule.last_epoch=3"),
+        ("lr_schedule=exponential +lr_schedule.last_epoch=3", "lr_schedule.last_epoch"),
         ("lr_schedule=exponential ~lr_schedule.gamma", "lr_schedule.gamma"),
-        ("lr_schedule=cosine trainer.max_epochs=-1", "lr_schedule.T_max=-1"),
-        ("lr_schedule=cosine lr_schedule.T_max=0", "lr_schedule.T_max=0"),
-        ("lr_schedule=cosine lr_schedule.T_max=2.5", "lr_schedule.T_max=2.5"),
-        ("lr_schedule=cosine lr_schedule.eta_min=0.1", "lr_schedule.eta_min=0.1"),
-        ("lr_schedule=warmup lr_schedule.start_factor=-1", "lr_schedule.start_factor=-1"),
-        ("lr_schedule=warmup lr_schedule.total_iters=0", "lr_schedule.total_iters=0"),
-        ("lr_schedule=warmup lr_schedule._partial_=false", "lr_schedule: give it _partial_: true"),
+        ("lr_schedule=cosine trainer.max_epochs=-1", "lr_schedule.T_max"),
+        ("lr_schedule=cosine lr_schedule.T_max=0", "lr_schedule.T_max"),
+        ("lr_schedule=cosine lr_schedule.T_max=2.5", "lr_schedule.T_max"),
+        ("lr_schedule=cosine lr_schedule.eta_min=0.1", "lr_schedule.eta_min"),
+        ("lr_schedule=warmup lr_schedule.start_factor=-1", "lr_schedule.start_factor"),
+        ("lr_schedule=warmup lr_schedule.total_iters=0", "lr_schedule.total_iters"),
+        ("lr_schedule=warmup lr_schedule._partial_=false", "lr_schedule._partial_"),
         (
             "lr_schedule=warmup lr_schedule._target_=torch.optim.SGD ~lr_schedule.start_factor "
             "~lr_schedule.total_iters",
-            "lr_schedule._target_=torch.optim.SGD",
+            "lr_schedule._target_",
         ),
         (
             "lr_schedule=warmup ~lr_schedule.start_factor ~lr_schedule.total_iters "
             "lr_schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
-            "lr_schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+            "lr_schedule._target_",
         ),
     ],
 )
@@ -149,17 +149,20 @@ def test_an_invalid_setting_is_named_as_it_is_typed(words, setting, composed):
     words = ["++" * ("gama" in word) + word for word in words.split()]
     with pytest.raises(SettingError) as error:
         check(composed(*TINY, *words))
-    assert setting in str(error.value)
+    assert error.value.setting == setting
 
 
 def test_a_schedule_that_pytorch_refuses_ends_before_the_run_folder_is_written(go, tmp_path):
     target = "{_target_: torch.optim.lr_scheduler.MultiStepLR, _partial_: true, milestones: 3}"
-    with pytest.raises(SettingError, match=r"^lr_schedule[.:]"):
+    with pytest.raises(SettingError) as error:
         go(tmp_path / "run", f"+lr_schedule={target}")
+    assert error.value.setting == "lr_schedule"
     assert not (tmp_path / "run").exists()
 
 
 def test_a_model_in_closed_form_has_no_learning_rate(composed):
     words = [word for word in TINY if not word.startswith("model")]
-    with pytest.raises(SettingError, match=r"^lr_schedule: EASE is solved in closed form"):
+    with pytest.raises(SettingError) as error:
         build(check(composed(*words, "model=ease", "lr_schedule=cosine")))
+    assert error.value.setting == "lr_schedule"
+    assert error.value.problem.startswith("EASE is solved in closed form")

@@ -12,7 +12,8 @@ from hydra.utils import instantiate
 from lightning import seed_everything
 from omegaconf import OmegaConf
 
-from mmrec.data import DataError, files
+from mmrec.config.errors import SettingError
+from mmrec.data import files
 from mmrec.training.build import build
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
@@ -114,12 +115,16 @@ def pairs(part, corpus):
 @pytest.mark.parametrize("split", ["random_per_user", "item_cold", "leave_one_out", "temporal"])
 def test_each_split_shares_out_what_there_is_or_says_what_it_lacks(name, split, read):
     if split in ("leave_one_out", "temporal") and not CARDS[name].time:
-        with pytest.raises(DataError, match=f"data.split={split} needs time, found none"):
+        with pytest.raises(SettingError) as error:
             read(name, split)
+        assert (error.value.setting, error.value.value) == ("data.split", split)
+        assert error.value.problem == "it needs time, found none"
         return
     if split == "temporal" and name == "scientific":
-        with pytest.raises(DataError, match=r"temporal needs one clock.*scientific has positions"):
+        with pytest.raises(SettingError) as error:
             read(name, split)
+        assert (error.value.setting, error.value.value) == ("data.split", "temporal")
+        assert "scientific has positions" in error.value.problem
         return
     corpus = read(name, split).corpus
     parts = [pairs(part, corpus) for part in (corpus.train, corpus.val, corpus.test)]

@@ -16,7 +16,6 @@ import mmrec.commands.run
 from mmrec.commands.run import run
 from mmrec.config.errors import SettingError
 from mmrec.config.schema import conf_dir
-from mmrec.data import DataError
 from mmrec.evaluation import RankingMetric
 from mmrec.models import Recommender
 from mmrec.training.build import build, check, warn_of_early_peaks
@@ -211,16 +210,24 @@ def test_cold_items_without_patience_are_warned_of(composed, caplog, words, told
 
 
 @pytest.mark.parametrize(
-    "word", ["+callbacks.stop={patience: 3}", "~callbacks.early_stopping._target_"]
+    ("word", "name"),
+    [
+        ("+callbacks.stop={patience: 3}", "stop"),
+        ("~callbacks.early_stopping._target_", "early_stopping"),
+    ],
 )
-def test_a_callback_without_a_class_is_refused(composed, word):
-    with pytest.raises(SettingError, match=r"callbacks\.(stop|early_stopping): it has no _target_"):
+def test_a_callback_without_a_class_is_refused(composed, word, name):
+    with pytest.raises(SettingError) as error:
         check(composed("data=planted_cold", word))
+    assert error.value.setting == f"callbacks.{name}"
+    assert error.value.problem == "it has no _target_"
 
 
 def test_a_run_without_a_validated_epoch_says_so(go, tmp_path):
-    with pytest.raises(ValueError, match=r"no validation ran.*check_val_every_n_epoch"):
+    with pytest.raises(SettingError) as error:
         go(tmp_path / "run", "+trainer.max_time={seconds: 0}")
+    assert error.value.setting == "trainer.max_epochs"
+    assert "trainer.check_val_every_n_epoch" in error.value.hint
     assert read_result(tmp_path / "run")["status"] == "failed"
 
 
@@ -228,11 +235,10 @@ def test_a_run_that_another_process_writes_is_left_alone(go, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     lock = folder / ".running"
-    with (
-        FileLock(lock).acquire(),
-        pytest.raises(SettingError, match=r"run: a process is writing this run; wait for its end"),
-    ):
+    with FileLock(lock).acquire(), pytest.raises(SettingError) as error:
         go(folder)
+    assert (error.value.setting, error.value.value) == ("run_dir", folder)
+    assert error.value.problem == "a process is writing this run"
     assert [*folder.iterdir()] == [lock]
     assert go(folder)["status"] == "completed"  # what a dead process leaves holds nobody up
     assert not lock.exists()
@@ -240,21 +246,24 @@ def test_a_run_that_another_process_writes_is_left_alone(go, tmp_path):
 
 def test_a_run_that_ended_before_its_first_checkpoint_cannot_go_on(go, tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 0\n")
-    with pytest.raises(SettingError, match=r"last\.ckpt; the run was stopped before its first one"):
+    with pytest.raises(SettingError) as error:
         go(tmp_path, "ckpt=last")
+    assert (error.value.setting, error.value.value) == ("ckpt", "last")
+    assert error.value.hint.startswith("the run was stopped before its first one")
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("word", "setting"),
     [
-        ("~model._partial_", r"^model: give it _partial_: true"),
-        ("~model._target_", r"^model: it has no _target_, the name of what makes it"),
-        ("~optimizer._target_", r"^optimizer: it has no _target_"),
+        ("~model._partial_", "model._partial_"),
+        ("~model._target_", "model"),
+        ("~optimizer._target_", "optimizer"),
     ],
 )
-def test_a_group_that_names_nothing_is_refused(composed, word, message):
-    with pytest.raises(SettingError, match=message):
+def test_a_group_that_names_nothing_is_refused(composed, word, setting):
+    with pytest.raises(SettingError) as error:
         check(composed(word))
+    assert error.value.setting == setting
 
 
 def test_epochs_between_validations_are_never_the_best(go, tmp_path):
@@ -283,8 +292,10 @@ def test_a_run_on_cold_items_says_what_is_cold_and_what_chance_gives(run_words, 
 
 
 def test_planted_cold_without_cold_items_is_refused(run_words, tmp_path):
-    with pytest.raises(DataError, match=r"given: planted has no cold items .*data\.world\.cold_it"):
+    with pytest.raises(SettingError) as error:
         run_words(tmp_path / "run", "data=planted_cold", "data.world.cold_items=0")
+    assert (error.value.setting, error.value.value) == ("data.cold_items", "given")
+    assert "data.world.cold_items" in error.value.hint
 
 
 @pytest.mark.parametrize(
@@ -425,8 +436,9 @@ def test_a_multirun_tells_of_each_job_that_fails(shell, tmp_path):
     words = ("-m", *TINY, "seed=0,1", "evaluation.cutoffs=[20,99]")
     done = shell(*words, cwd=tmp_path, status=1)
     for job in range(2):
-        assert f"#{job} failed: cutoff 99 is larger than the catalogue" in done.stdout
-    assert "\nerror: cutoff 99" in done.stderr
+        said = f"#{job} failed: evaluation.cutoffs=[20, 99]: 99 is larger than the catalogue"
+        assert said in done.stdout
+    assert "\nerror: evaluation.cutoffs=[20, 99]: 99 is larger" in done.stderr
 
 
 @pytest.mark.slow

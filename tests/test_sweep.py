@@ -190,7 +190,7 @@ def test_settings_that_were_tried_are_not_run_again(search):
         (("sweep/sampler=tp",), ("there is no conf/sweep/sampler/tp.yaml", "tpe")),
         (("sweep/sampler=grid",), ("a grid needs values, not an interval",)),
         (("+sweep.sampler.sede=1",), ("sweep.sampler:", "sede")),
-        (("sweep.storage=nonsense",), ("sweep.storage=nonsense: no URL",)),
+        (("sweep.storage=nonsense",), ("sweep.storage=nonsense: expected a URL",)),
         (("sweep.storage=sqlite:///:memory:",), ("other processes cannot see it",)),
         (("sweep/pruner=median", "sweep.objective=[val/recall@20,seconds]"), ("cannot prune",)),
         (("model.dimm=choice(1,2)",), ("model.dimm: no such setting", "model.dim")),
@@ -213,7 +213,7 @@ def test_a_mistake_is_one_line_before_anything_runs(words, expected, search, tmp
 def test_a_space_of_another_model_is_named(search):
     search("-m", "sweep=gated_lightgcn", "model=lightgcn", *STUDY)
     assert (
-        "sweep=gated_lightgcn searches model.content_l2, which model=lightgcn has not; give "
+        "sweep=gated_lightgcn: it searches model.content_l2, which model=lightgcn has not; give "
         "sweep=lightgcn"
     ) in search.error
 
@@ -246,7 +246,7 @@ def test_a_function_suggests_what_depends_on_another_choice(search, monkeypatch)
                 "sweep/sampler=grid",
                 "sweep.custom_search_space=builtins.print",
             ),
-            "a grid has no sweep.custom_search_space",
+            "sweep.custom_search_space=builtins.print: a grid has none",
         ),
     ],
 )
@@ -264,7 +264,7 @@ def test_a_setting_that_was_taken_away_is_told_of_in_the_file(search, tmp_path):
 
 def test_a_search_without_m_says_so(in_process):
     said = in_process(mmrec.commands.run.main, "sweep=bpr", "run_dir=never")
-    assert "sweep=... needs a multirun: add -m" in said
+    assert "sweep: it needs a multirun; add -m" in said
 
 
 def test_a_search_file_that_sets_more_than_a_search_is_refused(search, tmp_path):
@@ -272,7 +272,7 @@ def test_a_search_file_that_sets_more_than_a_search_is_refused(search, tmp_path)
     text = "# @package _global_\ndefaults: [/sweep/bpr]\ntrainer:\n  max_epochs: 3\n"
     (tmp_path / "mine/sweep/short.yaml").write_text(text)
     search("-m", "sweep=short", *SMALL, "--config-dir", "mine")
-    assert "trainer.max_epochs is set by the sweep's file" in search.error
+    assert "trainer.max_epochs: it is set by the sweep's file" in search.error
 
 
 def test_groups_are_choices_too_and_an_experiment_says_which(search, tmp_path):
@@ -308,7 +308,8 @@ def test_a_folder_with_runs_of_another_study_is_refused(search, tmp_path):
 def test_a_study_does_not_mix_settings(search):
     search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=1")
     search(*OPTUNA, *SPACE, "hydra.sweeper.n_trials=2", "model.dim=8")
-    assert "study study was begun with other settings, model.dim: 64, now 8" in search.error
+    said = "sweep.study_name=study: it was begun with other settings, model.dim: 64, now 8"
+    assert said in search.error
     search(*OPTUNA, *SPACE[:1], "hydra.sweeper.n_trials=2")
     assert "begun with other settings, model.layers" in search.error or "space." in search.error
     assert len(search.runs) == 1

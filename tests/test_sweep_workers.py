@@ -211,8 +211,10 @@ def test_a_storage_that_stays_locked_is_an_error_that_says_what_to_do(tmp_path, 
     monkeypatch.setattr(storage, "LOCKED", 0.05)
     with sqlite3.connect(tmp_path / "study.db") as other:
         other.execute("begin exclusive")
-        with pytest.raises(SettingError, match="database is locked, 2 times; see that it"):
+        with pytest.raises(SettingError) as error:
             storage.open_storage(url)
+        assert (error.value.setting, error.value.value) == ("sweep.storage", url)
+        assert error.value.problem.endswith("database is locked, 2 times")
         other.rollback()
     other.close()
 
@@ -229,8 +231,10 @@ def test_a_database_without_its_driver_names_the_extra(monkeypatch):
         raise ImportError(f"no driver for {url.partition(':')[0]}")
 
     monkeypatch.setattr(storage, "_open", missing)
-    with pytest.raises(SettingError, match=r"^sweep\.storage=postgresql.*'mmrec\[postgresql\]'"):
+    with pytest.raises(SettingError) as error:
         storage.open_storage("postgresql://me@here/studies")
+    assert error.value.setting == "sweep.storage"
+    assert error.value.hint == "pip install 'mmrec[postgresql]'"
 
 
 def test_paths_of_storages_mean_the_same_everywhere(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import wandb
+from hydra.errors import InstantiationException
 from lightning import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from wandb.proto.wandb_internal_pb2 import Record
@@ -211,8 +212,11 @@ def test_a_tracker_that_fails_costs_a_warning(fails, run_words, tmp_path, monkey
 
 
 def test_without_credentials_it_says_what_to_do(run_words, tmp_path):
-    with pytest.raises(Exception, match=r"no credentials; run `wandb login`, set WANDB_API_KEY"):
+    with pytest.raises(InstantiationException) as raised:
         run_words(tmp_path / "run", *SMALL, "logger=wandb")
+    error = raised.value.__cause__
+    assert (error.setting, error.value, error.problem) == ("logger", "wandb", "no credentials")
+    assert error.hint.startswith("run `wandb login`, set WANDB_API_KEY")
     assert not (tmp_path / "run").exists()
 
 
@@ -239,8 +243,10 @@ def test_the_environment_sets_the_mode(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert WandB(str(tmp_path)).mode == "offline"
     monkeypatch.setenv("WANDB_MODE", "dryrun")
-    with pytest.raises(SettingError, match="WANDB_MODE=dryrun: expected online, offline"):
+    with pytest.raises(SettingError) as error:
         WandB(str(tmp_path))
+    assert (error.value.setting, error.value.value) == ("WANDB_MODE", "dryrun")
+    assert error.value.expected == "online, offline or disabled"
 
 
 class Broken(Logger):
@@ -324,5 +330,7 @@ def test_mlflow_gets_the_same(run_words, mlflow_store, tmp_path):
 
 def test_mlflow_that_is_not_installed_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr("lightning.pytorch.loggers.mlflow._MLFLOW_AVAILABLE", False)
-    with pytest.raises(SettingError, match=r"logger=mlflow needs pip install 'mmrec\[mlflow\]'"):
+    with pytest.raises(SettingError) as error:
         MLflow(str(tmp_path))
+    assert (error.value.setting, error.value.value) == ("logger", "mlflow")
+    assert error.value.hint == "pip install 'mmrec[mlflow]'"

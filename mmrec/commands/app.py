@@ -56,12 +56,17 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         for word in sys.argv[1:]:
             group, _, choice = word.partition("=")
             if many and group == "run_dir":
-                raise ValueError(
-                    f"{word}: run_dir applies to a single run; use hydra.sweep.dir with -m"
+                raise SettingError(
+                    setting=group,
+                    value=choice,
+                    problem="it applies to a single run",
+                    hint="use hydra.sweep.dir with -m",
                 )
             if choice.startswith("_") and (conf_dir() / group / f"{choice}.yaml").is_file():
-                raise ValueError(
-                    f"{word}: {choice} is only used inside other files{instead(group, choice)}"
+                raise SettingError(
+                    setting=group,
+                    value=choice,
+                    problem=f"it is only used inside other files{instead(group, choice)}",
                 )
         main()
     except KeyboardInterrupt:

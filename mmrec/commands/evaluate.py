@@ -110,8 +110,10 @@ def evaluate(
     block = eval_batch_size or opened.data.eval_batch_size
     known = "train" if split == "val" else evaluation.history
     queries = opened.queries(ranking.users, min(block, opened.corpus.n_users), known)
-    what = f"eval_batch_size={block}: ranking this many users at a time needs"
-    with memory_suffices(SettingError, what=what, lower="eval_batch_size"):
+    what = "ranking this many users at a time needs"
+    with memory_suffices(
+        SettingError, setting="eval_batch_size", value=block, what=what, lower="it"
+    ):
         for users, scores in scored(opened, queries, accelerator=accelerator):
             ranking.to(users.device).update(users, scores)
         metrics = {name: float(value) for name, value in ranking.compute().items()}

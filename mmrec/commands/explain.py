@@ -99,15 +99,19 @@ def explain(
     chosen = _chosen(users, opened.data)
     train = opened.corpus.train
     lower = f"k={k}, or the number of users={len(chosen)}"
-    memory = memory_suffices(SettingError, f"run={run}: ", what="explaining needs", lower=lower)
+    memory = memory_suffices(
+        SettingError, setting="run", value=run, what="explaining needs", lower=lower
+    )
     with torch.no_grad(), charts.style(), memory:
         weights = opened.pair_weights(train.user, train.item)
         known = gates.weighed(opened.model)
         if not (weights or known.measures or isinstance(opened.model, RoutedRecommender)):
             raise SettingError(
-                f"{opened.folder}: {type(opened.model).__name__} weighs no channels against each "
-                "other; explain a run of a model with a gate or a router (gated_lightgcn, magnet, "
-                "mamex)"
+                setting="run",
+                value=run,
+                problem=f"{type(opened.model).__name__} weighs no channels against each other",
+                hint="explain a run of a model with a gate or a router (gated_lightgcn, magnet, "
+                "mamex)",
             )
         name = "explain" if opened.at_best else f"explain-{opened.checkpoint.stem}"
         folder = expand(output) if output else opened.folder / name

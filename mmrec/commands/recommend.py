@@ -134,8 +134,8 @@ def recommend(
         )
     length = LENGTH if k is None else k
     lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer, history)
-    what = f"block={block}: ranking this many users at a time needs"
-    with memory_suffices(SettingError, what=what, lower="block"):
+    what = "ranking this many users at a time needs"
+    with memory_suffices(SettingError, setting="block", value=block, what=what, lower="it"):
         if path is not None:
             write_lists(lists, path)
         else:

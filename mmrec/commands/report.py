@@ -125,8 +125,10 @@ def _check_metrics(runs: Sequence[Run], metric: str, metrics: Sequence[str]) -> 
     validated = {name.removeprefix("val/") for run in runs for name in run.metrics} & plain
     if metric not in validated:
         raise SettingError(
-            f"metric={metric}: no run was validated by it, so that it cannot choose settings"
-            + nearest(metric, validated)
+            setting="metric",
+            value=metric,
+            problem="no run was validated by it, so that it cannot choose settings"
+            + nearest(metric, validated),
         )
 
 

@@ -78,7 +78,9 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
     hydra_config = HydraConfig.get()
     job = hydra_config.mode is RunMode.MULTIRUN
     if not job and not hydra_config.run.dir:
-        raise SystemExit(1) from SettingError("run_dir= is empty: give a folder, or leave it out")
+        hint = "give a folder, or leave it out"
+        empty = SettingError(setting="run_dir", value="", problem="it is empty", hint=hint)
+        raise SystemExit(1) from empty
     config.run_dir = hydra_config.runtime.output_dir
     watch: str | None = hydra_config.sweeper.get("trial")
     if job:
@@ -149,8 +151,10 @@ def _run(
     config.run_dir = str(folder)
     if link := written_link(folder):
         raise SettingError(
-            f"{link}: a link that leads out of the run folder is not followed; replace it by what "
-            "it leads to, or give another run_dir"
+            setting="run_dir",
+            value=folder,
+            problem=f"{link} is a link that leads out of the run folder, and is not followed",
+            hint="replace it by what it leads to, or give another run_dir",
         )
     try:
         if OmegaConf.is_dict(config.get("data")):  # report a misspelt column before torch is loaded

@@ -107,9 +107,9 @@ def similar(
         chosen = torch.arange(names.count if path else min(SHOWN, names.count))
     allowed = allowed_items(exclude, only, names)
     lists = similar_items(opened, chosen, k, allowed=allowed, block=block)
-    what = f"block={block}: comparing this many items at a time needs"
+    what = "comparing this many items at a time needs"
     try:
-        with memory_suffices(SettingError, what=what, lower="block"):
+        with memory_suffices(SettingError, setting="block", value=block, what=what, lower="it"):
             if path is not None:
                 write_lists(lists, path)
             else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmrec.config.text import CELL, printable
+
 # What torch says in a RuntimeError about a tensor that is too large.
 TOO_LARGE = (
     "can't allocate memory",
@@ -24,13 +26,14 @@ class SettingError(ValueError):
         message: instead of a message made of the fields, where no single setting is wrong.
         setting: name as typed on the command line, for example `model.dim`.
         value: what it is.
+        problem: what is wrong, where `expected` does not say it.
         expected: valid values, to follow "expected".
-        problem: what is wrong, instead of `expected`.
         hint: what to do.
 
     Attributes:
         setting: as given; None where no single setting is wrong.
         value: as given; `MISSING` if there is none.
+        problem: as given.
         expected: as given.
         hint: as given.
     """
@@ -45,11 +48,24 @@ class SettingError(ValueError):
         problem: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.setting, self.value, self.expected, self.hint = setting, value, expected, hint
+        self.setting, self.value = setting, value
+        self.problem, self.expected, self.hint = problem, expected, hint
         if message is None:
-            named = f"{setting}" if value is MISSING else f"{setting}={value}"
-            message = _sentence(named, expected, problem, hint)
+            named = f"{setting}" if value is MISSING else f"{setting}={_typed(value)}"
+            message = _sentence(named, problem, None, expected, hint)
         super().__init__(message)
+
+    def below(self, group: str) -> SettingError:
+        """Return the error with the setting named below a group, for example `evaluation`."""
+        if self.setting is None:
+            return SettingError(setting=group, problem=str(self))
+        return SettingError(
+            setting=f"{group}.{self.setting}",
+            value=self.value,
+            expected=self.expected,
+            problem=self.problem,
+            hint=self.hint,
+        )
 
 
 class DataError(ValueError):
@@ -57,18 +73,21 @@ class DataError(ValueError):
 
     Args:
         message: instead of a message made of the fields, where no single place is wrong.
-        file: as shown to the user.
-        place: line or row in the file, for example `line 7`.
-        column: its name.
+        file: as shown to the user, or the name of data that are not in a file.
+        line: in a file of text, from 1.
+        row: in an array or a table without lines, from 0.
+        column: its name, or its number from 0.
+        problem: what is wrong, where `found` and `expected` do not say it.
         found: what is there.
         expected: valid values, to follow "expected".
-        problem: what is wrong, instead of `found` and `expected`.
         hint: what to do.
 
     Attributes:
         file: as given; None where no single file is wrong.
-        place: as given.
+        line: as given.
+        row: as given.
         column: as given.
+        problem: as given.
         found: as given.
         expected: as given.
         hint: as given.
@@ -79,31 +98,57 @@ class DataError(ValueError):
         message: str | None = None,
         *,
         file: object = None,
-        place: str | None = None,
-        column: str | None = None,
+        line: int | None = None,
+        row: int | None = None,
+        column: str | int | None = None,
         found: str | None = None,
         expected: str | None = None,
         problem: str | None = None,
         hint: str | None = None,
     ) -> None:
         self.file = None if file is None else str(file)
-        self.place, self.column, self.found = place, column, found
-        self.expected, self.hint = expected, hint
+        self.line, self.row, self.column = line, row, column
+        self.problem, self.found, self.expected, self.hint = problem, found, expected, hint
         if message is None:
-            where = ", ".join(str(part) for part in (file, place) if part is not None)
+            where = str(file)
+            where += "" if line is None else f", line {line}"
+            where += "" if row is None else f", row {row}"
+            there = None if found is None else f"found {found}"
             if column is not None and found is not None:
-                message = f"{where}: {column} is {found}, expected {expected}"
-                message += f"; {hint}" if hint else ""
-            else:
-                message = _sentence(where, expected, problem, hint)
+                there = f"{f'column {column}' if type(column) is int else column} is {found}"
+            message = _sentence(where, problem, there, expected, hint)
         super().__init__(message)
 
+    def in_file(self, file: object, hint: str | None = None) -> DataError:
+        """Return the error with another file, and with another hint if one is given."""
+        return DataError(
+            file=file,
+            line=self.line,
+            row=self.row,
+            column=self.column,
+            problem=self.problem,
+            found=self.found,
+            expected=self.expected,
+            hint=hint or self.hint,
+        )
 
-def _sentence(where: str, expected: str | None, problem: str | None, hint: str | None) -> str:
+
+def _typed(value: object) -> str:
+    """A value as it is typed on the command line."""
+    if value is None:
+        return "null"
+    value = [*value] if isinstance(value, tuple) else value
+    return str(value).lower() if isinstance(value, bool) else printable(value, CELL)
+
+
+def _sentence(
+    where: str, problem: str | None, found: str | None, expected: str | None, hint: str | None
+) -> str:
     """Join the parts of a message."""
-    said = problem if problem is not None else f"expected {expected}" if expected else None
-    parts = [part for part in (said, hint) if part]
-    return f"{where}: {'; '.join(parts)}" if parts else where
+    parts = (problem, found, None if expected is None else f"expected {expected}")
+    said = ", ".join(part for part in parts if part)
+    said = "; ".join(part for part in (said, hint) if part)
+    return f"{where}: {said}" if said else where
 
 
 def _memory_error(error: BaseException | None) -> BaseException | None:
@@ -121,6 +166,8 @@ def memory_suffices(
     kind: type[ValueError],
     where: str = "",
     *,
+    setting: str | None = None,
+    value: object = MISSING,
     what: str = "the settings of model and data need",
     lower: str = "sizes such as model.dim, data.batch_size, data.eval_batch_size or data.negatives",
 ) -> Iterator[None]:
@@ -129,6 +176,8 @@ def memory_suffices(
     Args:
         kind: the error to raise.
         where: the beginning of its message, as `outputs/a/config.yaml: `.
+        setting: that the work belongs to; the error is then a `SettingError` with fields.
+        value: of the setting.
         what: needs the memory, with its verb.
         lower: the settings to lower.
 
@@ -142,5 +191,7 @@ def memory_suffices(
         if cause is None:
             raise
         reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
-        message = f"{where}{what} more memory than there is ({reason}); lower {lower}"
-        raise kind(message) from cause
+        problem, hint = f"{what} more memory than there is ({reason})", f"lower {lower}"
+        if setting is not None:
+            raise SettingError(setting=setting, value=value, problem=problem, hint=hint) from cause
+        raise kind(f"{where}{problem}; {hint}") from cause

@@ -41,7 +41,7 @@ def explain(error: BaseException, config_name: str) -> str:
         group, dot, _ = key.partition(".")
         chosen = dot and any(word.lstrip("+").startswith(f"{group}=") for word in sys.argv)
         if config_name == "config" and not chosen and (unread := unread_search_setting(key)):
-            return unread
+            return str(unread)
         known = _keys(config_name)
         for place in (key, key.rpartition(".")[0]):
             if place in NAMED_BY_DATA:
@@ -86,7 +86,7 @@ def explain(error: BaseException, config_name: str) -> str:
     cause = f": {error.__cause__}" if error.__cause__ else ""
     if found := re.search(r"BasicSweeper.*unexpected keyword argument '(\w+)'", text + cause):
         unread = unread_search_setting(found[1])
-        return unread or f"hydra.sweeper.{found[1]}: no such setting"
+        return str(unread or f"hydra.sweeper.{found[1]}: no such setting")
     return " ".join(f"{text}{cause}".split())
 
 

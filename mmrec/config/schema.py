@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -73,7 +72,7 @@ def nearest(word: str, choices: Iterable[str], n: int = 3) -> str:
     return f"; there are {', '.join(known)}" if known else ""
 
 
-def unread_search_setting(key: str) -> str | None:
+def unread_search_setting(key: str) -> SettingError | None:
     """The error about a setting of a search or grid where none is chosen.
 
     Args:
@@ -90,9 +89,11 @@ def unread_search_setting(key: str) -> str | None:
         known = name in yaml.safe_load(path.read_text()) and not name.startswith("_")
         if group == kind or (not group and known):
             chosen = "sweep=<model>" if kind == "sweep" else "grid=<name>"
-            return (
-                f"{key}: no {'search' if kind == 'sweep' else 'grid'} is chosen; with -m, give "
-                f"{chosen} {kind}.{name}=..., or hydra/sweeper={sweeper} hydra.sweeper.{name}=..."
+            return SettingError(
+                setting=key,
+                problem=f"no {'search' if kind == 'sweep' else 'grid'} is chosen",
+                hint=f"with -m, give {chosen} {kind}.{name}=..., or hydra/sweeper={sweeper} "
+                f"hydra.sweeper.{name}=...",
             )
     return None
 
@@ -210,14 +211,10 @@ def check_value(hint: Any, value: Any, setting: str) -> None:
         # A tensor is never typed, so an alternative to it says more.
         typed = [e for e in errors if e.get("ctx", {}).get("class") != "Tensor"] or errors
         expected = " or ".join(dict.fromkeys(map(_told, typed)))
-        raise SettingError(
-            setting=f"{setting}{place}", value=_shown(part), problem=expected
-        ) from None
+        raise SettingError(setting=f"{setting}{place}", value=part, problem=expected) from None
     if changed := _converted(value, found):
         before, after = map(_kind, changed)
-        raise SettingError(
-            setting=setting, value=_shown(value), expected=f"{after}, found {before}"
-        )
+        raise SettingError(setting=setting, value=value, expected=f"{after}, found {before}")
 
 
 def _mappings(value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -264,11 +261,6 @@ def _converted(value: Any, found: Any) -> tuple[Any, Any] | None:
 def _kind(value: Any) -> str:
     kind = type(value)
     return KINDS.get(kind, f"{kind.__module__}.{kind.__qualname__}")
-
-
-def _shown(value: Any) -> str:
-    """A value as it is typed on the command line."""
-    return str(value) if value is not None and type(value) is not bool else json.dumps(value)
 
 
 def _told(error: Mapping[str, Any]) -> str:

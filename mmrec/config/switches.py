@@ -90,14 +90,17 @@ def check_switches(plain: Mapping[str, Any]) -> None:
         if name.startswith(ENVIRONMENT):
             setting = name.removeprefix(ENVIRONMENT).lower()
             raise SettingError(
-                f"{name} is set: unset it, as it would change a run without a trace in its "
-                f"config.yaml; give trainer.{setting}= instead"
+                setting=name,
+                problem="it is set, and would change a run without a trace in its config.yaml",
+                hint=f"unset it, and give trainer.{setting}= instead",
             )
     trainer = plain["trainer"]
     for name, (allowed, instead) in FIXED.items():
         value = trainer.get(name)
         if value is not None and not any(type(value) is type(x) and value == x for x in allowed):
-            raise SettingError(f"trainer.{name}={value} is not supported: {instead}")
+            raise SettingError(
+                setting=f"trainer.{name}", value=value, problem="not supported", hint=instead
+            )
     for setting, hint in RANGES.items():
         group, _, name = setting.partition(".")
         value = plain[group].get(name, hint)
@@ -111,13 +114,17 @@ def check_switches(plain: Mapping[str, Any]) -> None:
         )
     if trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None:
         raise SettingError(
-            f"trainer.gradient_clip_algorithm={trainer['gradient_clip_algorithm']} has no effect "
-            "without trainer.gradient_clip_val; set that too"
+            setting="trainer.gradient_clip_algorithm",
+            value=trainer["gradient_clip_algorithm"],
+            problem="it has no effect without trainer.gradient_clip_val",
+            hint="set that too",
         )
     if trainer["max_epochs"] == -1 and not _stops(plain):
         raise SettingError(
-            "trainer.max_epochs=-1 never ends without callbacks.early_stopping or "
-            "trainer.max_time; set one of them"
+            setting="trainer.max_epochs",
+            value=-1,
+            problem="training never ends without callbacks.early_stopping or trainer.max_time",
+            hint="set one of them",
         )
 
 
@@ -165,6 +172,11 @@ def setting_error(
         return SettingError(setting="callbacks", problem=text)
     named = [name for name in node if re.search(rf"\b{re.escape(str(name))}\b", text)]
     named = named or [name for name in ("accelerator", "devices", "strategy") if name in node]
-    settings = " ".join(f"{path}.{name}={node[name]}" for name in named) or path
-    hint = "; trainer=auto takes what there is" if "accelerator" in named else ""
-    return SettingError(f"{settings}: {text}{hint}")
+    hint = "trainer=auto takes what there is" if "accelerator" in named else None
+    if not named:
+        return SettingError(setting=path, problem=text)
+    if len(named) == 1:
+        value = node[named[0]]
+        return SettingError(setting=f"{path}.{named[0]}", value=value, problem=text, hint=hint)
+    settings = " ".join(f"{path}.{name}={node[name]}" for name in named)
+    return SettingError(f"{settings}: {text}" + (f"; {hint}" if hint else ""))

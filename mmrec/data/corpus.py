@@ -256,20 +256,26 @@ class Corpus(TrainingView):
                         "data.world.cold_items), or change data.cold_share where they are chosen"
                     )
                 raise DataError(
-                    f"{self.name}: no {split} interaction is left under split={self.split}; "
-                    f"{remedy}"
+                    file=self.name,
+                    problem=f"no {split} interaction is left under split={self.split}",
+                    hint=remedy,
                 )
         for split, rows in zip((*SPLITS, "warm"), (*parts, self.warm), strict=True):
             if rows is None or not len(rows):
                 continue
             for column, count in ((rows.user, self.n_users), (rows.item, self.n_items)):
                 if column.min() < 0 or column.max() >= count:
-                    raise DataError(f"{self.name}: an index of {split} lies outside 0..{count - 1}")
+                    raise DataError(
+                        file=self.name,
+                        problem=f"an index of {split} lies outside 0..{count - 1}",
+                    )
         for name, modality in self.modalities.items():
             if len(modality.features) != self.n_items or len(modality.present) != self.n_items:
                 raise DataError(
-                    f"{self.name}: modality {name} has {len(modality.features)} rows "
-                    f"for {self.n_items} items"
+                    file=self.name,
+                    problem=f"modality {name} has {len(modality.features)} rows and a mask of "
+                    f"{len(modality.present)}",
+                    expected=f"{self.n_items}, one for each item",
                 )
 
     def __repr__(self) -> str:
@@ -331,8 +337,10 @@ def require_modalities(corpus: TrainingView, model: str) -> Mapping[str, Modalit
     """
     if not corpus.modalities:
         raise DataError(
-            f"model {model} needs item features and {corpus.name} has none, or data.modalities=[] "
-            "leaves none: put <modality>_feat.npy beside its interactions, or choose a model "
-            "without content (lightgcn, bpr, ease)"
+            file=corpus.name,
+            problem=f"model {model} needs item features, and it has none or data.modalities=[] "
+            "leaves none",
+            hint="put <modality>_feat.npy beside its interactions, or choose a model without "
+            "content (lightgcn, bpr, ease)",
         )
     return corpus.modalities

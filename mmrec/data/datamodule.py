@@ -14,12 +14,12 @@ from annotated_types import Ge
 from lightning import LightningDataModule
 from torch import Tensor
 
-from mmrec.config.checks import check_choice
+from mmrec.config.checks import check_at_least, check_choice
+from mmrec.config.errors import SettingError
 from mmrec.config.paths import data_root, expand
 from mmrec.data.batches import Pairs, Sequences
 from mmrec.data.corpus import (
     Corpus,
-    DataError,
     Interactions,
     Modality,
     Seed,
@@ -103,13 +103,8 @@ class InteractionData(LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        for name, value in (
-            ("batch_size", self.batch_size),
-            ("eval_batch_size", self.eval_batch_size),
-            ("negatives", self.negatives),
-        ):
-            if value < 1:
-                raise ValueError(f"data.{name} is {value}: expected 1 or more")
+        sizes = {"batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size}
+        check_at_least(1, "data", **sizes, negatives=self.negatives)
 
     def __str__(self) -> str:
         """Its settings; Lightning's would load everything, and knows torch's own loaders only."""
@@ -154,7 +149,7 @@ class InteractionData(LightningDataModule):
         """Draws negatives.
 
         Raises:
-            ValueError: a user has everything.
+            SettingError: a user has everything.
         """
         corpus = self.corpus
         return NegativeSampler(
@@ -177,8 +172,8 @@ class InteractionData(LightningDataModule):
         """What a model's training batches are made of; None: triplets.
 
         Raises:
-            DataError: a model of sequences, and no user has two train interactions.
-            ValueError: negatives cannot be drawn, see `sampler`.
+            SettingError: a model of sequences, and no user has two train interactions; or
+                negatives cannot be drawn, see `sampler`.
         """
         train = self.corpus.train
         sampler = self.sampler if learner is None or learner.reads_negatives else None
@@ -295,21 +290,25 @@ class PlantedData(InteractionData):
     def _made(self) -> tuple[Source, Truth]:
         try:
             return self.world()
-        except ValueError as error:
-            named = str(error).removeprefix("planted: ")
-            raise ValueError(f"data.world.{named}") from error
+        except SettingError as error:
+            raise error.below("data.world") from error
 
 
 def select_modalities(corpus: Corpus, names: Sequence[str]) -> Corpus:
     """The corpus with some of its modalities.
 
     Raises:
-        DataError: no such modality.
+        SettingError: no such modality.
     """
     for name in names:
         if name not in corpus.modalities:
             there = ", ".join(sorted(corpus.modalities))
-            raise DataError(f"data.modalities: no modality {name}; there are {there}")
+            raise SettingError(
+                setting="data.modalities",
+                value=[*names],
+                problem=f"no modality {name}",
+                hint=f"there are {there}",
+            )
     return replace(corpus, modalities={name: corpus.modalities[name] for name in names})
 
 
@@ -334,18 +333,22 @@ def corrupt_modalities(
         The corpus with other features, and with another fingerprint where anything changed.
 
     Raises:
-        DataError: no such modality, or a share outside 0..1.
-        SettingError: no such kind.
+        SettingError: no such modality or kind, or a share outside 0..1.
     """
     check_choice(Corruption, "data", corrupt_how=how)
     modalities = dict(corpus.modalities)
     for name, share in shares.items():
         if name not in modalities:
-            raise DataError(
-                f"data.corrupt.{name}: no such modality; there are {', '.join(sorted(modalities))}"
+            raise SettingError(
+                setting=f"data.corrupt.{name}",
+                value=share,
+                problem="no such modality",
+                hint=f"there are {', '.join(sorted(modalities))}",
             )
         if not 0 <= share <= 1:
-            raise DataError(f"data.corrupt.{name} is {share}: expected a share from 0 to 1")
+            raise SettingError(
+                setting=f"data.corrupt.{name}", value=share, expected="a share from 0 to 1"
+            )
         modalities[name] = _corrupt(name, modalities[name], share, how, seed)
     changed = {name: share for name, share in sorted(shares.items()) if share}
     if not changed:

@@ -90,8 +90,8 @@ def read_modality(path: Path, digest: str) -> Modality:
     if array.dtype.kind != "f" or array.dtype.itemsize > 8 or array.ndim != 2 or not array.size:
         raise DataError(
             file=shown(path),
-            expected=f"float16, float32 or float64 of shape [items, width], found {array.dtype}"
-            f" of shape {list(array.shape)}",
+            found=f"{array.dtype} of shape {list(array.shape)}",
+            expected="float16, float32 or float64 of shape [items, width]",
             hint="save floats, one row per item",
         )
     folder = cache_dir() / "features"
@@ -149,13 +149,14 @@ def _scan(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.bool_]:
         bad[missing] = False
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            what = "NaN in a part of the row"
-            if np.isinf(values[row, column]):
-                given = array[rows.start + row, column]
-                what = "infinite value" if np.isinf(given) else f"{given:g} is beyond float32"
+            given = array[rows.start + row, column]
             raise DataError(
-                f"{shown(path)}, row {rows.start + row}: {what} (column {column}); "
-                f"use a row of NaN for a missing {path.name.removesuffix(FEATURES)}"
+                file=shown(path),
+                row=rows.start + int(row),
+                column=int(column),
+                found=f"{given:g}",
+                expected=f"a finite float32, or a row of NaN for a missing "
+                f"{path.name.removesuffix(FEATURES)}",
             )
     if 0 < zeros < present.sum():
         log.warning(

@@ -16,6 +16,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from mmrec.config.errors import SettingError
 from mmrec.data.corpus import Categories, DataError, Interactions, Modality, Source, content_hash
 from mmrec.data.parts import repeated_pairs
 from mmrec.data.tables import Column, Table, shown
@@ -50,11 +51,19 @@ def select_rows(
         The columns with the rows that are left, and users and items of the rows that are removed.
 
     Raises:
-        DataError: a column or value does not occur, a rating is no number, or no row is left.
+        DataError: a rating is no number, or all are too small.
+        SettingError: a column or value does not occur, or no row is left.
     """
     rows = pl.int_range(len(table.frame), eager=True)
     for column, accepted in where.items():
         kept = rows.filter(_accepts(table, column, accepted).gather(rows))
+        if kept.is_empty():
+            raise SettingError(
+                setting=f"data.where.{column}",
+                value=accepted,
+                problem="it leaves no interaction",
+                hint="correct the filter",
+            )
         rows = _log_kept(f"{name}: data.where.{column}={_written(accepted)}", columns, rows, kept)
     if min_rating is not None:
         rating = columns["rating"].take(rows)
@@ -82,12 +91,12 @@ def check_filters(k_core: int, min_rating: float | None) -> None:
     """Refuse settings of filters that are out of range.
 
     Raises:
-        ValueError: names the setting.
+        SettingError: names the setting.
     """
     if k_core < 0:
-        raise ValueError(f"data.k_core is {k_core}, expected 0 (keep all) or more")
+        raise SettingError(setting="data.k_core", value=k_core, expected="0 (keep all) or more")
     if min_rating is not None and not math.isfinite(min_rating):
-        raise ValueError(f"data.min_rating is {min_rating}, expected a finite number")
+        raise SettingError(setting="data.min_rating", value=min_rating, expected="a finite number")
 
 
 def k_core(interactions: Interactions, k: int, n_users: int, n_items: int) -> Tensor:
@@ -121,7 +130,11 @@ def restrict_to_core(source: Source, k: int) -> Source:
     mask = k_core(source.interactions, k, source.n_users, source.n_items)
     kept = source.interactions.select(mask)
     if not len(kept):
-        raise DataError(f"{source.name}: no interaction is left in the {k}-core; lower data.k_core")
+        raise DataError(
+            file=source.name,
+            problem=f"no interaction is left in the {k}-core",
+            hint="lower data.k_core",
+        )
     users, user_row = _renumber(kept.user, source.n_users)
     items, item_row = _renumber(kept.item, source.n_items)
     log.info(
@@ -168,13 +181,20 @@ def _accepts(table: Table, name: str, accepted: Value | list[Value]) -> pl.Serie
     match = name if name in table.frame.columns else header.get(name.split(":")[0])
     if match is None:
         near = difflib.get_close_matches(name, header, n=3, cutoff=0.0)
-        raise DataError(
-            f"data.where.{name}: {shown(table.path)} has no such column, found {', '.join(near)}"
+        raise SettingError(
+            setting=f"data.where.{name}",
+            problem=f"{shown(table.path)} has no such column",
+            hint=f"the nearest are {', '.join(near)}",
         )
     text = table.column(match).text
     several = accepted if isinstance(accepted, list) else [accepted]
     if not several:
-        raise DataError(f"data.where.{name}=[] accepts no row; give a value, or several")
+        raise SettingError(
+            setting=f"data.where.{name}",
+            value=several,
+            problem="it accepts no row",
+            hint="give a value, or several",
+        )
     found = pl.repeat(False, len(text), eager=True)
     for value in several:
         if value is None:
@@ -186,9 +206,11 @@ def _accepts(table: Table, name: str, accepted: Value | list[Value]) -> pl.Serie
         if not rows.any():
             values = text.drop_nulls().value_counts(sort=True)[:100, 0].to_list()
             near = difflib.get_close_matches(str(value), values, n=5, cutoff=0.0)
-            raise DataError(
-                f"data.where.{name}={_written(value)}: no line of {shown(table.path)} has this "
-                f"value, found {', '.join(near)}; correct the setting"
+            raise SettingError(
+                setting=f"data.where.{name}",
+                value=value,
+                problem=f"no line of {shown(table.path)} has this value",
+                hint=f"the nearest are {', '.join(near)}",
             )
         found |= rows
     return found
@@ -198,8 +220,6 @@ def _log_kept(
     what: str, columns: Mapping[str, Column], before: pl.Series, after: pl.Series
 ) -> pl.Series:
     """Log what a filter removes; return the rows that are left."""
-    if after.is_empty():
-        raise DataError(f"{what} leaves no interaction; correct the filter")
 
     def ids(role: str, rows: pl.Series) -> int:
         return columns[role].values.gather(rows).drop_nulls().n_unique()

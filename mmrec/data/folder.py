@@ -15,6 +15,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from mmrec.config.errors import SettingError
 from mmrec.data.corpus import Categories, DataError, Interactions, Modality, Source, content_hash
 from mmrec.data.files import FEATURES, digests, read_modality
 from mmrec.data.filters import Where, check_filters, restrict_to_core, select_rows
@@ -115,16 +116,15 @@ def read_folder(
 
     Raises:
         DataError: a file is missing or invalid.
-        ValueError: filters contradict each other.
+        SettingError: filters contradict each other, or name what is not there.
     """
     where = where or {}
     if not isinstance(columns, Columns):
-        raise ValueError(
-            f"data.columns is {columns}, expected the names of columns, for example "
-            "data.columns.user=user_id"
-        )
+        expected = "the names of columns, for example data.columns.user=user_id"
+        raise SettingError(setting="data.columns", value=columns, expected=expected)
     if not category_separator:
-        raise ValueError("data.category_separator is empty, expected one or more characters")
+        expected = "one or more characters"
+        raise SettingError(setting="data.category_separator", value="", expected=expected)
     check_filters(k_core, min_rating)
     path = find_interactions(root, name, interactions_file)
     features = _feature_files(path.parent, modalities)
@@ -193,11 +193,10 @@ def read_items(folder: Path) -> tuple[dict[str, Modality], pl.Series | None]:
         DataError: there is no such folder, no features in it, or not one row an item in each.
     """
     if not folder.is_dir():
-        what = f"is a file; give its folder, {folder.parent}" if folder.exists() else ""
-        raise DataError(
-            file=folder,
-            problem=f"{what or 'there is no such folder; give one with <modality>_feat.npy'}",
-        )
+        problem, hint = "there is no such folder", "give one with <modality>_feat.npy"
+        if folder.exists():
+            problem, hint = "it is a file", f"give its folder, {folder.parent}"
+        raise DataError(file=folder, problem=problem, hint=hint)
     files = _feature_files(folder, None)
     if not files:
         raise DataError(
@@ -214,9 +213,7 @@ def read_items(folder: Path) -> tuple[dict[str, Modality], pl.Series | None]:
     rows |= {} if ids is None else {"i_id_mapping.csv": len(ids)}
     if len(set(rows.values())) > 1:
         listed = ", ".join(f"{file} {count}" for file, count in rows.items())
-        raise DataError(
-            file=folder, expected="as many rows in each file, one an item", hint=f"found {listed}"
-        )
+        raise DataError(file=folder, found=listed, expected="as many rows in each, one an item")
     return content, ids
 
 
@@ -226,7 +223,8 @@ def _feature_files(folder: Path, modalities: Sequence[str] | None) -> dict[str, 
         if kind not in known:
             raise DataError(
                 file=folder,
-                problem=f"no {kind}{FEATURES}, found {', '.join(known) or 'no features'}",
+                problem=f"no {kind}{FEATURES}",
+                found=", ".join(known) or "no features",
                 hint="add the file, or leave the modality out of data.modalities",
             )
     return {
@@ -318,9 +316,11 @@ def _item_details(path: Path, columns: Columns) -> dict[str, Column]:
     renamed = {role: name for role, name in names.items() if name != role}
     if renamed and not path.exists():
         role, name = next(iter(renamed.items()))
-        raise DataError(
-            f"data.columns.{role}={name} is a column of {shown(path)}, which does not exist; add "
-            "the file, or leave the setting out"
+        raise SettingError(
+            setting=f"data.columns.{role}",
+            value=name,
+            problem=f"it is a column of {shown(path)}, which does not exist",
+            hint="add the file, or leave the setting out",
         )
     optional = [role for role in names if role not in renamed]
     remedy = f"set data.columns.{{role}}={{nearest}}, or {RENAME}"
@@ -388,7 +388,8 @@ def _cold(columns: Mapping[str, Column], items: Index) -> Tensor | None:
     rows, label = items.rows(columns["item"]), columns["cold_label"]
     columns["item"].reject(rows.is_duplicated(), "each item once; drop the line")
     label.reject(
-        ~label.integers.is_between(0, 2), "0, 1 or 2 (warm, cold for validation, for test)"
+        ~label.integers.is_between(0, 2),
+        "0, 1 or 2 (warm, cold for validation, for test); correct the line",
     )
     cold = torch.zeros(items.count, dtype=torch.int8)
     cold[rows.to_torch()] = label.integers.cast(pl.Int8).to_torch()

@@ -235,7 +235,8 @@ def item_index(
         if rows != index.count:
             raise DataError(
                 file=shown(item.path.with_name(file)),
-                expected=f"{index.count} rows, one an item, found {rows}",
+                found=f"{rows} rows",
+                expected=f"{index.count}, one an item",
                 hint="add what is missing (NaN if unknown), or drop what is too much",
             )
     return index

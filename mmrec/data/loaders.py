@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from mmrec.config.errors import DataError
+from mmrec.config.errors import DataError, SettingError
 from mmrec.data.batches import History, Pairs, Queries, Sequences, Triplets, ranges
 from mmrec.data.corpus import ByUser, Corpus, Interactions, TrainingView, together
 from mmrec.data.sampling import EpochBatches, NegativeSampler
@@ -144,7 +144,7 @@ class SequenceDataset:
         negatives: K, for each target.
 
     Raises:
-        DataError: no user has two items.
+        SettingError: no user has two items.
     """
 
     def __init__(
@@ -168,9 +168,10 @@ class SequenceDataset:
             self.user = user[self.end]
         self.begin = torch.maximum(start[self.user], self.end - max_length)  # first of a sequence
         if not len(self.user):
-            raise DataError(
-                "no user has two train interactions, so no item follows another; choose another "
-                "data.split, or data with longer histories"
+            raise SettingError(
+                setting="data.split",
+                problem="no user has two train interactions, so no item follows another",
+                hint="choose another split, or data with longer histories",
             )
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ import logging
 import torch
 from torch import Tensor
 
+from mmrec.config.errors import SettingError
 from mmrec.data.corpus import (
     DROPPED,
     TEST,
@@ -116,7 +117,11 @@ def drop_invalid(
             whole = label == part
             counts = [int((whole & dropped).sum()) for dropped in (repeated, orphaned)]
             reason = _why_empty(interactions, rule, part, int(whole.sum()), *counts)
-            raise DataError(f"{name}: no {split} interaction is left under split={rule}; {reason}")
+            raise DataError(
+                file=name,
+                problem=f"no {split} interaction is left under split={rule}",
+                hint=reason,
+            )
     return kept
 
 
@@ -149,6 +154,7 @@ def _why_empty(
 def require_time(
     interactions: Interactions,
     setting: str,
+    value: str,
     instead: str = "data.split=random_per_user",
     column: str = "timestamp",
 ) -> Tensor:
@@ -157,30 +163,37 @@ def require_time(
     Args:
         interactions: N rows.
         setting: what needs time, for the error.
+        value: of the setting.
         instead: another setting, for the error.
         column: what to add, for the error.
 
     Raises:
-        DataError: there is none.
+        SettingError: there is none.
     """
     if interactions.time is None:
-        raise DataError(
-            f"{setting} needs time, found none: add a {column} column to the file, "
-            f"name yours under data.columns, or choose {instead}"
+        raise SettingError(
+            setting=setting,
+            value=value,
+            problem="it needs time, found none",
+            hint=f"add a {column} column to the file, name yours under data.columns, or choose "
+            f"{instead}",
         )
     return interactions.time
 
 
-def require_clock(source: Source, setting: str, instead: str) -> None:
+def require_clock(source: Source, setting: str, value: str, instead: str) -> None:
     """Refuse positions within users where a common clock is needed.
 
     Raises:
-        DataError: names the setting and what to do.
+        SettingError: names the setting and what to do.
     """
     if source.interactions.time is not None and not source.clock:
-        raise DataError(
-            f"{setting} needs one clock for all users, and {source.name} has positions within each "
-            f"user: add a timestamp column to the file, or choose {instead}"
+        raise SettingError(
+            setting=setting,
+            value=value,
+            problem=f"it needs one clock for all users, and {source.name} has positions within "
+            "each user",
+            hint=f"add a timestamp column to the file, or choose {instead}",
         )
 
 
@@ -199,3 +212,19 @@ def place_and_count(user: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     place = torch.empty_like(user)
     place[order] = torch.arange(len(user)) - first[user[order]]
     return place, count[user]
+
+
+def require_cold(source: Source) -> None:
+    """Refuse data without cold items of their own where these are to be held out.
+
+    Raises:
+        SettingError: says what to do.
+    """
+    if source.cold is None:
+        raise SettingError(
+            setting="data.cold_items",
+            value="given",
+            problem=f"{source.name} has no cold items of its own",
+            hint="add cold_items.csv (itemID, cold_label; data.world.cold_items where they are "
+            "planted), or choose data.cold_items=random",
+        )

@@ -101,8 +101,9 @@ def from_pyg(
 
     if not isinstance(graph, HeteroData):
         raise DataError(
-            f"{name}: the graph is a {type(graph).__name__}; expected a HeteroData with node types "
-            f"{user} and {item}"
+            file=name,
+            found=f"a {type(graph).__name__}",
+            expected=f"a HeteroData with node types {user} and {item}",
         )
     n_users, n_items = (_count(graph, name, kind) for kind in (user, item))
     relations = _relations(graph, name, user, item)
@@ -170,8 +171,9 @@ def _count(graph: HeteroData, name: str, kind: str) -> int:
     if count is None:
         found = ", ".join(graph.node_types) or "none"
         raise DataError(
-            f"{name}: the number of {kind} nodes is unknown (node types with attributes: {found}); "
-            f'set graph["{kind}"].num_nodes, or name another node type'
+            file=name,
+            problem=f"the number of {kind} nodes is unknown (node types with attributes: {found})",
+            hint=f'set graph["{kind}"].num_nodes, or name another node type',
         )
     return int(count)
 
@@ -188,8 +190,10 @@ def _relations(graph: HeteroData, name: str, user: str, item: str) -> tuple[str,
     if {*found} == {*SPLITS}:
         return SPLITS
     raise DataError(
-        f"{name}: found {len(found)} edge types from {user} to {item} ({', '.join(found)}); "
-        f"expected one, or {', '.join(SPLITS)}: select one with graph.edge_type_subgraph([...])"
+        file=name,
+        found=f"{len(found)} edge types from {user} to {item} ({', '.join(found)})",
+        expected=f"one, or {', '.join(SPLITS)}",
+        hint="select one with graph.edge_type_subgraph([...])",
     )
 
 
@@ -200,19 +204,26 @@ def _interactions(
     where, edges = f"{name}: edge type {kind}", graph[kind]
     index = edges.get("edge_index")
     if not (_holds_integers(index) and index.ndim == 2 and len(index) == 2):
-        raise DataError(f"{where}: edge_index is {_shown(index)}; expected integers [2, N]")
+        raise DataError(
+            file=where, column="edge_index", found=_shown(index), expected="integers [2, N]"
+        )
     index = index.detach().cpu().long()
     for row, count, side in zip(index, (n_users, n_items), (kind[0], kind[2]), strict=True):
         if len(row) and (row.min() < 0 or row.max() >= count):
             raise DataError(
-                f"{where}: edge_index has {side} nodes from {row.min()} to {row.max()}; expected 0 "
-                f"to {count - 1}"
+                file=where,
+                column=f"{side} in edge_index",
+                found=f"{row.min()} to {row.max()}",
+                expected=f"0 to {count - 1}",
             )
     time = edges.get("time")
     if time is not None:
         if not (_holds_integers(time) and time.shape == index.shape[1:]):
             raise DataError(
-                f"{where}: time is {_shown(time)}; expected integers [{index.shape[1]}], in seconds"
+                file=where,
+                column="time",
+                found=_shown(time),
+                expected=f"integers [{index.shape[1]}], in seconds",
             )
         time = time.detach().cpu().long()
     return Interactions(index[0], index[1], time)
@@ -222,7 +233,9 @@ def _joined(name: str, parts: list[Interactions]) -> Interactions:
     """Join interactions that all have times, or none."""
     if len({part.time is None for part in parts}) > 1:
         raise DataError(
-            f"{name}: time is known for some edge types only; give it to all of them, or to none"
+            file=name,
+            problem="time is known for some edge types only",
+            hint="give it to all of them, or to none",
         )
     return together(*parts)
 
@@ -240,20 +253,29 @@ def _modalities(store: Mapping[str, Any], where: str, n_items: int) -> dict[str,
         mask = store.get(name + PRESENT)
         if len(rows) != n_items:
             raise DataError(
-                f"{where}.{name} has {len(rows)} rows; expected {n_items}, one per node"
+                file=where,
+                column=name,
+                found=f"of {len(rows)} rows",
+                expected=f"{n_items}, one per node",
             )
         if mask is not None:
             bools = isinstance(mask, Tensor) and mask.dtype == torch.bool
             if not (bools and mask.shape == (n_items,)):
                 raise DataError(
-                    f"{where}.{name}{PRESENT} is {_shown(mask)}; expected bool [{n_items}]"
+                    file=where,
+                    column=f"{name}{PRESENT}",
+                    found=_shown(mask),
+                    expected=f"bool [{n_items}]",
                 )
             present = present & mask.cpu()
         invalid = (present & ~rows.isfinite().all(1)).nonzero()
         if len(invalid):
             raise DataError(
-                f"{where}.{name}, row {int(invalid[0])}: found an infinite value or NaN in a part "
-                "of the row; expected finite features, or a row of NaN for a missing modality"
+                file=where,
+                row=int(invalid[0]),
+                column=name,
+                found="infinite or NaN in a part of the row",
+                expected="finite features, or a row of NaN for a missing modality",
             )
         if not present.all():
             rows = torch.where(present.unsqueeze(1), rows, 0.0)

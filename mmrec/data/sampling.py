@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from mmrec.config.checks import check_at_least
+from mmrec.config.errors import SettingError
 from mmrec.data.corpus import Interactions
 
 Distribution = Literal["uniform", "warm", "popularity"]
@@ -41,7 +43,7 @@ class NegativeSampler:
         power: of `popularity`.
 
     Raises:
-        ValueError: a user of train has every item that can be drawn, or no such distribution.
+        SettingError: a user of train has every item that can be drawn, or no such distribution.
     """
 
     def __init__(
@@ -70,9 +72,12 @@ class NegativeSampler:
         full = self._free[user] == 0
         if full.any():
             wider = "" if distribution == "uniform" else ", or choose data.distribution=uniform"
-            raise ValueError(
-                f"data.distribution={distribution}: user {int(user[full][0])} has every item that "
-                f"could be drawn as a negative; drop such users from the data{wider}"
+            raise SettingError(
+                setting="data.distribution",
+                value=distribution,
+                problem=f"user {int(user[full][0])} has every item that could be drawn as a "
+                "negative",
+                hint=f"drop such users from the data{wider}",
             )
 
     def __call__(self, users: Tensor, k: int, generator: torch.Generator) -> Tensor:
@@ -105,9 +110,10 @@ def _weights(item: Tensor, n_items: int, distribution: Distribution, power: floa
             share = torch.where(count > 0, count.double().pow(power), 0)
             return (share * (_POPULARITY_TOTAL / share.sum())).round().long()
         case _:
-            raise ValueError(
-                f"data.distribution={distribution}: no such distribution of negatives; "
-                "choose uniform, warm or popularity"
+            raise SettingError(
+                setting="data.distribution",
+                value=distribution,
+                expected="uniform, warm or popularity",
             )
 
 
@@ -129,18 +135,18 @@ class EpochBatches(Sampler[Draw]):
         world: number of processes.
 
     Raises:
-        ValueError: a batch size below 1, or fewer rows than processes.
+        SettingError: a batch size below 1, or fewer rows than processes.
     """
 
     def __init__(
         self, n_rows: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size is {batch_size}: expected 1 or more")
+        check_at_least(1, "data", batch_size=batch_size)
         if n_rows < world:
-            raise ValueError(
-                f"{n_rows} train interactions cannot be shared by {world} processes: "
-                "lower trainer.devices"
+            raise SettingError(
+                setting="trainer.devices",
+                problem=f"{n_rows} train interactions cannot be shared by {world} processes",
+                hint="lower it",
             )
         self.n_rows = n_rows
         self.batch_size = batch_size

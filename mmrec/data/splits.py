@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from mmrec.config.checks import check_choice
+from mmrec.config.errors import SettingError
 from mmrec.data.corpus import (
     DROPPED,
     TEST,
@@ -20,7 +22,6 @@ from mmrec.data.corpus import (
     VAL,
     WARM,
     Corpus,
-    DataError,
     Interactions,
     Source,
     lexsort,
@@ -32,6 +33,7 @@ from mmrec.data.parts import (
     place_and_count,
     repeated_pairs,
     require_clock,
+    require_cold,
     require_time,
 )
 
@@ -76,12 +78,14 @@ def official(label: Tensor | None) -> Tensor:
         The same [N] int8.
 
     Raises:
-        DataError: there is none.
+        SettingError: there is none.
     """
     if label is None:
-        raise DataError(
-            "data.split=official needs a split column (x_label: 0 train, 1 validation, 2 test), "
-            "found none: add it to the file, or choose data.split=random_per_user"
+        raise SettingError(
+            setting="data.split",
+            value="official",
+            problem="it needs a split column (x_label: 0 train, 1 validation, 2 test), found none",
+            hint="add it to the file, or choose data.split=random_per_user",
         )
     return label
 
@@ -117,9 +121,11 @@ def leave_one_out(interactions: Interactions) -> Tensor:
         [N] int8.
 
     Raises:
-        DataError: the interactions have no time.
+        SettingError: the interactions have no time.
     """
-    time = require_time(interactions, "data.split=leave_one_out", column="timestamp or a position")
+    time = require_time(
+        interactions, "data.split", "leave_one_out", column="timestamp or a position"
+    )
     place, count = place_and_count(interactions.user, lexsort(interactions.user, time))
     label = torch.full_like(place, TRAIN, dtype=torch.int8)
     label[(place == count - 2) & (count >= 3)] = VAL
@@ -139,15 +145,12 @@ def temporal(interactions: Interactions, *, cutoffs: Sequence[float] = CUTOFFS) 
         [N] int8.
 
     Raises:
-        DataError: the interactions have no time.
-        ValueError: the cut-offs are not two rising fractions.
+        SettingError: the interactions have no time, or the cut-offs are not two rising fractions.
     """
     if len(cutoffs) != 2 or not 0 < cutoffs[0] < cutoffs[1] < 1:
-        raise ValueError(
-            f"data.temporal_cutoffs={list(cutoffs)}: expected two rising fractions of the time "
-            f"span, both between 0 and 1, as {list(CUTOFFS)}"
-        )
-    time = require_time(interactions, "data.split=temporal")
+        expected = f"two rising fractions of the time span, both between 0 and 1, as {[*CUTOFFS]}"
+        raise SettingError(setting="data.temporal_cutoffs", value=[*cutoffs], expected=expected)
+    time = require_time(interactions, "data.split", "temporal")
     elapsed = (time - time.min()).double()  # [N]
     moments = elapsed.max() * torch.tensor(cutoffs, dtype=torch.float64)  # [2]
     return torch.searchsorted(moments, elapsed).to(torch.int8)
@@ -180,18 +183,18 @@ def item_cold(
         validation, 2 cold for test.
 
     Raises:
-        DataError: the newest are asked for, and the interactions have no time.
-        ValueError: the share is not between 0 and 1.
+        SettingError: the newest are asked for, and the interactions have no time; or the share is
+            not between 0 and 1.
     """
     if cold is None:
         if not 0 < share < 1:
-            raise ValueError(
-                f"data.cold_share={share}: expected a fraction of the items between 0 and 1, "
-                f"as {COLD_SHARE}"
-            )
+            expected = f"a fraction of the items between 0 and 1, as {COLD_SHARE}"
+            raise SettingError(setting="data.cold_share", value=share, expected=expected)
         n_cold = round(share * n_items)
         if newest:
-            time = require_time(interactions, "data.cold_items=newest", "data.cold_items=random")
+            time = require_time(
+                interactions, "data.cold_items", "newest", instead="data.cold_items=random"
+            )
             first = torch.full((n_items,), torch.iinfo(torch.int64).min)
             first = first.scatter_reduce(0, interactions.item, time, "amin", include_self=False)
             order = first.argsort(stable=True)[n_items - n_cold :]
@@ -259,8 +262,9 @@ def split_corpus(
         keep_repeats: each row of a repeated pair counts, for models that read sequences.
 
     Raises:
-        DataError: the source lacks what the rule needs, or a part comes out empty.
-        ValueError: no such rule, or a parameter out of range.
+        DataError: a part comes out empty.
+        SettingError: no such rule, a parameter out of range, or the source lacks what the rule
+            needs.
     """
     data, cold, rule = source.interactions, None, str(split)
     defaults: dict[str, tuple[object, object, Split]] = {
@@ -271,7 +275,8 @@ def split_corpus(
     }
     for name, (value, default, reader) in defaults.items():
         if value != default and split != reader:
-            raise ValueError(f"data.{name}={value}: it is for data.split={reader}, not {split}")
+            problem = f"it is for data.split={reader}, not {split}"
+            raise SettingError(setting=f"data.{name}", value=value, problem=problem)
     drawn = split == "random_per_user" or (split == "item_cold" and warm_test)
     merged: list[str] = []
     if keep_repeats:
@@ -294,25 +299,20 @@ def split_corpus(
             _log_short_users(source.name, data)
             rule += "".join(f"({word})" for word in merged)
         case "temporal":
-            require_clock(source, "data.split=temporal", "data.split=leave_one_out")
+            require_clock(source, "data.split", "temporal", "data.split=leave_one_out")
             label = temporal(data, cutoffs=temporal_cutoffs)
             rule = f"temporal({', '.join([*map(str, temporal_cutoffs), *merged])})"
         case "item_cold":
             chosen = cold_items or ("random" if source.cold is None else "given")
-            if chosen not in get_args(ColdItems):
-                raise ValueError(
-                    f"data.cold_items={chosen}: choose one of {', '.join(get_args(ColdItems))}"
-                )
-            if chosen == "given" and source.cold is None:
-                raise DataError(
-                    f"data.cold_items=given: {source.name} has no cold items of its own; add "
-                    "cold_items.csv (itemID, cold_label; data.world.cold_items where they are "
-                    "planted), or choose data.cold_items=random"
-                )
+            check_choice(ColdItems, "data", cold_items=chosen)
+            if chosen == "given":
+                require_cold(source)
             if chosen == "given" and cold_share != COLD_SHARE:
-                raise ValueError(
-                    f"data.cold_share={cold_share}: {source.name} comes with its cold items; leave "
-                    "it out, or have others chosen by data.cold_items=random or newest"
+                raise SettingError(
+                    setting="data.cold_share",
+                    value=cold_share,
+                    problem=f"{source.name} comes with its cold items",
+                    hint="leave it out, or have others chosen by data.cold_items=random or newest",
                 )
             if chosen != "given" and source.cold is not None:
                 logger.info(
@@ -329,7 +329,7 @@ def split_corpus(
                     "what is held out of warm ones" if warm_test else "nothing",
                 )
             if chosen == "newest":
-                require_clock(source, "data.cold_items=newest", "data.cold_items=random")
+                require_clock(source, "data.cold_items", "newest", "data.cold_items=random")
             label, cold = item_cold(
                 data,
                 n_items=source.n_items,
@@ -348,7 +348,10 @@ def split_corpus(
             rule = f"item_cold({', '.join([*told, *['warm test'] * warm_test, *merged])})"
         case _:
             nearest = get_close_matches(split, get_args(Split), n=1, cutoff=0)[0]
-            raise ValueError(f"data.split={split}: no such split; did you mean {nearest}?")
+            hint = f"did you mean {nearest}?"
+            raise SettingError(
+                setting="data.split", value=split, problem="no such split", hint=hint
+            )
 
     label = drop_invalid(source.name, data, label, source.n_users, rule, keep_repeats=keep_repeats)
     by_user = data.user.argsort(stable=True)

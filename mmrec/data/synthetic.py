@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
+from mmrec.config.errors import SettingError
 from mmrec.data.choices import choose, exponential, lay_out, meet
 from mmrec.data.corpus import Categories, Interactions, Modality, Seed, Size, Source, content_hash
 
@@ -122,7 +123,7 @@ def planted(
         The source, its interactions ordered by user and time, and the truth.
 
     Raises:
-        ValueError: an argument out of its range, or an unknown role or modality.
+        SettingError: an argument out of its range, or an unknown role or modality.
     """
     names = tuple(modalities)
     _check_sizes(users, items, interactions_per_user, names, factors, categories)
@@ -253,20 +254,25 @@ def _check_sizes(
     factors: int,
     categories: int,
 ) -> None:
-    if users < 1:
-        raise ValueError(f"planted: users={users}; ask for at least 1")
+    _check_range("users", users, 1)
     _check_range("interactions_per_user", interactions_per_user, FEWEST)
     if items < 4 * interactions_per_user:
-        raise ValueError(
-            f"planted: items={items} are too few for interactions_per_user={interactions_per_user} "
-            f"without repeats; ask for at least {math.ceil(4 * interactions_per_user)} items"
+        raise SettingError(
+            setting="items",
+            value=items,
+            problem=f"too few for interactions_per_user={interactions_per_user} without repeats",
+            expected=f"{math.ceil(4 * interactions_per_user)} or more",
         )
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"planted: modalities={names}; give one name or more, each once")
+        raise SettingError(
+            setting="modalities", value=[*names], expected="one name or more, each once"
+        )
     if factors < len(names):
-        raise ValueError(
-            f"planted: factors={factors} are too few for a block of them in each of "
-            f"{len(names)} modalities; ask for at least {len(names)}"
+        raise SettingError(
+            setting="factors",
+            value=factors,
+            problem=f"too few for a block of them in each of {len(names)} modalities",
+            expected=f"{len(names)} or more",
         )
     _check_range("categories", categories, 1, items)
 
@@ -274,11 +280,15 @@ def _check_sizes(
 def _check_roles(roles: Mapping[str, float]) -> None:
     _check_names("roles", roles, ROLES)
     for role, share in roles.items():
-        _check_range(f"roles[{role}]", share, 0, 1)
+        _check_range(f"roles.{role}", share, 0, 1)
     total = sum(roles.values())
     if not math.isclose(total, 1, abs_tol=1e-6):
-        given = ", ".join(f"{role}={share}" for role, share in roles.items())
-        raise ValueError(f"planted: roles: the shares ({given}) sum to {total:g}; expected 1")
+        raise SettingError(
+            setting="roles",
+            value=dict(roles),
+            problem=f"the shares sum to {total:g}",
+            expected="a sum of 1",
+        )
 
 
 def _check_names(argument: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -286,16 +296,17 @@ def _check_names(argument: str, given: Iterable[str], known: Iterable[str]) -> N
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise ValueError(
-                f"planted: {argument} names {name!r}, which is none of {', '.join(known)}; "
-                f"did you mean {near[0]!r}?"
+            raise SettingError(
+                setting=f"{argument}.{name}",
+                expected=f"a name of {', '.join(known)}",
+                hint=f"did you mean {near[0]}?",
             )
 
 
 def _check_range(argument: str, value: float, low: float, high: float = math.inf) -> None:
     if not (low <= value <= high and math.isfinite(value)):
         bounds = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-        raise ValueError(f"planted: {argument}={value} is out of range; give {bounds}")
+        raise SettingError(setting=argument, value=value, expected=bounds)
 
 
 def _by_modality(
@@ -310,6 +321,8 @@ def _by_modality(
     _check_names(argument, by_name, names)
     for name in names:
         if name not in by_name:
-            raise ValueError(f"planted: {argument} has no value for {name!r}; add one")
-        _check_range(f"{argument}[{name}]", by_name[name], low, high)
+            raise SettingError(
+                setting=f"{argument}.{name}", problem="it has no value", hint="add one"
+            )
+        _check_range(f"{argument}.{name}", by_name[name], low, high)
     return [by_name[name] for name in names]

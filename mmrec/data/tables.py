@@ -19,8 +19,8 @@ from pathlib import Path
 
 import polars as pl
 
+from mmrec.config.errors import DataError, SettingError
 from mmrec.config.text import first_line, printable
-from mmrec.data.corpus import DataError
 from mmrec.tables.delimited import BOM, parse_delimited
 from mmrec.tables.separators import chosen_separator, header_advice
 
@@ -53,7 +53,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turn any error while the block reads a file into a DataError that names the file."""
     try:
         yield
-    except DataError:
+    except (DataError, SettingError):
         raise
     except READING_ERRORS as error:
         if path.is_dir():
@@ -104,28 +104,32 @@ class Column:
         kept = rows if self.rows is None else self.rows.gather(rows)
         return replace(self, values=self.values.gather(rows), rows=kept)
 
-    def place(self, index: int) -> str:
-        """The place of a value in messages: its line, or its row from 0 in a file without lines."""
+    def place(self, index: int) -> tuple[int | None, int | None]:
+        """The line of a value in its file, or its row from 0 in a file without lines."""
         row = index if self.rows is None else int(self.rows[index])
-        return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
+        return (None, row) if self.lines is None else (int(self.lines[row]), None)
 
     def reject(self, bad: pl.Series, expected: str) -> None:
         """Raise a DataError about the first row where `bad` [N] is true or null, if there is one.
 
         Args:
             bad: the rows with invalid values.
-            expected: the valid values, and what to do.
+            expected: the valid values; after a semicolon, what to do.
         """
         if not (bad := bad.fill_null(True)).any():
             return
         index = int(bad.arg_true()[0])
+        line, row = self.place(index)
+        valid, _, hint = expected.partition("; ")
         value = "empty" if self.values[index] is None else printable(self.text[index])
         raise DataError(
             file=shown(self.path),
-            place=self.place(index),
+            line=line,
+            row=row,
             column=printable(self.name),
             found=value,
-            expected=expected,
+            expected=valid,
+            hint=hint or None,
         )
 
 
@@ -160,8 +164,9 @@ class Table:
         elif not (kind.is_numeric() or kind in (pl.String, pl.Boolean, pl.Date, pl.Datetime)):
             raise DataError(
                 file=shown(self.path),
-                problem=f"column {printable(name)} is of type {printable(kind)}, expected text, "
-                "integers, floats, booleans or dates",
+                column=printable(name),
+                found=f"of type {printable(kind)}",
+                expected="text, integers, floats, booleans or dates",
                 hint="convert the column",
             )
         return Column(self.path, name, values, lines=self.lines)
@@ -191,7 +196,8 @@ class Table:
                 advice = self._advice() or remedy.format(role=role, name=name, nearest=near[0])
                 raise DataError(
                     file=shown(self.path),
-                    expected=f"a column {name}, found {', '.join(map(printable, near))}",
+                    found=", ".join(map(printable, near)),
+                    expected=f"a column {name}",
                     hint=printable(advice, 300),
                 )
         return found
@@ -225,7 +231,8 @@ def read_table(path: Path, *, separator: str | None = None, setting: str | None 
         setting: sets the separator, for messages.
 
     Raises:
-        DataError: the file cannot be read; the message names the line, if one is to blame.
+        DataError: the file cannot be read; it has the line, if one is to blame.
+        SettingError: a separator that is none, or that the kind of file does not have.
     """
     kind = Path(path.name.removesuffix(".gz")).suffix
     text = kind not in {".parquet", ".jsonl", ".ndjson"}
@@ -233,9 +240,11 @@ def read_table(path: Path, *, separator: str | None = None, setting: str | None 
     if separator is not None:
         chosen = chosen_separator(setting or "separator", separator)
         if not text:
-            raise DataError(
-                f"{setting or 'separator'} is {printable(separator)}, but {shown(path)} is a "
-                f"{kind} file; leave the setting out"
+            raise SettingError(
+                setting=setting or "separator",
+                value=separator,
+                problem=f"{shown(path)} is a {kind} file",
+                hint="leave the setting out",
             )
     with reading(path):
         if kind == ".parquet":
@@ -260,7 +269,9 @@ def _content(path: Path) -> bytes:
 def _json_lines(name: str, content: bytes) -> tuple[pl.DataFrame, pl.Series]:
     """The objects of a text, one on each line, and the line of each."""
     if not content or content.isspace():
-        raise DataError(f"{name}: the file is empty; expected a JSON object on each line")
+        raise DataError(
+            file=name, problem="the file is empty", expected="a JSON object on each line"
+        )
     try:
         frame = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
     except pl.exceptions.PolarsError:
@@ -271,8 +282,11 @@ def _json_lines(name: str, content: bytes) -> tuple[pl.DataFrame, pl.Series]:
                 valid = False
             if not valid:
                 raise DataError(
-                    f"{name}, line {number}: expected a JSON object, found "
-                    f"{printable(line.decode(errors='replace').strip())}; correct the line"
+                    file=name,
+                    line=number,
+                    found=printable(line.decode(errors="replace").strip()),
+                    expected="a JSON object",
+                    hint="correct the line",
                 ) from None
         raise
     text = pl.read_lines(content)["line"]

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from mmrec.config.errors import SettingError
 from mmrec.data.corpus import TEST, TRAIN, VAL, Corpus, Interactions, together
 from mmrec.data.loaders import TestHistory
 
@@ -38,7 +39,7 @@ class Evaluation:
             None: `train+val` for a model that reads histories, else `train`.
 
     Raises:
-        ValueError: a setting is invalid.
+        SettingError: a setting is invalid.
     """
 
     cutoffs: tuple[int, ...] = (5, 10, 20, 50)
@@ -53,20 +54,23 @@ class Evaluation:
         object.__setattr__(self, "cutoffs", tuple(self.cutoffs))
         whole = all(type(k) is int and k > 0 for k in self.cutoffs)
         if not (self.cutoffs and whole and list(self.cutoffs) == sorted(set(self.cutoffs))):
-            raise ValueError(
-                f"cutoffs={list(self.cutoffs)}: expected whole numbers above 0 in rising order, "
-                "as [5, 10, 20, 50]"
+            raise SettingError(
+                setting="cutoffs",
+                value=[*self.cutoffs],
+                expected="whole numbers above 0 in rising order, as [5, 10, 20, 50]",
             )
         for name, kind in (("seen", Seen), ("candidates", Candidates), ("history", TestHistory)):
             value, choices = getattr(self, name), get_args(kind)
             if value not in (None, *choices):
-                raise ValueError(f"{name}={value}: choose one of {', '.join(choices)}")
+                expected = f"one of {', '.join(choices)}"
+                raise SettingError(setting=name, value=value, expected=expected)
         for name, shares in (("item_groups", self.item_groups), ("user_groups", self.user_groups)):
             object.__setattr__(self, name, tuple(shares))
             if len(shares) != 2 or min(shares) <= 0 or sum(shares) >= 1:
-                raise ValueError(
-                    f"{name}={list(shares)}: expected two shares above 0 that leave something for "
-                    "a third, as [0.2, 0.3]"
+                raise SettingError(
+                    setting=name,
+                    value=[*shares],
+                    expected="two shares above 0 that leave something for a third, as [0.2, 0.3]",
                 )
 
     def resolved(self, needs_history: bool) -> Evaluation:
@@ -85,14 +89,16 @@ class Evaluation:
         """What is ranked.
 
         Raises:
-            ValueError: cold items, where there are none.
+            SettingError: cold items, where there are none.
         """
         if self.candidates is None:
             return "all" if corpus.cold is None else "cold"
         if self.candidates != "all" and corpus.cold is None:
-            raise ValueError(
-                f"evaluation.candidates={self.candidates} ranks cold items, and {corpus.name} has "
-                "none; choose data.split=item_cold, or leave the setting out"
+            raise SettingError(
+                setting="evaluation.candidates",
+                value=self.candidates,
+                problem=f"it ranks cold items, and {corpus.name} has none",
+                hint="choose data.split=item_cold, or leave the setting out",
             )
         return self.candidates
 
@@ -120,7 +126,7 @@ def check_rankable(corpus: Corpus, evaluation: Evaluation) -> None:
     """Refuse cutoffs beyond what any part ranks: before a run, and not when it comes to its test.
 
     Raises:
-        ValueError: names the cutoff, and those that fit.
+        SettingError: names the cutoff, and those that fit.
     """
     parts: tuple[Part, ...] = ("val", "test", *beside_test(corpus))
     for part in parts:
@@ -137,17 +143,19 @@ def candidates(corpus: Corpus, part: Part, evaluation: Evaluation) -> Tensor:
     """What a part ranks: [I] bool.
 
     Raises:
-        ValueError: fewer items than a cutoff.
+        SettingError: fewer items than a cutoff.
     """
     ranked, what = _ranked(corpus, part, evaluation)
     cutoffs = evaluation.cutoffs
     if cutoffs[-1] > (count := int(ranked.sum())):
         few = [k for k in cutoffs if k < count] or [max(1, count // 2)]
         fits = ",".join(map(str, few))
-        raise ValueError(
-            f"cutoff {cutoffs[-1]} is larger than the {what} of {corpus.name}, {count} items; "
-            f"leave it out, as evaluation.cutoffs=[{fits}] monitor=val/recall@{few[-1]} of a run, "
-            f"or cutoffs=[{fits}] of evaluate"
+        raise SettingError(
+            setting="evaluation.cutoffs",
+            value=[*cutoffs],
+            problem=f"{cutoffs[-1]} is larger than the {what} of {corpus.name}, {count} items",
+            hint=f"leave it out, as evaluation.cutoffs=[{fits}] monitor=val/recall@{few[-1]} of a "
+            f"run, or cutoffs=[{fits}] of evaluate",
         )
     return ranked
 

@@ -8,6 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from mmrec.config.errors import SettingError
 from mmrec.data import Modality
 from mmrec.graphs.knn import content_knn, knn_adjacency
 from mmrec.graphs.sparse import csr_matrix
@@ -24,7 +25,7 @@ def content_similarity(modalities: Mapping[str, Modality], k: int) -> Tensor:
         [I, I] sparse CSR, symmetric, zero diagonal; entries in 0..1.
 
     Raises:
-        ValueError: fewer items have a modality than neighbours are asked for.
+        SettingError: fewer items have a modality than neighbours are asked for.
     """
     check_neighbours(modalities, k, "model.k")
     graphs = [
@@ -65,7 +66,7 @@ def modality_shares(
             the others, as published models do; without `image` all shares are equal.
 
     Raises:
-        ValueError: weights that do not name the modalities, or are negative, or all zero.
+        SettingError: weights that do not name the modalities, or are negative, or all zero.
     """
     if weights is None:
         others = len(modalities) - 1
@@ -75,9 +76,10 @@ def modality_shares(
     total = sum(weights.values())
     if weights.keys() != modalities.keys() or min(weights.values()) < 0 or not total > 0:
         example = ",".join(f"{name}:1" for name in modalities)
-        raise ValueError(
-            f"model.modality_weights is {dict(weights)}; expected a weight of 0 or more for each "
-            f"modality, for example {{{example}}}"
+        raise SettingError(
+            setting="model.modality_weights",
+            value=dict(weights),
+            expected=f"a weight of 0 or more for each modality, for example {{{example}}}",
         )
     return {name: weights[name] / total for name in modalities}
 
@@ -156,15 +158,25 @@ def directed_content_graph(modality: Modality, k: int) -> Tensor:
     )
 
 
-def check_neighbours(modalities: Mapping[str, Modality], k: int, setting: str) -> None:
+def check_neighbours(
+    modalities: Mapping[str, Modality], k: int, setting: str, *, self_loops: bool = False
+) -> None:
     """An item cannot have more neighbours than there are others with the modality.
 
+    Args:
+        modalities: by name.
+        k: neighbours of each item.
+        setting: that gives k.
+        self_loops: an item is one of its own neighbours.
+
     Raises:
-        ValueError: names the setting and the modality.
+        SettingError: names the setting and the modality.
     """
     for name, modality in modalities.items():
-        if k >= (there := int(modality.present.sum())):
-            raise ValueError(
-                f"{setting} is {k}, but {there} items have {name}; give fewer, or leave it out "
-                "with data.modalities=[...]"
+        if k - self_loops >= (there := int(modality.present.sum())):
+            raise SettingError(
+                setting=setting,
+                value=k,
+                problem=f"only {there} items have {name}",
+                hint="give fewer, or leave the modality out with data.modalities=[...]",
             )

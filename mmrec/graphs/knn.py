@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmrec.config.bars import working
+from mmrec.config.errors import DataError
 from mmrec.data.corpus import Modality
 from mmrec.graphs.cache import cached
 from mmrec.graphs.sparse import csr_matrix
@@ -56,7 +57,8 @@ def knn_graph(
         self_loops: whether an item may be its own neighbour.
 
     Raises:
-        ValueError: a feature is not finite, or fewer than k neighbours exist.
+        DataError: a feature is not finite.
+        ValueError: fewer than k neighbours exist.
     """
     norm = torch.cat(
         [
@@ -66,8 +68,11 @@ def knn_graph(
     ).float()  # [I]
     if not norm.isfinite().all():
         row = int((~norm.isfinite()).nonzero()[0])
-        raise ValueError(
-            f"features, row {row}: not a finite vector; give zeros where there is no content"
+        raise DataError(
+            file="features",
+            row=row,
+            problem="not a finite vector",
+            hint="give zeros where there is no content",
         )
     usable = norm > 0 if present is None else present & (norm > 0)  # [I]
     items = usable.nonzero().squeeze(1)  # [P], those with content

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrec.config.bars import steps
+from mmrec.config.checks import check_at_least
 from mmrec.data import Corpus, Interactions, TrainingView, content_hash, require_modalities
 from mmrec.data.batches import ranges
 from mmrec.graphs.bipartite import normalized_adjacency
@@ -71,11 +72,10 @@ def pseudo_edges(
         block: users at a time; bears on memory and speed only.
 
     Raises:
-        ValueError: a negative number of edges.
+        SettingError: a negative number of edges.
         DataError: there is no content.
     """
-    if per_user < 0:
-        raise ValueError(f"pseudo_edges is {per_user}; give 0 or more for each user")
+    check_at_least(0, pseudo_edges=per_user)
     train = corpus.train
     modalities = require_modalities(corpus, "with pseudo-edges")
 

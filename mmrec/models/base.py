@@ -356,9 +356,11 @@ class Recommender(LightningModule):
         for key, expected in expected_of.items():
             if found.get(key) != expected:
                 raise DataError(
-                    f"the checkpoint belongs to {key}={found.get(key)}, this run has "
-                    f"{key}={expected}; a checkpoint only continues on the model, data and "
-                    "split that made it"
+                    file="checkpoint",
+                    column=key,
+                    found=str(found.get(key)),
+                    expected=f"{expected} as in this run",
+                    hint="a checkpoint only continues on the model, data and split that made it",
                 )
         if "state_dict" in checkpoint:
             state = rename_parameters(checkpoint["state_dict"], type(self).__mro__)

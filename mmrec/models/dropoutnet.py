@@ -23,6 +23,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from mmrec.config.checks import check_at_least, check_share
+from mmrec.config.errors import SettingError
 from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.models.base import Embeddings
 from mmrec.models.content import ContentRecommender
@@ -46,7 +47,7 @@ class DropoutNet(ContentRecommender):
             `factor_l2` and `rounds`.
 
     Raises:
-        ValueError: the teacher's embeddings are not D wide.
+        SettingError: the teacher's embeddings are not D wide.
     """
 
     user_factors: Tensor
@@ -82,9 +83,11 @@ class DropoutNet(ContentRecommender):
                 )
             )
         if (width := teacher.items.shape[1]) != dim:
-            raise ValueError(
-                f"model.dim is {dim}, and the teacher's embeddings are {width} wide; give both the "
-                "same dim"
+            raise SettingError(
+                setting="model.dim",
+                value=dim,
+                problem=f"the teacher's embeddings are {width} wide",
+                hint="give both the same dim",
             )
         # Zero factors stand for cold users and items, where a trained teacher has initial vectors.
         warm_users, warm_items = corpus.user_counts() > 0, corpus.item_counts() > 0

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmrec.config.bars import working
 from mmrec.config.checks import check_at_least
+from mmrec.config.errors import SettingError
 from mmrec.data import Queries, TrainingView, require_modalities
 from mmrec.graphs import content_similarity
 from mmrec.models.base import Recommender
@@ -37,7 +38,7 @@ class EASE(Recommender):
         k: neighbours of each item and modality in the content similarity.
 
     Raises:
-        ValueError: the catalogue is too large for a dense items x items matrix.
+        SettingError: the catalogue is too large for a dense items x items matrix.
     """
 
     closed_form = True
@@ -50,9 +51,12 @@ class EASE(Recommender):
         check_at_least(1, k=k)
         super().__init__(corpus)
         if corpus.n_items > LARGEST:
-            raise ValueError(
-                f"ease solves a dense {corpus.n_items} x {corpus.n_items} matrix, more than "
-                f"{LARGEST} x {LARGEST}; use model=item_knn or a smaller catalogue"
+            raise SettingError(
+                setting="model",
+                value="ease",
+                problem=f"it solves a dense {corpus.n_items} x {corpus.n_items} matrix, more than "
+                f"{LARGEST} x {LARGEST}",
+                hint="use model=item_knn or a smaller catalogue",
             )
         with working(f"solving the {corpus.n_items:,} x {corpus.n_items:,} matrix of ease"):
             weights = solve(corpus, l2)
@@ -83,8 +87,11 @@ def solve(corpus: TrainingView, l2: float) -> Tensor:
     try:
         torch.linalg.cholesky(gram, out=gram)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"model.l2={l2}: the item-item matrix is singular; raise model.l2"
+        raise SettingError(
+            setting="model.l2",
+            value=l2,
+            problem="the item-item matrix is singular",
+            hint="raise model.l2",
         ) from None
     inverse = torch.cholesky_inverse(gram, out=gram)
     weights = inverse.div_(-inverse.diagonal().clone())

@@ -28,9 +28,9 @@ from mmrec.config.checks import check_at_least, check_choice
 from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.graphs import (
     check_neighbours,
-    content_knn,
     content_similarity,
     csr_matrix,
+    directed_content_graph,
     joint_adjacency,
     knn_adjacency,
     knn_graph,
@@ -38,7 +38,14 @@ from mmrec.graphs import (
     normalized_interactions,
 )
 from mmrec.models.base import Embeddings, Recommender
-from mmrec.nn import ModalityViews, ProjectedFeatures, Propagation, SparseMatrix, ViewFusion
+from mmrec.nn import (
+    FusedViews,
+    ModalityViews,
+    ProjectedFeatures,
+    Propagation,
+    SparseMatrix,
+    ViewFusion,
+)
 from mmrec.nn.lookup import pairs_with_negatives
 from mmrec.nn.losses import bpr, info_nce, norm_penalty, pair_scores
 from mmrec.nn.sparse import row_of_entries
@@ -137,15 +144,7 @@ class EGRA(Recommender):
         self.project = nn.ModuleList(
             ProjectedFeatures(modality, dim, trainable=True) for modality in modalities.values()
         )
-        graphs = [
-            knn_adjacency(
-                content_knn(modality, neighbours, self_loops=True),
-                weights="similarity",
-                normalize="symmetric",
-                symmetrize=False,
-            )
-            for modality in modalities.values()
-        ]
+        graphs = [directed_content_graph(m, neighbours) for m in modalities.values()]
         self.views = ModalityViews(graphs, normalized_interactions(corpus.train, *size), dim)
         self.fuse = ViewFusion(len(modalities), dim)
 
@@ -180,19 +179,18 @@ class EGRA(Recommender):
         """What a graph of its own adds to the items' behaviour: [I, D]."""
         return None if self.branch is None else self.branch(self.item.weight)
 
-    def nodes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Behaviour embeddings [N, D], fused views [N, D] and attention [N, M] of all nodes."""
+    def nodes(self) -> tuple[Tensor, FusedViews]:
+        """Behaviour embeddings [N, D] and fused views of all nodes."""
         behaviour = self.propagate(self.table)
         if (added := self.branch_items()) is not None:
             behaviour = torch.cat([behaviour[: -len(added)], behaviour[-len(added) :] + added])
         views = self.views(self.item.weight, [project() for project in self.project])  # [N, M, D]
-        fused = self.fuse(views, behaviour, self.views.present)
-        return behaviour, fused.vectors, fused.attention
+        return behaviour, self.fuse(views, behaviour, self.views.present)
 
     def encode(self) -> Embeddings:
         """Sum of behaviour and content."""
-        behaviour, content, _ = self.nodes()
-        nodes = behaviour + content
+        behaviour, content = self.nodes()
+        nodes = behaviour + content.vectors
         return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
@@ -245,17 +243,19 @@ class EGRA(Recommender):
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
         """Attention of each modality: [I] each."""
-        *_, attention = self.nodes()
-        return dict(zip(self.names, attention[self.corpus.n_users :].unbind(1), strict=True))
+        _, content = self.nodes()
+        return content.item_weights(self.names, self.corpus.n_users)
 
     @torch.no_grad()
     def item_measures(self) -> dict[str, Tensor]:
-        """Degree of alignment of each item, and its weight in the alignment: [I] each."""
-        behaviour, content, _ = (x[self.corpus.n_users :] for x in self.nodes())
-        aligned = degree(behaviour, content)
+        """Degree of alignment, its weight in the alignment, and gates of modalities: [I] each."""
+        users = self.corpus.n_users
+        behaviour, content = self.nodes()
+        aligned = degree(behaviour[users:], content.vectors[users:])
         weights = self.entity_weights(aligned)
         weights = torch.ones_like(aligned) if weights is None else weights
-        return {"alignment degree": aligned, "alignment weight": weights}
+        gates = content.item_measures(self.names, users)
+        return {"alignment degree": aligned, "alignment weight": weights, **gates}
 
 
 def degree(behaviour: Tensor, content: Tensor) -> Tensor:

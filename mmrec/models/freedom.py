@@ -64,7 +64,7 @@ class FREEDOM(Recommender):
         check_share(edge_dropout=edge_dropout, whole=False)
         super().__init__(corpus)
         modalities = require_modalities(corpus, "freedom")
-        check_neighbours(modalities, neighbours - 1, "model.neighbours - 1")
+        check_neighbours(modalities, neighbours, "model.neighbours", self_loops=True)
         self.item_layers, self.edge_dropout = item_layers, edge_dropout
         self.content_weight = content_weight
         self.user = nn.Embedding(corpus.n_users, dim)

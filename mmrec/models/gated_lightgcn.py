@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mmrec.config.checks import check_at_least, check_choice
+from mmrec.config.errors import SettingError
 from mmrec.data import TrainingView, Triplets, require_modalities
 from mmrec.graphs import normalized_adjacency
 from mmrec.models.base import Embeddings, Recommender
@@ -82,9 +83,11 @@ class GatedLightGCN(Recommender):
         check_at_least(0, layers=layers, l2=l2, content_l2=content_l2)
         super().__init__(corpus)
         if item_init == "id" and not late_add:
-            raise ValueError(
-                "model.item_init=id with model.late_add=false leaves content out; change one of "
-                "them, or choose model=lightgcn"
+            raise SettingError(
+                setting="model.item_init",
+                value=item_init,
+                problem="with model.late_add=false it leaves content out",
+                hint="change one of them, or choose model=lightgcn",
             )
         self.l2, self.content_l2 = l2, content_l2
         self.item_init, self.late_add = item_init, late_add

@@ -95,7 +95,7 @@ class GUME(Recommender):
         check_at_least(0.01, temperature=temperature, user_temperature=user_temperature)
         super().__init__(corpus)
         modalities = require_modalities(corpus, "gume")
-        check_neighbours(modalities, neighbours - 1, "model.neighbours - 1")
+        check_neighbours(modalities, neighbours, "model.neighbours", self_loops=True)
         self.names = tuple(modalities)
         self.align, self.l2, self.interest_l2 = align, l2, interest_l2
         self.contrast, self.temperature = contrast, temperature
@@ -184,9 +184,15 @@ class GUME(Recommender):
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """Attention of each modality [I], and the mean gate of its specific part [I]."""
+        """Attention of each modality: [I] each."""
         _, side = self.nodes()
         return side.item_weights(self.names, self.corpus.n_users)
+
+    @torch.no_grad()
+    def item_measures(self) -> dict[str, Tensor]:
+        """Mean gate of each modality's specific part: [I] each."""
+        _, side = self.nodes()
+        return side.item_measures(self.names, self.corpus.n_users)
 
 
 def modality_gap(views: Tensor, present: Tensor) -> Tensor:

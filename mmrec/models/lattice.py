@@ -71,7 +71,7 @@ class LATTICE(Recommender):
         check_share(raw_share=raw_share)
         super().__init__(corpus)
         modalities = require_modalities(corpus, "lattice")
-        check_neighbours(modalities, neighbours - 1, "model.neighbours - 1")
+        check_neighbours(modalities, neighbours, "model.neighbours", self_loops=True)
         self.item_layers, self.neighbours = item_layers, neighbours
         self.raw_share, self.l2 = raw_share, l2
         self.user = nn.Embedding(corpus.n_users, dim)

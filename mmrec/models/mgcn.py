@@ -70,7 +70,7 @@ class MGCN(Recommender):
         check_at_least(0, layers=layers, l2=l2, contrast=contrast)
         super().__init__(corpus)
         modalities = require_modalities(corpus, "mgcn")
-        check_neighbours(modalities, neighbours - 1, "model.neighbours - 1")
+        check_neighbours(modalities, neighbours, "model.neighbours", self_loops=True)
         self.l2, self.contrast = l2, contrast
         self.names = tuple(modalities)
         self.user = nn.Embedding(corpus.n_users, dim)
@@ -119,6 +119,12 @@ class MGCN(Recommender):
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """Attention of each modality [I], and the mean gate of its specific part [I]."""
+        """Attention of each modality: [I] each."""
         _, side = self.nodes()
         return side.item_weights(self.names, self.corpus.n_users)
+
+    @torch.no_grad()
+    def item_measures(self) -> dict[str, Tensor]:
+        """Mean gate of each modality's specific part: [I] each."""
+        _, side = self.nodes()
+        return side.item_measures(self.names, self.corpus.n_users)

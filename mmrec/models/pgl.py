@@ -85,7 +85,7 @@ class PGL(Recommender):
         check_share(edge_dropout=edge_dropout, dropout=dropout, whole=False)
         super().__init__(corpus)
         modalities = require_modalities(corpus, "pgl")
-        check_neighbours(modalities, neighbours - 1, "model.neighbours - 1")
+        check_neighbours(modalities, neighbours, "model.neighbours", self_loops=True)
         self.item_layers, self.contrast = item_layers, contrast
         self.edge_dropout = edge_dropout if graph == "local" else 0.0
         self.user = nn.Embedding(corpus.n_users, len(modalities) * dim)

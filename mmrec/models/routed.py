@@ -61,9 +61,11 @@ class RoutedRecommender(Recommender):
         if top_k is not None and top_k > self.eligible:
             of_what = "in all" if self.eligible == len(self.experts) else "of each modality"
             raise TooFewExperts(
-                f"router_schedule.top_k is {top_k}, of {self.eligible} experts {of_what} "
-                f"({', '.join(self.experts[: self.eligible])}); give at most as many, or null for "
-                "all"
+                setting="router_schedule.top_k",
+                value=top_k,
+                problem=f"the model has {self.eligible} expert{'s' * (self.eligible != 1)} "
+                f"{of_what} ({', '.join(self.experts[: self.eligible])})",
+                hint="give at most as many, or null for all",
             )
         self.schedule = schedule
 

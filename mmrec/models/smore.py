@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.config.checks import check_at_least, check_share
+from mmrec.config.errors import SettingError
 from mmrec.data import Modality, TrainingView, Triplets, require_modalities
 from mmrec.graphs import (
     check_neighbours,
@@ -175,14 +176,15 @@ def neighbour_counts(
     """Return the number of neighbours in each modality.
 
     Raises:
-        ValueError: numbers that do not name the modalities, or that no item can have.
+        SettingError: numbers that do not name the modalities, or that no item can have.
     """
     if isinstance(neighbours, Mapping):
         if neighbours.keys() != modalities.keys():
             example = ",".join(f"{name}:15" for name in modalities)
-            raise ValueError(
-                f"model.neighbours is {dict(neighbours)}; expected one number, or one for each "
-                f"modality, for example {{{example}}}"
+            raise SettingError(
+                setting="model.neighbours",
+                value=dict(neighbours),
+                expected=f"one number, or one for each modality, for example {{{example}}}",
             )
         counts = {name: neighbours[name] for name in modalities}
         check_at_least(1, "model.neighbours", **counts)
@@ -190,7 +192,7 @@ def neighbour_counts(
         counts = dict.fromkeys(modalities, neighbours)
         check_at_least(1, neighbours=neighbours)
     for name, count in counts.items():
-        check_neighbours({name: modalities[name]}, count - 1, "model.neighbours - 1")
+        check_neighbours({name: modalities[name]}, count, "model.neighbours", self_loops=True)
     return counts
 
 

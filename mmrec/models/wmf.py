@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmrec.config.checks import check_at_least
+from mmrec.config.errors import SettingError
 from mmrec.data import TrainingView
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import weighted_factors
@@ -56,7 +57,7 @@ class WMF(Recommender):
         """Solve for the factors.
 
         Raises:
-            ValueError: they are not finite.
+            SettingError: they are not finite.
         """
         corpus = self.corpus
         found = weighted_factors(
@@ -66,9 +67,11 @@ class WMF(Recommender):
             rounds=self.rounds,
         )
         if not all(factors.isfinite().all() for factors in found):
-            raise ValueError(
-                f"model.alpha is {self.alpha} and model.l2 is {self.l2}: the factors are not "
-                "finite; lower model.alpha or raise model.l2"
+            raise SettingError(
+                setting="model.alpha",
+                value=self.alpha,
+                problem=f"with model.l2={self.l2} the factors are not finite",
+                hint="lower model.alpha or raise model.l2",
             )
         self.users.copy_(found[0])
         self.items.copy_(found[1])

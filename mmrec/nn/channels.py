@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from mmrec.config.checks import check_choice
+from mmrec.config.errors import SettingError
 from mmrec.data import Modality, TrainingView
 from mmrec.nn.features import Precision, Projection
 from mmrec.nn.lookup import BatchIndex
@@ -111,7 +112,7 @@ class Channels(nn.Module):
         names: of the channels.
 
     Raises:
-        ValueError: names the setting of the model that is invalid.
+        SettingError: names the setting of the model that is invalid.
     """
 
     present: Tensor  # [I, C] bool
@@ -137,14 +138,19 @@ class Channels(nn.Module):
         check_choice(UserContent, user_content=user_content)
         check_choice(Precision, precision=precision)
         if user_content == "history" and not content_layers:
-            raise ValueError(
-                "model.user_content=history needs a propagation step from items to users; give "
-                "model.content_layers=1 or more"
+            raise SettingError(
+                setting="model.user_content",
+                value=user_content,
+                problem="it needs a propagation step from items to users",
+                hint="give model.content_layers=1 or more",
             )
         if not behaviour and user_content == "history" and content == "projected":
-            raise ValueError(
-                "model.behaviour=false, user_content=history and content=projected leave the ID "
-                "embeddings unused; change one of them"
+            raise SettingError(
+                setting="model.behaviour",
+                value=behaviour,
+                problem="with model.user_content=history and model.content=projected it leaves "
+                "the ID embeddings unused",
+                hint="change one of them",
             )
         self.names = channel_names(modalities, behaviour=behaviour)
         self.n_users, self.n_items = corpus.n_users, corpus.n_items

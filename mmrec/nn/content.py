@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mmrec.data import DataError, Modality
+from mmrec.config.errors import DataError, SettingError
+from mmrec.data import Modality
 from mmrec.nn.features import Features
 
 Rows = Tensor | NDArray[Any]
+NEW = "new items"  # the data, in errors
 
 
 class Content(NamedTuple):
@@ -47,7 +49,7 @@ class ItemFeatures(nn.Module):
         complete: whether every item has at least one modality.
 
     Raises:
-        DataError: no item has one of the modalities.
+        SettingError: no item has one of the modalities.
     """
 
     present: Tensor
@@ -56,8 +58,10 @@ class ItemFeatures(nn.Module):
         super().__init__()
         for name, modality in modalities.items():
             if not modality.present.any():
-                raise DataError(
-                    f"no item has modality {name}; list the others in data.modalities=[...]"
+                raise SettingError(
+                    setting="data.modalities",
+                    problem=f"no item has modality {name}",
+                    hint="list the others",
                 )
         self.names = tuple(modalities)
         self.widths = tuple(m.width for m in modalities.values())
@@ -102,16 +106,19 @@ class ItemFeatures(nn.Module):
         for name in [*features, *present]:
             if name not in self.names:
                 raise DataError(
-                    f"new items: unknown modality {name}; the model was trained with "
-                    f"{', '.join(self.names)}: rename {name}, or leave it out"
+                    file=NEW,
+                    problem=f"unknown modality {name}",
+                    expected=f"those of training, {', '.join(self.names)}",
+                    hint="rename it, or leave it out",
                 )
-        given = {name: _tensor(f"{name} of new items", rows) for name, rows in features.items()}
+        given = {name: _tensor(name, rows) for name, rows in features.items()}
         counts = {name: len(rows) if rows.ndim else 0 for name, rows in given.items()}
         if len(set(counts.values())) != 1:
             found = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
             raise DataError(
-                f"new items: found features of {found}; expected the same number of rows for at "
-                "least one modality"
+                file=NEW,
+                found=f"features of {found}",
+                expected="the same number of rows for at least one modality",
             )
         (count,), device = set(counts.values()), self.present.device
         dtype = self.features[0]().dtype
@@ -128,21 +135,22 @@ class ItemFeatures(nn.Module):
         return Content(rows, torch.stack(there, 1))
 
 
-def _tensor(what: str, rows: Rows) -> Tensor:
+def _tensor(name: str, rows: Rows) -> Tensor:
     try:
         return torch.as_tensor(rows)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"{what}: expected numbers, found {type(rows).__name__} ({error})"
-        ) from None
+        found = f"{type(rows).__name__} ({error})"
+        raise DataError(file=NEW, column=name, found=found, expected="numbers") from None
 
 
 def _checked_mask(name: str, mask: Tensor, count: int) -> Tensor:
     """Return a mask [N] of bools or of zeros and ones as bools."""
     if mask.shape != (count,) or not ((mask == 0) | (mask == 1)).all():
         raise DataError(
-            f"present[{name}]: found {mask.dtype} of shape {tuple(mask.shape)}; expected a bool "
-            f"for each of {count} new items"
+            file=NEW,
+            column=f"present[{name}]",
+            found=f"{mask.dtype} of shape {[*mask.shape]}",
+            expected=f"a bool for each of {count} items",
         )
     return mask.bool()
 
@@ -155,16 +163,21 @@ def _checked_presence(name: str, rows: Tensor, width: int, mask: Tensor) -> Tens
     """
     if rows.ndim != 2 or rows.shape[1] != width:
         raise DataError(
-            f"{name} of new items has shape {list(rows.shape)}; expected {width} numbers per item, "
-            "from the encoder that was used for training"
+            file=NEW,
+            column=name,
+            found=f"of shape {[*rows.shape]}",
+            expected=f"{width} numbers per item, from the encoder that was used for training",
         )
     missing = rows.isnan()
     mask = mask & ~missing.all(1)
-    for invalid, what in ((rows.isinf(), "an infinite value"), (missing, "NaN in a part of it")):
+    for invalid, found in ((rows.isinf(), "infinite"), (missing, "NaN in a part")):
         if (bad := mask & invalid.any(1)).any():
             raise DataError(
-                f"{name} of new items, row {int(bad.nonzero()[0])}: found {what}; expected finite "
-                "numbers, or a row of NaN if the item lacks the modality"
+                file=NEW,
+                row=int(bad.nonzero()[0]),
+                column=name,
+                found=found,
+                expected="finite numbers, or a row of NaN if the item lacks the modality",
             )
     return mask
 

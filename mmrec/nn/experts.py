@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmrec.config.checks import check_choice
+from mmrec.config.errors import SettingError
 
 Role = Literal["dominant", "balanced", "complementary"]
 Experts = Literal["templates", "free", "one"]
@@ -51,16 +52,23 @@ def role_templates(channels: Sequence[str], roles: Mapping[Role, float | None]) 
             a role that is missing or None has no expert.
 
     Raises:
-        ValueError: a weight that leaves less than nothing, or no expert is left.
+        SettingError: a weight that leaves less than nothing, or no expert is left.
     """
     limits = {"dominant": 1.0, "balanced": 0.5, "complementary": 1.0}
     for role, weight in roles.items():
         if role not in limits:
-            raise ValueError(f"model.roles: there is no role {role}; there are {', '.join(limits)}")
+            raise SettingError(
+                setting=f"model.roles.{role}",
+                value=weight,
+                problem="no such role",
+                hint=f"there are {', '.join(limits)}",
+            )
         if weight is not None and not 0 < weight <= limits[role]:
-            raise ValueError(
-                f"model.roles.{role} is {weight}; give a weight above 0 and at most "
-                f"{limits[role]}, or null to leave these experts out"
+            raise SettingError(
+                setting=f"model.roles.{role}",
+                value=weight,
+                expected=f"a weight above 0 and at most {limits[role]}",
+                hint="null leaves these experts out",
             )
     count = len(channels)
     found = []
@@ -77,9 +85,11 @@ def role_templates(channels: Sequence[str], roles: Mapping[Role, float | None]) 
             anchor = those[0] if role == "complementary" else None
             found.append(Template(name, _weights(count, those, weight), anchor))
     if not found:
-        raise ValueError(
-            f"model.roles leave no expert for the channels {', '.join(channels)}; "
-            "give one role a weight"
+        raise SettingError(
+            setting="model.roles",
+            value=dict(roles),
+            problem=f"no expert is left for the channels {', '.join(channels)}",
+            hint="give one role a weight",
         )
     return found
 
@@ -96,7 +106,7 @@ def expert_templates(
             with equal weights.
 
     Raises:
-        ValueError: no such choice, or an error of `role_templates`.
+        SettingError: no such choice, or an error of `role_templates`.
     """
     check_choice(Experts, experts=experts)
     templates = role_templates(channels, roles)

@@ -107,18 +107,25 @@ class FusedViews(NamedTuple):
     gates: Tensor
 
     def item_weights(self, names: Sequence[str], n_users: int) -> dict[str, Tensor]:
-        """Return the attention of each view, and the mean gate of its specific part: [I] each.
+        """Return the attention of each view: [I] each.
 
         Args:
-            names: of the views. A single view has no gate.
+            names: of the views.
             n_users: number of nodes before the items.
         """
-        attention = self.attention[n_users:].unbind(1)
+        return dict(zip(names, self.attention[n_users:].unbind(1), strict=True))
+
+    def item_measures(self, names: Sequence[str], n_users: int) -> dict[str, Tensor]:
+        """Return the mean gate of the specific part of each view, [I] each; a single view has none.
+
+        Args:
+            names: of the views.
+            n_users: number of nodes before the items.
+        """
+        if len(names) == 1:
+            return {}
         gates = self.gates[n_users:].mean(-1).unbind(1)
-        weights = dict(zip(names, attention, strict=True))
-        if len(names) > 1:
-            weights |= {f"{name}, specific": x for name, x in zip(names, gates, strict=True)}
-        return weights
+        return {f"gate of {name}": gate for name, gate in zip(names, gates, strict=True)}
 
 
 class ViewFusion(nn.Module):

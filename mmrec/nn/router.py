@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmrec.config.checks import check_choice
+from mmrec.config.errors import SettingError
 from mmrec.nn.gates import gated_sum
 
 Sees = Literal["pair", "user", "item", "all", "nothing"]
@@ -57,7 +58,7 @@ class PairRouter(nn.Module):
         sharpness: A starts at `sharpness * (weights - weights.mean(0))`.
 
     Raises:
-        ValueError: no such choice of `sees`.
+        SettingError: no such choice of `sees`.
     """
 
     agree: Tensor
@@ -216,15 +217,18 @@ def fused_ranking() -> Callable[..., Tensor]:
     """Return `ranking` compiled into one pass over memory; it is compiled at the first call.
 
     Raises:
-        ValueError: no compiler or no Python headers are found.
+        SettingError: no compiler or no Python headers are found.
     """
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     headers = Path(sysconfig.get_path("include"), "Python.h")
     missing = [] if any(map(shutil.which, compilers)) else [f"no {' or '.join(compilers)}"]
     missing += [] if headers.exists() else [f"no {headers}"]
     if missing and not torch.cuda.is_available():
-        raise ValueError(
-            "model.fused=true needs a C++ compiler and Python's headers, and there is "
-            f"{' and '.join(missing)}; install them, or leave it false"
+        raise SettingError(
+            setting="model.fused",
+            value=True,
+            problem="it needs a C++ compiler and Python's headers, and there is "
+            f"{' and '.join(missing)}",
+            hint="install them, or leave it false",
         )
     return torch.compile(ranking, dynamic=True)

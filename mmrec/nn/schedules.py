@@ -12,12 +12,13 @@ from math import cos, isfinite, pi
 from typing import Any, Literal, NamedTuple
 
 from mmrec.config.checks import check_at_least, check_choice
+from mmrec.config.errors import SettingError
 
 Watch = Literal["gates", "load"]
 Shape = Literal["linear", "cosine"]
 
 
-class TooFewExperts(ValueError):
+class TooFewExperts(SettingError):
     """A schedule keeps more experts than a model has on its data."""
 
 
@@ -65,7 +66,7 @@ class RouterSchedule(ABC):
         top_k: experts that a pair keeps; None for all.
 
     Raises:
-        ValueError: a pair that is none, or a value that cannot be.
+        SettingError: a pair that is none, or a value that cannot be.
     """
 
     def __init__(
@@ -85,16 +86,24 @@ class RouterSchedule(ABC):
         }
         for name, pair in pairs.items():
             if len(pair) != 2:
-                raise ValueError(f"router_schedule.{name} is {pair}; give its first and last value")
+                raise SettingError(
+                    setting=f"router_schedule.{name}",
+                    value=[*pair],
+                    expected="its first and last value",
+                )
             if not all(isfinite(x) and x >= 0 for x in pair) or (
                 name == "temperature" and min(pair) == 0
             ):
                 least = "above 0" if name == "temperature" else "of at least 0"
-                raise ValueError(
-                    f"router_schedule.{name} is {pair}; give values {least}, and finite"
+                raise SettingError(
+                    setting=f"router_schedule.{name}",
+                    value=[*pair],
+                    expected=f"finite values {least}",
                 )
         if top_k is not None and top_k < 1:
-            raise ValueError(f"router_schedule.top_k is {top_k}; give 1 or more, or null for all")
+            raise SettingError(
+                setting="router_schedule.top_k", value=top_k, expected="1 or more, or null for all"
+            )
         self._pairs, self._top_k = pairs, top_k
         self.epoch = 0
 
@@ -272,14 +281,20 @@ class EntropyTriggered(RouterSchedule):
             top_k=top_k,
         )
         if not 0 <= threshold <= 1:
-            raise ValueError(f"router_schedule.threshold is {threshold}; entropies are 0..1")
+            raise SettingError(
+                setting="router_schedule.threshold",
+                value=threshold,
+                expected="0 to 1, as entropies are",
+            )
         check_choice(Watch, "router_schedule", watch=watch)
         check_at_least(1, "router_schedule", window=window)
         check_at_least(0, "router_schedule", tolerance=tolerance, earliest=earliest, ramp=ramp)
         if latest is not None and latest < earliest:
-            raise ValueError(
-                f"router_schedule.latest is {latest}, before earliest={earliest}; give a later "
-                "epoch, or null for never"
+            raise SettingError(
+                setting="router_schedule.latest",
+                value=latest,
+                problem=f"it is before router_schedule.earliest={earliest}",
+                hint="give a later epoch, or null for never",
             )
         self.watch = watch
         self.threshold, self.tolerance, self.window = threshold, tolerance, window

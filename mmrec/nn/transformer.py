@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, gelu, scaled_dot_product_attention
 
+from mmrec.config.errors import SettingError
 from mmrec.data.batches import History, ranges
 
 
@@ -99,7 +100,7 @@ class Transformer(nn.Module):
         dropout: rate, of the input and in the blocks.
 
     Raises:
-        ValueError: `dim` is not divisible by `heads`.
+        SettingError: `dim` is not divisible by `heads`.
     """
 
     def __init__(
@@ -107,8 +108,8 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         if dim % heads:
-            raise ValueError(
-                f"model.heads is {heads}, which does not divide model.dim={dim}; give a divisor"
+            raise SettingError(
+                setting="model.heads", value=heads, expected=f"a divisor of model.dim={dim}"
             )
         self.dropout = dropout
         self.position = nn.Embedding(max_length, dim)

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from mmrec.config.bars import steps
+from mmrec.config.errors import SettingError
 from mmrec.config.paths import expand
 from mmrec.config.text import file_name, first_line, one_line
 from mmrec.training.provenance import FREE, flat, is_free
@@ -177,7 +178,7 @@ def collect(patterns: str | Sequence[str]) -> Collection:
         patterns: folders, or patterns of them as `outputs/**`.
 
     Raises:
-        ResultError: there is no completed run.
+        SettingError: there is no completed run.
     """
     runs: list[Run] = []
     left_out: dict[Path, str] = {}
@@ -197,9 +198,11 @@ def collect(patterns: str | Sequence[str]) -> Collection:
     runs = list(_newest(runs, left_out))
     if not runs:
         found = "; ".join(f"{folder}: {reason}" for folder, reason in list(left_out.items())[:3])
-        raise ResultError(
-            f"runs={','.join(_listed(patterns))}: there is no completed run"
-            + (f" ({found})" if found else "; give folders of runs, as runs='outputs/**'")
+        raise SettingError(
+            setting="runs",
+            value=",".join(_listed(patterns)),
+            problem="there is no completed run" + (f" ({found})" if found else ""),
+            hint=None if found else "give folders of runs, as runs='outputs/**'",
         )
     return Collection(runs, left_out)
 
@@ -266,7 +269,7 @@ def holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
     Upstream runs are left out, unless a pattern names their folder.
 
     Raises:
-        ResultError: a folder is not there.
+        SettingError: a folder is not there.
     """
     found: set[Path] = set()
     for pattern in _listed(patterns):
@@ -275,7 +278,7 @@ def holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
         if path.exists():  # also a folder whose name looks like a pattern
             path = (path if path.is_dir() else path.parent) / "**"
         elif not glob.has_magic(pattern):
-            raise ResultError(f"runs={pattern}: there is no such folder")
+            raise SettingError(setting="runs", value=pattern, problem="there is no such folder")
         top = next(parent for parent in path.parents if parent.exists())  # [ ] in its name are text
         pattern = str(Path(glob.escape(str(top)), path.relative_to(top)))
         for hit in glob.iglob(pattern, recursive=True):  # noqa: PTH207, may be absolute

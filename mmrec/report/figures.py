@@ -15,6 +15,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from mmrec.config.errors import DataError
 from mmrec.config.paths import replace_file
 from mmrec.data import Corpus
 from mmrec.training.results import read_epochs
@@ -75,15 +76,15 @@ def learning_curve(metrics_csv: Path, monitor: str, output: Path) -> None:
         output: the figure; its suffix (`.png`, `.svg`, `.pdf`) is the format.
 
     Raises:
-        ValueError: the file has no such column.
+        DataError: the file has no such column.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     table = read_epochs(metrics_csv)
     if monitor not in table.columns:
-        raise ValueError(
-            f"{metrics_csv}: no column {monitor}; there are {', '.join(table.columns)}"
+        raise DataError(
+            file=metrics_csv, found=", ".join(table.columns), expected=f"a column {monitor}"
         )
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)

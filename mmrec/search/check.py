@@ -80,11 +80,17 @@ def plan(
     further = _further(settings)
     if not space.distributions and further is None:
         raise SettingError(
-            "the space of the search is empty; give sweep=<model>, or a word as "
-            "'model.layers=range(1, 5)'"
+            setting="sweep",
+            problem="the space of the search is empty",
+            hint="give sweep=<model>, or a word as 'model.layers=range(1, 5)'",
         )
     if settings.seeds and ("seed" in space.distributions):
-        raise SettingError("seed is in the space and in sweep.seeds; leave it out of one")
+        raise SettingError(
+            setting="sweep.seeds",
+            value=settings.seeds,
+            problem="seed is in the space too",
+            hint="leave it out of one",
+        )
     HydraConfig.instance().set_config(config)  # as Hydra does for a run: ${hydra:...} is read
     base = loader.load_sweep_config(config, space.fixed)
     _refuse_more_than_a_search(config, loader, arguments)
@@ -118,7 +124,12 @@ def _further(settings: Settings) -> Further | None:
     if name is None:
         return None
     if str((settings.sampler or {}).get("_target_")).endswith(".GridSampler"):
-        raise SettingError("a grid has no sweep.custom_search_space; choose another sweep/sampler")
+        raise SettingError(
+            setting="sweep.custom_search_space",
+            value=name,
+            problem="a grid has none",
+            hint="choose another sweep/sampler",
+        )
     try:
         found: Further = get_method(name)
     except (ImportError, ValueError) as error:
@@ -153,8 +164,10 @@ def _refuse_other_models(
         missing = node is None or last not in node
         if name in space.distributions and name not in chosen and missing:
             raise SettingError(
-                f"sweep={whose} searches {name}, which model={model} has not; give sweep={model}, "
-                "or a space of your own"
+                setting="sweep",
+                value=whose,
+                problem=f"it searches {name}, which model={model} has not",
+                hint=f"give sweep={model}, or a space of your own",
             )
 
 
@@ -187,8 +200,10 @@ def _refuse_more_than_a_search(
         root = key.split(".")[0]
         if root not in ("hydra", "sweep") and with_sweep.get(key) != without.get(key):
             raise SettingError(
-                f"{key} is set by the sweep's file, or twice on the command line; a setting that "
-                "all trials share belongs under sweep.params, or into an experiment"
+                setting=key,
+                problem="it is set by the sweep's file, or twice on the command line",
+                hint="a setting that all trials share belongs under sweep.params, or into an "
+                "experiment",
             )
 
 

@@ -172,8 +172,10 @@ class Grid:
         asked = self.settings.ablations
         if asked and any(word.lstrip("+").startswith("ablation=") for word in self.arguments):
             raise SettingError(
-                "ablation=... and grid.ablations together: leave out the former, and name some of "
-                "the model's ablations as grid.ablations=[one,two]"
+                setting="ablation",
+                problem="it is given together with grid.ablations",
+                hint="leave it out, and name some of the model's ablations as "
+                "grid.ablations=[one,two]",
             )
         space = parse(self.settings.params, self.arguments, self.loader)
         settings, values = list(space.distributions), list(space.grid().values())
@@ -189,8 +191,9 @@ class Grid:
                 names = there if asked is True else asked
                 if unknown := next((name for name in names if name not in there), None):
                     raise SettingError(
-                        f"grid.ablations: {model} has no ablation {unknown}"
-                        + nearest(unknown, there)
+                        setting="grid.ablations",
+                        value=unknown,
+                        problem=f"{model} has no such ablation{nearest(unknown, there)}",
                     )
                 for name in names:
                     yield [name], (*words, f"ablation={model}/{name}")

@@ -38,7 +38,12 @@ def objectives(settings: Settings, config: Mapping[str, Any]) -> list[str]:
             hint="name each once",
         )
     if len(names) > 1 and prunes(settings.pruner):
-        raise SettingError("a search with several objectives cannot prune; give sweep/pruner=none")
+        raise SettingError(
+            setting="sweep.objective",
+            value=names,
+            problem="a search with several objectives cannot prune",
+            hint="give sweep/pruner=none",
+        )
     return names
 
 

@@ -96,7 +96,12 @@ def build(config: Mapping[str, Any] | None, space: Space, number: int) -> BaseSa
     """
     settings = dict(config or {"_target_": "optuna.samplers.TPESampler", "seed": 0})
     if str(settings.get("_target_")).endswith(".CmaEsSampler") and not find_spec("cmaes"):
-        raise SettingError("sweep/sampler=cmaes needs a package: pip install 'mmrec[cmaes]'")
+        raise SettingError(
+            setting="sweep/sampler",
+            value="cmaes",
+            problem="it needs a package",
+            hint="pip install 'mmrec[cmaes]'",
+        )
     try:
         if "search_space" in inspect.signature(get_class(settings["_target_"])).parameters:
             settings["search_space"] = space.grid()  # in one order for all trials

@@ -125,7 +125,7 @@ class Search:
         """The next batch; empty if there is nothing more to begin."""
         batch: list[Trial] = []
         while len(batch) < self.settings.n_jobs and not self._late():
-            trial = self.aside.pop() if self.aside else patiently(self._ask_one, self.where)
+            trial = self.aside.pop() if self.aside else patiently(self._ask_one, self.url)
             if trial is None:
                 break
             self.mine[trial.number] = trial
@@ -304,7 +304,7 @@ class Search:
         self, trial: Trial, values: Sequence[float] | None, state: TrialState | None = None
     ) -> None:
         told = patiently(
-            lambda: self.study.tell(trial, values, state, skip_if_finished=True), self.where
+            lambda: self.study.tell(trial, values, state, skip_if_finished=True), self.url
         )
         del self.mine[trial.number]
         log.info(

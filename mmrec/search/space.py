@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,22 +134,22 @@ def _word(value: Any) -> str:
 
 def _distribution(key: str, override: Override) -> BaseDistribution:
     value = override.value()
-    said = f"{key}={override.get_value_string()}"
+    refused = partial(SettingError, setting=key, value=override.get_value_string())
     unknown = set(getattr(value, "tags", ())) - {"log"}
     if unknown:
-        raise SettingError(f"{said}: the only tag is log, as tag(log, interval(1e-4, 1e-1))")
+        raise refused(problem="the only tag is log", hint="as tag(log, interval(1e-4, 1e-1))")
     if isinstance(value, IntervalSweep):
-        return _interval(said, value)
+        return _interval(value, refused)
     if isinstance(value, RangeSweep):
-        return _range(said, value)
+        return _range(value, refused)
     try:
         choices = [_choice(key, choice) for choice in override.sweep_iterator(Transformer.identity)]
     except HydraException as error:
-        raise SettingError(f"{said}: {error}") from None
+        raise refused(problem=str(error)) from None
     if not choices:
-        raise SettingError(f"{said}: there is nothing to choose from")
+        raise refused(problem="there is nothing to choose from")
     if len({(isinstance(choice, bool), choice) for choice in choices}) > len({*choices}):
-        raise SettingError(f"{said}: true equals 1 and false equals 0 in a search; leave one out")
+        raise refused(problem="true equals 1 and false equals 0 in a search", hint="leave one out")
     return CategoricalDistribution(list(dict.fromkeys(choices)))
 
 
@@ -159,27 +160,28 @@ def _choice(key: str, value: Any) -> Any:
     return as_word(value)
 
 
-def _interval(said: str, value: IntervalSweep) -> BaseDistribution:
+def _interval(value: IntervalSweep, refused: partial[SettingError]) -> BaseDistribution:
     low, high, log = value.start, value.end, "log" in value.tags
     assert low is not None
     assert high is not None
     if not low < high:
         wrong = "empty" if low == high else "reversed"
-        raise SettingError(f"{said}: the interval is {wrong}; give interval(low, high)")
+        raise refused(problem=f"the interval is {wrong}", hint="give interval(low, high)")
     if log and low <= 0:
-        raise SettingError(f"{said}: an interval with tag log begins above 0")
+        raise refused(problem="an interval with tag log begins above 0")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
     return FloatDistribution(float(low), float(high), log=log)
 
 
-def _range(said: str, value: RangeSweep) -> BaseDistribution:
+def _range(value: RangeSweep, refused: partial[SettingError]) -> BaseDistribution:
     ends = (value.start, value.stop, value.step)
     start, stop, step = (Decimal(str(end)) for end in ends)
     count = 0 if step == 0 else max(0, math.ceil((stop - start) / step))
     if count == 0:
-        raise SettingError(
-            f"{said}: the range is empty; range(1, 4) is 1, 2, 3, and range(3, 0, -1) is 3, 2, 1"
+        raise refused(
+            problem="the range is empty",
+            hint="range(1, 4) is 1, 2, 3, and range(3, 0, -1) is 3, 2, 1",
         )
     low, high = sorted((start, start + (count - 1) * step))
     if all(isinstance(end, int) for end in ends):
@@ -208,5 +210,7 @@ def _values(name: str, distribution: BaseDistribution) -> list[Any]:
             count = int((Decimal(str(distribution.high)) - low) / step) + 1
             return [float(low + place * step) for place in range(count)]
     raise SettingError(
-        f"{name}: a grid needs values, not an interval; give {name}=choice(...) or range(...)"
+        setting=name,
+        problem="a grid needs values, not an interval",
+        hint=f"give {name}=choice(...) or range(...)",
     )

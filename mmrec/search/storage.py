@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,24 +61,24 @@ def open_storage(url: str) -> BaseStorage:
     Raises:
         SettingError: it cannot be reached, or the URL is none.
     """
-    said = f"sweep.storage={hidden(url)}"
+    refused = partial(SettingError, setting="sweep.storage", value=hidden(url))
     if url == f"{SQLITE}:memory:":
-        raise SettingError(f"{said}: other processes cannot see it; give a file, or leave it out")
+        raise refused(problem="other processes cannot see it", hint="give a file, or leave it out")
     try:
-        return patiently(lambda: _open(url), said)
+        return patiently(lambda: _open(url), url)
     except ArgumentError:
-        raise SettingError(
-            f"{said}: no URL; give sqlite:///file, journal:///file or postgresql://user@host/name"
+        raise refused(
+            expected="a URL, as sqlite:///file, journal:///file or postgresql://user@host/name"
         ) from None
     except ImportError as error:
         cause = error.__cause__ or error
         remedy = "install the database's driver"
         if url.startswith("postgresql"):
             remedy = "pip install 'mmrec[postgresql]'"
-        raise SettingError(f"{said}: {cause}; {remedy}") from None
+        raise refused(problem=str(cause), hint=remedy) from None
 
 
-def patiently(call: Callable[[], T], said: str) -> T:
+def patiently(call: Callable[[], T], url: str) -> T:
     """What a call returns, after some attempts if the storage is locked or out of reach.
 
     Raises:
@@ -87,14 +88,18 @@ def patiently(call: Callable[[], T], said: str) -> T:
         try:
             return call()
         except TROUBLE as error:
-            log.warning("%s: %s; trying again in %.0f s", said, _reason(error), pause)
+            again = "sweep.storage=%s: %s; trying again in %.0f s"
+            log.warning(again, hidden(url), _reason(error), pause)
             time.sleep(pause)
     try:
         return call()
     except TROUBLE as error:
         raise SettingError(
-            f"{said}: {_reason(error)}, {len(PAUSES) + 1} times; see that it can be written and is "
-            "not locked, then give the same command again: what is finished is kept"
+            setting="sweep.storage",
+            value=hidden(url),
+            problem=f"{_reason(error)}, {len(PAUSES) + 1} times",
+            hint="see that it can be written and is not locked, then give the same command again: "
+            "what is finished is kept",
         ) from error
 
 

@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mmrec.config.errors import SettingError
 from mmrec.search.settings import Direction
-from mmrec.search.storage import TROUBLE, hidden, open_storage, patiently
+from mmrec.search.storage import TROUBLE, open_storage, patiently
 
 BEAT = 30.0  # seconds between signs of life
 GRACE = 300.0  # seconds without one after which a worker is given up
@@ -61,7 +61,7 @@ def open_study(
         lambda: create_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True
         ),
-        f"sweep.storage={hidden(url)}",
+        url,
     )
     wanted = json.loads(json.dumps(identity))
     before = study.user_attrs.get(IDENTITY)
@@ -71,8 +71,11 @@ def open_study(
         keys = sorted(k for k in before | wanted if before.get(k) != wanted.get(k))
         key = keys[0]
         raise SettingError(
-            f"study {name} was begun with other settings, {key}: {before.get(key)}, now "
-            f"{wanted.get(key)}; give the same, or another sweep.study_name"
+            setting="sweep.study_name",
+            value=name,
+            problem=f"it was begun with other settings, {key}: {before.get(key)}, now "
+            f"{wanted.get(key)}",
+            hint="give the same, or another name",
         )
     return study, storage
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.plugins.sweeper import Sweeper
 
-from mmrec.config.errors import SettingError
 from mmrec.config.schema import unread_search_setting
 
 if TYPE_CHECKING:
@@ -60,8 +59,9 @@ class _Sweeper(Sweeper):
             key = word.lstrip("+~").partition("=")[0]
             group, _, name = key.partition(".")
             chosen = self.config.hydra.runtime.choices.get(group)
-            if group in ("sweep", "grid") and name and chosen is None:
-                raise SettingError(unread_search_setting(key))
+            asked = group in ("sweep", "grid") and name and chosen is None
+            if asked and (unread := unread_search_setting(key)):
+                raise unread
 
     def tools(self) -> tuple[DictConfig, ConfigLoader, Launcher]:
         """What `setup` was given: the configuration, what composes one, and what runs it."""

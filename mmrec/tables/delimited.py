@@ -62,23 +62,27 @@ def parse_delimited(
         return _parse(name, content, separator, setting)
     except (UnicodeDecodeError, pl.exceptions.PolarsError) as error:
         _reject_encoding(name, content)
+        reason = printable(first_line(error))
         raise DataError(
-            f"{name}: invalid table ({printable(first_line(error))}); correct it"
+            file=name, problem=f"invalid table ({reason})", hint="correct it"
         ) from error
 
 
 def _checked(name: str, content: bytes) -> bytes:
     """The text without a byte-order mark, its lines separated by newlines."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{name}: encoded as UTF-16; save it as UTF-8")
+        raise DataError(file=name, problem="encoded as UTF-16", hint="save it as UTF-8")
     if content.startswith(BOM):
         content = content[len(BOM) :]
     if not content or content.isspace():
-        raise DataError(f"{name}: the file is empty; expected a header and rows")
+        raise DataError(file=name, problem="the file is empty", expected="a header and rows")
     if b"\0" in content:
         line = content.count(b"\n", 0, content.index(b"\0")) + 1
         raise DataError(
-            f"{name}, line {line}: a NUL byte; the file is damaged or not UTF-8 text, save it again"
+            file=name,
+            line=line,
+            found="a NUL byte",
+            hint="the file is damaged or not UTF-8 text, save it again",
         )
     if b"\n" not in content:
         content = content.replace(b"\r", b"\n")
@@ -91,8 +95,10 @@ def _reject_encoding(name: str, content: bytes) -> None:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{name}, line {line}: byte 0x{content[error.start]:02x} is not valid UTF-8; "
-            "convert the file, for example with `iconv -f LATIN1 -t UTF-8`"
+            file=name,
+            line=line,
+            problem=f"byte 0x{content[error.start]:02x} is not valid UTF-8",
+            hint="convert the file, for example with `iconv -f LATIN1 -t UTF-8`",
         ) from error
 
 
@@ -103,13 +109,17 @@ def _parse(name: str, content: bytes, chosen: str | None, setting: str) -> Delim
     label = "" if separator is None else separator_name(separator)
     if chosen and chosen not in header:
         raise DataError(
-            f"{name}, line {first}: the header {printable(header)} has no {label}, as "
-            f"{setting} demands; set it to {ALLOWED}, or to the characters themselves"
+            file=name,
+            line=first,
+            problem=f"the header {printable(header)} has no {label}, as {setting} demands",
+            hint=f"set it to {ALLOWED}, or to the characters themselves",
         )
     if separator is None or len(separator.encode()) > 1:
         mark = next((each for each in UNUSED if each.encode() not in content), None)
         if mark is None:
-            raise DataError(f"{name}: too many control characters; the file is damaged")
+            raise DataError(
+                file=name, problem="too many control characters", hint="the file is damaged"
+            )
         if separator is not None:
             content = content.replace(separator.encode(), mark.encode())
             header = header.replace(separator, mark)
@@ -173,8 +183,10 @@ class _Text:
         for index, each in enumerate(names):
             if each in names[:index]:
                 raise DataError(
-                    f"{self.name}, line {line}: two columns are named {printable(each)}; "
-                    "the header must give each column a name of its own"
+                    file=self.name,
+                    line=line,
+                    problem=f"two columns are named {printable(each)}",
+                    hint="the header must give each column a name of its own",
                 )
         return names, spaced
 
@@ -206,8 +218,9 @@ class _Text:
             lines = range(skip + 1, skip + 1 + len(frame))
         if len(frame) != len(lines) or (records is not None and len(frame) != len(records)):
             raise DataError(
-                f"{self.name}: {len(frame)} rows were read from {len(lines)} lines; "
-                "check the quotes in the file"
+                file=self.name,
+                problem=f"{len(frame)} rows were read from {len(lines)} lines",
+                hint="check the quotes in the file",
             )
         if self.quoting:
             frame = frame.with_columns(pl.all().replace("", None))
@@ -256,8 +269,11 @@ class _Text:
         by = f" separated by {self.label}" if self.label else ""
         quote = ", or quote values that contain the separator" if self.separator in QUOTING else ""
         raise DataError(
-            f"{self.name}, line {line}: {found} value{'s' * (found != 1)}{by}, expected {width} as "
-            f"in the header; correct the line{quote}"
+            file=self.name,
+            line=line,
+            found=f"{found} value{'s' * (found != 1)}{by}",
+            expected=f"{width} as in the header",
+            hint=f"correct the line{quote}",
         )
 
     def _records(
@@ -310,8 +326,10 @@ class _Text:
             return next(reader), raw
         except csv.Error as error:
             raise DataError(
-                f"{self.name}, line {number}: a stray quote ({error}); remove it, or quote the "
-                'whole value and write "" for a quote inside it'
+                file=self.name,
+                line=number,
+                found=f"a stray quote ({error})",
+                hint='remove it, or quote the whole value and write "" for a quote inside it',
             ) from error
 
     def _check_span(self, raw: Sequence[str], number: int, found: int, width: int) -> None:
@@ -320,9 +338,11 @@ class _Text:
         rows = all(line.count(self.separator) + 1 == width for line in raw if line.strip(" "))
         if len(raw) > 1 and (found != width or rows):
             raise DataError(
-                f"{self.name}, line {number}: a quote that is only closed on line "
-                f"{number + len(raw) - 1}, so that {len(raw)} lines become one row; remove the "
-                "quote, or the line breaks inside it"
+                file=self.name,
+                line=number,
+                found=f"a quote that is only closed on line {number + len(raw) - 1}, so that "
+                f"{len(raw)} lines become one row",
+                hint="remove the quote, or the line breaks inside it",
             )
         if found != width:
             self._reject_width(number, found, width)

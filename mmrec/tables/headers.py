@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mmrec.config.errors import DataError
+from mmrec.config.errors import DataError, SettingError
 from mmrec.config.paths import data_root, expand
 from mmrec.config.text import printable
 from mmrec.tables.separators import chosen_separator, header_advice
@@ -94,7 +94,9 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
         near = difflib.get_close_matches(name, sets, n=1)
         remedy = f"did you mean data.name={near[0]}?" if near else ELSEWHERE
         found = ", ".join([*map(printable, sets[:SHOWN]), *["..."] * (len(sets) > SHOWN)])
-        raise DataError(f"no data set {name} in {root}: found {found or 'none'}; {remedy}")
+        raise DataError(
+            file=root, problem=f"no data set {name}", found=found or "none", hint=remedy
+        )
     files = [file] if file else [f"{name}{kind}" for kind in KINDS]
     existing = [candidate for candidate in files if (folder / candidate).is_file()]
     if warn and len(existing) > 1:
@@ -108,7 +110,9 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
     if existing:
         return folder / existing[0]
     if taken := [candidate for candidate in files if (folder / candidate).exists()]:
-        raise DataError(f"{folder / taken[0]} is a folder; expected a table of interactions")
+        raise DataError(
+            file=folder / taken[0], problem="it is a folder", expected="a table of interactions"
+        )
     tables = sorted(
         path.name
         for path in folder.iterdir()
@@ -119,7 +123,7 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
         remedy = f"set data.interactions_file={_value(tables[0])}"
         remedy += "".join(f", or {other}" for other in tables[1:4])
     expected = files[0] if file else f"{name}.csv, or {name} with another ending of tables"
-    raise DataError(file=folder, problem=f"no interactions, expected {expected}", hint=remedy)
+    raise DataError(file=folder, problem="no interactions", expected=expected, hint=remedy)
 
 
 def check_columns(
@@ -146,18 +150,22 @@ def check_columns(
 
     Raises:
         DataError: lists all missing columns, and the settings that name the likely ones.
+        SettingError: two of the settings contradict each other.
     """
     if columns["user"] == columns["item"]:
-        raise DataError(
-            file=file,
-            problem=f"data.columns.user and data.columns.item are both {columns['user']}",
+        raise SettingError(
+            setting="data.columns.item",
+            value=columns["item"],
+            problem="data.columns.user has the same",
             hint="give each its own column",
         )
     rating = columns.get("rating")
     if min_rating is None and rating is not None:
-        raise DataError(
-            f"data.columns.rating={rating} has no effect without data.min_rating; set the smallest "
-            "rating that counts, for example data.min_rating=4"
+        raise SettingError(
+            setting="data.columns.rating",
+            value=rating,
+            problem="it has no effect without data.min_rating",
+            hint="set the smallest rating that counts, for example data.min_rating=4",
         )
     known = {_plain(name) for name in header} | {*header}
     asked = {role: name for role, name in columns.items() if role in GUESSES and name is not None}
@@ -184,8 +192,8 @@ def check_columns(
             likely = _guess("rating", "", free)
             raise DataError(
                 file=file,
-                problem=f"data.min_rating={min_rating:g} needs the column of ratings, found "
-                f"{_listed(header)}",
+                problem=f"data.min_rating={min_rating:g} needs the column of ratings",
+                found=_listed(header),
                 hint=f"set data.columns.rating={_value(likely or 'NAME')}",
             )
         return
@@ -206,7 +214,7 @@ def check_columns(
         kept = [word for word in words if word.partition("=")[0] not in given]
         remedy = f"run: python -m mmrec.run {shlex.join(kept)} {command}"
     many = "columns" if len(missing) > 1 else "a column"
-    raise DataError(file=file, expected=f"{many} {listed}, found {_listed(header)}", hint=remedy)
+    raise DataError(file=file, found=_listed(header), expected=f"{many} {listed}", hint=remedy)
 
 
 def _listed(header: Sequence[str]) -> str:
@@ -225,6 +233,7 @@ def check_data(data: object, words: Iterable[str] = ()) -> None:
 
     Raises:
         DataError: see `interactions_file` and `check_columns`.
+        SettingError: see `check_columns`.
     """
     if not isinstance(data, Mapping):
         return

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mmrec.config.errors import DataError
-from mmrec.config.text import printable
+from mmrec.config.errors import SettingError
 
 SEPARATORS = {
     "tab": "\t",
@@ -31,11 +30,11 @@ def chosen_separator(setting: str, value: object) -> str:
         value: a key of `SEPARATORS`, or any text.
 
     Raises:
-        DataError: not text, empty, or with a quote or a line break.
+        SettingError: not text, empty, or with a quote or a line break.
     """
     if not isinstance(value, str) or not value or set(value) & set('"\r\n'):
-        raise DataError(
-            f"{setting} is {printable(value)!r}: expected {ALLOWED}, or the characters themselves"
+        raise SettingError(
+            setting=setting, value=value, expected=f"{ALLOWED}, or the characters themselves"
         )
     return "\t" if value == r"\t" else SEPARATORS.get(value, value)
 

@@ -64,9 +64,10 @@ def check(config: DictConfig) -> dict[str, Any]:
 
     for group in ("sweep", "grid"):
         if group in config and "params" in config[group]:
-            raise SettingError(f"{group}=... needs a multirun: add -m")
+            raise SettingError(setting=group, problem="it needs a multirun", hint="add -m")
         for name in config.get(group) or ():  # added, without a search or grid that reads it
-            raise SettingError(unread_search_setting(f"{group}.{name}"))
+            if unread := unread_search_setting(f"{group}.{name}"):
+                raise unread
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     refuse_numbers(plain)
     for name in OPTIONAL:  # hashes and files of runs without them stay as they were
@@ -103,11 +104,12 @@ def _check_root(plain: Mapping[str, Any]) -> None:
     unknown = set(plain) - {*ROOT, *OPTIONAL}
     if unknown:
         word = min(unknown)
-        unread = unread_search_setting(word)
-        raise SettingError(unread or f"{word}: no such setting{nearest(word, [*ROOT, *OPTIONAL])}")
+        raise unread_search_setting(word) or SettingError(
+            setting=word, problem=f"no such setting{nearest(word, [*ROOT, *OPTIONAL])}"
+        )
     for name in ROOT:
         if name not in plain:
-            raise SettingError(f"~{name}: a run needs this setting")
+            raise SettingError(setting=f"~{name}", problem="a run needs this setting")
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**32:
         raise SettingError(
             setting="seed", value=plain["seed"], expected="a whole number from 0 to 2^32 - 1"
@@ -122,9 +124,14 @@ def _check_root(plain: Mapping[str, Any]) -> None:
             )
         optional = group in NAMED or (group == "router_schedule" and not node)
         if TARGET not in node and not optional:
-            raise SettingError(f"{group}: it has no {TARGET}, the name of what makes it")
+            raise SettingError(
+                setting=group, problem=f"it has no {TARGET}, the name of what makes it"
+            )
         if group in LATER and node.get("_partial_") is not True:
-            raise SettingError(f"{group}: give it _partial_: true, as {LATER[group]} come later")
+            raise SettingError(
+                setting=f"{group}._partial_",
+                expected=f"true, as it is called later, with {LATER[group]}",
+            )
     for group in NAMED:
         for name, node in plain[group].items():
             # Data with cold items set a patience, also for callbacks=none.
@@ -133,8 +140,9 @@ def _check_root(plain: Mapping[str, Any]) -> None:
                 continue
             if not isinstance(node, Mapping) or TARGET not in node:
                 raise SettingError(
-                    f"{group}.{name}: it has no {TARGET}; name its class, or leave it out with "
-                    f"~{group}.{name}"
+                    setting=f"{group}.{name}",
+                    problem=f"it has no {TARGET}",
+                    hint=f"name its class, or leave it out with ~{group}.{name}",
                 )
 
 
@@ -201,7 +209,7 @@ def check_trainable(model: Recommender) -> None:
             group = "lr_schedule"
             model.lr_schedule(optimizer)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise SettingError(f"{group}: {first_line(error)}") from None
+        raise SettingError(setting=group, problem=first_line(error)) from None
 
 
 def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
@@ -229,9 +237,9 @@ def evaluation_of(plain: Mapping[str, Any]) -> Evaluation:
     try:
         evaluation: Evaluation = instantiate(plain["evaluation"], _convert_="all")
     except InstantiationException as error:
-        if not isinstance(error.__cause__, ValueError):
+        if not isinstance(error.__cause__, SettingError):
             raise
-        raise SettingError(f"evaluation.{error.__cause__}") from error
+        raise error.__cause__.below("evaluation") from error
     return evaluation
 
 

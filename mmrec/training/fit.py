@@ -62,8 +62,10 @@ def select(
             result["epochs"] = max(trainer.current_epoch, chosen + 1)
         if not trial and checkpoints.best_epoch is None:
             raise SettingError(
-                "no validation ran, so no epoch can be selected: raise trainer.max_epochs, or "
-                "lower trainer.check_val_every_n_epoch"
+                setting="trainer.max_epochs",
+                value=plain["trainer"]["max_epochs"],
+                problem="no validation ran, so no epoch can be selected",
+                hint="raise it, or lower trainer.check_val_every_n_epoch",
             )
         if not trial:
             return checkpoints.best

@@ -197,7 +197,12 @@ class MLflow(MLFlowLogger):
                 run_id=_earlier_id(self.folder / MLFLOW_ID),
             )
         except ModuleNotFoundError:
-            raise SettingError("logger=mlflow needs pip install 'mmrec[mlflow]'") from None
+            raise SettingError(
+                setting="logger",
+                value="mlflow",
+                problem="it needs a package",
+                hint="pip install 'mmrec[mlflow]'",
+            ) from None
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
@@ -329,6 +334,9 @@ def _mode(mode: Mode | None, offline_without_login: bool) -> Mode:
         log.warning("no W&B credentials: offline; `wandb sync` uploads the run later")
         return "offline"
     raise SettingError(
-        "logger=wandb: no credentials; run `wandb login`, set WANDB_API_KEY, or give "
-        "logger.wandb.mode=offline (or logger.wandb.offline_without_login=true)"
+        setting="logger",
+        value="wandb",
+        problem="no credentials",
+        hint="run `wandb login`, set WANDB_API_KEY, or give logger.wandb.mode=offline (or "
+        "logger.wandb.offline_without_login=true)",
     )

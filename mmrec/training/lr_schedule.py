@@ -42,17 +42,25 @@ def check_lr_schedule(plain: Mapping[str, Any]) -> None:
     node = plain.get(GROUP)
     if node is None:
         return
-    target, name = get_object(node[TARGET]), f"{GROUP}.{TARGET}={node[TARGET]}"
+    target, name = get_object(node[TARGET]), f"{GROUP}.{TARGET}"
     if not (isinstance(target, type) and issubclass(target, LRScheduler)):
-        raise SettingError(f"{name}: expected a class of {PACKAGE}, for example {PACKAGE}.StepLR")
+        raise SettingError(
+            setting=name,
+            value=node[TARGET],
+            expected=f"a class of {PACKAGE}, for example {PACKAGE}.StepLR",
+        )
     if issubclass(target, ReduceLROnPlateau):
         raise SettingError(
-            f"{name}: it follows a metric, and a schedule depends on the epoch alone; expected "
-            f"another class of {PACKAGE}"
+            setting=name,
+            value=node[TARGET],
+            problem="it follows a metric, and a schedule depends on the epoch alone",
+            hint=f"give another class of {PACKAGE}",
         )
     for key, parameter in [*inspect.signature(target).parameters.items()][1:]:  # 0: optimizer
         if parameter.default is parameter.empty and key not in node:
-            raise SettingError(f"{GROUP}.{key}: give it a value; {node[TARGET]} needs it")
+            raise SettingError(
+                setting=f"{GROUP}.{key}", problem=f"give it a value; {node[TARGET]} needs it"
+            )
     if "last_epoch" in node:
         raise SettingError(
             setting=f"{GROUP}.last_epoch",
@@ -62,8 +70,11 @@ def check_lr_schedule(plain: Mapping[str, Any]) -> None:
         )
     if node.get("T_max") == plain["trainer"].get("max_epochs") == -1:
         raise SettingError(
-            f"{GROUP}.T_max=-1: trainer.max_epochs=-1 sets no number of epochs; expected the "
-            f"epochs until the lowest learning rate, for example {GROUP}.T_max=100"
+            setting=f"{GROUP}.T_max",
+            value=-1,
+            problem="trainer.max_epochs=-1 sets no number of epochs",
+            expected="the epochs until the lowest learning rate",
+            hint=f"for example {GROUP}.T_max=100",
         )
     for key, hint in RANGES.items():
         if key in node:
@@ -92,7 +103,8 @@ def give_lr_schedule(model: Recommender, plain: Mapping[str, Any]) -> None:
         return
     if model.closed_form:
         raise SettingError(
-            f"{GROUP}: {type(model).__name__} is solved in closed form and has no learning rate; "
-            "leave the setting out"
+            setting=GROUP,
+            problem=f"{type(model).__name__} is solved in closed form and has no learning rate",
+            hint="leave the setting out",
         )
     model.lr_schedule = instantiate(node, _convert_="all")

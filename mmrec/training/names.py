@@ -119,7 +119,12 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
     several = [asked] if isinstance(asked, str | int) else asked
     listed = pl.Series("name", [str(name) for name in several])
     if listed.is_empty():
-        raise SettingError(f"{setting}=[]: name at least one {names.kind}, or omit the setting")
+        raise SettingError(
+            setting=setting,
+            value=[],
+            expected=f"at least one {names.kind}",
+            hint="omit the setting for all",
+        )
     found = _indices(listed, names.text)
     path = expand(str(asked)) if alone else None
     if path is not None and path.is_file():
@@ -135,7 +140,8 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
         raise SettingError(
             setting=setting,
             value=asked,
-            problem=f"a bracket is not closed, expected {setting}=[a,b]",
+            problem="a bracket is not closed",
+            expected=f"{setting}=[a,b]",
         )
     if path is not None and path.is_dir():
         raise SettingError(

@@ -227,8 +227,8 @@ def _unfused(model: Mapping[str, Any]) -> dict[str, bool]:
         return {}
     try:
         fused_ranking()
-    except ValueError as error:
-        log.warning("ranked without model.fused: %s", str(error).partition(";")[0])
+    except SettingError as error:
+        log.warning("ranked without model.fused: %s", error.problem)
         return {"fused": False}
     return {}
 
@@ -305,7 +305,7 @@ def _load(model: Recommender, path: Path) -> None:
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
     except DataError as error:
-        raise DataError(file=path, problem=str(error)) from None
+        raise error.in_file(path) from None
     except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ResultError(

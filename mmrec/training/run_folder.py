@@ -70,7 +70,10 @@ def locked(folder: Path) -> Iterator[None]:
         lock = FileLock(path).acquire(timeout=0)
     except Timeout:
         raise SettingError(
-            f"{folder}: a process is writing this run; wait for its end, or stop it"
+            setting="run_dir",
+            value=folder,
+            problem="a process is writing this run",
+            hint="wait for its end, or stop it",
         ) from None
     with lock:
         try:
@@ -92,7 +95,7 @@ def check_unused(folder: Path) -> None:
         way += f", or resume that run with its own settings: {to_continue(folder)}"
     elif not (folder / BEST).exists():
         way += "; it has no checkpoint: if it does not run any more, it can be deleted"
-    raise SettingError(f"{folder} holds a run already: {way}")
+    raise SettingError(setting="run_dir", value=folder, problem="it holds a run already", hint=way)
 
 
 def copy_best(checkpoint: Path | None, folder: Path) -> None:
@@ -112,7 +115,12 @@ def copy_best(checkpoint: Path | None, folder: Path) -> None:
         return
     best = checkpoint.with_name(BEST.name)
     if not best.is_file():
-        raise SettingError(f"there is no {best}; put it beside {checkpoint.name}")
+        raise SettingError(
+            setting="ckpt",
+            value=checkpoint,
+            problem=f"there is no {best}",
+            hint=f"put it beside {checkpoint.name}",
+        )
     (folder / BEST).parent.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / BEST) as part:
         shutil.copy(best, part)
@@ -197,15 +205,23 @@ def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any
         model.on_load_checkpoint(content)
     except DataError as error:
         way = to_continue(checkpoint.parent.parent)
-        raise DataError(f"{error}; resume the run with {way}") from None
+        raise error.in_file(checkpoint, f"{error.hint}; resume the run with {way}") from None
     if "optimizer_states" not in content:
         raise SettingError(
-            f"{checkpoint} holds weights only; continue from the last.ckpt beside it"
+            setting="ckpt",
+            value=checkpoint,
+            problem="it holds weights only",
+            hint="continue from the last.ckpt beside it",
         )
     home = checkpoint.parent.parent
     config = home / CONFIG
     if not config.is_file():
-        raise SettingError(f"there is no {config}; continue from where the run left its last.ckpt")
+        raise SettingError(
+            setting="ckpt",
+            value=checkpoint,
+            problem=f"there is no {config}",
+            hint="continue from where the run left its last.ckpt",
+        )
     earlier, now = flat(read_config(home)), flat(plain)
     for name in sorted({*earlier, *now}):
         before, after = earlier.get(name, "nothing"), now.get(name, "nothing")

@@ -165,32 +165,40 @@ def embeddings(folder: Path, data_root: str | None = None) -> Embeddings:
         encoded = run.model.encode()
     if not isinstance(encoded, Embeddings):
         raise SettingError(
-            f"{GROUP}: {type(run.model).__name__} in {folder} has no embeddings of users and "
-            "items; choose a model whose encode() returns Embeddings"
+            setting=GROUP,
+            problem=f"{type(run.model).__name__} in {folder} has no embeddings of users and items",
+            hint="choose a model whose encode() returns Embeddings",
         )
     return Embeddings(*(table.detach().float().clone() for table in encoded))
 
 
 def _given(folder: Path, corpus: Corpus) -> Path:
     """Check a run that the user names."""
-    setting = f"{GROUP}.run={folder}"
+    setting = f"{GROUP}.run"
     try:
         result = read_result(folder)
     except ResultError as error:
-        raise SettingError(f"{setting}: {first_line(error)}") from None
+        problem = first_line(error)
+        raise SettingError(setting=setting, value=folder, problem=problem) from None
     if result["status"] != "completed" or not (folder / BEST).is_file():
         raise SettingError(
-            f"{setting}: status {result['status']}; expected a completed run with {BEST}"
+            setting=setting,
+            value=folder,
+            problem=f"its status is {result['status']}",
+            expected=f"a completed run with {BEST}",
         )
     found, expected = result["data_card"], corpus.card()
     for name in ("fingerprint", "split", "train", "val", "test"):
         if found[name] != expected[name]:
             raise DataError(
-                f"{setting}: {name} is {found[name]}, expected {expected[name]}; a teacher of "
-                "other data or another split could know held-out interactions"
+                file=f"{setting}={folder}",
+                column=name,
+                found=str(found[name]),
+                expected=str(expected[name]),
+                hint="a teacher of other data or another split could know held-out interactions",
             )
     if "partial" in result:
-        log.warning("%s: a partial run (%s)", setting, " ".join(result["partial"]))
+        log.warning("%s=%s: a partial run (%s)", setting, folder, " ".join(result["partial"]))
     log.info("%s: reused %s, %s", GROUP, folder, _cost(folder))
     return folder
 

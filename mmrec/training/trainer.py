@@ -128,8 +128,10 @@ def _callback(name: str, node: dict[str, Any]) -> Callback:
         raise setting_error(error.__cause__, node, f"callbacks.{name}") from error
     if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
         raise SettingError(
-            f"callbacks.{name}: {type(callback).__name__} validates averaged weights, which the "
-            f"best checkpoint would not hold; leave it out with ~callbacks.{name}"
+            setting=f"callbacks.{name}",
+            problem=f"{type(callback).__name__} validates averaged weights, which the best "
+            "checkpoint would not hold",
+            hint=f"leave it out with ~callbacks.{name}",
         )
     return callback
 
@@ -156,7 +158,7 @@ def _check_stopping(setting: str, stopping: EarlyStopping, cutoffs: Sequence[int
             setting=f"{setting}.mode",
             value=stopping.mode,
             problem=f"larger values of {stopping.monitor} are better",
-            hint="expected max",
+            expected="max",
         )
 
 
@@ -176,7 +178,12 @@ def _check_tensorboard(loggers: Mapping[str, Any]) -> None:
         str((node or {}).get(TARGET)).endswith(".TensorBoardLogger") for node in loggers.values()
     )
     if wanted and not (find_spec("tensorboard") or find_spec("tensorboardX")):
-        raise SettingError("logger=tensorboard needs a package: pip install 'mmrec[tensorboard]'")
+        raise SettingError(
+            setting="logger",
+            value="tensorboard",
+            problem="it needs a package",
+            hint="pip install 'mmrec[tensorboard]'",
+        )
 
 
 def _validated(trainer: Mapping[str, Any]) -> dict[str, int]:

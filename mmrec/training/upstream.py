@@ -107,23 +107,31 @@ def check_upstream(plain: Mapping[str, Any]) -> None:
         )
     if not takes_teacher(kind):
         raise SettingError(
-            f"{GROUP}: {kind.__name__} takes no teacher; leave the setting out, or give "
-            f"{GROUP}=none"
+            setting=GROUP,
+            problem=f"{kind.__name__} takes no teacher",
+            hint=f"leave the setting out, or give {GROUP}=none",
         )
     if unknown := next((key for key in node if key not in KEYS), None):
         raise SettingError(
-            f"{GROUP}.{unknown}: no such setting{nearest(str(unknown), KEYS)}; the data and the "
-            "trainer of a teacher are those of the run"
+            setting=f"{GROUP}.{unknown}",
+            problem=f"no such setting{nearest(str(unknown), KEYS)}",
+            hint="the data and the trainer of a teacher are those of the run",
         )
     if "run" in node:
         if other := next((key for key in KEYS[:-1] if key in node), None):
-            raise SettingError(f"{GROUP}.{other}: {GROUP}.run is a finished run; leave one out")
+            raise SettingError(
+                setting=f"{GROUP}.{other}",
+                problem=f"{GROUP}.run is a finished run",
+                hint="leave one out",
+            )
         check_value(str, node["run"], f"{GROUP}.run")
         return
     check_value(str | None, node.get("root"), f"{GROUP}.root")
     model = node.get("model")
     if not isinstance(model, Mapping) or TARGET not in model:
-        raise SettingError(f"{GROUP}.model: it has no {TARGET}, the class of the teacher")
+        raise SettingError(
+            setting=f"{GROUP}.model", problem=f"it has no {TARGET}, the class of the teacher"
+        )
     with below_upstream():
         check_value(str, model[TARGET], f"model.{TARGET}")
         try:
@@ -146,9 +154,10 @@ def below_upstream() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        text = str(error)
-        own = text.startswith(tuple(f"{name}{end}" for name in OWN for end in ".=: "))
-        raise SettingError(f"{GROUP}.{text}" if own else f"{GROUP}: {text}") from error
+        name = (error.setting or "") if isinstance(error, SettingError) else ""
+        if isinstance(error, SettingError) and name.partition(".")[0] in OWN:
+            raise error.below(GROUP) from error
+        raise SettingError(setting=GROUP, problem=str(error)) from error
 
 
 def saved_teacher(kind: Any, checkpoint: Path) -> Embeddings | None:

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrec.data import Corpus, DataError, History, Interactions, Queries, Triplets
+from mmrec.config.errors import SettingError
+from mmrec.data import Corpus, History, Interactions, Queries, Triplets
 from mmrec.data.batches import ranges
 from mmrec.data.corpus import together
 from mmrec.data.loaders import (
@@ -96,7 +97,7 @@ def test_samples_are_those_of_a_loop(triples, longest, samples):
             expected.append((user, cut[:-1], cut[1:]))
     grouped = interactions(triples).by_user(N_USERS)
     if not expected:
-        with pytest.raises(DataError):
+        with pytest.raises(SettingError):
             SequenceDataset(grouped, max_length=longest, samples=samples)
         return
     dataset = SequenceDataset(grouped, max_length=longest, samples=samples)

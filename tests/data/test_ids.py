@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmrec.data.corpus import DataError, Source
+from mmrec.config.errors import DataError, SettingError
+from mmrec.data.corpus import Source
 from mmrec.data.folder import Columns, read_folder
 
 N = 6  # items
@@ -46,8 +47,9 @@ def test_numbers_that_a_mapping_lists_never_change_their_meaning(tmp_path, ids):
     mapping(write(tmp_path, ids), FROM_ONE)
     as_rows, as_names = N not in ids, 0 not in ids
     if as_rows == as_names:  # both readings, or neither
-        with pytest.raises(DataError, match=r"toys\.inter"):
+        with pytest.raises(DataError) as error:
             read_folder(tmp_path, "toys")
+        assert error.value.file == "toys/toys.inter"
     else:
         expected = ids if as_rows else [number - 1 for number in ids]
         assert items_of(read_folder(tmp_path, "toys")) == expected
@@ -55,9 +57,12 @@ def test_numbers_that_a_mapping_lists_never_change_their_meaning(tmp_path, ids):
 
 def test_an_id_with_two_readings_names_both_and_the_setting(tmp_path):
     mapping(write(tmp_path, [5, 2, 3, 1]), FROM_ONE)
-    message = r"itemID is both a row number and an original id in i_id_mapping\.csv.* 5 .* row 4"
-    with pytest.raises(DataError, match=message + r".*data\.ids=rows or data\.ids=names"):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys")
+    assert error.value.file == "toys/toys.inter"
+    assert "an original id in i_id_mapping.csv, for example 5" in error.value.problem
+    assert "row 4" in error.value.problem
+    assert "data.ids=rows or data.ids=names" in error.value.hint
     rows = read_folder(tmp_path, "toys", ids="rows")
     names = read_folder(tmp_path, "toys", ids="names")
     assert items_of(rows) == [5, 2, 3, 1]
@@ -69,8 +74,10 @@ def test_an_id_with_two_readings_names_both_and_the_setting(tmp_path):
 def test_users_are_read_with_the_same_care(tmp_path):
     folder = write(tmp_path, [0, 1, 2, 3, 4, 5], users=[2, 2, 1, 1, 3, 3])
     mapping(folder, [1, 2, 3, 4], key="userID")
-    with pytest.raises(DataError, match=r"every userID is both .* u_id_mapping\.csv"):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys")
+    assert error.value.problem.startswith("every userID is both ")
+    assert "u_id_mapping.csv" in error.value.problem
     assert read_folder(tmp_path, "toys", ids="names").interactions.user.tolist() == [
         *(1, 1, 0, 0, 2, 2)
     ]
@@ -83,8 +90,10 @@ def test_further_files_are_read_with_the_same_care(tmp_path, file):
     folder = write(tmp_path, ["x", 1, 2])
     mapping(folder, [1, 2, 3, 4, 5, "x"])
     (folder / file).write_text("itemID,title,cold_label\n3,third,1\n4,fourth,2\n")
-    with pytest.raises(DataError, match=rf"toys/{file}: every itemID is both"):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys")
+    assert error.value.file == f"toys/{file}"
+    assert error.value.problem.startswith("every itemID is both")
     for choice, expected in (("rows", [3, 4]), ("names", [2, 3])):
         if choice == "rows":
             write(tmp_path, [5, 0, 1])
@@ -99,36 +108,28 @@ def test_further_files_are_read_with_the_same_care(tmp_path, file):
 
 
 @pytest.mark.parametrize(
-    ("items", "listed", "features", "choice", "message"),
+    ("items", "listed", "features", "choice", "line", "said"),
     [
-        ([1, 0, 5], None, N, "names", r"line 3: itemID is 0, expected 1 to 6, .*data\.ids=names"),
-        ([1, "b"], None, 0, "rows", r"line 3: itemID is b, .*data\.ids=rows; .*data\.ids=names"),
-        (["a", "b"], ["b", "a"], 2, "rows", r"line 2: itemID is a, .*row number.*data\.ids=rows"),
-        (
-            [0, 10],
-            list("abcd"),
-            0,
-            "rows",
-            r"line 3: itemID is 10, expected a row number of 0\.\.3",
-        ),
-        (
-            [0, 10],
-            list("abcd"),
-            4,
-            "rows",
-            r"line 3: itemID is 10, expected a row number of 0\.\.3",
-        ),
-        ([3, 0], list("abcd"), 4, "names", r"line 2: itemID is 3, .*i_id_mapping\.csv, .*=rows"),
+        ([1, 0, 5], None, N, "names", 3, ["1 to 6, ", "data.ids=names"]),
+        ([1, "b"], None, 0, "rows", 3, ["data.ids=rows", "data.ids=names"]),
+        (["a", "b"], ["b", "a"], 2, "rows", 2, ["row number", "data.ids=rows"]),
+        ([0, 10], list("abcd"), 0, "rows", 3, ["a row number of 0..3"]),
+        ([0, 10], list("abcd"), 4, "rows", 3, ["a row number of 0..3"]),
+        ([3, 0], list("abcd"), 4, "names", 2, ["i_id_mapping.csv", "data.ids=rows"]),
     ],
 )
 def test_a_meaning_that_ids_do_not_have_is_refused(
-    tmp_path, items, listed, features, choice, message
+    tmp_path, items, listed, features, choice, line, said
 ):
     folder = write(tmp_path, items, features=features)
     if listed:
         mapping(folder, listed)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys", ids=choice)
+    assert (error.value.line, error.value.column) == (line, "itemID")
+    assert error.value.found == str(items[line - 2])
+    for part in said:
+        assert part in f"{error.value.expected}; {error.value.hint}"
 
 
 def test_users_that_have_one_meaning_leave_the_choice_to_items(tmp_path):
@@ -144,11 +145,15 @@ def test_users_that_have_one_meaning_leave_the_choice_to_items(tmp_path):
 def test_a_name_among_row_numbers_and_a_typing_mistake_among_names_are_refused(tmp_path):
     folder = write(tmp_path, [0, 2, "x"])
     mapping(folder, ["x", "y", "z", "a", "b", "c"])
-    with pytest.raises(DataError, match=r"line 2: itemID is 0, expected an id that is known"):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys")
+    assert (error.value.line, error.value.found) == (2, "0")
+    assert error.value.expected == "an id that is known"
     write(tmp_path, ["x", "y", "zz"])
-    with pytest.raises(DataError, match=r"line 4: itemID is zz, .*i_id_mapping\.csv"):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys", ids="names")
+    assert (error.value.line, error.value.found) == (4, "zz")
+    assert "i_id_mapping.csv" in error.value.expected
 
 
 @pytest.mark.parametrize("last", [N - 1, N])
@@ -156,9 +161,11 @@ def test_ids_from_one_beside_features_are_refused_until_they_are_explained(tmp_p
     """Whether or not the last item has an interaction."""
     ids = [1, *range(3, last + 1)]
     write(tmp_path, ids)
-    message = rf"itemID is 1 to {last} and image_feat\.npy has 6 rows.*data\.ids=rows or data\.ids="
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys")
+    problem = f"itemID is 1 to {last} and image_feat.npy has 6 rows"
+    assert error.value.problem.startswith(problem)
+    assert "data.ids=rows or data.ids=names" in error.value.hint
     names = read_folder(tmp_path, "toys", ids="names")
     assert items_of(names) == [number - 1 for number in ids]
     assert names.item_ids.to_list() == FROM_ONE
@@ -167,19 +174,24 @@ def test_ids_from_one_beside_features_are_refused_until_they_are_explained(tmp_p
         assert items_of(rows) == ids
         assert rows.item_ids is None
     else:
-        with pytest.raises(DataError, match=r"itemID is 6, expected below 6"):
+        with pytest.raises(DataError) as error:
             read_folder(tmp_path, "toys", ids="rows")
+        assert (error.value.column, error.value.found) == ("itemID", "6")
+        assert error.value.expected.startswith("below 6")
 
 
 def test_items_without_interactions_tell_that_ids_count_from_1(tmp_path, caplog):
     folder = write(tmp_path, [2, 3, 5])
     (folder / "items.csv").write_text("itemID\n" + "".join(f"{number}\n" for number in FROM_ONE))
-    message = r"items\.csv: itemID is 1 to 6 and image_feat\.npy has 6 rows.*data\.ids=names"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys")
+    assert error.value.file.endswith("items.csv")
+    assert error.value.problem.startswith("itemID is 1 to 6 and image_feat.npy has 6 rows")
+    assert "data.ids=names" in error.value.hint
     (folder / "items.csv").write_text("itemID\n4\n6\n")  # some items only
-    with pytest.raises(DataError, match=r"itemID is 2 to 6 and .*data\.ids=names"):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys")
+    assert error.value.problem.startswith("itemID is 2 to 6 and ")
     assert items_of(read_folder(tmp_path, "toys", ids="names")) == [1, 2, 4]
     (folder / "items.csv").write_text("itemID\n0\n5\n")
     assert items_of(read_folder(tmp_path, "toys")) == [2, 3, 5]
@@ -201,13 +213,15 @@ def test_features_without_an_item_0_are_said_to_be_numbered_from_0(tmp_path, cap
 @pytest.mark.parametrize("ids", [[105, 9, 30], ["a", "b"]])
 def test_ids_that_features_are_not_numbered_by_need_a_mapping(tmp_path, ids):
     folder = write(tmp_path, ids)
-    message = (
-        r"line 2: itemID is (105|a), .*image_feat\.npy.* i_id_mapping\.csv, with the columns "
-        r"itemID \(row number, 0 to 5\) and original_id"
-    )
     for choice in (None, "rows", "names"):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError) as error:
             read_folder(tmp_path, "toys", ids=choice)
+        assert (error.value.line, error.value.found) == (2, str(ids[0]))
+        assert "image_feat.npy" in error.value.expected
+        assert error.value.hint == (
+            "list the ids in i_id_mapping.csv, with the columns itemID (row number, 0 to 5) and "
+            "original_id"
+        )
     mapping(folder, [*ids, *range(1000, 1000 + N - len(ids))])
     assert items_of(read_folder(tmp_path, "toys")) == list(range(len(ids)))
 
@@ -240,8 +254,10 @@ def test_numbers_without_features_keep_their_meaning_as_lines_go(tmp_path):
 def test_a_row_without_a_name_is_not_called_as_another(tmp_path):
     folder = write(tmp_path, [0, 1, 2])
     (folder / "i_id_mapping.csv").write_text("itemID,original_id\n0,1\n2,b\n3,c\n4,d\n5,e\n")
-    with pytest.raises(DataError, match=r"i_id_mapping\.csv: row 1 has no original id, and 1 is"):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys")
+    assert error.value.file == "toys/i_id_mapping.csv"
+    assert error.value.problem.startswith("row 1 has no original id, and 1 is")
 
 
 @pytest.mark.parametrize("ids", [None, "rows"])
@@ -251,20 +267,25 @@ def test_a_row_number_that_leaves_almost_all_rows_empty_is_refused(tmp_path, ids
     mapping(folder, ["a", "b", "c"])
     path = folder / "i_id_mapping.csv"
     path.write_text(path.read_text().replace("2,c", f"{huge},c"))
-    with pytest.raises(DataError, match=rf"i_id_mapping\.csv, line 4: itemID is {huge}, expected"):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys", ids=ids)
+    assert (error.value.file, error.value.line) == ("toys/i_id_mapping.csv", 4)
+    assert error.value.found == str(huge)
     mapping(folder, ["a", "b", "c"])
     write(tmp_path, [0, 1, huge], features=0)
-    message = rf"toys\.inter(: the largest|, line 4:) itemID is {huge}"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys", ids=ids)
+    assert error.value.file == "toys/toys.inter"
+    assert str(huge) in (error.value.found or error.value.problem)
 
 
 def test_sparse_numbers_without_a_list_are_names_unless_they_are_said_to_be_rows(tmp_path):
     write(tmp_path, [5, 99_999_999_999], features=0)
     assert read_folder(tmp_path, "toys").n_items == 2
-    with pytest.raises(DataError, match=r"largest itemID is 99999999999.*data\.ids=names"):
+    with pytest.raises(DataError) as error:
         read_folder(tmp_path, "toys", ids="rows")
+    assert error.value.problem.startswith("the largest itemID is 99999999999")
+    assert "data.ids=names" in error.value.hint
 
 
 def test_items_csv_has_its_ids_categories_and_titles_under_the_configured_names(tmp_path):
@@ -287,23 +308,19 @@ def test_items_csv_has_its_ids_categories_and_titles_under_the_configured_names(
 
 def test_a_column_of_items_csv_that_was_asked_for_must_be_there(tmp_path):
     folder = write(tmp_path, ["a", "b"], features=0)
-    with pytest.raises(DataError, match=r"data\.columns\.title=name .*toys/items\.csv"):
+    with pytest.raises(SettingError) as error:
         read_folder(tmp_path, "toys", columns=Columns(title="name"))
+    assert (error.value.setting, error.value.value) == ("data.columns.title", "name")
     (folder / "items.csv").write_text("itemID,title\na,First\n")
-    with pytest.raises(
-        DataError, match=r"items\.csv: expected a column name, .*data\.columns\.title=title"
-    ):
+    with pytest.raises(DataError) as missing:
         read_folder(tmp_path, "toys", columns=Columns(title="name"))
+    assert (missing.value.file, missing.value.expected) == ("toys/items.csv", "a column name")
+    assert "data.columns.title=title" in missing.value.hint
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"columns": None}, r"data\.columns is None, expected the names of columns"),
-        ({"category_separator": ""}, r"data\.category_separator is empty"),
-    ],
-)
-def test_settings_that_cannot_name_a_column_or_a_separator_are_refused(tmp_path, options, message):
+@pytest.mark.parametrize(("name", "value"), [("columns", None), ("category_separator", "")])
+def test_settings_that_cannot_name_a_column_or_a_separator_are_refused(tmp_path, name, value):
     write(tmp_path, [0, 1, 2])
-    with pytest.raises(ValueError, match=message):
-        read_folder(tmp_path, "toys", **options)
+    with pytest.raises(SettingError) as error:
+        read_folder(tmp_path, "toys", **{name: value})
+    assert (error.value.setting, error.value.value) == (f"data.{name}", value)

@@ -216,10 +216,10 @@ def wrong_mask(graph):
         (negative_user, ["rates", "user", "-1", "59"]),
         (float_time, ["rates", "time", "float32"]),
         (short_time, ["rates", "time", "[359]", "[360]"]),
-        (infinite_feature, ["movie.x", "row 7", "infinite"]),
-        (partial_nan, ["movie.x", "row 7", "NaN"]),
-        (missing_row, ["movie.x", "30", "31"]),
-        (wrong_mask, ["movie.x_present", "float32", "bool"]),
+        (infinite_feature, ["movie", "row 7", "x is infinite"]),
+        (partial_nan, ["movie", "row 7", "x is", "NaN"]),
+        (missing_row, ["movie", "x is of", "30", "31"]),
+        (wrong_mask, ["movie", "x_present is", "float32", "bool"]),
     ],
 )
 def test_an_invalid_graph_is_refused_and_the_error_names_the_attribute(spoil, named):
@@ -232,11 +232,16 @@ def test_an_invalid_graph_is_refused_and_the_error_names_the_attribute(spoil, na
 
 
 def test_a_homogeneous_graph_and_a_wrong_node_type_are_refused():
-    with pytest.raises(DataError, match="Data; expected a HeteroData"):
+    with pytest.raises(DataError) as homogeneous:
         from_pyg(Data(num_nodes=3))
+    assert homogeneous.value.found == "a Data"
+    assert homogeneous.value.expected.startswith("a HeteroData")
     graph, _ = movies()
-    with pytest.raises(DataError, match=r"item nodes.*user, movie|item nodes.*movie, user"):
+    with pytest.raises(DataError) as unknown:
         from_pyg(graph)
+    assert "item nodes" in unknown.value.problem
+    for kind in ("user", "movie"):
+        assert kind in unknown.value.problem
     assert set(graph.node_types) == {"user", "movie"}  # the graph is not changed
 
 
@@ -247,8 +252,9 @@ def test_time_of_some_splits_only_is_refused():
         graph["user", split, "movie"].edge_index = edges.edge_index
     graph["user", "test", "movie"].time = edges.time
     del graph["user", "rates", "movie"]
-    with pytest.raises(DataError, match="time is known for some edge types only"):
+    with pytest.raises(DataError) as error:
         from_pyg(graph, item="movie")
+    assert error.value.problem == "time is known for some edge types only"
 
 
 @pytest.mark.slow

@@ -101,11 +101,16 @@ def test_a_mixture_of_units_is_told(caplog):
 )
 @pytest.mark.parametrize("others", [["5"], ["5.5"], ["2014-07-01"]])
 def test_what_is_no_moment_is_named_by_line(bad, others):
-    with pytest.raises(DataError, match=r"toys/toys\.csv, line [23]: date is .*1970.*ISO 8601"):
+    with pytest.raises(DataError) as error:
         read([*others, bad])
+    assert (error.value.file, error.value.column) == ("toys/toys.csv", "date")
+    assert error.value.line in (2, 3)
+    assert "1970" in error.value.expected
+    assert "ISO 8601" in error.value.expected
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, 1e300])
 def test_numbers_of_a_parquet_file_are_checked_too(bad):
-    with pytest.raises(DataError, match=r"line 3: date is "):
+    with pytest.raises(DataError) as error:
         read([5.0, bad])
+    assert (error.value.line, error.value.column) == (3, "date")

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmrec.config.errors import SettingError
 from mmrec.data import Modality, content_hash
 from mmrec.graphs import (
     content_similarity,
@@ -64,8 +65,10 @@ def test_items_without_content_are_nobodys_neighbours():
 
 
 def test_a_k_that_no_modality_can_serve_is_refused():
-    with pytest.raises(ValueError, match=r"model\.k is 8, but 8 items have one; give fewer"):
+    with pytest.raises(SettingError) as error:
         content_similarity({"one": content(0, 4)}, 8)
+    assert (error.value.setting, error.value.value) == ("model.k", 8)
+    assert error.value.problem == "only 8 items have one"
 
 
 def test_a_weighted_graph_is_directed_and_averages_the_nearest_items_of_each_modality():
@@ -112,8 +115,9 @@ def test_modality_shares(names, weights, expected):
     [{"image": 1}, {"image": 1, "sound": 1}, {"image": -1, "text": 2}, {"image": 0, "text": 0}],
 )
 def test_wrong_modality_weights_are_refused(weights):
-    with pytest.raises(ValueError, match=r"model\.modality_weights"):
+    with pytest.raises(SettingError) as error:
         modality_shares(dict.fromkeys(["image", "text"]), weights)
+    assert (error.value.setting, error.value.value) == ("model.modality_weights", weights)
 
 
 @settings(max_examples=20)

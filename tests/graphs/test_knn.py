@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
+from mmrec.config.errors import DataError
 from mmrec.data.corpus import Modality
 from mmrec.graphs import Neighbours, content_knn, knn_adjacency, knn_graph
 
@@ -125,8 +126,9 @@ def test_more_neighbours_than_items_are_refused(k, self_loops, most):
 def test_a_feature_that_is_not_finite_names_its_row(value):
     features = torch.ones(5, 3)
     features[3, 1] = value
-    with pytest.raises(ValueError, match=r"features, row 3: not a finite vector; give zeros"):
+    with pytest.raises(DataError) as error:
         knn_graph(features, 1)
+    assert (error.value.file, error.value.row) == ("features", 3)
 
 
 NEIGHBOURS = Neighbours(

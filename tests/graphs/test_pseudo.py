@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from mmrec.config.errors import SettingError
 from mmrec.data import DataError, PlantedData, planted
 from mmrec.graphs import (
     augmented_adjacency,
@@ -109,10 +110,12 @@ def test_no_edges_are_none(corpus):
 
 
 def test_what_cannot_be_is_refused(corpus):
-    with pytest.raises(ValueError, match=r"pseudo_edges is -1; give 0 or more"):
+    with pytest.raises(SettingError) as few:
         pseudo_edges(corpus, per_user=-1, neighbours=10)
-    with pytest.raises(DataError, match=r"needs item features and planted has none"):
+    assert (few.value.setting, few.value.value) == ("model.pseudo_edges", -1)
+    with pytest.raises(DataError) as bare:
         pseudo_edges(replace(corpus, modalities={}), per_user=1, neighbours=10)
+    assert bare.value.file == "planted"
 
 
 @pytest.mark.usefixtures("fresh_cache")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmrec.config.errors import SettingError
 from mmrec.data import DataError, Queries
 from mmrec.graphs import content_similarity
 from mmrec.models import EASE, ItemKNN, MostPop, Random, ease
@@ -56,14 +57,18 @@ def test_content_is_added_to_ease_by_its_weight(small_corpus):
 def test_ease_needs_content_only_if_it_is_weighted(small_corpus):
     bare = small_corpus(modalities=0)
     assert scores(EASE(bare)).isfinite().all()
-    with pytest.raises(DataError, match="ease needs item features"):
+    with pytest.raises(DataError) as error:
         EASE(bare, content_weight=1.0)
+    assert error.value.file == bare.name
+    assert error.value.problem.startswith("model ease needs item features")
 
 
 def test_ease_refuses_a_catalogue_whose_matrix_would_not_fit(small_corpus, monkeypatch):
     monkeypatch.setattr(ease, "LARGEST", 8)
-    with pytest.raises(ValueError, match="dense 9 x 9 matrix, more than 8 x 8; use model=item_knn"):
+    with pytest.raises(SettingError) as error:
         EASE(small_corpus())
+    assert (error.value.setting, error.value.value) == ("model", "ease")
+    assert error.value.problem.endswith("dense 9 x 9 matrix, more than 8 x 8")
 
 
 def test_item_knn_is_a_sum_over_the_history(small_corpus):
@@ -85,9 +90,10 @@ def test_item_knn_is_a_sum_over_the_history(small_corpus):
 
 
 def test_neighbours_that_no_modality_has_are_named(checkerboard):
-    message = r"model\.k is 88, but 88 items have visual; give fewer, or leave it out with"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SettingError) as error:
         ItemKNN(checkerboard(missing=8), k=88)
+    assert (error.value.setting, error.value.value) == ("model.k", 88)
+    assert error.value.problem == "only 88 items have visual"
 
 
 def test_most_pop_counts(small_corpus):

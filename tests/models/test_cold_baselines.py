@@ -8,6 +8,7 @@ import torch
 from lightning import seed_everything
 from torch.nn.functional import normalize
 
+from mmrec.config.errors import SettingError
 from mmrec.data import Pairs, Triplets
 from mmrec.models import WMF, CLCRec, ContentBPR, DropoutNet, Embeddings, dropoutnet
 from mmrec.nn import weighted_factors
@@ -105,8 +106,9 @@ def test_dropoutnet_ranks_a_cold_item_by_content_and_a_warm_one_by_both(corpus):
 
 
 def test_dropoutnet_without_a_round_has_no_factors(corpus):
-    with pytest.raises(ValueError, match=r"model\.rounds=0: expected a finite number"):
+    with pytest.raises(SettingError) as error:
         made(DropoutNet, corpus, rounds=0)
+    assert (error.value.setting, error.value.value) == ("model.rounds", 0)
 
 
 @torch.no_grad()
@@ -130,13 +132,17 @@ def test_dropoutnet_with_wmf_is_dropoutnet_that_solves(corpus):
 
 def test_dropoutnet_refuses_factors_of_another_width(corpus):
     teacher = made(DropoutNet, corpus, rounds=1).encode()
-    with pytest.raises(ValueError, match=r"model\.dim is 5.*6 wide"):
+    with pytest.raises(SettingError) as error:
         DropoutNet(corpus, dim=5, teacher=teacher)
+    assert (error.value.setting, error.value.value) == ("model.dim", 5)
+    assert error.value.problem.endswith("6 wide")
 
 
 def test_factors_that_overflow_name_their_settings(corpus):
-    with pytest.raises(ValueError, match=r"model\.alpha is 1e\+200 and model\.l2 is 1e-06"):
+    with pytest.raises(SettingError) as error:
         made(WMF, corpus, alpha=1e200, l2=1e-6).encode()
+    assert (error.value.setting, error.value.value) == ("model.alpha", 1e200)
+    assert "model.l2=1e-06" in error.value.problem
 
 
 @pytest.mark.parametrize("replaced", [0.0, 1.0])

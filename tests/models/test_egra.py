@@ -219,9 +219,10 @@ def test_checkpoints_hold_the_teacher(corpus):
 
 def test_item_measures_are_degrees_and_weights(corpus):
     model = EGRA(corpus, dim=5, neighbours=K, teacher=teacher_of(corpus))
-    behaviour, content, _ = model.nodes()
+    behaviour, content = model.nodes()
     measures = model.item_measures()
-    cosine = cosine_similarity(behaviour, content, dim=1)[corpus.n_users :]
+    assert {"gate of m3", "gate of m4"} <= measures.keys()
+    cosine = cosine_similarity(behaviour, content.vectors, dim=1)[corpus.n_users :]
     torch.testing.assert_close(measures["alignment degree"], (1 + cosine) / 2)
     weights = measures["alignment weight"]
     assert weights[cosine.argmin()] == weights.max()

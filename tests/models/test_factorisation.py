@@ -76,5 +76,7 @@ def test_an_unknown_norm_is_not_taken_for_another(small_corpus, kind):
 
 
 def test_vbpr_without_content_is_refused(small_corpus):
-    with pytest.raises(DataError, match="vbpr needs item features and small has none"):
+    with pytest.raises(DataError) as error:
         VBPR(small_corpus(modalities=0))
+    assert error.value.file == "small"
+    assert error.value.problem.startswith("model vbpr needs item features")

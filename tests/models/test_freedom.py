@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid, normalize
 
+from mmrec.config.errors import SettingError
 from mmrec.data import Triplets
 from mmrec.models import FREEDOM
 
@@ -99,5 +100,6 @@ def test_edges_of_popular_nodes_are_pruned_more_often(checkerboard):
 
 
 def test_more_neighbours_than_items_are_refused(corpus):
-    with pytest.raises(ValueError, match=r"model\.neighbours"):
+    with pytest.raises(SettingError) as error:
         FREEDOM(corpus, neighbours=corpus.n_items + 1)
+    assert error.value.setting == "model.neighbours"

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from mmrec.config.errors import SettingError
 from mmrec.data import DataError, Queries, Triplets
 from mmrec.models import GatedLightGCN
 
@@ -53,8 +54,10 @@ def test_it_is_its_formula(small_corpus, centred, item_init, late_add, fusion):
 
 
 def test_content_that_goes_nowhere_is_refused(small_corpus):
-    with pytest.raises(ValueError, match=r"item_init=id with model\.late_add=false leaves content"):
+    with pytest.raises(SettingError) as error:
         GatedLightGCN(small_corpus(), item_init="id", late_add=False)
+    assert (error.value.setting, error.value.value) == ("model.item_init", "id")
+    assert "model.late_add=false" in error.value.problem
 
 
 @pytest.mark.parametrize("fusion", ["vector", "scalar"])
@@ -102,5 +105,7 @@ def test_each_norm_has_its_own_weight(small_corpus):
 
 
 def test_without_content_it_is_refused(small_corpus):
-    with pytest.raises(DataError, match="gated_lightgcn needs item features and small has none"):
+    with pytest.raises(DataError) as error:
         GatedLightGCN(small_corpus(modalities=0))
+    assert error.value.file == "small"
+    assert error.value.problem.startswith("model gated_lightgcn needs item features")

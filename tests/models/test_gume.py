@@ -222,13 +222,14 @@ def test_terms_without_a_weight_are_left_out(small_corpus):
 
 
 def test_item_weights_are_attention_and_gates(small_corpus):
-    weights = GUME(lacking(small_corpus()), dim=5, neighbours=K).item_weights()
-    assert [*weights] == ["m3", "m4", "m3, specific", "m4, specific"]
+    model = GUME(lacking(small_corpus()), dim=5, neighbours=K)
+    weights, gates = model.item_weights(), model.item_measures()
+    assert [*weights] == ["m3", "m4"]
     total = weights["m3"] + weights["m4"]
     assert total[1] == 0
     torch.testing.assert_close(total[2:], torch.ones(len(total) - 2))
-    assert weights["m3"][4] == weights["m3, specific"][4] == 0
-    assert 0 < weights["m4, specific"][4] < 1
+    assert weights["m3"][4] == gates["gate of m3"][4] == 0
+    assert 0 < gates["gate of m4"][4] < 1
     single = GUME(small_corpus(modalities=1), dim=5, neighbours=K).item_weights()
     assert single.keys() == {"m3"}
     assert (single["m3"] == 1).all()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch_geometric.nn.conv.lg_conv import LGConv
 
+from mmrec.config.errors import SettingError
 from mmrec.data import Queries, Triplets
 from mmrec.models import LightGCN
 
@@ -83,5 +84,6 @@ def test_dropped_edges_return_for_evaluation(small_corpus):
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_an_edge_dropout_that_is_no_share_is_refused(small_corpus, share):
-    with pytest.raises(ValueError, match=f"edge_dropout={share}: expected a share"):
+    with pytest.raises(SettingError) as error:
         LightGCN(small_corpus(), edge_dropout=share)
+    assert (error.value.setting, error.value.value) == ("model.edge_dropout", share)

@@ -118,19 +118,23 @@ def test_no_contrast_has_no_term(small_corpus):
 def test_item_weights_are_attention_and_gates(bare_corpus):
     model = MGCN(bare_corpus(), dim=5, neighbours=K)
     weights = model.item_weights()
-    assert [*weights] == ["m3", "m4", "m3, specific", "m4, specific"]
+    assert [*weights] == ["m3", "m4"]
     total = weights["m3"] + weights["m4"]
     assert total[1] == 0
     torch.testing.assert_close(total[2:], torch.ones(len(total) - 2))
     assert weights["m3"][4] == 0
-    assert weights["m3, specific"][4] == 0
-    assert 0 < weights["m4, specific"][4] < 1
+    gates = model.item_measures()
+    assert [*gates] == ["gate of m3", "gate of m4"]
+    assert gates["gate of m3"][4] == 0
+    assert 0 < gates["gate of m4"][4] < 1
 
 
 def test_weights_of_a_single_modality_are_one(small_corpus):
-    weights = MGCN(small_corpus(modalities=1), dim=5, neighbours=K).item_weights()
+    model = MGCN(small_corpus(modalities=1), dim=5, neighbours=K)
+    weights = model.item_weights()
     assert weights.keys() == {"m3"}
     assert (weights["m3"] == 1).all()
+    assert model.item_measures() == {}
 
 
 def test_an_item_graph_without_steps_is_refused(small_corpus):

@@ -154,8 +154,10 @@ def test_numbers_of_neighbours_may_differ(small_corpus, dense_content_graph):
 
 @pytest.mark.parametrize("neighbours", [{"m3": 2}, {"m3": 2, "m4": 2, "m5": 2}, {"m3": 2, "x": 2}])
 def test_neighbours_that_do_not_name_the_modalities_are_refused(small_corpus, neighbours):
-    with pytest.raises(ValueError, match=r"model\.neighbours is .*\{m3:15,m4:15\}"):
+    with pytest.raises(SettingError) as error:
         neighbour_counts(small_corpus().modalities, neighbours)
+    assert (error.value.setting, error.value.value) == ("model.neighbours", neighbours)
+    assert "{m3:15,m4:15}" in error.value.expected
 
 
 @pytest.mark.parametrize(

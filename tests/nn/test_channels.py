@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmrec.config.errors import SettingError
 from mmrec.graphs import content_graphs, normalized_adjacency
 from mmrec.nn import BatchIndex, Channels, channel_names
 
@@ -75,13 +76,9 @@ def test_unused_parts_are_not_built(small_corpus):
 
 
 @pytest.mark.parametrize(
-    ("options", "setting"),
-    [
-        ({"content": "gated"}, r"model\.content=gated"),
-        ({"user_content": "none"}, r"model\.user_content=none"),
-        ({"precision": "float16"}, r"model\.precision=float16"),
-    ],
+    ("name", "value"), [("content", "gated"), ("user_content", "none"), ("precision", "float16")]
 )
-def test_an_unknown_choice_is_named(small_corpus, options, setting):
-    with pytest.raises(ValueError, match=setting):
-        channels(small_corpus(), **options)
+def test_an_unknown_choice_is_named(small_corpus, name, value):
+    with pytest.raises(SettingError) as error:
+        channels(small_corpus(), **{name: value})
+    assert (error.value.setting, error.value.value) == (f"model.{name}", value)

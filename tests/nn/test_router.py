@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from mmrec.config.errors import SettingError
 from mmrec.nn import (
     ROLES,
     PairRouter,
@@ -75,14 +76,16 @@ def test_one_fused_pass_ranks_as_many_passes_do(sees):
 def test_without_a_compiler_or_headers_there_is_no_fused_pass(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CXX", "nowhere/g++")
-    message = r"fused=true needs a C\+\+ compiler and Python's headers, and there is no nowhere/g"
     fused_ranking.cache_clear()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SettingError) as error:
         fused_ranking()
+    assert (error.value.setting, error.value.value) == ("model.fused", True)
+    assert "there is no nowhere/g++" in error.value.problem
     monkeypatch.setenv("CXX", sys.executable)  # some program that there is
     monkeypatch.setattr("sysconfig.get_path", lambda _: "nowhere/include")
-    with pytest.raises(ValueError, match=r"is no nowhere/include/Python\.h; install them"):
+    with pytest.raises(SettingError) as error:
         fused_ranking()
+    assert error.value.problem.endswith("there is no nowhere/include/Python.h")
 
 
 def test_a_router_that_sees_nothing_has_equal_gates_and_nothing_to_learn():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmrec.config.errors import SettingError
 from mmrec.data import History
 from mmrec.nn.transformer import Transformer, TransformerBlock, last_rows, layout
 
@@ -93,8 +94,9 @@ def test_dropout_is_for_training_only(packed):
 
 
 def test_heads_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match=r"^model\.heads is 3"):
+    with pytest.raises(SettingError) as error:
         build(heads=3)
+    assert (error.value.setting, error.value.value) == ("model.heads", 3)
 
 
 def test_the_last_row_of_an_empty_sequence_is_zero(packed):

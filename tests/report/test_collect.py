@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 import yaml
 
+from mmrec.config.errors import SettingError
 from mmrec.report.collect import by_protocol, chosen, collect, methods
 from mmrec.training.provenance import config_hash
-from mmrec.training.results import ResultError
 
 
 def test_seeds_of_one_setting_are_one_method(write_run, tmp_path):
@@ -144,10 +144,14 @@ def test_a_seed_counts_once_though_it_also_ran_on_another_device(write_run, tmp_
 
 
 def test_nothing_to_tell_of_is_an_error(write_run, tmp_path):
-    with pytest.raises(ResultError, match=r"there is no such folder"):
-        collect(str(tmp_path / "nowhere"))
-    with pytest.raises(ResultError, match=r"there is no completed run; give folders of runs"):
-        collect(str(tmp_path))
+    def refused(folder):
+        with pytest.raises(SettingError) as error:
+            collect(str(folder))
+        assert (error.value.setting, error.value.value) == ("runs", str(folder))
+        return error.value
+
+    assert refused(tmp_path / "nowhere").problem == "there is no such folder"
+    assert refused(tmp_path).problem == "there is no completed run"
+    assert refused(tmp_path).hint.startswith("give folders of runs")
     write_run("failed", status="failed")
-    with pytest.raises(ResultError, match=r"there is no completed run \(.*failed: the loss"):
-        collect(str(tmp_path))
+    assert "failed: the loss" in refused(tmp_path).problem

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from mmrec.config.errors import DataError
 from mmrec.data import Corpus, Interactions, Modality
 from mmrec.report import figures
 from mmrec.report.figures import learning_curve, write_item_weights
@@ -154,8 +155,11 @@ def test_a_validation_after_a_hundred_epochs_is_drawn(tmp_path, monkeypatch):
 
 
 def test_an_unknown_monitor_names_the_columns_there_are(tmp_path, metrics_csv):
-    with pytest.raises(ValueError, match=r"no column val/ndcg@5; there are .*val/recall@20"):
+    with pytest.raises(DataError) as error:
         learning_curve(metrics_csv, "val/ndcg@5", tmp_path / "curve.png")
+    assert error.value.file == str(metrics_csv)
+    assert error.value.expected == "a column val/ndcg@5"
+    assert "val/recall@20" in error.value.found
     assert not (tmp_path / "curve.png").exists()
 
 
