@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks import cold, many, memory, parts, sequences
+from experiments.benchmarks import cold, graphs, many, memory, parts, sequences
 from experiments.benchmarks.knn import bench_knn
 from mmrec.config.startup import keep_freed_memory
 from mmrec.training.provenance import git_commit, versions
@@ -72,6 +72,7 @@ def on_cpu(*, full: bool) -> dict[str, Part]:
         "MAMEX epoch, Scientific": cold.scientific,
         "MAMEX epoch, Scientific, one thread": partial(cold.scientific, threads=1),
         "SASRec step": sequences.step,
+        **{f"{name} step, Baby": partial(graphs.step, name) for name in graphs.MODELS},
         "100,000 new items": cold.arrivals,
         "dispatch": cold.dispatch,
         "projection": parts.projecting,
@@ -138,6 +139,10 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         ("MAMEX epoch, Scientific", OF_MAMEX, "1.5"),
         ("MAMEX epoch, Scientific, one thread", OF_MAMEX, "1.5"),
         ("SASRec step", "matrix products and attention, forward and backward", "1.5"),
+        *(
+            (f"{name} step, Baby", "its dense and sparse products, forward and backward", "1.5")
+            for name in graphs.MODELS
+        ),
         ("100,000 new items", "their products with 10,000 users, and the top 20", "1.6"),
         ("kNN 8,000 x 1,024", "full square of products and its top 10", "1.4"),
         ("kNN 63,001 x 4,096", "full square of products and its top 10", "1.4"),
@@ -183,6 +188,15 @@ def page(results: dict[str, dict[str, Any]]) -> str:
             "peak_gib",
             "peak memory of 63,001 x 4,096 kNN, GiB",
             "2.33 (2.5 GB)",
+        ),
+        *(
+            (
+                f"{name} step, Baby",
+                "peak_mib",
+                f"peak memory of {name} on Baby with features of 4,096 and 384, MiB",
+                "900" if name == "FREEDOM" else "1,229",
+            )
+            for name in graphs.MODELS
         ),
         ("SASRec step", "loss by ours", "a cross-entropy of 800 rows over 12,101 items, s", ""),
         ("SASRec step", "loss by autograd", "the same by autograd on one matrix of logits, s", ""),
