@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from mmrec.config.checks import check_at_least, check_choice, check_share
-from mmrec.config.errors import SettingError
 from mmrec.data import Pairs, TrainingView, require_modalities
 from mmrec.graphs import normalized_adjacency
 from mmrec.models.base import Embeddings, Recommender
@@ -42,7 +41,7 @@ class SLMRec(Recommender):
         layers: propagation steps over the user-item graph.
         temperature: of the main loss.
         task: `fac` aligns ids with the modalities in fine and coarse spaces; `fd` contrasts two
-            views with dropout; `fm` contrasts two views that each lack another modality.
+            views with dropout; `fm` two views that each lack the items of another channel.
         task_temperature: of the task.
         task_weight: weight of the task.
         feature_dropout: share of the channels that `fd` zeroes after each propagation step.
@@ -71,13 +70,6 @@ class SLMRec(Recommender):
         super().__init__(corpus)
         self.item_features = ItemFeatures(require_modalities(corpus, "slmrec"))
         count = len(self.item_features.names)
-        if task == "fm" and count < 2:
-            raise SettingError(
-                setting="model.task",
-                value=task,
-                expected="fac or fd, as two views that each lack another modality need two "
-                f"modalities, and {corpus.name} has {', '.join(self.item_features.names)}",
-            )
         self.task, self.task_weight, self.feature_dropout = task, task_weight, feature_dropout
         self.temperature, self.task_temperature = temperature, task_temperature
         self.user = nn.Embedding(corpus.n_users, dim)
@@ -134,8 +126,13 @@ class SLMRec(Recommender):
                     if self.task == "fd"
                     else self.masked(rows, distinct)
                 )
-                one, other = (self.fuse(view, n_users) for view in views)
-                loss = info_nce(one, other, self.task_temperature, cosine=True)
+                sizes = [n_users, len(distinct) - n_users]
+                one, other = (torch.split(self.fuse(view, n_users), sizes) for view in views)
+                sides = [
+                    info_nce(a, b, self.task_temperature, cosine=True)
+                    for a, b in zip(one, other, strict=True)  # users, then items
+                ]
+                loss = torch.stack(sides).sum()
             terms[self.task] = self.task_weight * loss
         return terms
 
@@ -160,12 +157,12 @@ class SLMRec(Recommender):
         return total / (self.propagate.layers + 1)
 
     def masked(self, rows: Tensor, distinct: Tensor) -> list[Tensor]:
-        """Two views [N, C D] in which the items of one modality are zero, another one in each."""
+        """Two views [N, C D] in which the items of one channel are zero, another one in each."""
         users = self.user.weight
         table = torch.cat([users, users.new_zeros(self.corpus.n_items, users.shape[1])])
         alone = self.propagate.rows(table, distinct)  # [N, D], of users without items
         channels = torch.split(rows, users.shape[1], dim=1)
-        chosen = torch.randperm(len(channels) - 1)[:2] + 1
+        chosen = torch.randperm(len(channels))[:2]
         return [
             torch.cat([alone if c == m else x for c, x in enumerate(channels)], dim=1)
             for m in chosen.tolist()

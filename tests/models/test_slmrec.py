@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from mmrec.config.errors import SettingError
 from mmrec.data import Pairs
 from mmrec.models import SLMRec
 
@@ -33,7 +32,8 @@ def dense_channels(model, masked=None):
     a = scale[:, None] * a * scale
     steps = range(model.propagate.layers + 1)
     mean = sum(torch.linalg.matrix_power(a, n) for n in steps) / len(steps)
-    sides = [model.item.weight]
+    ids = model.item.weight
+    sides = [torch.zeros_like(ids) if masked == "ids" else ids]
     for name, project in zip(corpus.modalities, model.project, strict=True):
         rows = torch.zeros(items, DIM)
         for i in range(items):
@@ -92,19 +92,29 @@ def test_losses_equal_dense_algebra(small_corpus, modalities):
     torch.testing.assert_close(found["fac"], 0.3 * task)
 
 
-def test_feature_masking_contrasts_views_that_lack_a_modality_each(small_corpus):
-    corpus = small_corpus(modalities=3)
+def of_both_sides(one, other, nodes, n_users):
+    """The contrast among users plus the one among items."""
+    users = nodes < n_users
+    return contrast(one[users], other[users], 0.7) + contrast(one[~users], other[~users], 0.7)
+
+
+@pytest.mark.parametrize("modalities", [1, 3])
+def test_feature_masking_contrasts_views_that_lack_a_channel_each(small_corpus, modalities):
+    corpus = small_corpus(modalities=modalities)
     model = SLMRec(corpus, dim=DIM, layers=2, task="fm", task_temperature=0.7, task_weight=0.3)
     nodes = torch.cat([BATCH.user, corpus.n_users + BATCH.item]).unique()
     views = {
         name: normalize(dense_fused(model, dense_channels(model, masked=name)))[nodes]
-        for name in corpus.modalities
+        for name in ("ids", *corpus.modalities)
     }
     expected = {
-        (a, b): 0.3 * contrast(views[a], views[b], 0.7) for a in views for b in views if a != b
+        (a, b): 0.3 * of_both_sides(views[a], views[b], nodes, corpus.n_users)
+        for a in views
+        for b in views
+        if a != b
     }
     seen = set()
-    for _ in range(60):
+    for _ in range(90):
         loss = model.losses(BATCH)["fm"]
         seen |= {pair for pair, value in expected.items() if torch.isclose(loss, value)}
     assert seen == set(expected)
@@ -118,7 +128,8 @@ def test_feature_dropout_contrasts_two_views_and_leaves_the_main_loss(small_corp
     channels = dense_channels(model)
     view = normalize(dense_fused(model, channels))[nodes]
     losses = model.losses(BATCH)
-    torch.testing.assert_close(losses["fd"], 0.3 * contrast(view, view, 0.7))
+    expected = 0.3 * of_both_sides(view, view, nodes, corpus.n_users)
+    torch.testing.assert_close(losses["fd"], expected)
     dropped = SLMRec(corpus, **options, feature_dropout=0.5)
     dropped.load_state_dict(model.state_dict())
     assert dropped.losses(BATCH)["fd"] > losses["fd"] * 1.01
@@ -139,20 +150,3 @@ def test_without_a_task_the_main_loss_remains(small_corpus):
     model = SLMRec(small_corpus(), dim=DIM, task_weight=0)
     assert model.losses(BATCH).keys() == {"main"}
     assert not hasattr(model, "onward")
-
-
-def test_masking_needs_two_modalities(small_corpus):
-    with pytest.raises(SettingError) as caught:
-        SLMRec(small_corpus(modalities=1), task="fm")
-    assert (caught.value.setting, caught.value.value) == ("model.task", "fm")
-    assert "small has m3" in caught.value.expected
-    assert SLMRec(small_corpus(modalities=1), task="fd").losses(BATCH)["fd"].isfinite()
-
-
-@pytest.mark.parametrize(
-    "setting", [{"temperature": 0}, {"task_temperature": 0}, {"feature_dropout": 1.0}]
-)
-def test_a_wrong_setting_is_named(small_corpus, setting):
-    with pytest.raises(SettingError) as caught:
-        SLMRec(small_corpus(), **setting)
-    assert (caught.value.setting,) == tuple(f"model.{name}" for name in setting)
