@@ -6,15 +6,20 @@ from inspect import signature
 
 import pytest
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 
 from mmrec import models
 from mmrec.config.old_runs import (
+    ADDED,
     REMOVED,
     REMOVED_CHOICES,
     rename_parameters,
     unsupported,
+    without_added,
     without_removed,
 )
+from mmrec.config.schema import conf_dir
+from mmrec.training.provenance import config_hash
 
 MAGNET = {"_target_": "mmrec.models.MAGNET", "dim": 8, "content": "both"}
 
@@ -62,3 +67,22 @@ def test_old_parameters_are_found_under_their_new_names():
     for kind in (models.MAGNET, Mine):
         assert rename_parameters(old, kind.__mro__) == new
     assert rename_parameters(old, models.LightGCN.__mro__) == old
+
+
+def test_added_settings_that_mean_as_before_change_no_hash():
+    before = {"data": {"name": "mine"}, "seed": 3}
+    after = {"data": {"name": "mine", "corrupt_how": "noise"}, "seed": 3}
+    assert without_added(after) == before
+    assert without_added({"data.corrupt_how": "noise", "seed": 3}) == {"seed": 3}
+    assert config_hash(after) == config_hash(before)
+    other = {"data": {"name": "mine", "corrupt_how": "shuffle"}, "seed": 3}
+    assert without_added(other) == other
+    assert config_hash(other) != config_hash(before)
+
+
+def test_added_settings_have_the_default_that_means_as_before():
+    plain = OmegaConf.load(conf_dir() / "data" / "_base.yaml")
+    for name, value in ADDED.items():
+        group, setting = name.split(".")
+        assert group == "data"
+        assert plain[setting] == value

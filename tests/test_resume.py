@@ -384,6 +384,18 @@ def test_a_run_goes_on_with_its_own_settings_or_not_at_all(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
+def test_a_run_from_before_a_setting_was_added_goes_on(whole, go, dies, tmp_path):
+    with dies(Recommender, "training_step", 70):
+        go(tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    lines = config.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "corrupt_how" not in line]
+    assert len(kept) == len(lines) - 1
+    config.write_text("".join(kept))
+    go(tmp_path / "run", "ckpt=last")
+    assert summary(tmp_path / "run") == whole
+
+
 def test_a_checkpoint_without_its_settings_is_refused(go, tmp_path):
     go(tmp_path, "trainer.max_epochs=1")
     (tmp_path / "config.yaml").unlink()

@@ -19,6 +19,9 @@ REMOVED_CHOICES: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "mmrec.models.MAGNET": {"content": ("gated",)},
 }
 
+# Settings that were added, each with the value that means "as before".
+ADDED: Mapping[str, object] = {"data.corrupt_how": "noise"}
+
 # Where classes that a run folder may name were before: prefixes of dotted names.
 MOVED: Mapping[str, str] = {"mmrec.schedules.": "mmrec.nn.schedules."}
 
@@ -54,6 +57,31 @@ def without_removed(config: Mapping[str, Any]) -> dict[str, Any]:
         else node
         for group, node in config.items()
     }
+
+
+def without_added(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop added settings that hold the value that means "as before".
+
+    So a run has the same hash in every version that computes the same.
+
+    Args:
+        config: groups of settings, or settings by their dotted names.
+    """
+    left = {name: value for name, value in config.items() if not _means_before(name, value)}
+    return {
+        group: {
+            name: value
+            for name, value in node.items()
+            if not _means_before(f"{group}.{name}", value)
+        }
+        if isinstance(node, Mapping)
+        else node
+        for group, node in left.items()
+    }
+
+
+def _means_before(name: str, value: object) -> bool:
+    return name in ADDED and ADDED[name] == value
 
 
 def _moved(target: object) -> object:

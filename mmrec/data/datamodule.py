@@ -105,6 +105,14 @@ class InteractionData(LightningDataModule):
         super().__init__()
         sizes = {"batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size}
         check_at_least(1, "data", **sizes, negatives=self.negatives)
+        check_choice(Corruption, "data", corrupt_how=self.corrupt_how)
+        if self.corrupt_how != "noise" and not any(self.corrupt.values()):
+            raise SettingError(
+                setting="data.corrupt_how",
+                value=self.corrupt_how,
+                problem="no features are corrupted",
+                hint="add a share of items, for example +data.corrupt.image=0.3",
+            )
 
     def __str__(self) -> str:
         """Its settings; Lightning's would load everything, and knows torch's own loaders only."""

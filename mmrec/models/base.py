@@ -218,6 +218,15 @@ class Recommender(LightningModule):
         """
         raise TypeError(f"{cls.__name__} must define teacher_in()")
 
+    @classmethod
+    def without_teacher(cls, settings: Mapping[str, Any]) -> str | None:  # noqa: ARG003
+        """Return the name of a setting with which a teacher has no effect; None: there is none.
+
+        Args:
+            settings: of the model.
+        """
+        return None
+
     # Training
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

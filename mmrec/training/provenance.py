@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrec import __version__
+from mmrec.config.old_runs import without_added
 
 VOLATILE = ("run_dir", "ckpt", "logger")  # where a run writes is no part of what it computes
 
@@ -33,7 +34,7 @@ FREE = (
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Hash a resolved configuration without the settings that say where it writes."""
-    kept = {key: value for key, value in config.items() if key not in VOLATILE}
+    kept = without_added({key: value for key, value in config.items() if key not in VOLATILE})
     if isinstance(upstream := kept.get("upstream"), Mapping):
         kept["upstream"] = {key: value for key, value in upstream.items() if key != "root"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

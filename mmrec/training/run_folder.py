@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from mmrec.config.errors import SettingError
+from mmrec.config.old_runs import ADDED
 from mmrec.config.paths import expand, outward_link, replace_file
 from mmrec.config.text import one_line
 from mmrec.training.processes import config_dirs
@@ -205,7 +206,8 @@ def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any
         model.on_load_checkpoint(content)
     except DataError as error:
         way = to_continue(checkpoint.parent.parent)
-        raise error.in_file(checkpoint, f"{error.hint}; resume the run with {way}") from None
+        hint = "; ".join(part for part in (error.hint, f"resume the run with {way}") if part)
+        raise error.in_file(checkpoint, hint) from None
     if "optimizer_states" not in content:
         raise SettingError(
             setting="ckpt",
@@ -224,7 +226,7 @@ def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any
         )
     earlier, now = flat(read_config(home)), flat(plain)
     for name in sorted({*earlier, *now}):
-        before, after = earlier.get(name, "nothing"), now.get(name, "nothing")
+        before, after = earlier.get(name, ADDED.get(name, "nothing")), now.get(name, "nothing")
         if before != after and not name.startswith(CHANGEABLE):
             if name.startswith("upstream.") and not any(
                 each.startswith("upstream.") for each in earlier

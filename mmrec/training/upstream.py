@@ -111,6 +111,13 @@ def check_upstream(plain: Mapping[str, Any]) -> None:
             problem=f"{kind.__name__} takes no teacher",
             hint=f"leave the setting out, or give {GROUP}=none",
         )
+    if node and (idle := kind.without_teacher(plain["model"])):
+        raise SettingError(
+            setting=f"model.{idle}",
+            value=plain["model"][idle],
+            problem="nothing reads the model that is trained first",
+            hint=f"add {GROUP}=none",
+        )
     if unknown := next((key for key in node if key not in KEYS), None):
         raise SettingError(
             setting=f"{GROUP}.{unknown}",

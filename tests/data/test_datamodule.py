@@ -183,6 +183,12 @@ def test_a_data_set_can_shuffle_and_refuses_an_unknown_kind():
         corrupt_modalities(whole, {"visual": 0.5}, how="swap", seed=0)
 
 
+def test_a_kind_of_corruption_without_corrupted_items_is_refused():
+    with pytest.raises(SettingError) as error:
+        PlantedData(corrupt_how="shuffle")
+    assert error.value.setting == "data.corrupt_how"
+
+
 @pytest.mark.slow
 def test_the_gate_turns_away_from_a_modality_that_became_noise():
     def visual_weight(share: float) -> float:
