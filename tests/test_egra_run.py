@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mmrec.commands.explain import explain
+from mmrec.config.errors import SettingError
 from mmrec.config.schema import conf_dir
 from mmrec.training.open_run import open_run
 from mmrec.training.results import read_result
@@ -82,6 +83,15 @@ def test_the_page_has_degrees_and_weights_by_popularity(runs):
     items = pl.read_csv(runs[0] / "explain" / "weights.csv")
     assert items["alignment degree"].is_between(0, 1).all()
     assert items["alignment weight"].mean() == pytest.approx(1, abs=0.2)
+
+
+def test_a_teacher_that_nothing_reads_is_refused_before_it_is_trained(run_words, runs, tmp_path):
+    with pytest.raises(SettingError) as error:
+        run_words(
+            tmp_path / "run", *TINY, f"data.root={runs[0].parents[1]}", "model.item_graph=none"
+        )
+    assert error.value.setting == "model.item_graph"
+    assert not (tmp_path / "upstream").exists()
 
 
 def test_the_teacher_has_the_settings_of_its_model():

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,8 @@ class EGRA(Recommender):
         layers: propagation steps over the behaviour graph.
         item_graph: put S into the behaviour graph (`joint`), use it as a graph of its own whose
             result is added to items (`branch`), or leave it out (`none`).
-        gamma: weight of S in the joint graph, relative to the weight 1 of an interaction.
+        gamma: weight of S in the joint graph, relative to the weight 1 of an interaction; not read
+            with another `item_graph`.
         neighbours: of each item, in S and in the graph of each modality (there itself included).
         align: strength of the alignment at the end of its ramp.
         ramp: how the strength grows: `linear`; `exp`, fast at first; or `constant`.
@@ -108,7 +109,7 @@ class EGRA(Recommender):
     ) -> None:
         check_at_least(1, dim=dim, neighbours=neighbours, ramp_epochs=ramp_epochs)
         check_at_least(0, layers=layers, gamma=gamma, align=align, rho=rho, l2=l2)
-        check_at_least(1e-3, temperature=temperature)
+        check_at_least(0.01, temperature=temperature)  # below, one rival decides
         check_choice(Merge, item_graph=item_graph)
         check_choice(Ramp, ramp=ramp)
         check_choice(Focus, focus=focus)
@@ -129,7 +130,7 @@ class EGRA(Recommender):
         of_teacher = torch.zeros(0, 0) if teacher is None else teacher.items
         self.register_buffer("teacher_items", of_teacher)  # [I, T]
         joint, self.branch = normalized_adjacency(corpus.train, *size), None
-        if item_graph != "none":
+        if item_graph == "branch" or (item_graph == "joint" and gamma):
             similar = (
                 content_similarity(modalities, neighbours)
                 if teacher is None
@@ -137,7 +138,7 @@ class EGRA(Recommender):
             )
             if item_graph == "branch":
                 self.branch = SparseMatrix(normalized(similar), symmetric=True)
-            elif gamma:
+            else:
                 joint = joint_adjacency(corpus.train, *size, similar, gamma)
         self.propagate = Propagation(joint, layers)
 
@@ -147,6 +148,14 @@ class EGRA(Recommender):
         graphs = [directed_content_graph(m, neighbours) for m in modalities.values()]
         self.views = ModalityViews(graphs, normalized_interactions(corpus.train, *size), dim)
         self.fuse = ViewFusion(len(modalities), dim)
+
+    @classmethod
+    def without_teacher(cls, settings: Mapping[str, Any]) -> str | None:
+        """Without an item graph, nothing reads the teacher."""
+        if settings.get("item_graph") == "none":
+            return "item_graph"
+        joint = settings.get("item_graph", "joint") == "joint"
+        return "gamma" if joint and settings.get("gamma") == 0 else None
 
     @classmethod
     def teacher_in(cls, state: Mapping[str, Tensor]) -> Embeddings | None:
@@ -248,19 +257,26 @@ class EGRA(Recommender):
 
     @torch.no_grad()
     def item_measures(self) -> dict[str, Tensor]:
-        """Degree of alignment, its weight in the alignment, and gates of modalities: [I] each."""
-        users = self.corpus.n_users
+        """Degree of alignment, its weight in the alignment, and gates of modalities: [I] each.
+
+        NaN for items without content, which take no part in the alignment.
+        """
+        users, present = self.corpus.n_users, self.views.present
         behaviour, content = self.nodes()
-        aligned = degree(behaviour[users:], content.vectors[users:])
+        viewed = present[users:].any(1)  # [I]
+        aligned = degree(behaviour[users:], content.vectors[users:])[viewed]
         weights = self.entity_weights(aligned)
         weights = torch.ones_like(aligned) if weights is None else weights
-        gates = content.item_measures(self.names, users)
-        return {"alignment degree": aligned, "alignment weight": weights, **gates}
+        found = {"alignment degree": aligned, "alignment weight": weights}
+        unknown = behaviour.new_full((len(viewed),), torch.nan)
+        measures = {name: unknown.masked_scatter(viewed, value) for name, value in found.items()}
+        return {**measures, **content.item_measures(self.names, users, present)}
 
 
 def degree(behaviour: Tensor, content: Tensor) -> Tensor:
     """Return the degree of alignment of entities, 0..1, without a gradient: [B, D] -> [B]."""
-    return (1 + cosine_similarity(behaviour.detach(), content.detach(), dim=-1)) / 2
+    cosine = cosine_similarity(behaviour.detach(), content.detach(), dim=-1)
+    return ((1 + cosine) / 2).clamp(0, 1)  # rounding can exceed the range
 
 
 def embedding_graph(items: Tensor, neighbours: int) -> Tensor:

@@ -48,8 +48,8 @@ class GRCN(Recommender):
         routings: int = 3,
         l2: float = 0.0,
     ) -> None:
-        check_at_least(1, dim=dim)
-        check_at_least(0, layers=layers, routings=routings, l2=l2)
+        check_at_least(1, dim=dim, layers=layers)
+        check_at_least(0, routings=routings, l2=l2)
         super().__init__(corpus)
         modalities = require_modalities(corpus, "grcn")
         self.layers, self.l2 = layers, l2

@@ -192,7 +192,7 @@ class GUME(Recommender):
     def item_measures(self) -> dict[str, Tensor]:
         """Mean gate of each modality's specific part: [I] each."""
         _, side = self.nodes()
-        return side.item_measures(self.names, self.corpus.n_users)
+        return side.item_measures(self.names, self.corpus.n_users, self.views.present)
 
 
 def modality_gap(views: Tensor, present: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from mmrec.graphs import csr_matrix, normalized_adjacency
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import Features, Propagation, SparseMatrix, lookup, unit_rows
 from mmrec.nn.hypergraph import HypergraphConvolution, soft_assignment
-from mmrec.nn.losses import bpr, full_info_nce, norm_penalty, pair_scores
+from mmrec.nn.losses import bpr, info_nce, norm_penalty, pair_scores
 
 
 class LGMRec(Recommender):
@@ -144,7 +144,8 @@ class LGMRec(Recommender):
         has, among = self.present[a][side], self.present[b][side]
         index = index[has[index] & among[index]]
         own = (among.cumsum(0) - 1)[index]
-        mean = full_info_nce(hyper[a][side][index], hyper[b][side][among], self.temperature, own)
+        one, others = hyper[a][side][index], hyper[b][side][among]
+        mean = info_nce(one, others, self.temperature, own, cosine=True)
         return len(index) * mean
 
 

@@ -115,17 +115,20 @@ class FusedViews(NamedTuple):
         """
         return dict(zip(names, self.attention[n_users:].unbind(1), strict=True))
 
-    def item_measures(self, names: Sequence[str], n_users: int) -> dict[str, Tensor]:
+    def item_measures(
+        self, names: Sequence[str], n_users: int, present: Tensor
+    ) -> dict[str, Tensor]:
         """Return the mean gate of the specific part of each view, [I] each; a single view has none.
 
         Args:
             names: of the views.
             n_users: number of nodes before the items.
+            present: [N, V] bool; the gate of a view that an item lacks is NaN.
         """
         if len(names) == 1:
             return {}
-        gates = self.gates[n_users:].mean(-1).unbind(1)
-        return {f"gate of {name}": gate for name, gate in zip(names, gates, strict=True)}
+        gates = self.gates[n_users:].mean(-1).masked_fill(~present[n_users:], torch.nan)  # [I, V]
+        return {f"gate of {name}": gate for name, gate in zip(names, gates.unbind(1), strict=True)}
 
 
 class ViewFusion(nn.Module):

@@ -5,6 +5,7 @@ P pairs, I items, C channels, E experts, G groups.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -141,13 +142,21 @@ def measured(opened: OpenRun, measures: Mapping[str, Tensor]) -> list[Section]:
     if not measures:
         return []
     corpus, shares = opened.corpus, opened.model.evaluation.item_groups
-    values = torch.stack(list(measures.values()), 1)  # [I, Q]
-    known = values.isfinite().all(1)
-    of, names = groups(corpus.item_counts(), shares), list(measures)
-    title = "By popularity"
-    table, means = _means(
-        "measures", title, names, values[known], of[known], charts.POPULARITY, "items"
+    names, labels = list(measures), charts.POPULARITY
+    values = torch.stack(list(measures.values()), 1).double()  # [I, Q]
+    known = values.isfinite()  # each measure has the mean over the items that it is known of
+    of = groups(corpus.item_counts(), shares)
+    total, count = (
+        values.new_zeros(len(labels), len(names)).index_add_(0, of, each)
+        for each in (values.nan_to_num(), known.double())
     )
+    means = total / count
+    items = torch.bincount(of, minlength=len(labels)).tolist()
+    rows = [
+        [label, f"{n:,}", *(Value(x) if math.isfinite(x) else "–" for x in row)]
+        for label, n, row in zip(labels, items, means.tolist(), strict=True)
+    ]
+    table = Table("measures", "By popularity", ["group", "items", *names], rows, deviations=False)
     return [
         Section(
             "Measures of items",
@@ -155,7 +164,7 @@ def measured(opened: OpenRun, measures: Mapping[str, Tensor]) -> list[Section]:
             f"Means over {_shares('items', charts.POPULARITY, shares)}, by train interactions. "
             f"{ITEMS}, beside this page, has those of every item.",
             [table],
-            {"measures": gate_charts.panels(means, names, charts.POPULARITY)},
+            {"measures": gate_charts.panels(means, names, labels)},
         )
     ]
 

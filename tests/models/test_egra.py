@@ -223,9 +223,13 @@ def test_item_measures_are_degrees_and_weights(corpus):
     measures = model.item_measures()
     assert {"gate of m3", "gate of m4"} <= measures.keys()
     cosine = cosine_similarity(behaviour, content.vectors, dim=1)[corpus.n_users :]
-    torch.testing.assert_close(measures["alignment degree"], (1 + cosine) / 2)
-    weights = measures["alignment weight"]
-    assert weights[cosine.argmin()] == weights.max()
+    expected = (1 + cosine) / 2
+    expected[1] = torch.nan  # without content it takes no part
+    torch.testing.assert_close(measures["alignment degree"], expected, equal_nan=True)
+    weights = measures["alignment weight"].nan_to_num()
+    assert weights[expected.nan_to_num(2).argmin()] == weights.max()
+    assert weights[1] == 0
+    assert measures["gate of m3"][4].isnan()
     attention = model.item_weights()
     assert attention["m3"][4] == 0
     torch.testing.assert_close(attention["m4"][4], torch.tensor(1.0))
@@ -242,3 +246,16 @@ def test_bad_settings_are_named(corpus, setting, value):
     with pytest.raises(SettingError) as error:
         EGRA(corpus, **{setting: value})
     assert error.value.setting == f"model.{setting}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"item_graph": "none", "gamma": 0.5}, "item_graph"),
+        ({"item_graph": "joint", "gamma": 0.0}, "gamma"),
+        ({"item_graph": "branch", "gamma": 0.0}, None),
+        ({"item_graph": "joint", "gamma": 0.5}, None),
+    ],
+)
+def test_a_setting_that_leaves_the_teacher_without_effect_is_named(settings, name):
+    assert EGRA.without_teacher(settings) == name

@@ -70,7 +70,7 @@ def confident(model):
 
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("modalities", [1, 2, 3])
-@pytest.mark.parametrize(("layers", "routings"), [(2, 3), (0, 1), (3, 0)])
+@pytest.mark.parametrize(("layers", "routings"), [(2, 3), (1, 1), (3, 0)])
 def test_embeddings_equal_dense_algebra(gappy_corpus, modalities, complete, layers, routings):
     data = gappy_corpus(modalities, complete=complete)
     model = confident(GRCN(data, dim=5, layers=layers, routings=routings))
@@ -117,7 +117,7 @@ def test_loss_terms_equal_loops(gappy_corpus):
     assert GRCN(gappy_corpus()).losses(BATCH).keys() == {"bpr"}
 
 
-@pytest.mark.parametrize("setting", [{"dim": 0}, {"layers": -1}, {"routings": -1}, {"l2": -1.0}])
+@pytest.mark.parametrize("setting", [{"dim": 0}, {"layers": 0}, {"routings": -1}, {"l2": -1.0}])
 def test_a_wrong_setting_is_named(gappy_corpus, setting):
     with pytest.raises(SettingError) as caught:
         GRCN(gappy_corpus(), **setting)
