@@ -109,3 +109,12 @@ def test_the_wording_of_data_errors(fields, message):
 @pytest.mark.parametrize("kind", [SettingError, DataError])
 def test_a_message_of_its_own_is_kept(kind):
     assert str(kind("several settings contradict each other")).startswith("several")
+
+
+def test_an_error_of_text_keeps_it_when_a_file_is_named():
+    assert str(DataError("a message").in_file("x.ckpt")) == "x.ckpt: a message"
+
+
+def test_values_in_lists_and_mappings_are_shown_as_they_are_typed():
+    error = SettingError(setting="a.b", value=[None, True, {"c": False}], expected="another")
+    assert "[null, true, {c: false}]" in str(error)

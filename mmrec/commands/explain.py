@@ -110,8 +110,8 @@ def explain(
                 setting="run",
                 value=run,
                 problem=f"{type(opened.model).__name__} weighs no channels against each other",
-                hint="explain a run of a model with a gate or a router (gated_lightgcn, magnet, "
-                "mamex)",
+                hint="explain a run of a model with a gate, attention or a router (egra, "
+                "gated_lightgcn, gume, magnet, mamex, mgcn, smore)",
             )
         name = "explain" if opened.at_best else f"explain-{opened.checkpoint.stem}"
         folder = expand(output) if output else opened.folder / name

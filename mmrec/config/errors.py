@@ -121,12 +121,13 @@ class DataError(ValueError):
 
     def in_file(self, file: object, hint: str | None = None) -> DataError:
         """Return the error with another file, and with another hint if one is given."""
+        fields = (self.file, self.problem, self.found, self.expected, self.hint)
         return DataError(
             file=file,
             line=self.line,
             row=self.row,
             column=self.column,
-            problem=self.problem,
+            problem=str(self) if all(field is None for field in fields) else self.problem,
             found=self.found,
             expected=self.expected,
             hint=hint or self.hint,
@@ -135,10 +136,19 @@ class DataError(ValueError):
 
 def _typed(value: object) -> str:
     """A value as it is typed on the command line."""
+    return printable(_hydra_words(value), CELL)
+
+
+def _hydra_words(value: object) -> str:
     if value is None:
         return "null"
-    value = [*value] if isinstance(value, tuple) else value
-    return str(value).lower() if isinstance(value, bool) else printable(value, CELL)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_hydra_words, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{k}: {_hydra_words(v)}' for k, v in value.items())}}}"
+    return str(value)
 
 
 def _sentence(

@@ -124,15 +124,15 @@ def shared_neighbours(modalities: Mapping[str, Modality], neighbours: int) -> Te
         [I, I] sparse CSR, directed, entries of 1, zero diagonal. Modalities that an item lacks are
         left out of its condition.
     """
-    found = []
+    n_items = len(next(iter(modalities.values())).present)
+    found, has = [], torch.zeros(n_items, dtype=torch.int64)
     for modality in modalities.values():
         index = content_knn(modality, neighbours, self_loops=True).index  # [I, k]
-        item = torch.arange(len(index)).unsqueeze(1).expand_as(index)
+        has += index[:, 0] >= 0  # modalities with features other than zero
+        item = torch.arange(n_items).unsqueeze(1).expand_as(index)
         kept = (index >= 0) & (index != item)
-        found.append(item[kept] * len(index) + index[kept])
+        found.append(item[kept] * n_items + index[kept])
     pairs, times = torch.unique(torch.cat(found), return_counts=True)
-    has = torch.stack([modality.present for modality in modalities.values()]).sum(0)  # [I]
-    n_items = len(has)
     pairs = pairs[times == has[pairs // n_items]]
     ones = torch.ones(len(pairs))
     return csr_matrix(pairs // n_items, pairs % n_items, ones, (n_items, n_items))

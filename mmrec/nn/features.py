@@ -96,8 +96,6 @@ class ProjectedFeatures(nn.Module):
         modality: features [I, F] and presence [I].
         dim: D.
         trainable: train the features too; see `Features`.
-        standardize: see `Features`.
-        bias: whether there is a b.
         unit: divide the result by its norm.
 
     Attributes:
@@ -110,14 +108,12 @@ class ProjectedFeatures(nn.Module):
         dim: int,
         *,
         trainable: bool = False,
-        standardize: bool = False,
-        bias: bool = True,
         unit: bool = False,
     ) -> None:
         super().__init__()
         self.unit = unit
-        self.features = Features(modality, trainable=trainable, standardize=standardize)
-        self.linear = nn.Linear(modality.width, dim, bias=bias)
+        self.features = Features(modality, trainable=trainable)
+        self.linear = nn.Linear(modality.width, dim)
 
     @property
     def present(self) -> Tensor:

@@ -7,7 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import cross_entropy, normalize, softplus
+from torch.nn.functional import cross_entropy, softplus
+
+from mmrec.nn.rows import unit_rows
 
 Norm = Literal["squared", "frobenius"]
 LOGITS = (2**20, 2**27)  # logits that exist at a time, on a CPU (4 MB, its cache) and on a GPU
@@ -169,7 +171,7 @@ def info_nce(
         others: [N, D].
         temperature: t.
         own: [B] rows of `others`; None: the same row.
-        cosine: divide the rows of both by their norms first.
+        cosine: divide the rows of both by their norms first, in at least float32.
         excluded: [B, N] bool, pairs that are left out of the softmax; never an own one.
         weights: [B] of the rows; the mean is over B, not over the weights. None: 1 each.
 
@@ -179,28 +181,13 @@ def info_nce(
     if not len(one):
         return one.sum()
     if cosine:
-        one, others = normalize(one, dim=-1), normalize(others, dim=-1)
+        one, others = unit_rows(one), unit_rows(others)
     own = torch.arange(len(one), device=one.device) if own is None else own
     if excluded is None:
         return full_cross_entropy(one / temperature, others, own, weights)
     logits = (one @ others.T / temperature).masked_fill(excluded, -torch.inf)
     terms = cross_entropy(logits, own, reduction="none")
     return (terms if weights is None else weights * terms).mean()
-
-
-def full_info_nce(one: Tensor, others: Tensor, temperature: float, own: Tensor) -> Tensor:
-    """`info_nce` by cosine, among all users or items.
-
-    Args:
-        one: [B, D].
-        others: [N, D].
-        temperature: t.
-        own: [B] rows of `others`.
-
-    Returns:
-        A scalar; 0 without rows.
-    """
-    return info_nce(one, others, temperature, own, cosine=True)
 
 
 def norm_penalty(norm: Norm, *rows: Tensor) -> Tensor:
