@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,9 +23,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from mmrec.commands.run import run
+from mmrec.config.paths import replace_file
 from mmrec.config.schema import conf_dir
 from mmrec.data import Corpus, Interactions, Modality, content_hash
 
@@ -51,6 +54,7 @@ ITEMS_OF_COLOUR = 12
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of notebooks and of other processes
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -103,8 +107,22 @@ def composed() -> Callable[..., DictConfig]:
 
 @pytest.fixture(scope="session")
 def run_words(composed: Callable[..., DictConfig]) -> Callable[..., dict[str, Any]]:
-    """A run in this process: its folder, and the words of the command line."""
-    return lambda folder, *words: run(composed(*words, f"run_dir={folder}"), list(words))
+    """A run in this process: its folder, and the words of the command line.
+
+    Its figures have one pixel, as drawing takes as long as the rest of a tiny run. The tests of
+    figures, of the demo and of the console draw real ones.
+    """
+
+    def call(folder: Path, *words: str) -> dict[str, Any]:
+        with patch("mmrec.report.figures._save", _save_one_pixel):
+            return run(composed(*words, f"run_dir={folder}"), list(words))
+
+    return call
+
+
+def _save_one_pixel(figure: Figure, path: Path) -> None:  # noqa: ARG001
+    with replace_file(path) as part:
+        Figure((0.01, 0.01), dpi=100).savefig(part, format=path.suffix.removeprefix("."))
 
 
 @pytest.fixture

@@ -564,21 +564,38 @@ def test_an_interrupted_trial_is_run_again(search):
     assert study.trials[2].user_attrs["retry_of"] == 1
 
 
+SPACES = sorted(p.stem for p in (mmrec.config.schema.conf_dir() / "sweep").glob("[!_]*.yaml"))
+
+
+def usual(space):
+    """A model's own settings, with those that its space is about."""
+    model = space.removesuffix("_softmax")
+    plain = OmegaConf.load(mmrec.config.schema.conf_dir() / "model" / f"{model}.yaml")
+    about = {} if space == model else {"loss": "softmax"}
+    return {name: about.get(name, plain[name]) for name in plain.keys() - {"defaults"}}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_every_space_searches_settings_of_its_model_and_has_its_other_settings(space, composed):
+    model = space.removesuffix("_softmax")
+    config = composed(f"model={model}", f"sweep={space}", "sweep.study_name=mine")
+    params = config.sweep.params
+    tuned = [name for name in params if name.startswith(("model.", "optimizer."))]
+    assert params["model"] == model
+    assert tuned
+    for name in tuned:
+        OmegaConf.select(config, name, throw_on_missing=True)
+        assert name.rpartition(".")[2] in OmegaConf.select(config, name.rpartition(".")[0])
+    fixed = {name: params[name] for name in tuned if "(" not in str(params[name])}
+    assert fixed == ({} if space == model else {"model.loss": "softmax"})
+
+
 @pytest.mark.slow
-def test_no_file_has_a_space_without_the_models_own_settings(search):
-    spaces = sorted(p.stem for p in (mmrec.config.schema.conf_dir() / "sweep").glob("[!_]*.yaml"))
-    assert len(spaces) > 6
-    for space in spaces:
-        model = space.removesuffix("_softmax")
-        search.runs.clear()
-        search.score = lambda _: 0.5
-        search("-m", f"sweep={space}", *SMALL, "sweep.n_trials=1", "sweep/sampler=tpe")
-        assert search.error is None, space
-        tuned = [w for w in search.runs[0] if w.startswith(("model.", "optimizer."))]
-        assert tuned, space
-        config = search.configs[-1]
-        usual = OmegaConf.load(mmrec.config.schema.conf_dir() / "model" / f"{model}.yaml")
-        told = {} if space == model else {"loss": "softmax"}
-        for name in usual.keys() - {"defaults"}:
-            value = told.get(name, usual[name])
-            assert config.model[name] == value, (space, name)
+@pytest.mark.parametrize("space", ["ease", "mamex_softmax", "sasrec", "egra"])
+def test_the_first_trial_of_a_space_has_the_models_own_settings(search, space):
+    search.score = lambda _: 0.5
+    search("-m", f"sweep={space}", *SMALL, "sweep.n_trials=1", "sweep/sampler=tpe")
+    assert search.error is None
+    assert [w for w in search.runs[0] if w.startswith(("model.", "optimizer."))]
+    for name, value in usual(space).items():
+        assert search.configs[-1].model[name] == value, name

@@ -1,7 +1,7 @@
 """`python -m experiments.reference` runs what others ran, compares, and writes README.md.
 
 Then it searches a little on validation, to say how far the same models go. `--only FREEDOM` runs
-the rows whose name contains this text, and takes the other rows from results.json.
+the rows whose name begins with this text, and takes the other rows from results.json.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ SEARCH: dict[str, list[Cell]] = {
 def main() -> None:
     """Run, compare, search, write."""
     parser = argparse.ArgumentParser(prog="python -m experiments.reference", description=__doc__)
-    parser.add_argument("--only", metavar="NAME", help="run the rows whose name contains this")
+    parser.add_argument("--only", metavar="NAME", help="run the rows whose name begins with this")
     only = parser.parse_args().only
     setup_logging()
     folder = Path(__file__).parent
@@ -146,7 +146,7 @@ def main() -> None:
         name: [(*cell, "trainer=cpu", f"seed={seed}") for seed in SEEDS]
         for name, (cell, _, _) in SEQUENTIAL.items()
     }
-    chosen = [name for name in cells if only is None or only in name]
+    chosen = [name for name in cells if only is None or name.startswith(only)]
     if not chosen:
         parser.error(f"--only {only}: no such row; there are {'; '.join(cells)}")
     results = recorded(folder) if only else {}
