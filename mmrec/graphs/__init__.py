@@ -31,7 +31,12 @@ from mmrec.graphs.pseudo import (
     pseudo_edges,
     tail_items,
 )
-from mmrec.graphs.sparse import csr_matrix, elementwise_maximum
+from mmrec.graphs.sparse import (
+    csr_matrix,
+    elementwise_maximum,
+    row_indices,
+    symmetric_normalization,
+)
 
 __all__ = [
     "EdgeChoice",
@@ -59,9 +64,11 @@ __all__ = [
     "normalized_adjacency",
     "normalized_interactions",
     "pseudo_edges",
+    "row_indices",
     "sample_edges",
     "sampled_adjacency",
     "shared_neighbours",
+    "symmetric_normalization",
     "tail_items",
     "truncated_svd",
     "weighted_content_graph",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmrec.data.corpus import Interactions
-from mmrec.graphs.sparse import csr_matrix
+from mmrec.graphs.sparse import csr_matrix, row_indices, symmetric_normalization
 
 
 def degree_weights(interactions: Interactions, weights: Tensor | None = None) -> Tensor:
@@ -100,15 +100,12 @@ def joint_adjacency(
         sums; a node without edges has an empty row.
     """
     user, item = interactions.user, interactions.item + n_users
-    start, column = item_graph.crow_indices(), item_graph.col_indices().long() + n_users
-    row = torch.arange(n_users, n_users + n_items).repeat_interleave(start.diff().long())
+    row, column = row_indices(item_graph) + n_users, item_graph.col_indices().long() + n_users
     rows, columns = torch.cat([user, item, row]), torch.cat([item, user, column])
     ones = torch.ones(2 * len(user), dtype=torch.float64)
     values = torch.cat([ones, weight * item_graph.values().double()])
     size = n_users + n_items
-    degree = torch.bincount(rows, values, size)
-    scale = degree.rsqrt().masked_fill(degree == 0, 0.0)
-    values = values * scale[rows] * scale[columns]
+    values = symmetric_normalization(rows, columns, values, size)
     return csr_matrix(rows, columns, values.float(), (size, size))
 
 

@@ -15,7 +15,7 @@ from mmrec.config.bars import working
 from mmrec.config.errors import DataError
 from mmrec.data.corpus import Modality
 from mmrec.graphs.cache import cached
-from mmrec.graphs.sparse import csr_matrix
+from mmrec.graphs.sparse import csr_matrix, symmetric_normalization
 
 # Part of every cache key: raise it when the same arguments give another graph.
 _VERSION = 1
@@ -171,13 +171,11 @@ def knn_adjacency(
     if symmetrize:
         row, column, value = _union(row, column, value, n_items)
 
-    degree = torch.zeros(n_items, device=value.device).index_add_(0, row, value)
     match normalize:
         case "symmetric":
-            scale = degree.rsqrt()
-            value = value * (scale[row] * scale[column])
+            value = symmetric_normalization(row, column, value, n_items)
         case "row":
-            value = value / degree[row]
+            value = value / value.new_zeros(n_items).index_add_(0, row, value)[row]
         case "none":
             pass
         case _:

@@ -40,6 +40,29 @@ def csr_matrix(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int
         )
 
 
+def symmetric_normalization(row: Tensor, column: Tensor, value: Tensor, size: int) -> Tensor:
+    """Divide entries of a square matrix by `sqrt(d_row d_column)`, where d holds the row sums.
+
+    Args:
+        row: [N] int64.
+        column: [N] int64.
+        value: [N], at least 0.
+        size: rows of the matrix.
+
+    Returns:
+        [N], in the precision of `value`; 0 where a row or a column has a sum of 0.
+    """
+    degree = value.new_zeros(size).index_add_(0, row, value)
+    scale = degree.rsqrt().masked_fill(degree == 0, 0.0)
+    return value * (scale[row] * scale[column])
+
+
+def row_indices(matrix: Tensor) -> Tensor:
+    """Return the row of each stored entry of a CSR matrix: [E] int64."""
+    start = matrix.crow_indices().long()
+    return torch.arange(len(matrix), device=start.device).repeat_interleave(start.diff())
+
+
 def elementwise_maximum(matrices: Sequence[Tensor]) -> Tensor:
     """Return the largest entry at each place that any of the matrices stores.
 
@@ -52,9 +75,7 @@ def elementwise_maximum(matrices: Sequence[Tensor]) -> Tensor:
     rows, columns = matrices[0].shape
     keys, values = [], []
     for matrix in matrices:
-        start = matrix.crow_indices().long()
-        row = torch.arange(rows, device=start.device).repeat_interleave(start.diff())
-        keys.append(row * columns + matrix.col_indices())
+        keys.append(row_indices(matrix) * columns + matrix.col_indices())
         values.append(matrix.values())
     key, place = torch.unique(torch.cat(keys), return_inverse=True)
     value = torch.cat(values)

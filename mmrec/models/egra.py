@@ -36,6 +36,8 @@ from mmrec.graphs import (
     knn_graph,
     normalized_adjacency,
     normalized_interactions,
+    row_indices,
+    symmetric_normalization,
 )
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import (
@@ -48,7 +50,6 @@ from mmrec.nn import (
 )
 from mmrec.nn.lookup import pairs_with_negatives
 from mmrec.nn.losses import bpr, info_nce, norm_penalty, pair_scores
-from mmrec.nn.sparse import row_of_entries
 
 Merge = Literal["joint", "branch", "none"]
 Focus = Literal["hard", "easy", "none"]
@@ -287,8 +288,7 @@ def embedding_graph(items: Tensor, neighbours: int) -> Tensor:
 
 
 def normalized(graph: Tensor) -> Tensor:
-    """Divide each entry by the root of the product of its row sum and its column's row sum."""
-    row, column = row_of_entries(graph), graph.col_indices().long()
-    degrees = torch.zeros(len(graph)).index_add_(0, row, graph.values())
-    values = graph.values() * (degrees[row] * degrees[column]).rsqrt()
-    return csr_matrix(row, column, values, (len(graph), len(graph)))
+    """Normalise a symmetric graph by the row sums of both ends: [I, I] sparse CSR."""
+    row, column, size = row_indices(graph), graph.col_indices().long(), len(graph)
+    values = symmetric_normalization(row, column, graph.values(), size)
+    return csr_matrix(row, column, values, (size, size))
