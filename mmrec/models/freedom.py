@@ -27,6 +27,7 @@ from mmrec.graphs import (
 )
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import Features, Propagation, SparseMatrix, lookup
+from mmrec.nn.lookup import pairs_with_negatives
 from mmrec.nn.losses import bpr, pair_scores
 
 
@@ -113,8 +114,11 @@ class FREEDOM(Recommender):
         users, items = self.encode()
         terms = {"bpr": bpr(*pair_scores(*lookup(batch, users, items)))}
         if self.content_weight:
+            index = pairs_with_negatives(batch)
+            seen, place = torch.unique(index.item, return_inverse=True)  # [R] [B(1+K)]
+            index = index._replace(item=place)  # only these items are projected
             of_content = [
-                bpr(*pair_scores(*lookup(batch, users, project(features()))))
+                bpr(*pair_scores(*index.rows(users, project(features(seen)))))
                 for features, project in zip(self.features, self.project, strict=True)
             ]
             terms["content"] = self.content_weight * torch.stack(of_content).sum()

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import embedding, linear, normalize
 
 from mmrec.data import Modality
 from mmrec.nn.gates import at_least_float32
@@ -52,6 +52,7 @@ class Features(nn.Module):
     ) -> None:
         super().__init__()
         self.width = modality.width
+        self.complete = bool(modality.present.all())
         self.register_buffer("present", modality.present, persistent=False)
         rows = modality.features
         if standardize:
@@ -66,11 +67,11 @@ class Features(nn.Module):
 
     def forward(self, items: Tensor | None = None) -> Tensor:
         """Return the features of all items [I, F], or of the given items [R] -> [R, F]."""
-        rows = self.rows if items is None else self.rows[items]
-        if isinstance(self.rows, nn.Parameter):  # no gradient reaches an absent row
-            present = self.present if items is None else self.present[items]
-            return rows * present.unsqueeze(1)
-        return rows
+        rows = self.rows if items is None else embedding(items, self.rows)
+        if self.complete or not isinstance(self.rows, nn.Parameter):
+            return rows
+        present = self.present if items is None else self.present[items]
+        return rows * present.unsqueeze(1)  # no gradient reaches an absent row
 
 
 def embedding_linear(features: Features, dim: int) -> nn.Linear:
