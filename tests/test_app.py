@@ -200,6 +200,14 @@ def test_a_setting_that_one_of_several_models_lacks_is_no_unknown_one(command):
     assert "model.loss: some of the combined choices lack this setting" in message
 
 
+def test_a_setting_that_a_model_of_ones_own_lacks_is_answered_with_this_model(command, tmp_path):
+    group = tmp_path / "conf" / "model"
+    group.mkdir(parents=True)
+    (group / "own.yaml").write_text("_target_: mmrec.models.BPR\n_partial_: true\ndim: 8\n")
+    message = command("--config-dir", f"{tmp_path / 'conf'}", "model=own", "model.layers=3")
+    assert "model.layers: model=own has no such setting" in message
+
+
 def test_a_model_that_needs_content_says_so_on_data_without(command, tmp_path):
     folder = tmp_path / "sets" / "bare"
     folder.mkdir(parents=True)

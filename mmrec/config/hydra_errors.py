@@ -47,6 +47,9 @@ def explain(error: BaseException, config_name: str) -> str:
             if place in NAMED_BY_DATA:
                 return f"{key}: add a key with +, for example {NAMED_BY_DATA[place]}"
         if key in known and config_name == "config":
+            if not {"-m", "--multirun"} & {*sys.argv}:
+                chosen_word = next((w for w in sys.argv if w.startswith(f"{group}=")), group)
+                return f"{key}: {chosen_word} has no such setting"
             return f"{key}: some of the combined choices lack this setting; run them apart"
         if below := [k for k in known if k.startswith(f"{key}.")]:
             return f"{key}: expected one of the settings below it: {', '.join(below)}"
