@@ -263,7 +263,10 @@ def gappy_corpus(small_corpus: Callable[..., Corpus]) -> Callable[..., Corpus]:
         present = last.present.clone()
         present[[1, 3]] = False
         present[corpus.train.item[corpus.train.user == 0]] = False
-        last = replace(last, features=last.features * present[:, None], present=present)
+        features = last.features * present[:, None]
+        last = replace(
+            last, features=features, present=present, digest=content_hash([features, present])
+        )
         return replace(corpus, modalities={**corpus.modalities, name: last})
 
     return build

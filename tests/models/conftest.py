@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mmrec.data import Corpus, Modality
+from mmrec.data import Corpus, Modality, content_hash
 
 
 @pytest.fixture
@@ -27,7 +27,9 @@ def bare_corpus(small_corpus: Callable[..., Corpus]) -> Callable[..., Corpus]:
             present = each.present.clone()
             present[[1] if place else [1, 4]] = False
             features = each.features * present[:, None]
-            content[name] = replace(each, features=features, present=present, digest=f"bare {name}")
+            content[name] = replace(
+                each, features=features, present=present, digest=content_hash([features, present])
+            )
         pairs = torch.stack([corpus.train.user, corpus.train.item])
         pairs = torch.cat([pairs[:, pairs[0] != 0], torch.tensor([[0], [1]])], 1)
         train = replace(corpus.train, user=pairs[0], item=pairs[1], time=None)

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from mmrec.config.errors import SettingError
-from mmrec.data import Pairs
+from mmrec.data import Pairs, content_hash
 from mmrec.models import BM3
 
 BATCH = Pairs(torch.tensor([0, 2, 2, 5]), torch.tensor([1, 4, 1, 7]))  # item 1 twice
@@ -60,7 +60,10 @@ def test_terms_and_gradients_equal_dense_algebra(small_corpus, modalities, layer
     corpus = small_corpus(modalities=modalities)
     m3 = corpus.modalities["m3"]
     present = torch.arange(corpus.n_items) != 4  # lacks m3, and is in the batch
-    missing = replace(m3, features=m3.features * present[:, None], present=present)
+    features = m3.features * present[:, None]
+    missing = replace(
+        m3, features=features, present=present, digest=content_hash([features, present])
+    )
     corpus = replace(corpus, modalities={**corpus.modalities, "m3": missing})
     model = BM3(corpus, dim=5, layers=layers, dropout=0.0, content_weight=1.5, l2=0.3)
     found = model.losses(BATCH)
@@ -113,7 +116,12 @@ def test_dropout_hides_channels_of_targets_in_training_only(corpus):
 def test_no_pair_with_content_costs_nothing(corpus):
     absent = torch.zeros(corpus.n_items, dtype=torch.bool)
     bare = {
-        name: replace(each, features=torch.zeros_like(each.features), present=absent)
+        name: replace(
+            each,
+            features=torch.zeros_like(each.features),
+            present=absent,
+            digest=f"nothing of {each.digest}",
+        )
         for name, each in corpus.modalities.items()
     }
     model = BM3(replace(corpus, modalities=bare), dim=5)

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cosine_similarity, logsigmoid, normalize
 
 from mmrec.config.errors import SettingError
-from mmrec.data import Triplets
+from mmrec.data import Triplets, content_hash
 from mmrec.models import EGRA, Embeddings
 
 K = 3
@@ -26,7 +26,9 @@ def lacking(corpus):
         present = torch.ones(corpus.n_items, dtype=torch.bool)
         present[[1] if place else [1, 4]] = False
         features = each.features * present[:, None]
-        content[name] = replace(each, features=features, present=present, digest=f"less {name}")
+        content[name] = replace(
+            each, features=features, present=present, digest=content_hash([features, present])
+        )
     return replace(corpus, modalities=content)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import logsigmoid, normalize
 
 from mmrec.config.errors import SettingError
-from mmrec.data import DataError, Triplets
+from mmrec.data import DataError, Triplets, content_hash
 from mmrec.models import GUME
 from mmrec.models.gume import NOISE, modality_gap
 
@@ -24,7 +24,9 @@ def lacking(corpus):
         present = torch.ones(corpus.n_items, dtype=torch.bool)
         present[[1, 4] if not place else [1]] = False
         features = each.features * present[:, None]
-        content[name] = replace(each, features=features, present=present, digest=f"less {name}")
+        content[name] = replace(
+            each, features=features, present=present, digest=content_hash([features, present])
+        )
     user, item = corpus.train.user, corpus.train.item
     others = corpus.train.select((user != 0) & (item != 1))
     train = replace(

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import logsigmoid, normalize
 
 from mmrec.config.errors import SettingError
-from mmrec.data import Triplets
+from mmrec.data import Triplets, content_hash
 from mmrec.graphs import knn_graph
 from mmrec.models import LATTICE
 from mmrec.models.base import NonFiniteLoss
@@ -24,7 +24,10 @@ def corpus(small_corpus):
         found = small_corpus(modalities=modalities)
         m3 = found.modalities["m3"]
         present = torch.arange(found.n_items) != 4
-        missing = replace(m3, features=m3.features * present[:, None], present=present)
+        features = m3.features * present[:, None]
+        missing = replace(
+            m3, features=features, present=present, digest=content_hash([features, present])
+        )
         return replace(found, modalities={**found.modalities, "m3": missing})
 
     return build

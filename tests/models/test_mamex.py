@@ -11,7 +11,15 @@ from lightning import seed_everything
 from torch.nn.functional import normalize
 
 from mmrec.config.errors import SettingError
-from mmrec.data import DataError, InteractionData, PlantedData, Queries, Triplets, planted
+from mmrec.data import (
+    DataError,
+    InteractionData,
+    PlantedData,
+    Queries,
+    Triplets,
+    content_hash,
+    planted,
+)
 from mmrec.models import BPR, MAMEX
 from mmrec.models.mamex import Views, alignment, balance, thinned
 from mmrec.nn.schedules import Constant, TooFewExperts
@@ -135,7 +143,9 @@ def test_what_items_lack_is_no_decision_of_the_router(checkerboard, quiet_traine
 def test_a_modality_that_nearly_all_items_lack_is_no_collapse(checkerboard, quiet_trainer, caplog):
     corpus = checkerboard(missing=92)
     visual = corpus.modalities["visual"]
-    whole = replace(visual, present=torch.ones_like(visual.present))
+    whole = replace(
+        visual, present=torch.ones_like(visual.present), digest=f"all of {visual.digest}"
+    )
     corpus = replace(corpus, modalities={**corpus.modalities, "textual": whole})
     model = made(corpus, experts=1).train()
     model.route_by(Constant(coverage=1.0, top_k=1))
@@ -308,7 +318,8 @@ def test_a_step_may_hide_a_rare_modality_from_all(corpus):
     rare = corpus.modalities["audio"]
     there = torch.zeros(corpus.n_items, dtype=torch.bool)
     there[9] = True
-    rare = replace(rare, present=there, features=rare.features * there.unsqueeze(1))
+    features = rare.features * there.unsqueeze(1)
+    rare = replace(rare, present=there, features=features, digest=content_hash([features, there]))
     model = made(replace(corpus, modalities={**corpus.modalities, "audio": rare}))
     model.train().modality_dropout = 0.999
     torch.manual_seed(0)

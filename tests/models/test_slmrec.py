@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from mmrec.data import Pairs
+from mmrec.data import Pairs, content_hash
 from mmrec.models import SLMRec
 
 BATCH = Pairs(torch.tensor([0, 2, 2, 5]), torch.tensor([1, 4, 1, 7]))  # user 2 and item 1 twice
@@ -17,7 +17,10 @@ def without(corpus, name, item):
     """The corpus with an item that lacks a modality."""
     modality = corpus.modalities[name]
     present = torch.arange(corpus.n_items) != item
-    missing = replace(modality, features=modality.features * present[:, None], present=present)
+    features = modality.features * present[:, None]
+    missing = replace(
+        modality, features=features, present=present, digest=content_hash([features, present])
+    )
     return replace(corpus, modalities={**corpus.modalities, name: missing})
 
 
