@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -599,3 +600,9 @@ def test_a_key_that_is_not_text_is_refused(folder, place):
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     with pytest.raises(ResultError, match=rf"{place} has the key 7"):
         open_run(folder)
+
+
+def test_the_former_place_of_open_run_still_works_and_names_the_new_one():
+    with pytest.warns(DeprecationWarning, match=r"mmrec\.training\.open_run"):
+        former = importlib.import_module("mmrec.runs")
+    assert former.open_run is open_run
