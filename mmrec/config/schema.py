@@ -89,6 +89,10 @@ def unread_search_setting(key: str) -> SettingError | None:
         known = name in yaml.safe_load(path.read_text()) and not name.startswith("_")
         if group == kind or (not group and known):
             chosen = "sweep=<model>" if kind == "sweep" else "grid=<name>"
+            if any(word.startswith(f"{kind}=") for word in sys.argv):
+                return SettingError(
+                    setting=key, problem="no such setting", hint=f"give {kind}.{name}=..."
+                )
             return SettingError(
                 setting=key,
                 problem=f"no {'search' if kind == 'sweep' else 'grid'} is chosen",
