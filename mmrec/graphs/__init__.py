@@ -34,7 +34,6 @@ from mmrec.graphs.pseudo import (
 from mmrec.graphs.sparse import (
     csr_matrix,
     elementwise_maximum,
-    row_indices,
     symmetric_normalization,
 )
 
@@ -64,7 +63,6 @@ __all__ = [
     "normalized_adjacency",
     "normalized_interactions",
     "pseudo_edges",
-    "row_indices",
     "sample_edges",
     "sampled_adjacency",
     "shared_neighbours",

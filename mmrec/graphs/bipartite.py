@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrec.data.corpus import Interactions
-from mmrec.graphs.sparse import csr_matrix, row_indices, symmetric_normalization
+from mmrec.data.corpus import Interactions, TrainingView
+from mmrec.graphs.sparse import csr_matrix, symmetric_normalization
 
 
 def degree_weights(interactions: Interactions, weights: Tensor | None = None) -> Tensor:
@@ -100,7 +100,7 @@ def joint_adjacency(
         sums; a node without edges has an empty row.
     """
     user, item = interactions.user, interactions.item + n_users
-    row, column = row_indices(item_graph) + n_users, item_graph.col_indices().long() + n_users
+    row, column = item_graph.to_sparse().indices() + n_users
     rows, columns = torch.cat([user, item, row]), torch.cat([item, user, column])
     ones = torch.ones(2 * len(user), dtype=torch.float64)
     values = torch.cat([ones, weight * item_graph.values().double()])
@@ -128,20 +128,16 @@ def interaction_block(adjacency: Tensor, n_users: int) -> Tensor:
 
 
 def sampled_adjacency(
-    interactions: Interactions,
-    n_users: int,
-    n_items: int,
+    corpus: TrainingView,
     keep: float,
     *,
     generator: torch.Generator | None = None,
     by_degree: bool = False,
 ) -> Tensor:
-    """`normalized_adjacency` of a random part of the interactions.
+    """`normalized_adjacency` of a random part of the train interactions.
 
     Args:
-        interactions: the edges, each pair once.
-        n_users: U.
-        n_items: I.
+        corpus: whose train interactions are the edges.
         keep: fraction of the edges that survive.
         generator: source of randomness; torch's default if None.
         by_degree: draw edges in proportion to `1 / sqrt(d_u d_i)`, as FREEDOM does, and not evenly.
@@ -149,9 +145,10 @@ def sampled_adjacency(
     Returns:
         [U+I, U+I] sparse CSR float32, normalised by the degrees that are left.
     """
-    weights = degree_weights(interactions).double() if by_degree else None
-    edges = sample_edges(len(interactions), keep, generator=generator, weights=weights)
-    return normalized_adjacency(interactions.select(edges), n_users, n_items)
+    train = corpus.train
+    weights = degree_weights(train).double() if by_degree else None
+    edges = sample_edges(len(train), keep, generator=generator, weights=weights)
+    return normalized_adjacency(train.select(edges), corpus.n_users, corpus.n_items)
 
 
 def sample_edges(

@@ -57,12 +57,6 @@ def symmetric_normalization(row: Tensor, column: Tensor, value: Tensor, size: in
     return value * (scale[row] * scale[column])
 
 
-def row_indices(matrix: Tensor) -> Tensor:
-    """Return the row of each stored entry of a CSR matrix: [E] int64."""
-    start = matrix.crow_indices().long()
-    return torch.arange(len(matrix), device=start.device).repeat_interleave(start.diff())
-
-
 def elementwise_maximum(matrices: Sequence[Tensor]) -> Tensor:
     """Return the largest entry at each place that any of the matrices stores.
 
@@ -75,7 +69,8 @@ def elementwise_maximum(matrices: Sequence[Tensor]) -> Tensor:
     rows, columns = matrices[0].shape
     keys, values = [], []
     for matrix in matrices:
-        keys.append(row_indices(matrix) * columns + matrix.col_indices())
+        row, column = matrix.to_sparse().indices()
+        keys.append(row * columns + column)
         values.append(matrix.values())
     key, place = torch.unique(torch.cat(keys), return_inverse=True)
     value = torch.cat(values)

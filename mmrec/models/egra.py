@@ -25,18 +25,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from mmrec.config.checks import check_at_least, check_choice
-from mmrec.data import TrainingView, Triplets, require_modalities
+from mmrec.data import Modality, TrainingView, Triplets, content_hash, require_modalities
 from mmrec.graphs import (
     check_neighbours,
     content_similarity,
     csr_matrix,
     directed_content_graph,
     joint_adjacency,
-    knn_adjacency,
-    knn_graph,
     normalized_adjacency,
     normalized_interactions,
-    row_indices,
     symmetric_normalization,
 )
 from mmrec.models.base import Embeddings, Recommender
@@ -130,18 +127,17 @@ class EGRA(Recommender):
 
         of_teacher = torch.zeros(0, 0) if teacher is None else teacher.items
         self.register_buffer("teacher_items", of_teacher)  # [I, T]
-        joint, self.branch = normalized_adjacency(corpus.train, *size), None
-        if item_graph == "branch" or (item_graph == "joint" and gamma):
-            similar = (
-                content_similarity(modalities, neighbours)
-                if teacher is None
-                else embedding_graph(teacher.items, neighbours)
-            )
-            if item_graph == "branch":
-                self.branch = SparseMatrix(normalized(similar), symmetric=True)
-            else:
-                joint = joint_adjacency(corpus.train, *size, similar, gamma)
-        self.propagate = Propagation(joint, layers)
+        compared = modalities if teacher is None else {"teacher": as_modality(teacher.items)}
+        if item_graph == "joint" and gamma:
+            similar = content_similarity(compared, neighbours)
+            adjacency = joint_adjacency(corpus.train, *size, similar, gamma)
+        else:
+            adjacency = normalized_adjacency(corpus.train, *size)
+        self.propagate = Propagation(adjacency, layers)
+        self.branch: SparseMatrix | None = None
+        if item_graph == "branch":
+            similar = normalized(content_similarity(compared, neighbours))
+            self.branch = SparseMatrix(similar, symmetric=True)
 
         self.project = nn.ModuleList(
             ProjectedFeatures(modality, dim, trainable=True) for modality in modalities.values()
@@ -280,15 +276,14 @@ def degree(behaviour: Tensor, content: Tensor) -> Tensor:
     return ((1 + cosine) / 2).clamp(0, 1)  # rounding can exceed the range
 
 
-def embedding_graph(items: Tensor, neighbours: int) -> Tensor:
-    """Return the cosines of items [I, T] and their nearest: [I, I] sparse CSR, symmetric."""
-    return knn_adjacency(
-        knn_graph(items, neighbours), weights="similarity", normalize="none", symmetrize=True
-    )
+def as_modality(items: Tensor) -> Modality:
+    """Item embeddings [I, T] as content, whose graphs are cached as those of modalities are."""
+    present = torch.ones(len(items), dtype=torch.bool)
+    return Modality(items, present, content_hash([items]))
 
 
 def normalized(graph: Tensor) -> Tensor:
     """Normalise a symmetric graph by the row sums of both ends: [I, I] sparse CSR."""
-    row, column, size = row_indices(graph), graph.col_indices().long(), len(graph)
+    (row, column), size = graph.to_sparse().indices(), len(graph)
     values = symmetric_normalization(row, column, graph.values(), size)
     return csr_matrix(row, column, values, (size, size))

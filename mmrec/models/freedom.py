@@ -26,7 +26,7 @@ from mmrec.graphs import (
     weighted_content_graph,
 )
 from mmrec.models.base import Embeddings, Recommender
-from mmrec.nn import Features, Propagation, SparseMatrix, lookup
+from mmrec.nn import Features, Propagation, SparseMatrix
 from mmrec.nn.lookup import pairs_with_negatives
 from mmrec.nn.losses import bpr, pair_scores
 
@@ -88,14 +88,8 @@ class FREEDOM(Recommender):
         """Sample the user-item edges of the epoch and normalise the graph that they leave."""
         super().start_epoch(epoch, generator)
         if self.edge_dropout:
-            corpus = self.corpus
             adjacency = sampled_adjacency(
-                corpus.train,
-                corpus.n_users,
-                corpus.n_items,
-                1 - self.edge_dropout,
-                generator=generator,
-                by_degree=True,
+                self.corpus, 1 - self.edge_dropout, generator=generator, by_degree=True
             )
             self.pruned = Propagation(adjacency.to(self.device), self.propagate.layers)
 
@@ -112,9 +106,9 @@ class FREEDOM(Recommender):
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
         """BPR of the final embeddings, and of users with projected content (Eq. 12)."""
         users, items = self.encode()
-        terms = {"bpr": bpr(*pair_scores(*lookup(batch, users, items)))}
+        index = pairs_with_negatives(batch)
+        terms = {"bpr": bpr(*pair_scores(*index.rows(users, items)))}
         if self.content_weight:
-            index = pairs_with_negatives(batch)
             seen, place = torch.unique(index.item, return_inverse=True)  # [R] [B(1+K)]
             index = index._replace(item=place)  # only these items are projected
             of_content = [

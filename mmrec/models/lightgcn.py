@@ -70,10 +70,8 @@ class LightGCN(Recommender):
         """Sample the edges of the epoch."""
         super().start_epoch(epoch, generator)
         if self.edge_dropout:
-            corpus, keep = self.corpus, 1 - self.edge_dropout
-            adjacency = sampled_adjacency(
-                corpus.train, corpus.n_users, corpus.n_items, keep, generator=generator
-            )
+            keep = 1 - self.edge_dropout
+            adjacency = sampled_adjacency(self.corpus, keep, generator=generator)
             self.thinned = Propagation(adjacency.to(self.device), self.propagate.layers)
 
     @property

@@ -115,14 +115,8 @@ class PGL(Recommender):
         """Sample the edges of the epoch and normalise the graph that they leave."""
         super().start_epoch(epoch, generator)
         if self.edge_dropout:
-            corpus = self.corpus
             adjacency = sampled_adjacency(
-                corpus.train,
-                corpus.n_users,
-                corpus.n_items,
-                1 - self.edge_dropout,
-                generator=generator,
-                by_degree=True,
+                self.corpus, 1 - self.edge_dropout, generator=generator, by_degree=True
             )
             self.principal = Propagation(adjacency.to(self.device), self.propagate.layers)
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrec.data.corpus import Interactions
+from mmrec.data.corpus import Interactions, TrainingView
 from mmrec.graphs import (
     csr_matrix,
     degree_weights,
@@ -179,8 +179,11 @@ def test_joint_adjacency_equals_the_normalised_dense_matrix(graph, seed, weight)
 def test_sampled_adjacency_is_normalised_by_the_degrees_left():
     user, item = torch.arange(60) % 6, torch.arange(60) % 10
     interactions = Interactions(*torch.unique(torch.stack([user, item]), dim=1))
+    corpus = TrainingView(
+        name="any", n_users=6, n_items=10, train=interactions, split="any", fingerprint="any"
+    )
     found = sampled_adjacency(
-        interactions, 6, 10, 0.4, generator=torch.Generator().manual_seed(1), by_degree=True
+        corpus, 0.4, generator=torch.Generator().manual_seed(1), by_degree=True
     )
     rows, columns = found.to_dense()[:6, 6:].nonzero().T
     assert len(rows) == int(0.4 * len(interactions))
