@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, embedding, normalize
+from torch.nn.functional import dropout, embedding
 
 from mmrec.config.checks import check_at_least, check_choice, check_share
 from mmrec.data import Pairs, TrainingView, require_modalities
 from mmrec.graphs import normalized_adjacency
 from mmrec.models.base import Embeddings, Recommender
-from mmrec.nn import ProjectedFeatures, Propagation, at_least_float32
+from mmrec.nn import ProjectedFeatures, Propagation, unit_rows
 from mmrec.nn.losses import Norm, norm_penalty
 
 
@@ -112,9 +112,9 @@ class BM3(Recommender):
 
     def predicted(self, rows: Tensor) -> Tensor:
         """Predict from a view; returns unit vectors."""
-        return normalize(at_least_float32(self.predict(rows)), dim=-1)
+        return unit_rows(self.predict(rows))
 
     def target(self, rows: Tensor) -> Tensor:
         """Make a target of a view: unit vectors after dropout, without a gradient."""
         kept = dropout(rows.detach(), self.dropout, self.training)
-        return normalize(at_least_float32(kept), dim=-1)
+        return unit_rows(kept)

@@ -22,7 +22,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from mmrec.config.checks import check_at_least, check_share
 from mmrec.data import TrainingView, Triplets, require_modalities
@@ -34,7 +33,7 @@ from mmrec.graphs import (
     normalized_adjacency,
 )
 from mmrec.models.base import Embeddings, NonFiniteLoss, Recommender
-from mmrec.nn import ProjectedFeatures, Propagation, SparseMatrix, at_least_float32, lookup
+from mmrec.nn import ProjectedFeatures, Propagation, SparseMatrix, lookup, unit_rows
 from mmrec.nn.losses import bpr, norm_penalty, pair_scores
 from mmrec.nn.sparse import row_of_entries
 
@@ -150,7 +149,7 @@ class LATTICE(Recommender):
         content = self.item.weight
         for _ in range(self.item_layers):
             content = self.smooth(content, values)
-        return Embeddings(users, items + normalize(at_least_float32(content), dim=-1))
+        return Embeddings(users, items + unit_rows(content))
 
     def smooth(self, x: Tensor, values: list[Tensor]) -> Tensor:
         """Multiply with the item graph, the sum over modalities by importance: [I, D]."""
@@ -171,7 +170,7 @@ class LATTICE(Recommender):
 
 def learned_weights(graph: SparseMatrix, content: Tensor) -> Tensor:
     """Return the cosines of neighbours, symmetrically normalised by row sums: [E]."""
-    unit = normalize(at_least_float32(content), dim=-1)
+    unit = unit_rows(content)
     weights = graph.dots(unit, unit).relu()
     row, column = row_of_entries(graph.matrix), graph.matrix.col_indices().long()
     degree = weights.new_zeros(len(unit)).index_add(0, row, weights)  # [I], above 0 for neighbours

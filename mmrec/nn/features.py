@@ -10,10 +10,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear, normalize
+from torch.nn.functional import embedding, linear
 
 from mmrec.data import Modality
-from mmrec.nn.gates import at_least_float32
+from mmrec.nn.rows import unit_rows
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -129,7 +129,7 @@ class ProjectedFeatures(nn.Module):
             rows, present = rows[items], present[items]
         projected: Tensor = self.linear(rows)
         if self.unit:
-            projected = normalize(at_least_float32(projected), dim=1)
+            projected = unit_rows(projected)
         return projected * present.unsqueeze(1)
 
 
