@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -69,5 +70,44 @@ def dense_content_graph() -> Callable[[Modality, int], Tensor]:
                 graph[i, j] = cosine[j].clamp(min=0)
         scale = torch.where(there, graph.sum(1), 1).rsqrt()
         return scale[:, None] * graph * scale
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def dense_fusion(
+    dense_bipartite: Callable[[Corpus], Tensor],
+    dense_content_graph: Callable[[Modality, int], Tensor],
+) -> Callable[[Any, Tensor, int], tuple[Tensor, Tensor]]:
+    """`dense_fusion(model, behaviour, k)`: MGCN's fused views, and which nodes have a view.
+
+    The model has `item`, `project`, `views` and `fuse`, as MGCN has them.
+    """
+
+    def build(model: Any, behaviour: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        corpus, users = model.corpus, model.corpus.n_users
+        block = dense_bipartite(corpus)[:users, users:]
+        found, has = [], []
+        for modality, project, gate in zip(
+            corpus.modalities.values(), model.project, model.views.gates, strict=True
+        ):
+            shown = modality.features @ project.linear.weight.T + project.linear.bias
+            gated = model.item.weight * torch.sigmoid(shown @ gate.weight.T + gate.bias)
+            items = dense_content_graph(modality, k)
+            for _ in range(model.views.layers):
+                gated = items @ gated
+            found.append(torch.cat([block @ gated, gated]))
+            has.append(torch.cat([block @ modality.present.float() > 0, modality.present]))
+        views, there = torch.stack(found, 1), torch.stack(has, 1)
+        count = there.sum(1, keepdim=True)
+        if views.shape[1] == 1:
+            return views[:, 0] / 2, there.any(1)
+        power = model.fuse.query(views).squeeze(-1).exp() * there
+        attention = power / power.sum(1, keepdim=True).clamp(min=1e-9)
+        common = (attention.unsqueeze(-1) * views).sum(1)
+        total = common
+        for m, part in enumerate(model.fuse.gate(behaviour).split(views.shape[-1], 1)):
+            total = total + torch.sigmoid(part) * (views[:, m] - common) * there[:, m, None]
+        return total / (1 + count), there.any(1)
 
     return build

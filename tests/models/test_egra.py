@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, logsigmoid, normalize
 
 from mmrec.config.errors import SettingError
-from mmrec.data import Triplets, content_hash
+from mmrec.data import Triplets
 from mmrec.models import EGRA, Embeddings
 
 K = 3
@@ -19,20 +17,7 @@ def teacher_of(corpus):
     return Embeddings(*(torch.randn(n, 4, generator=rng) for n in (corpus.n_users, corpus.n_items)))
 
 
-def lacking(corpus):
-    """Item 1 has no modality at all, and item 4 lacks the first."""
-    content = {}
-    for place, (name, each) in enumerate(corpus.modalities.items()):
-        present = torch.ones(corpus.n_items, dtype=torch.bool)
-        present[[1] if place else [1, 4]] = False
-        features = each.features * present[:, None]
-        content[name] = replace(
-            each, features=features, present=present, digest=content_hash([features, present])
-        )
-    return replace(corpus, modalities=content)
-
-
-def dense_bipartite(corpus):
+def dense_interactions(corpus):
     n = corpus.n_users + corpus.n_items
     a = torch.zeros(n, n)
     a[corpus.train.user, corpus.n_users + corpus.train.item] = 1
@@ -70,7 +55,7 @@ def dense_item_graph(corpus, teacher):
 
 def dense_behaviour(model, teacher, item_graph, gamma):
     corpus, users = model.corpus, model.corpus.n_users
-    a, similar = dense_bipartite(corpus), dense_item_graph(corpus, teacher)
+    a, similar = dense_interactions(corpus), dense_item_graph(corpus, teacher)
     if item_graph == "joint":
         a[users:, users:] = gamma * similar
     x = torch.cat([model.user.weight, model.item.weight])
@@ -81,50 +66,26 @@ def dense_behaviour(model, teacher, item_graph, gamma):
     return nodes
 
 
-def dense_content(model, behaviour):
-    """Views of items by their content neighbours and of users by their items, fused."""
-    corpus, users = model.corpus, model.corpus.n_users
-    graph = dense_normalized(dense_bipartite(corpus))[:users, users:]
-    views, there = [], []
-    for modality, project, gate in zip(
-        corpus.modalities.values(), model.project, model.views.gates, strict=True
-    ):
-        shown = modality.features @ project.linear.weight.T + project.linear.bias
-        gated = model.item.weight * torch.sigmoid(shown @ gate.weight.T + gate.bias)
-        near = dense_neighbours(modality.features, K, itself=True, present=modality.present)
-        items = dense_normalized(near) @ gated
-        views.append(torch.cat([graph @ items, items]))
-        there.append(torch.cat([graph @ modality.present.float() > 0, modality.present]))
-    views, there = torch.stack(views, 1), torch.stack(there, 1)
-    power = model.fuse.query(views).squeeze(-1).exp() * there
-    attention = power / power.sum(1, keepdim=True).clamp(min=1e-9)
-    common = (attention.unsqueeze(-1) * views).sum(1)
-    total = common
-    for m, part in enumerate(model.fuse.gate(behaviour).split(views.shape[-1], 1)):
-        total = total + torch.sigmoid(part) * (views[:, m] - common) * there[:, m, None]
-    return total / (1 + there.sum(1, keepdim=True)), there.any(1)
-
-
 @pytest.fixture
-def corpus(small_corpus):
-    return lacking(small_corpus(modalities=2))
+def corpus(bare_corpus):
+    return bare_corpus(modalities=2)
 
 
 @pytest.mark.parametrize("item_graph", ["joint", "branch", "none"])
 @pytest.mark.parametrize("taught", [True, False])
-def test_embeddings_equal_dense_algebra(corpus, item_graph, taught):
+def test_embeddings_equal_dense_algebra(corpus, dense_fusion, item_graph, taught):
     teacher = teacher_of(corpus) if taught else None
     model = EGRA(
         corpus, dim=5, neighbours=K, item_graph=item_graph, gamma=0.3, teacher=teacher
     ).eval()
     behaviour = dense_behaviour(model, teacher, item_graph, 0.3)
-    content, _ = dense_content(model, behaviour)
+    content, _ = dense_fusion(model, behaviour, K)
     torch.testing.assert_close(torch.cat(model.encode()), behaviour + content)
 
 
 @pytest.mark.parametrize("item_graph", ["joint", "branch"])
 @pytest.mark.parametrize("focus", ["hard", "easy", "none"])
-def test_losses_equal_dense_algebra(corpus, item_graph, focus):
+def test_losses_equal_dense_algebra(corpus, dense_fusion, item_graph, focus):
     teacher = teacher_of(corpus)
     model = EGRA(
         corpus,
@@ -141,7 +102,7 @@ def test_losses_equal_dense_algebra(corpus, item_graph, focus):
     )
     losses = model.losses(BATCH)
     behaviour = dense_behaviour(model, teacher, item_graph, 0.3)
-    content, viewed = dense_content(model, behaviour)
+    content, viewed = dense_fusion(model, behaviour, K)
     final = behaviour + content
     users, items = BATCH.user, corpus.n_users + BATCH.positive
     others = corpus.n_users + BATCH.negative[:, 0]

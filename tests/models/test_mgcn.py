@@ -15,40 +15,17 @@ BATCH = Triplets(torch.tensor([0, 2, 2]), torch.tensor([1, 4, 6]), torch.tensor(
 
 
 @pytest.fixture
-def dense_parts(dense_bipartite, dense_content_graph):
+def dense_parts(dense_bipartite, dense_fusion):
     """LightGCN embeddings and fused views of all nodes, and which nodes have a view."""
 
     def parts(model):
-        corpus = model.corpus
-        graph, users = dense_bipartite(corpus), corpus.n_users
+        graph = dense_bipartite(model.corpus)
         x = torch.cat([model.user.weight, model.item.weight])
         layers = [
             torch.linalg.matrix_power(graph, n) @ x for n in range(model.propagate.layers + 1)
         ]
         behaviour = torch.stack(layers).mean(0)
-        views, there = [], []
-        for modality, project, gate in zip(
-            corpus.modalities.values(), model.project, model.views.gates, strict=True
-        ):
-            shown = modality.features @ project.linear.weight.T + project.linear.bias
-            gated = model.item.weight * torch.sigmoid(shown @ gate.weight.T + gate.bias)
-            items = dense_content_graph(modality, K)
-            for _ in range(model.views.layers):
-                gated = items @ gated
-            views.append(torch.cat([graph[:users, users:] @ gated, gated]))
-            have = modality.present.float()
-            there.append(torch.cat([graph[:users, users:] @ have > 0, modality.present]))
-        views, there = torch.stack(views, 1), torch.stack(there, 1)
-        count = there.sum(1, keepdim=True)
-        if views.shape[1] == 1:
-            return behaviour, views[:, 0] / 2, there.any(1)
-        power = model.fuse.query(views).squeeze(-1).exp() * there
-        attention = power / power.sum(1, keepdim=True).clamp(min=1e-9)
-        common = (attention.unsqueeze(-1) * views).sum(1)
-        total = common
-        for m, part in enumerate(model.fuse.gate(behaviour).split(views.shape[-1], 1)):
-            total = total + torch.sigmoid(part) * (views[:, m] - common) * there[:, m, None]
-        return behaviour, total / (1 + count), there.any(1)
+        return behaviour, *dense_fusion(model, behaviour, K)
 
     return parts
 
