@@ -1,6 +1,7 @@
-"""How accuracy falls as content gets worse, by model and by EGRA's item graph: `make study-noise`.
+"""Measure recall as the content of more and more items is corrupted: `make study-noise`.
 
-A share of the items has features of noise, or of another item, in every modality.
+The features of corrupted items are noise, or those of another item, in every modality. The study
+compares EGRA with each of its item graphs, MGCN and FREEDOM.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Curves = Mapping[str, Mapping[float, Sequence[float]]]  # by model and share, of
 
 
 def main() -> None:
-    """Train what is missing, and write a page, a figure and the numbers of each data set."""
+    """Run the missing trainings, then write a page, a figure and the numbers of each data set."""
     setup_logging()
     parser = argparse.ArgumentParser(prog="python -m experiments.noise", description=__doc__)
     parser.add_argument("--data", nargs="+", choices=DATA, default=["tiktok", "scientific"])

@@ -116,7 +116,7 @@ def read_folder(
 
     Raises:
         DataError: a file is missing or invalid.
-        SettingError: filters contradict each other, or name what is not there.
+        SettingError: a filter is invalid, or names a column or value that does not exist.
     """
     where = where or {}
     if not isinstance(columns, Columns):
