@@ -177,7 +177,7 @@ def test_nothing_else_may_select(monitor, offered):
 
 
 def test_the_configuration_of_a_checkout_is_beside_the_package():
-    assert conf_dir() == Path(__file__).parents[1] / "conf"
+    assert conf_dir() == Path(__file__).parents[2] / "conf"
     assert (conf_dir() / "config.yaml").is_file()
 
 
