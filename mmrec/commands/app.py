@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+FOLDERS = ("run_dir", "hydra.run.dir", "hydra.sweep.dir")  # which Hydra creates
+LONGEST_NAME = 255
 
 
 def launch(main: Callable[[], None], config_name: str) -> None:
@@ -61,6 +63,12 @@ def launch(main: Callable[[], None], config_name: str) -> None:
                     value=choice,
                     problem="it applies to a single run",
                     hint="use hydra.sweep.dir with -m",
+                )
+            if group in FOLDERS and max(map(len, os.fsencode(choice).split(b"/"))) > LONGEST_NAME:
+                raise SettingError(
+                    setting=group,
+                    value=f"{choice[:40]}...",
+                    problem=f"a file system takes names of at most {LONGEST_NAME} bytes",
                 )
             if choice.startswith("_") and (conf_dir() / group / f"{choice}.yaml").is_file():
                 raise SettingError(

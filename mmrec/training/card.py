@@ -64,11 +64,12 @@ def card(
         ("users", f"{corpus.n_users:,}"),
         ("items", f"{corpus.n_items:,}"),
         ("interactions", ", ".join(f"{len(part):,} {name}" for name, part in parts.items())),
-        *_content(corpus),
+        *_content(corpus, plain["data"].get("corrupt") or {}, plain["data"].get("corrupt_how")),
         ("model", f"{name}, {type(model).__module__}.{type(model).__qualname__}"),
         ("parameters", f"{trained:,}{solved}"),
         ("buffers", f"{buffer_values(model):,} values that are stored, not trained"),
         ("selection", _selection(model, plain["monitor"], trainer)),
+        ("evaluation", _protocol(model, corpus)),
         ("seed", f"{plain['seed']}"),
         ("device", _device(trainer)),
         ("run folder", f"{folder}"),
@@ -77,16 +78,19 @@ def card(
     return "\n".join(f"{label:<{width}}{value}" for label, value in rows)
 
 
-def _content(corpus: Corpus) -> list[tuple[str, str]]:
+def _content(
+    corpus: Corpus, corrupt: Mapping[str, float], how: str | None
+) -> list[tuple[str, str]]:
     if not corpus.modalities:
         return [("modalities", "none")]
-    return [
-        (
-            "" if place else "modalities",
-            f"{name}: {m.width} wide, {_share(m.present)} of items",
-        )
-        for place, (name, m) in enumerate(corpus.modalities.items())
-    ]
+    by = "rows of other items" if how == "shuffle" else "noise"
+    rows = []
+    for place, (name, modality) in enumerate(corpus.modalities.items()):
+        text = f"{name}: {modality.width} wide, {_share(modality.present)} of items"
+        if share := corrupt.get(name):
+            text += f", {100 * share:g} % of these replaced by {by}"
+        rows.append(("" if place else "modalities", text))
+    return rows
 
 
 def _share(present: Tensor) -> str:
@@ -104,10 +108,29 @@ def _selection(model: Recommender, monitor: str, trainer: Trainer) -> str:
     if every is not None and every > 1:
         parts.append(f"validation every {every} epochs")
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        parts.append(f"at most {trainer.max_epochs:,} epochs")
+        parts.append(f"at most {trainer.max_epochs:,} epoch{'s' * (trainer.max_epochs > 1)}")
     stopping = trainer.early_stopping_callback
     if stopping is not None:
         parts.append(f"early stopping after {stopping.patience} validations without a better one")
+    return ", ".join(parts)
+
+
+def _protocol(model: Recommender, corpus: Corpus) -> str:
+    evaluation = model.evaluation
+    ranked = {
+        "all": "all items are ranked",
+        "cold": "the cold-start items are ranked",
+        "split": "the cold-start items of the split are ranked",
+    }[evaluation.candidates_in(corpus)]
+    without = {
+        "none": "",
+        "train": " without the user's train items",
+        "train+val": " without the user's train and, at test, validation items",
+    }[str(evaluation.seen)]
+    parts = [ranked + without, f"cutoffs {', '.join(map(str, evaluation.cutoffs))}"]
+    if model.needs_history:
+        known = {"train": "train", "train+val": "train and validation"}[str(evaluation.history)]
+        parts.append(f"test histories of {known}")
     return ", ".join(parts)
 
 

@@ -49,6 +49,7 @@ def command(in_process, capfd):
         ("model.norm=sqared", ("model.norm=sqared:", "'squared' or 'frobenius'")),
         ("data.split=temporl", ("data.split=temporl:", "'temporal'")),
         ("data.batch_size=0", ("data.batch_size=0: expected a finite number of at least 1",)),
+        (f"run_dir=here/{'a' * 300}", ("run_dir=here/aaa", "255 bytes")),
         ("seed=abc", ("seed=abc: expected a whole number from 0 to 2^32 - 1",)),
         ("seed=99999999999", ("seed=99999999999: expected a whole number from 0",)),
         ("evaluation.cutoffs=[0]", ("evaluation.cutoffs=[0]: expected whole numbers above 0",)),

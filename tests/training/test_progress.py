@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -12,7 +13,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import OmegaConf
 
-from mmrec.models import BPR, EASE, ItemKNN, MostPop
+from mmrec.evaluation.protocol import Evaluation
+from mmrec.models import BPR, EASE, ItemKNN, MostPop, SASRec
 from mmrec.training import progress
 from mmrec.training.build import build
 from mmrec.training.card import buffer_values, card
@@ -265,6 +267,37 @@ def test_the_card_says_what_is_trained_on_what(checkerboard, described):
     (selection,) = found["selection"]
     assert "val/recall@20" in selection
     assert "at most 50 epochs" in selection
+
+
+def test_the_card_says_what_is_ranked(checkerboard, described):
+    corpus = checkerboard()
+    expected = "all items are ranked without the user's train items, cutoffs 5, 10, 20, 50"
+    assert described(BPR(corpus, dim=4), corpus)["evaluation"] == [expected]
+    model = BPR(corpus, dim=4)
+    model.evaluation = Evaluation(seen="none", cutoffs=(3,))
+    assert described(model, corpus)["evaluation"] == ["all items are ranked, cutoffs 3"]
+    cold = replace(corpus, cold=torch.arange(corpus.n_items) % 3, warm=corpus.test)
+    (found,) = described(MostPop(cold), cold)["evaluation"]
+    assert found.startswith("the cold-start items are ranked")
+    model = SASRec(corpus, dim=8, heads=1, layers=1, max_length=5)
+    (found,) = described(model, corpus)["evaluation"]
+    assert found.endswith("test histories of train and validation")
+
+
+def test_the_card_names_content_that_was_replaced(checkerboard, described):
+    corpus = checkerboard()
+    found = described(BPR(corpus, dim=4), corpus, "+data.corrupt.visual=0.25")["modalities"]
+    assert found[0].endswith("25 % of these replaced by noise")
+    assert "replaced" not in found[1]
+    words = ("+data.corrupt.textual=0.5", "data.corrupt_how=shuffle")
+    found = described(BPR(corpus, dim=4), corpus, *words)["modalities"]
+    assert found[1].endswith("50 % of these replaced by rows of other items")
+
+
+def test_one_epoch_is_in_the_singular(checkerboard, described):
+    corpus = checkerboard()
+    (selection,) = described(BPR(corpus, dim=4), corpus, max_epochs=1)["selection"]
+    assert "at most 1 epoch," in f"{selection},"
 
 
 def test_full_coverage_is_said_only_of_all_items(checkerboard, described):
