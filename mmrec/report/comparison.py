@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from mmrec.report import charts, significance
 from mmrec.report.ablations import described, differences
 from mmrec.report.collect import Method, Protocol, Run, chosen, methods
+from mmrec.report.costs import cost_table, was_cut
 from mmrec.report.page import SEEN, Section
 from mmrec.report.tables import Table, Value, marked, over_seeds
 
@@ -130,7 +130,7 @@ def _results(
             *([_significance_table(slug, reference, compared, options)] if compared else []),
             *_warm_table(slug, whole, options),
             _group_table(slug, whole, options),
-            _cost_table(slug, whole),
+            cost_table(slug, whole),
         ],
         {name: figure for name, figure in figures.items() if figure is not None},
         {f"Settings of {m.name}": _settings(m) for m in whole},
@@ -167,6 +167,11 @@ def _result_table(
         notes.append(
             f"† differs, up or down, from {reference.name} by {options.metric} of users, "
             f"p < {LEVEL} after Holm's correction."
+        )
+    if cut := [m.name for m in whole if any(map(was_cut, m.runs))]:
+        notes.append(
+            f"Ended at trainer.max_epochs, before early stopping: {', '.join(cut)}. More epochs "
+            "could give other results."
         )
     return Table(
         f"{slug}-results",
@@ -268,32 +273,6 @@ def _percents(shares: Sequence[float]) -> list[str]:
     return [f"{100 * share:.0f} %" for share in (*shares, 1 - sum(shares))]
 
 
-def _cost_table(slug: str, whole: Sequence[Method]) -> Table:
-    rows: list[list[str | Value]] = [
-        [
-            m.name,
-            f"{m.runs[0].result['parameters']:,}",
-            over_seeds(_seconds(m, "train_epoch"), 2),
-            over_seeds([float(run.result["epochs"]) for run in m.runs], 0),
-            over_seeds(_seconds(m, "fit"), 1),
-            over_seeds(_seconds(m, "test"), 2),
-            over_seeds([run.result["peak_rss_mib"] for run in m.runs], 0),
-            over_seeds([g for run in m.runs if (g := run.result["peak_gpu_mib"])], 0),
-        ]
-        for m in whole
-    ]
-    head = ["model", "parameters", "epoch, s", "epochs", "training, s", "test, s", "memory, MiB"]
-    if any(isinstance(row[-1], Value) for row in rows):
-        head.append("GPU, MiB")
-    return Table(
-        f"{slug}-costs",
-        "Costs",
-        head,
-        [row[: len(head)] for row in rows],
-        ["As each run has measured it, on the machine and beside the load that it had."],
-    )
-
-
 def _ablations(
     protocol: Protocol,
     slug: str,
@@ -360,11 +339,6 @@ def _ablations(
     return Section(
         f"{base.name} on {protocol.name}: ablations", name, tables=tables, figures=figures
     )
-
-
-def _seconds(method: Method, what: Literal["train_epoch", "fit", "test"]) -> list[float]:
-    found: list[Any] = [run.result["seconds"][what] for run in method.runs]
-    return [value for value in found if value is not None]
 
 
 def _p(value: float) -> str:

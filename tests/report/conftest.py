@@ -38,6 +38,9 @@ def write_run(tmp_path):
         epochs=3,
         seconds=10.0,
         config_dir=None,
+        patience=None,
+        max_epochs=50,
+        upstream=None,
         **settings,
     ):
         folder = tmp_path / "outputs" / name
@@ -54,6 +57,9 @@ def write_run(tmp_path):
             "run_dir": str(folder),
             "logger": {},
         }
+        if patience is not None:
+            config["callbacks"] = {"early_stopping": {"patience": patience}}
+            config["trainer"] = {"max_epochs": max_epochs}
         overrides = [f"model={model}", f"seed={seed}"]
         overrides += [f"ablation={model}/{ablation}"] if ablation else []
         rng = np.random.default_rng(seed)
@@ -108,6 +114,9 @@ def write_run(tmp_path):
             "peak_gpu_mib": None,
             "parameters": 10,
         }
+        if upstream is not None:
+            named = {"folder": "there", "model": "mgcn", "config_hash": "c" * 16, "code": "d" * 16}
+            result["upstream"] = {**named, "seconds": upstream}
         if status == "failed":
             result["error"] = "the loss is not finite"
         write_result(folder, result)
