@@ -8,11 +8,15 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from mmrec.config.errors import SettingError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 TARGET = "_target_"
 HYDRA_KEYS: dict[str, Any] = {
@@ -55,6 +59,7 @@ TOLD = {  # types of pydantic's errors, and what messages say instead
 }
 
 
+@cache
 def conf_dir() -> Path:
     """The configuration's folder: the installed package's own, else the checkout's."""
     package = Path(str(files("mmrec")))
@@ -200,11 +205,10 @@ def check_value(hint: Any, value: Any, setting: str) -> None:
     Raises:
         SettingError: names the setting and what is expected.
     """
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+    from pydantic import PydanticUserError, ValidationError
 
-    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     try:
-        adapter = TypeAdapter(hint, config=None if is_dataclass(hint) else config)
+        adapter = _adapter(hint)
     except PydanticUserError:
         return  # not a type that pydantic knows
     try:
@@ -219,6 +223,15 @@ def check_value(hint: Any, value: Any, setting: str) -> None:
     if changed := _converted(value, found):
         before, after = map(_kind, changed)
         raise SettingError(setting=setting, value=value, expected=f"{after}, found {before}")
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """Build pydantic's validator of a type, which costs more than a validation."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    return TypeAdapter(hint, config=None if is_dataclass(hint) else config)
 
 
 def _mappings(value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def folders_first(words: Sequence[str]) -> list[str]:
     ]
 
 
+@cache
 def is_text(setting: str, *, element: bool = False) -> bool:
     """Whether a setting holds text.
 
