@@ -55,8 +55,8 @@ def explain(
 
     Of a router: the load of its experts over epochs, with the trigger marked. Of any gate: the mean
     weight of each channel by item popularity, by category and by user activity, over the pairs of
-    train; over items, that of cold ones, and of experts by category. Of some
-    users: their best items, and what carried each of them, beside the last that train has of them.
+    train; over items, that of cold ones, and of experts by category. Of some users: their best
+    items and what carried each of them, beside their latest train items.
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.

@@ -16,12 +16,18 @@ from torch import Tensor
 
 from mmrec.config.text import printable
 from mmrec.data import PlantedData
-from mmrec.data.corpus import Categories, Corpus
+from mmrec.data.corpus import Categories
 from mmrec.evaluation.protocol import groups
 from mmrec.models import Recommender, RoutedRecommender
 from mmrec.models.routed import weighs_pairs
 from mmrec.report import charts, gate_charts
-from mmrec.report.item_tables import WIDE, describe_items, item_table, with_weights
+from mmrec.report.item_tables import (
+    WIDE,
+    describe_items,
+    item_table,
+    latest_items,
+    with_weights,
+)
 from mmrec.report.page import SEEN, Section
 from mmrec.report.tables import Table, Value
 from mmrec.training.open_run import OpenRun
@@ -335,7 +341,7 @@ def of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: st
     """Their best items, and what carried each."""
     corpus = opened.corpus
     best = pl.concat(ranked_lists(opened, users, k, seen, 512, accelerator))
-    before = _last_of_train(corpus, users)
+    before = latest_items(corpus, users, BEFORE)
     have, device = corpus.user_counts(), opened.model.device
 
     def told(frame: pl.DataFrame) -> pl.DataFrame:
@@ -350,15 +356,17 @@ def of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: st
     routed = isinstance(opened.model, RoutedRecommender)
     experts = f"; of experts, gates of at least {LEAST:.2f} are shown" if routed else ""
     tables = []
+    # Without times, the order is that of the file, of which nothing is known.
+    which = "some" if corpus.train.time is None else "the latest"
     for one in users.tolist():
         name: Any = one if corpus.user_ids is None else corpus.user_ids[one]
         # Another's id may be no name of a file, or this one's number.
         plain = corpus.user_ids is not None and re.fullmatch(FILE_NAME, str(name), re.A)
         file_of, count, name = name if plain else one, int(have[one]), printable(name)
-        last = "" if count <= BEFORE else f", the last {BEFORE} of them"
+        last = "" if count <= BEFORE else f", {which} {BEFORE}"
         for frame, title, file in (
             (best, f"User {name}, {count} items in train", f"user-{file_of}"),
-            (before, f"User {name}: what train has{last}", f"user-{file_of}-train"),
+            (before, f"User {name}: items in train{last}", f"user-{file_of}-train"),
         ):
             shown = frame.filter(pl.col("user") == one).drop("user", "user_id", strict=False)
             if len(shown):
@@ -366,19 +374,11 @@ def of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: st
     return Section(
         "Recommendations",
         "recommendations",
-        f"The {k} best items of some users, and the last that train has of each; {SEEN[seen]}. "
+        f"The {k} best items of some users, and {which} items of each in train; {SEEN[seen]}. "
         f"Columns of channels say what gates give them{experts}. An item without train users is "
         "cold.",
         tables,
     )
-
-
-def _last_of_train(corpus: Corpus, users: Tensor) -> pl.DataFrame:
-    """The latest first, where there is a time."""
-    pairs = {"user": corpus.train.user.numpy(), "item": corpus.train.item.numpy()}
-    chosen = pl.col("user").is_in(users.tolist())
-    frame = pl.DataFrame(pairs).reverse().filter(chosen)
-    return frame.group_by("user", maintain_order=True).head(BEFORE)
 
 
 def _experts(opened: OpenRun, user: Tensor, item: Tensor) -> list[pl.Series]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
+import torch
 from torch import Tensor
 
-from mmrec.data import PlantedData
+from mmrec.data import PlantedData, TrainingView
 from mmrec.report.tables import Table, Value
 from mmrec.training.open_run import OpenRun
 
@@ -53,3 +54,22 @@ def item_table(frame: pl.DataFrame, title: str, name: str) -> Table:
         frame = frame.with_columns(cut.otherwise(pl.col("title")))
     rows = [[cell(v) for v in row] for row in frame.iter_rows()]
     return Table(name, title, frame.columns, rows, deviations=False)
+
+
+def latest_items(corpus: TrainingView, users: Tensor, k: int) -> pl.DataFrame:
+    """List the latest train items of users, the latest first; without times, by rows of the file.
+
+    Args:
+        corpus: whose train interactions.
+        users: [N] int64.
+        k: above 0.
+
+    Returns:
+        Columns user and item, at most `k` rows a user.
+    """
+    start, item, _ = corpus.train.by_user(corpus.n_users)
+    parts = [item[start[user] : start[user + 1]][-k:].flip(0) for user in users.tolist()]
+    count = torch.tensor([len(part) for part in parts], dtype=torch.long)
+    repeated = users.long().repeat_interleave(count)
+    chosen = torch.cat(parts) if parts else item[:0]
+    return pl.DataFrame({"user": repeated.numpy(), "item": chosen.numpy()})
