@@ -13,6 +13,7 @@ from mmrec.nn.rows import unit_rows
 
 Norm = Literal["squared", "frobenius"]
 LOGITS = (2**20, 2**27)  # logits that exist at a time, on a CPU (4 MB, its cache) and on a GPU
+LARGEST = 40.0  # logit whose power, summed over any catalogue, is finite in float32
 
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
@@ -58,6 +59,17 @@ def batch_softmax(logits: Tensor, own: Tensor, chance: Tensor | None = None) -> 
     return cross_entropy(logits if chance is None else logits - chance.log(), own)
 
 
+def _bounded(rows: Tensor, items: Tensor) -> bool:
+    """Tell whether all logits are small enough that `exp` needs no subtraction of the largest.
+
+    By the Cauchy-Schwarz inequality no logit is larger than the product of the largest norms. On a
+    CPU this spares two passes over the logits, 15 % of the loss. A GPU would have to wait for it.
+    """
+    if rows.device.type != "cpu" or not len(rows):
+        return False
+    return bool(rows.norm(dim=1).max() * items.norm(dim=1).max() < LARGEST)
+
+
 class _FullCrossEntropy(torch.autograd.Function):
     """Cross-entropy over all items whose gradients are computed with it, block by block."""
 
@@ -67,13 +79,14 @@ class _FullCrossEntropy(torch.autograd.Function):
         size = max(64, LOGITS[rows.device.type == "cuda"] // len(items))
         buffer = rows.new_empty(min(size, len(rows)), len(items))
         total = -(weights * (rows * items[target])).sum()
+        small = _bounded(rows, items)
         blocks = (torch.split(each, size) for each in (rows, gradient, weights))
         for x, out, weight in zip(*blocks, strict=True):
             logits = torch.mm(x, items.T, out=buffer[: len(x)])  # [block, I]
-            largest = logits.amax(1, keepdim=True)
-            powers = logits.sub_(largest).exp_()
+            largest = None if small else logits.amax(1, keepdim=True)
+            powers = (logits if largest is None else logits.sub_(largest)).exp_()
             norm = powers.sum(1, keepdim=True)  # [block, 1]
-            total += (weight * (largest + norm.log())).sum()
+            total += (weight * (norm.log() if largest is None else largest + norm.log())).sum()
             share = weight / norm
             torch.mm(powers, items, out=out).mul_(share)
             of_items.addmm_(powers.T, x * share)

@@ -10,11 +10,13 @@ Shape legend: B sequences, N items of all of them, L longest sequence, D dim, H 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, gelu, scaled_dot_product_attention
+from torch.nn import functional
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from mmrec.config.errors import SettingError
 from mmrec.data.batches import History, ranges
@@ -51,6 +53,44 @@ def layout(length: Tensor) -> Layout:
     return Layout(row * longest + position, position, (len(length), longest))
 
 
+def dropout(x: Tensor, rate: float) -> Tensor:
+    """Zero a share of the values at random and scale the others, as PyTorch's dropout.
+
+    On a CPU, PyTorch draws Bernoulli numbers one by one: forward and backward of 12,800 x 64 values
+    take 15 ms, and 6 ms with the uniform numbers that are drawn here.
+
+    Args:
+        x: any shape.
+        rate: share of zeros, from 0 to below 1.
+    """
+    if rate == 0 or x.device.type != "cpu":
+        return functional.dropout(x, rate)
+    return x * (torch.rand_like(x) >= rate).to(x.dtype).div_(1 - rate)
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, rate: float) -> Tensor:
+    """Attend to the same position and earlier ones: `dropout(softmax(Q K^T / sqrt(W))) V`.
+
+    PyTorch's kernel for a CPU has no dropout. With it, PyTorch computes what stands here, and draws
+    Bernoulli numbers, as in `dropout`.
+
+    Args:
+        query: [..., L, W].
+        key: [..., L, W].
+        value: [..., L, W].
+        rate: of dropout, from 0 to below 1.
+
+    Returns:
+        [..., L, W].
+    """
+    if rate == 0 or query.device.type != "cpu":
+        return scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
+    length, width = query.shape[-2:]
+    later = torch.ones(length, length, dtype=torch.bool).triu(1)
+    scores = (query * width**-0.5) @ key.transpose(-2, -1)  # [..., L, L]
+    return dropout(scores.masked_fill(later, -math.inf).softmax(-1), rate) @ value
+
+
 class TransformerBlock(nn.Module):
     """Self-attention and a feed-forward network, each followed by a residual and a LayerNorm.
 
@@ -78,7 +118,7 @@ class TransformerBlock(nn.Module):
         width = x.shape[1] // self.heads
         heads = padded.view(*where.shape, 3, self.heads, width)  # [B, L, 3, H, D / H]
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, H, L, D / H] each
-        attended = scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
+        attended = causal_attention(query, key, value, rate)  # [B, H, L, D / H]
         attended = self.out(where.pack(attended.transpose(1, 2).flatten(2)))  # [N, D]
         x = self.attention_norm(x + dropout(attended, rate))
         fed = self.down(gelu(self.up(x)))
@@ -130,7 +170,8 @@ class Transformer(nn.Module):
             [N, D], at each position what the sequence up to it amounts to.
         """
         where = layout(length)
-        x = dropout(self.norm(x + self.position(where.position)), self.dropout, self.training)
+        rate = self.dropout if self.training else 0.0
+        x = dropout(self.norm(x + self.position(where.position)), rate)
         for block in self.blocks:
             x = block(x, where)
         return x

@@ -90,13 +90,15 @@ def test_the_norm_of_nothing_has_a_finite_gradient(norm):
     assert rows.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0])  # logits below and far above LARGEST
 @pytest.mark.parametrize("count", [1, 64, 65, 200])
-def test_full_cross_entropy_is_that_of_torch_with_its_gradients(count, monkeypatch):
+def test_full_cross_entropy_is_that_of_torch_with_its_gradients(count, scale, monkeypatch):
     monkeypatch.setattr(losses, "LOGITS", (64 * 50, 64 * 50))  # blocks of 64 rows
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(count, 6, generator=generator, requires_grad=True)
+    rows = (scale * torch.randn(count, 6, generator=generator)).requires_grad_()
     items = torch.randn(50, 6, generator=generator, requires_grad=True)
     target = torch.randint(50, (count,), generator=generator)
+    assert bool((rows @ items.T).max() > losses.LARGEST) == (scale > 1)
     expected = torch.nn.functional.cross_entropy(rows @ items.T, target)
     expected_gradients = torch.autograd.grad(3 * expected, (rows, items))
     found = full_cross_entropy(rows, items, target)
@@ -105,6 +107,19 @@ def test_full_cross_entropy_is_that_of_torch_with_its_gradients(count, monkeypat
         torch.autograd.grad(3 * found, (rows, items)), expected_gradients, strict=True
     ):
         torch.testing.assert_close(one, other)
+
+
+def test_logits_at_the_bound_have_finite_gradients():
+    norm = math.sqrt(losses.LARGEST)
+    rows = torch.tensor([[norm, 0.0], [-norm, 0.0]]).mul_(0.999).requires_grad_()
+    items = torch.tensor([[norm, 0.0]]).repeat(20_000, 1).requires_grad_()
+    target = torch.tensor([0, 1])
+    expected = cross_entropy(rows @ items.T, target)
+    found = full_cross_entropy(rows, items, target)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert rows.grad.isfinite().all()
+    assert items.grad.isfinite().all()
 
 
 def test_full_cross_entropy_computes_in_float32_under_autocast():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from mmrec.config.errors import SettingError
 from mmrec.data import History
-from mmrec.nn.transformer import Transformer, TransformerBlock, last_rows, layout
+from mmrec.nn import transformer
+from mmrec.nn.transformer import Transformer, TransformerBlock, dropout, last_rows, layout
 
 LENGTH = torch.tensor([3, 1, 0, 5, 2])
 DIM, HEADS = 8, 2
@@ -91,6 +93,33 @@ def test_dropout_is_for_training_only(packed):
     assert torch.equal(model(packed, LENGTH), model(packed, LENGTH))
     model.train()
     assert not torch.equal(model(packed, LENGTH), model(packed, LENGTH))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_keeps_the_mean_and_scales_what_is_left(rate):
+    x = torch.ones(100_000, requires_grad=True)
+    found = dropout(x, rate)
+    left = found != 0
+    torch.testing.assert_close(found[left], torch.full((int(left.sum()),), 1 / (1 - rate)))
+    assert left.float().mean() == pytest.approx(1 - rate, abs=0.01)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    torch.testing.assert_close(gradient, found.detach())
+
+
+def test_no_dropout_leaves_values_and_the_generator_alone():
+    x, state = torch.randn(5), torch.get_rng_state()
+    assert torch.equal(dropout(x, 0.0), x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_attention_with_dropout_is_that_of_torch_with_the_same_weights_kept(monkeypatch):
+    query, key, value = torch.randn(3, 2, 4, 6, 5).requires_grad_().unbind()
+    monkeypatch.setattr(transformer, "dropout", lambda x, _: x)  # keeps all
+    found = transformer.causal_attention(query, key, value, 0.5)
+    expected = scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(found, expected)
+    monkeypatch.setattr(transformer, "dropout", lambda x, rate: x * rate)
+    torch.testing.assert_close(transformer.causal_attention(query, key, value, 0.5), 0.5 * expected)
 
 
 def test_heads_that_do_not_divide_are_refused():
