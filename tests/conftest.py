@@ -7,6 +7,7 @@ summary says that too.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
@@ -55,6 +56,11 @@ ITEMS_OF_COLOUR = 12
 def pytest_configure() -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of notebooks and of other processes
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what is imported stays: a collection, as each run starts with, takes a tenth
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
