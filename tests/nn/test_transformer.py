@@ -95,12 +95,13 @@ def test_dropout_is_for_training_only(packed):
     assert not torch.equal(model(packed, LENGTH), model(packed, LENGTH))
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9, 1e-9, 1 - 1e-9])
 def test_dropout_keeps_the_mean_and_scales_what_is_left(rate):
-    x = torch.ones(100_000, requires_grad=True)
+    x = torch.ones(50_001, 2, requires_grad=True)
     found = dropout(x, rate)
     left = found != 0
-    torch.testing.assert_close(found[left], torch.full((int(left.sum()),), 1 / (1 - rate)))
+    scale = torch.full((int(left.sum()),), 1 / (1 - rate)).clamp(max=2**16)
+    torch.testing.assert_close(found[left], scale, rtol=2e-4, atol=0)
     assert left.float().mean() == pytest.approx(1 - rate, abs=0.01)
     (gradient,) = torch.autograd.grad(found.sum(), x)
     torch.testing.assert_close(gradient, found.detach())
