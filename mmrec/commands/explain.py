@@ -11,13 +11,13 @@ import hydra
 from omegaconf import DictConfig
 
 from mmrec.commands.app import answer, launch
+from mmrec.config.choices import Masked
 from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.paths import expand, outward_link, replace_file
 from mmrec.config.schema import conf_dir
 from mmrec.config.startup import import_torchmetrics
 from mmrec.config.text import spreadsheet_frame
 from mmrec.training.names import Asked, check_files, select, user_names
-from mmrec.training.ranked_lists import Seen
 from mmrec.training.results import ResultError, locate_run
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def explain(
     run: str | Path,
     users: str | Path | int | Sequence[str | int] | None = None,
     k: int = 10,
-    seen: Seen = "train+val",
+    seen: Masked = "train+val",
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     output: str | None = None,
     data_root: str | None = None,

@@ -12,12 +12,13 @@ from omegaconf import DictConfig
 
 from mmrec.commands.app import answer, launch, output_file
 from mmrec.commands.lists import SHOWN, SUFFIXES, table_text, write_lists
+from mmrec.config.choices import Known, Masked
 from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.paths import expand
 from mmrec.config.schema import conf_dir
 from mmrec.config.startup import import_torchmetrics
 from mmrec.training.names import Asked, Names, check_files, select, user_names
-from mmrec.training.ranked_lists import Known, Seen, offered, ranked_lists
+from mmrec.training.ranked_lists import offered, ranked_lists
 from mmrec.training.results import locate_run
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def recommend(
     k: int | None = None,
     users: str | Path | int | Sequence[str | int] | None = None,
     items: str | None = None,
-    seen: Seen = "train+val",
+    seen: Masked = "train+val",
     history: Known | None = None,
     exclude: str | Path | int | Sequence[str | int] | None = None,
     only: str | Path | int | Sequence[str | int] | None = None,

@@ -11,14 +11,13 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mmrec.config.choices import Known, TestHistory
 from mmrec.config.errors import DataError, SettingError
 from mmrec.data.batches import History, Pairs, Queries, Sequences, Triplets, ranges
 from mmrec.data.corpus import ByUser, Corpus, Interactions, TrainingView, together
 from mmrec.data.sampling import EpochBatches, NegativeSampler
 
 Samples = Literal["causal", "prefix"]
-TestHistory = Literal["train", "train+val"]  # parts that histories of test queries are made of
-Known = Literal["train", "train+val", "all"]
 BatchT = TypeVar("BatchT")
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 

@@ -11,11 +11,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from mmrec.config.choices import Seen, TestHistory
 from mmrec.config.errors import SettingError
 from mmrec.data.corpus import TEST, TRAIN, VAL, Corpus, Interactions, together
-from mmrec.data.loaders import TestHistory
 
-Seen = Literal["train", "train+val", "none"]
 Candidates = Literal["all", "cold", "split"]
 Part = Literal["val", "test", "test_warm", "test_all"]
 

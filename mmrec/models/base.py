@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from mmrec.config.choices import TestHistory
 from mmrec.config.old_runs import rename_parameters
 from mmrec.data.batches import Queries, Triplets
 from mmrec.data.corpus import Corpus, DataError, TrainingView
 from mmrec.data.datamodule import InteractionData
-from mmrec.data.loaders import Samples, TestHistory
+from mmrec.data.loaders import Samples
 from mmrec.data.sampling import seeded_generator
 from mmrec.evaluation import NonFiniteScores, Rankings
 from mmrec.evaluation.protocol import Evaluation

@@ -14,6 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from mmrec.config.choices import Masked
 from mmrec.config.text import printable
 from mmrec.data import PlantedData
 from mmrec.data.corpus import Categories
@@ -31,7 +32,7 @@ from mmrec.report.item_tables import (
 from mmrec.report.page import SEEN, Section
 from mmrec.report.tables import Table, Value
 from mmrec.training.open_run import OpenRun
-from mmrec.training.ranked_lists import Seen, ranked_lists
+from mmrec.training.ranked_lists import ranked_lists
 from mmrec.training.results import EPOCHS, ResultError, read_epochs
 
 BEFORE = 10  # items of train that are shown beside a list
@@ -337,7 +338,7 @@ def known_roles(result: dict[str, Any]) -> list[Section]:
     ]
 
 
-def of_users(opened: OpenRun, users: Tensor, k: int, seen: Seen, accelerator: str) -> Section:
+def of_users(opened: OpenRun, users: Tensor, k: int, seen: Masked, accelerator: str) -> Section:
     """Their best items, and what carried each."""
     corpus = opened.corpus
     best = pl.concat(ranked_lists(opened, users, k, seen, 512, accelerator))

@@ -26,12 +26,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from mmrec.config.bars import steps
+from mmrec.config.choices import Known
 from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.paths import data_root as default_data_root
 from mmrec.config.paths import expand
 from mmrec.config.schema import TARGET
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
-from mmrec.data.loaders import Known, QueryLoader, queries_for
+from mmrec.data.loaders import QueryLoader, queries_for
 from mmrec.models import NoNewItems, Recommender
 from mmrec.nn import fused_ranking
 from mmrec.training.build import build

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from mmrec.config.choices import Known, Masked
 from mmrec.training.names import Names, item_names
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from mmrec.training.open_run import OpenRun
 
 log = logging.getLogger(__name__)
-Seen = Literal["train", "train+val", "all", "none"]
-Known = Literal["train", "train+val", "all"]
 
 
 class Ranked(NamedTuple):
@@ -69,7 +68,7 @@ def ranked_lists(
     opened: OpenRun,
     users: Tensor,
     k: int,
-    seen: Seen,
+    seen: Masked,
     block: int,
     accelerator: str,
     offer: Ranked | None = None,
@@ -94,7 +93,7 @@ def ranked_lists(
     from mmrec.nn import UserItems
     from mmrec.training.open_run import scored
 
-    check_choice(Seen, "recommend", seen=seen)
+    check_choice(Masked, "recommend", seen=seen)
 
     corpus = opened.corpus
     offer = offer or offered(opened.data, None)
@@ -118,7 +117,7 @@ def ranked_lists(
         yield frame
 
 
-def masked_interactions(corpus: Corpus, seen: Seen) -> Interactions:
+def masked_interactions(corpus: Corpus, seen: Masked) -> Interactions:
     """Return the interactions whose items are not recommended to their users."""
     from mmrec.data.corpus import together
     from mmrec.evaluation.protocol import seen_interactions
