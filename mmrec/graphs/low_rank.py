@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 
@@ -42,6 +40,9 @@ def truncated_svd(matrix: Tensor, rank: int) -> Factors:
     Raises:
         ValueError: the rank is below 1, or not below N and M.
     """
+    from scipy.sparse import csr_array
+    from scipy.sparse.linalg import svds
+
     n, m = matrix.shape
     if not 1 <= rank < min(n, m):
         raise ValueError(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from mmrec.config.bars import working
@@ -78,6 +77,8 @@ class EASE(Recommender):
 
 def solve(corpus: TrainingView, l2: float) -> Tensor:
     """[I, I]: `B = -P / diag(P)` with zero diagonal, `P = (X'X + l2 1)^-1` (Eq. 8)."""
+    from scipy.sparse import csr_array
+
     train = corpus.train
     ones = np.ones(len(train), dtype=np.float32)
     shape = (corpus.n_users, corpus.n_items)
