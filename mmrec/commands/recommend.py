@@ -130,8 +130,8 @@ def recommend(
         )
     if corpus.filtered and seen != "all" and offer.new is None:
         log.info(
-            "interactions that a filter such as data.min_rating removed may be recommended; "
-            "seen=all leaves them out"
+            "items that users have in test, or in interactions that a filter such as "
+            "data.min_rating removed, may be recommended; seen=all leaves them out"
         )
     length = LENGTH if k is None else k
     lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer, history)

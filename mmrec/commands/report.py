@@ -15,6 +15,7 @@ from mmrec.config.bars import steps
 from mmrec.config.errors import SettingError
 from mmrec.config.paths import expand
 from mmrec.config.schema import conf_dir, nearest
+from mmrec.config.text import one_line
 
 if TYPE_CHECKING:
     from mmrec.report.collect import Run
@@ -145,7 +146,13 @@ def _apart(protocols: Any) -> Iterator[str]:
         listed = "; ".join(
             f"{p.name}: {len(protocols[p])} runs, as {protocols[p][0].folder}" for p in same
         )
+        first = [protocols[protocol][0].settings for protocol in same]
+        told = "".join(
+            f"; {key} is {' or '.join(dict.fromkeys(one_line(s.get(key), 60) for s in first))}"
+            for key in sorted({key for settings in first for key in settings})
+            if key.startswith("data.") and len({repr(s.get(key)) for s in first}) > 1
+        )
         yield (
             f"Runs on {data} differ in {' and '.join(differ)}, and are not compared with each "
-            f"other: {listed}"
+            f"other: {listed}{told}"
         )

@@ -12,26 +12,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import polars as pl
-import torch
-from torch import Tensor
 
 from mmrec.config.errors import SettingError
-from mmrec.data.corpus import Categories, DataError, Interactions, Modality, Source, content_hash
+from mmrec.data.corpus import DataError, Interactions, Modality, Source, content_hash
 from mmrec.data.files import FEATURES, digests, read_modality
 from mmrec.data.filters import Where, check_filters, restrict_to_core, select_rows
 from mmrec.data.ids import RENAME, Ids, Index, item_index, originals, user_index
+from mmrec.data.item_details import (
+    cold_labels,
+    item_categories,
+    item_columns,
+    item_details,
+    item_titles,
+)
 from mmrec.data.labels import labels, warn_of_split
-from mmrec.data.tables import Column, Table, read_table, shown, without_controls
+from mmrec.data.tables import Column, read_table, shown
 from mmrec.data.times import moments
 from mmrec.tables.headers import DEFAULTS, SIDE_FILES, check_columns
 from mmrec.tables.headers import interactions_file as find_interactions
 
 log = logging.getLogger(__name__)
 OPTIONAL = ("time", "position", "label")
-TITLES = (
-    *("title", "titles", "name", "item_name", "itemname", "item_title"),
-    *("product_name", "product_title", "movie_title"),
-)  # in lower case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +133,16 @@ def read_folder(
     digest = digests([path, *features.values(), *side])
 
     found, dropped = _interaction_columns(path, name, columns, separator, where, min_rating, needed)
-    details = _item_details(path.parent / "items.csv", columns)
+    details = item_details(
+        path.parent / "items.csv",
+        item=columns.item,
+        categories=columns.categories,
+        title=columns.title,
+    )
     cold_items = path.parent / "cold_items.csv"
     cold: dict[str, Column] = {}
     if cold_items.exists():
-        cold = _item_columns(read_table(cold_items), columns.item, cold_label="cold_label")
+        cold = item_columns(read_table(cold_items), columns.item, cold_label="cold_label")
     content = {kind: read_modality(file, digest[file]) for kind, file in features.items()}
     users = user_index(found["user"], ids)
     strict = not users.two_readings(found["user"])
@@ -162,11 +168,11 @@ def read_folder(
         ),
         label=rows["label"].to_torch() if "label" in rows.columns else None,
         modalities=content,
-        categories=_categories(details, items, category_separator),
-        cold=_cold(cold, items),
+        categories=item_categories(details, items, category_separator),
+        cold=cold_labels(cold, items),
         user_ids=users.ids,
         item_ids=items.ids,
-        item_titles=_titles(details, items),
+        item_titles=item_titles(details, items),
         clock=clock,
         removed=_removed(dropped, users, items),
         fingerprint=content_hash(
@@ -308,89 +314,3 @@ def _positions(column: Column) -> pl.Series:
     """[N] int64."""
     column.reject(column.integers.is_null(), "an integer; number each user's rows")
     return column.integers
-
-
-def _item_details(path: Path, columns: Columns) -> dict[str, Column]:
-    """Ids, categories and titles of `items.csv`, if it exists."""
-    names = {"categories": columns.categories, "title": columns.title}
-    renamed = {role: name for role, name in names.items() if name != role}
-    if renamed and not path.exists():
-        role, name = next(iter(renamed.items()))
-        raise SettingError(
-            setting=f"data.columns.{role}",
-            value=name,
-            problem=f"it is a column of {shown(path)}, which does not exist",
-            hint="add the file, or leave the setting out",
-        )
-    optional = [role for role in names if role not in renamed]
-    remedy = f"set data.columns.{{role}}={{nearest}}, or {RENAME}"
-    if not path.exists():
-        return {}
-    table = read_table(path)
-    header = {name.partition(":")[0] for name in table.frame.columns}
-    if columns.title == "title" and "title" not in header:
-        taken = {columns.item, columns.categories, DEFAULTS["item"]}
-        likely = sorted(name for name in header - taken if name.lower() in TITLES)
-        if len(likely) == 1:
-            names["title"] = likely[0]
-            log.info("%s: titles are in column %s", shown(path), likely[0])
-        elif likely:
-            log.warning(
-                "%s: titles may be in %s, so items are shown by their ids; set data.columns.title "
-                "to one of them",
-                shown(path),
-                " or ".join(likely),
-            )
-    return _item_columns(table, columns.item, remedy=remedy, optional=optional, **names)
-
-
-def _item_columns(
-    table: Table, item: str, *, remedy: str = RENAME, optional: Collection[str] = (), **names: str
-) -> dict[str, Column]:
-    """The ids and further columns of a table of items."""
-    header = {name.split(":")[0] for name in table.frame.columns}
-    key = item if item.split(":")[0] in header else DEFAULTS["item"]
-    found = table.columns({"item": key, **names}, optional=optional, remedy=remedy)
-    found["item"].reject(found["item"].values.is_null(), "an id; complete the line, or drop it")
-    return found
-
-
-def _categories(details: Mapping[str, Column], items: Index, separator: str) -> Categories | None:
-    if "categories" not in details:
-        return None
-    name = details["categories"].text.str.split(separator)
-    pairs = pl.DataFrame({"item": items.rows(details["item"]), "name": name}).explode("name")
-    pairs = pairs.with_columns(pl.col("name").str.strip_chars()).filter(pl.col("name") != "")
-    if pairs.is_empty():
-        return None
-    pairs = pairs.unique().sort("item", "name")
-    names = pairs["name"].unique().sort()
-    category = pairs["name"].cast(pl.Enum(names)).to_physical().cast(pl.Int64)
-    return Categories(pairs["item"].to_torch(), category.to_torch(), tuple(names))
-
-
-def _titles(details: Mapping[str, Column], items: Index) -> pl.Series | None:
-    """[I]; the first, where a file has several of an item."""
-    if "title" not in details:
-        return None
-    title = without_controls(details["title"].text).str.replace_all(r"\s+", " ").str.strip_chars()
-    known = pl.DataFrame({"item": items.rows(details["item"]), "title": title})
-    known = known.filter(pl.col("title") != "").unique("item", keep="first")
-    if known.is_empty():
-        return None
-    return pl.repeat("", items.count, eager=True).alias("title").scatter(*known)
-
-
-def _cold(columns: Mapping[str, Column], items: Index) -> Tensor | None:
-    """[I] int8: items that the file does not list are warm."""
-    if not columns:
-        return None
-    rows, label = items.rows(columns["item"]), columns["cold_label"]
-    columns["item"].reject(rows.is_duplicated(), "each item once; drop the line")
-    label.reject(
-        ~label.integers.is_between(0, 2),
-        "0, 1 or 2 (warm, cold for validation, for test); correct the line",
-    )
-    cold = torch.zeros(items.count, dtype=torch.int8)
-    cold[rows.to_torch()] = label.integers.cast(pl.Int8).to_torch()
-    return cold

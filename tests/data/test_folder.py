@@ -215,6 +215,29 @@ def test_several_likely_columns_of_titles_are_named(root, caplog):
     assert named.fingerprint == source.fingerprint
 
 
+def test_a_column_that_is_likely_to_hold_categories_is_named_and_not_read(root, caplog):
+    path = root / "toys/items.csv"
+    path.write_text(path.read_text().replace("categories", "Genres", 1))
+    with caplog.at_level("INFO"):
+        assert read_folder(root, "toys").categories is None
+    assert "data.columns.categories=Genres" in caplog.text
+    caplog.clear()
+    assert read_folder(root, "toys", columns=Columns(categories="Genres")).categories is not None
+    assert "Genres" not in caplog.text
+
+
+def test_a_file_that_has_the_column_of_titles_is_named(root):
+    (root / "toys/items.csv").rename(root / "toys/toys-list.csv")
+    with pytest.raises(SettingError) as error:
+        read_folder(root, "toys", columns=Columns(categories="title"))
+    assert error.value.setting == "data.columns.categories"
+    assert "toys-list.csv" in error.value.hint
+    (root / "toys/toys-list.csv").unlink()
+    with pytest.raises(SettingError) as error:
+        read_folder(root, "toys", columns=Columns(categories="title"))
+    assert error.value.hint.startswith("add the file")
+
+
 def test_renamed_and_typed_columns_mean_the_same(root):
     expected = read_folder(root, "toys")
     names = dict(

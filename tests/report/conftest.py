@@ -41,6 +41,7 @@ def write_run(tmp_path):
         patience=None,
         max_epochs=50,
         upstream=None,
+        data=None,
         **settings,
     ):
         folder = tmp_path / "outputs" / name
@@ -52,7 +53,7 @@ def write_run(tmp_path):
                 "fusion": ablation,
                 **settings,
             },
-            "data": {"name": "tiny", "seed": seed},
+            "data": {"name": "tiny", "seed": seed, **(data or {})},
             "seed": seed,
             "run_dir": str(folder),
             "logger": {},

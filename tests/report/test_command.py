@@ -122,6 +122,16 @@ def test_protocols_are_told_apart_and_said(write_run, tmp_path, caplog):
         assert len(pl.read_csv(table)) == 1
 
 
+def test_settings_of_data_that_tell_runs_apart_are_named(write_run, tmp_path, caplog):
+    write_run("a", data={"min_rating": 4, "root": "here"})
+    write_run("b", fingerprint="b" * 64, data={"min_rating": None, "root": "there"})
+    with caplog.at_level(logging.WARNING):
+        report(runs=str(tmp_path / "outputs"), output=str(tmp_path / "out"), metrics=["recall@20"])
+    (warning,) = caplog.messages
+    assert "data.min_rating is 4 or None" in warning
+    assert "data.root" not in warning
+
+
 def test_cold_items_are_a_protocol_with_warm_and_all_items_beside(write_run, tmp_path):
     write_run("all")
     write_run("cold", candidates="cold", l2=0.2)
