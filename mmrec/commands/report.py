@@ -146,7 +146,16 @@ def _apart(protocols: Any) -> Iterator[str]:
         listed = "; ".join(
             f"{p.name}: {len(protocols[p])} runs, as {protocols[p][0].folder}" for p in same
         )
-        first = [protocols[protocol][0].settings for protocol in same]
+        first = [
+            {
+                **protocols[protocol][0].settings,
+                **{
+                    f"data.{key} of the data": protocols[protocol][0].result["data_card"].get(key)
+                    for key in ("users", "items", "train", "val", "test", "modalities")
+                },
+            }
+            for protocol in same
+        ]
         told = "".join(
             f"; {key} is {' or '.join(dict.fromkeys(one_line(s.get(key), 60) for s in first))}"
             for key in sorted({key for settings in first for key in settings})

@@ -98,6 +98,10 @@ def unread_search_setting(key: str) -> SettingError | None:
                 return SettingError(
                     setting=key, problem="no such setting", hint=f"give {kind}.{name}=..."
                 )
+            if f"hydra/sweeper={sweeper}" in sys.argv:
+                return SettingError(
+                    setting=key, problem="no such setting", hint=f"give hydra.sweeper.{name}=..."
+                )
             return SettingError(
                 setting=key,
                 problem=f"no {'search' if kind == 'sweep' else 'grid'} is chosen",

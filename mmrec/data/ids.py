@@ -313,7 +313,8 @@ def _in_order_of_features(
     ids = column.integers
     column.reject(
         ids.is_null(),
-        f"a row number of {file}, or an id listed in i_id_mapping.csv; {_list_them(height)}",
+        f"a row number of {file}, or an id listed in i_id_mapping.csv; {_list_them(height)}, or "
+        "list the items in items.csv, in the order of the rows",
     )
     column.reject(ids < 0, "0 or more; number the ids from 0")
     numbers = ids.to_numpy()

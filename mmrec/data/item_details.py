@@ -15,7 +15,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from mmrec.config.errors import SettingError
+from mmrec.config.errors import DataError, SettingError
+from mmrec.config.text import printable
 from mmrec.data.corpus import Categories
 from mmrec.data.ids import RENAME, Index
 from mmrec.data.tables import Column, Table, read_table, shown, without_controls
@@ -109,6 +110,13 @@ def item_columns(
     """
     header = {name.split(":")[0] for name in table.frame.columns}
     key = item if item.split(":")[0] in header else DEFAULTS["item"]
+    if key not in header and item != key:
+        raise DataError(
+            file=shown(table.path),
+            found=", ".join(map(printable, sorted(header))),
+            expected=f"a column {item} of item ids, as in the interactions",
+            hint=f"rename the column of ids to {item}",
+        )
     found = table.columns({"item": key, **names}, optional=optional, remedy=remedy)
     found["item"].reject(found["item"].values.is_null(), "an id; complete the line, or drop it")
     return found

@@ -68,9 +68,11 @@ class Names:
         if self.ids is None:
             return f"; expected 0 to {self.count - 1}"
         near = difflib.get_close_matches(name, self.text) if self.count <= MANY else []
-        if not near and self.filtered:
-            return f"; a filter such as data.min_rating may have removed this {self.kind}"
-        return f"; did you mean {' or '.join(map(printable, near))}?" if near else ""
+        meant = f"; did you mean {' or '.join(map(printable, near))}?" if near else ""
+        if self.filtered:
+            known = f"a filter such as data.min_rating may have removed this {self.kind}"
+            return f"; {known}{meant}"
+        return meant
 
 
 def user_names(data: InteractionData) -> Names:

@@ -722,3 +722,13 @@ def test_an_id_is_not_a_formula_in_a_spreadsheet(shop, tmp_path, monkeypatch):
     recommend(output=str(tmp_path / "r.parquet"), **asked)
     assert {"'=1+1", "'@x", "-5"} < {*pl.read_csv(tmp_path / "r.csv")["item_id"]}
     assert {"=1+1", "@x", "-5"} < {*pl.read_parquet(tmp_path / "r.parquet")["item_id"]}
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_an_unknown_name_may_have_been_filtered(filtered):
+    names = Names("user", "shop", 2, pl.Series(["K-001", "K-002"]), filtered=filtered)
+    for name in ("K-003", "nobody"):
+        with pytest.raises(SettingError) as error:
+            select("users", [name], names)
+        assert ("data.min_rating" in error.value.problem) == filtered
+        assert ("did you mean K-00" in error.value.problem) == (name == "K-003")

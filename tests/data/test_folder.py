@@ -226,6 +226,17 @@ def test_a_column_that_is_likely_to_hold_categories_is_named_and_not_read(root, 
     assert "Genres" not in caplog.text
 
 
+def test_items_without_the_column_of_ids_name_it(root):
+    table = TABLE.rename({"itemID": "isbn"})
+    table.write_csv(root / "toys/toys.inter", separator="\t")
+    edit(root / "toys/items.csv", "itemID,title", "book,title")
+    with pytest.raises(DataError) as error:
+        read_folder(root, "toys", columns=Columns(item="isbn"))
+    assert error.value.file == "toys/items.csv"
+    assert "isbn" in error.value.expected
+    assert error.value.hint.endswith("to isbn")
+
+
 def test_a_file_that_has_the_column_of_titles_is_named(root):
     (root / "toys/items.csv").rename(root / "toys/toys-list.csv")
     with pytest.raises(SettingError) as error:
