@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from filelock import FileLock, Timeout
@@ -180,12 +181,16 @@ def _given(folder: Path, corpus: Corpus) -> Path:
     except ResultError as error:
         problem = first_line(error)
         raise SettingError(setting=setting, value=folder, problem=problem) from None
-    if result["status"] != "completed" or not (folder / BEST).is_file():
+    if result["status"] != "completed":
         raise SettingError(
             setting=setting,
             value=folder,
             problem=f"its status is {result['status']}",
             expected=f"a completed run with {BEST}",
+        )
+    if not ((folder / BEST).is_file() and is_whole(folder / BEST)):
+        raise SettingError(
+            setting=setting, value=folder, problem=f"there is no whole {BEST}", hint="run it again"
         )
     found, expected = result["data_card"], corpus.card()
     for name in ("fingerprint", "split", "train", "val", "test"):
@@ -233,9 +238,9 @@ def _state(target: Path, corpus: Corpus, code: str) -> State:
         if not same or result.get("code") != code:
             problem = "it has other data or other code"
         elif result["status"] == "completed":
-            if (target / BEST).is_file():
+            if (target / BEST).is_file() and is_whole(target / BEST):
                 return "finished"
-            problem = f"there is no {BEST}"
+            problem = f"there is no whole {BEST}"
         elif result["status"] == "interrupted" and (target / LAST).is_file():
             return "interrupted"
         else:
@@ -243,6 +248,19 @@ def _state(target: Path, corpus: Corpus, code: str) -> State:
     log.warning("%s: %s is not usable (%s) and is trained again", GROUP, target, problem)
     shutil.rmtree(target)
     return "new"
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Tell whether a file is a complete archive, as `torch.save` writes it, with right checksums.
+
+    Args:
+        checkpoint: a file.
+    """
+    try:
+        with ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except (BadZipFile, EOFError):
+        return False
 
 
 def _train(plain: Mapping[str, Any], target: Path, state: State, train: Train) -> None:

@@ -237,6 +237,18 @@ def cut_short(teacher):
     last.write_bytes(last.read_bytes()[:-500])
 
 
+def cut_best(teacher):
+    best = teacher / "checkpoints" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:900])
+
+
+def changed_best(teacher):
+    best = teacher / "checkpoints" / "best.ckpt"
+    content = bytearray(best.read_bytes())
+    content[len(content) // 2] ^= 1
+    best.write_bytes(content)
+
+
 def never_trained(teacher):
     (teacher / "result.json").unlink()
     shutil.rmtree(teacher / "checkpoints")
@@ -248,6 +260,8 @@ def never_trained(teacher):
         (fail, "it failed: no memory"),
         (other_data, "it has other data or other code"),
         (cut_short, "is cut short"),
+        (cut_best, "there is no whole checkpoints/best.ckpt"),
+        (changed_best, "there is no whole checkpoints/best.ckpt"),
         (never_trained, "is not usable"),
     ],
 )
