@@ -51,6 +51,7 @@ ROOT = (
 OPTIONAL = ("lr_schedule", "upstream")
 
 
+GIVEN = {"corpus", "params"}  # arguments that are no settings: what a model and an optimizer get
 TOLD = {  # types of pydantic's errors, and what messages say instead
     "float_": "expected a number, for example 0.01",
     "int_": "expected a whole number, for example 10",
@@ -171,7 +172,8 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
             continue
         if key not in parameters:
             raise SettingError(
-                setting=f"{prefix}{key}", problem=f"no such setting{nearest(key, parameters)}"
+                setting=f"{prefix}{key}",
+                problem=f"no such setting{nearest(key, parameters.keys() - GIVEN)}",
             )
         hint = hints.get(key, Any)
         if isinstance(value, Mapping) and TARGET in value:

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 from hydra.utils import get_object
 from torch.optim import Optimizer
 
+from mmrec.config.errors import SettingError
 from mmrec.config.old_runs import unsupported
 from mmrec.config.schema import TARGET, check_call
 from mmrec.config.text import one_line
@@ -68,7 +69,12 @@ def read_run_config(folder: Path, trust: Sequence[str]) -> dict[str, Any]:
         if group == "router_schedule" and not config[group]:
             continue  # most models have no router
         _check_trust(path, group, config[group], kind, trust)
-        check_call(config[group], group)
+        try:
+            check_call(config[group], group)
+        except SettingError as error:
+            raise ResultError(
+                f"{path}: {error}; if another version wrote it, open the run with {_writer(folder)}"
+            ) from None
     _check_values(path, config)
     return config
 
