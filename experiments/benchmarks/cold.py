@@ -22,7 +22,7 @@ from experiments.benchmarks.parts import (
 from mmrec.data import FolderData, InteractionData, PlantedData, planted
 from mmrec.evaluation.inference import best_items
 from mmrec.models import MAMEX
-from mmrec.models.mamex import Views, alignment
+from mmrec.models.mamex import ModalityVectors, alignment
 from mmrec.nn import SparseMixture
 from mmrec.nn.gates import sparse_softmax
 from mmrec.nn.schedules import Constant
@@ -70,7 +70,7 @@ def aligning(model: MAMEX, steps: int) -> float:
     leaves = [x.detach().requires_grad_() for x in (views.items, views.each)]
 
     def once() -> None:
-        torch.autograd.backward(alignment(Views(leaves[0], leaves[1], *views[2:])))
+        torch.autograd.backward(alignment(ModalityVectors(leaves[0], leaves[1], *views[2:])))
 
     measured, _ = alternating(once, lambda: None, 9)
     return steps * statistics.median(measured)

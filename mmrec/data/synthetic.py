@@ -19,7 +19,7 @@ from mmrec.config.errors import SettingError
 from mmrec.data.choices import choose, exponential, lay_out, meet
 from mmrec.data.corpus import Categories, Interactions, Modality, Seed, Size, Source, content_hash
 
-ROLES = {"dominant": 0.6, "balanced": 0.2, "complementary": 0.2}
+ROLE_SHARES = {"dominant": 0.6, "balanced": 0.2, "complementary": 0.2}
 BEGIN, SPAN = 1_500_000_000, 3 * 365 * 86_400  # seconds
 FEWEST = 5  # interactions of a user
 MET = 24  # draws from a larger one for each interaction
@@ -59,7 +59,7 @@ def planted(
     modalities: Sequence[str] = ("visual", "textual"),
     widths: Size | Mapping[str, Size] = 64,
     factors: Size = 16,
-    roles: Mapping[str, float] = ROLES,
+    roles: Mapping[str, float] = ROLE_SHARES,
     noise: float | Mapping[str, float] = 0.4,
     missing: float | Mapping[str, float] = 0.05,
     popularity_skew: float = 0.7,
@@ -278,7 +278,7 @@ def _check_sizes(
 
 
 def _check_roles(roles: Mapping[str, float]) -> None:
-    _check_names("roles", roles, ROLES)
+    _check_names("roles", roles, ROLE_SHARES)
     for role, share in roles.items():
         _check_range(f"roles.{role}", share, 0, 1)
     total = sum(roles.values())

@@ -275,10 +275,10 @@ class MAGNET(RoutedRecommender):
         return tiled_ranking(self.ranking, terms, users, encoded.items, self.routing.top_k)
 
     @torch.no_grad()
-    def pair_gates(self, users: Tensor, items: Tensor, *, block: int = 8192) -> Tensor:
-        """Return the gate of each expert for pairs: [P] and [P] -> [P, E]."""
+    def pair_gates(self, queries: Queries, items: Tensor, *, block: int = 8192) -> Tensor:
+        """Return the gate of each expert for pairs: P queries and [P] -> [P, E]."""
         user, item = self.terms(self.channels())
-        blocks = zip(torch.split(users, block), torch.split(items, block), strict=True)
+        blocks = zip(torch.split(queries.user, block), torch.split(items, block), strict=True)
         logits = (self.router.pairs(user.rows(u), item.rows(i))[:, 0] for u, i in blocks)
         top_k = self.routing.top_k
         return torch.cat([sparse_softmax(self.tempered(x), top_k, dim=-1) for x in logits])
@@ -292,6 +292,6 @@ class MAGNET(RoutedRecommender):
     @torch.no_grad()
     def pair_weights(self, queries: Queries, items: Tensor) -> dict[str, Tensor]:
         """Return the weight of each channel in the scores of pairs: [P] each."""
-        gates = self.pair_gates(queries.user, items)  # [P, E]
+        gates = self.pair_gates(queries, items)  # [P, E]
         weights = self.mix.channel_weights(gates, self.channels.present[items])  # [P, C]
         return dict(zip(self.channels.names, weights.T, strict=True))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.config.checks import check_at_least, check_choice, check_share
-from mmrec.data import TrainingView, Triplets, require_modalities
+from mmrec.data import Queries, TrainingView, Triplets, require_modalities
 from mmrec.models.base import Embeddings
 from mmrec.models.content import ContentRecommender
 from mmrec.models.routed import RoutedRecommender
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 FusionOfViews = Literal["gate", "mean", "sum", "concat"]
 
 
-class Views(NamedTuple):
+class ModalityVectors(NamedTuple):
     """What content says of N items."""
 
     items: Tensor  # [N, D], anything where an item has no content
@@ -144,7 +144,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         """The experts of one modality."""
         return len(self.experts) // len(self.names)
 
-    def views(self, content: Content) -> Views:
+    def views(self, content: Content) -> ModalityVectors:
         """Content as the model sees it."""
         rows, present = content
         now = self.routing
@@ -168,16 +168,18 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         else:
             items, _ = self.fuse(stacked, present)
         items = items.to(self.user.weight.dtype)  # gates have more digits than a model of halves
-        return Views(items, stacked, present, torch.stack(full, 1), torch.stack(kept, 1), share)
+        return ModalityVectors(
+            items, stacked, present, torch.stack(full, 1), torch.stack(kept, 1), share
+        )
 
-    def catalogue(self) -> Views:
+    def catalogue(self) -> ModalityVectors:
         """Of all items, some modalities hidden in training."""
         content = self.item_features()
         if self.training and self.modality_dropout:
             content = content._replace(present=thinned(content.present, self.modality_dropout))
         return self.views(content)
 
-    def ranked(self, views: Views) -> Tensor:
+    def ranked(self, views: ModalityVectors) -> Tensor:
         """Items as a score takes them; those without content are the mean of the others: [N, D]."""
         items = self.ranking_loss.normalized(views.items)
         if self.item_features.complete:
@@ -232,8 +234,8 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         return joint(shares(views), views.kept)
 
     @torch.no_grad()
-    def pair_gates(self, users: Tensor, items: Tensor) -> Tensor:
-        """The same for pairs, which their items decide: [P] and [P] -> [P, ME]."""
+    def pair_gates(self, queries: Queries, items: Tensor) -> Tensor:
+        """The same for pairs, which their items decide: P queries and [P] -> [P, ME]."""
         return self.item_gates()[items]
 
     @torch.no_grad()
@@ -244,7 +246,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         return dict(zip(self.names, shares(self.catalogue()).unbind(1), strict=True))
 
 
-def shares(views: Views) -> Tensor:
+def shares(views: ModalityVectors) -> Tensor:
     """Of modalities: the gate's, or equal ones: [N, M]."""
     return even_gates(views.present) if views.share is None else views.share
 
@@ -254,7 +256,7 @@ def joint(share: Tensor, gates: Tensor) -> Tensor:
     return (share.unsqueeze(-1) * gates).flatten(1)
 
 
-def alignment(views: Views) -> Tensor:
+def alignment(views: ModalityVectors) -> Tensor:
     """`sum_m MSE(e, x_m)`, over the items that have m."""
     apart = views.items.unsqueeze(1) - views.each  # [N, M, D]
     there = views.present
@@ -262,7 +264,7 @@ def alignment(views: Views) -> Tensor:
     return (share * apart.square().sum(-1)).sum()
 
 
-def balance(views: Views) -> Tensor:
+def balance(views: ModalityVectors) -> Tensor:
     """`sum_m KL(uniform || mean gate of m's experts) + KL(uniform || mean gate of modalities)`.
 
     Means are over the items that have the modality, and over those that have any; where items lack

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrec.data import TrainingView
+from mmrec.data import Queries, TrainingView
 from mmrec.models.base import Recommender
 from mmrec.models.content import ContentRecommender
 from mmrec.nn import choices, entropies, evenness, imbalance
@@ -74,8 +74,16 @@ class RoutedRecommender(Recommender):
         """Experts that compete with each other, of which `top_k` stay."""
         return len(self.experts)
 
-    def pair_gates(self, users: Tensor, items: Tensor) -> Tensor:
-        """What each expert weighs in the scores of pairs: [P] and [P] -> [P, E]."""
+    def pair_gates(self, queries: Queries, items: Tensor) -> Tensor:
+        """Return what each expert weighs in the scores of pairs.
+
+        Args:
+            queries: P of them.
+            items: [P] int64, one for each query.
+
+        Returns:
+            [P, E].
+        """
         raise TypeError(f"{type(self).__name__} must define pair_gates()")
 
     @torch.no_grad()
@@ -85,7 +93,7 @@ class RoutedRecommender(Recommender):
         An item that nobody has in train gets the mean of all pairs.
         """
         user, item = (x.to(self.device) for x in (self.corpus.train.user, self.corpus.train.item))
-        gates = self.pair_gates(user, item)  # [P, E]
+        gates = self.pair_gates(Queries(user), item)  # [P, E]
         total = gates.new_zeros(self.corpus.n_items, len(self.experts)).index_add_(0, item, gates)
         count = torch.bincount(item, minlength=self.corpus.n_items).unsqueeze(1)
         return torch.where(count > 0, total / count.clamp(min=1), gates.mean(0))

@@ -386,7 +386,7 @@ def _experts(opened: OpenRun, user: Tensor, item: Tensor) -> list[pl.Series]:
     """The experts that a pair was given to, with their gates."""
     if not isinstance(opened.model, RoutedRecommender):
         return []
-    gates, order = opened.model.pair_gates(user, item).sort(1, descending=True)
+    gates, order = opened.pair_gates(user, item).sort(1, descending=True)
     names = opened.model.experts
     return [
         pl.Series(

@@ -33,7 +33,7 @@ from mmrec.config.paths import expand
 from mmrec.config.schema import TARGET
 from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
 from mmrec.data.loaders import QueryLoader, queries_for
-from mmrec.models import NoNewItems, Recommender
+from mmrec.models import NoNewItems, Recommender, RoutedRecommender
 from mmrec.nn import fused_ranking
 from mmrec.training.build import build
 from mmrec.training.results import BEST, CONFIG, ResultError, locate_run, read_result
@@ -92,8 +92,27 @@ class OpenRun:
             users: [P] int64, on any device.
             items: [P] int64, on the model's device.
         """
+        return self.model.pair_weights(self._of_pairs(users), items)
+
+    def pair_gates(self, users: Tensor, items: Tensor) -> Tensor:
+        """What experts weigh in the scores of pairs, see `RoutedRecommender.pair_gates`.
+
+        Args:
+            users: [P] int64, on any device.
+            items: [P] int64, on the model's device.
+
+        Returns:
+            [P, E]; E is 0 where the model has no experts.
+        """
+        if not isinstance(self.model, RoutedRecommender):
+            return torch.empty(len(users), 0)
+        return self.model.pair_gates(self._of_pairs(users), items)
+
+    def _of_pairs(self, users: Tensor) -> Queries:
+        """One query a pair, on the model's device."""
         queries = next(iter(self.queries(users.cpu(), max(len(users), 1))))
-        return self.model.pair_weights(move_data_to_device(queries, self.model.device), items)
+        moved: Queries = move_data_to_device(queries, self.model.device)
+        return moved
 
 
 def open_run(

@@ -118,7 +118,7 @@ def test_lists_are_those_of_recommend_with_what_carried_each_item(finished, tmp_
     for part in (opened.corpus.train, opened.corpus.val):
         scores[part.item[part.user == 7]] = -torch.inf
     assert shown["item"].to_list() == scores.topk(4).indices.tolist()
-    gates = opened.model.pair_gates(torch.tensor([7]), torch.tensor([shown["item"][0]]))[0]
+    gates = opened.pair_gates(torch.tensor([7]), torch.tensor([shown["item"][0]]))[0]
     best = opened.model.experts[int(gates.argmax())]
     assert shown["experts"][0].startswith(f"{best} {float(gates.max()):.2f}")
     truth = opened.data.truth

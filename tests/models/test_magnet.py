@@ -102,7 +102,8 @@ def test_a_ranking_is_the_gated_sum_of_expert_scores_pair_by_pair(corpus, option
     if options.get("loss") == "softmax":  # experts score by cosine, whatever is absent
         expert_users, expert_items = (normalize(x, dim=-1) for x in (expert_users, expert_items))
         made_up = torch.ones_like(made_up)
-    gates = model.pair_gates(*everything(corpus)).view(corpus.n_users, corpus.n_items, -1)
+    users, items = everything(corpus)
+    gates = model.pair_gates(Queries(users), items).view(corpus.n_users, corpus.n_items, -1)
     expected = torch.zeros(corpus.n_users, corpus.n_items)
     for e in range(len(model.experts)):
         score = expert_users[e] @ expert_items[e].T * made_up[:, e]
@@ -270,7 +271,7 @@ def test_the_router_is_held_on_positives_by_the_weights_of_the_schedule(corpus, 
     model = made(corpus, route=1.0, loss=loss)
     batch = Triplets(corpus.train.user, corpus.train.item, corpus.train.item.unsqueeze(1))
     model.route_by(Constant(temperature=0.7, top_k=None))
-    gates = model.pair_gates(corpus.train.user, corpus.train.item).double()
+    gates = model.pair_gates(Queries(corpus.train.user), corpus.train.item).double()
     log_e = torch.tensor(9.0).double().log()
     pair = -(gates * gates.log()).sum(1).mean() / log_e
     spread = (1 / 9 * (1 / 9 / gates.mean(0)).log()).sum()
@@ -290,7 +291,7 @@ def test_item_weights_are_those_of_its_users_and_sum_to_one(corpus):
         assert not weights[name][~corpus.modalities[name].present].any()
     item = int(corpus.train.item[0])
     users = corpus.train.user[corpus.train.item == item]
-    gates = model.pair_gates(users, torch.full_like(users, item)).mean(0)
+    gates = model.pair_gates(Queries(users), torch.full_like(users, item)).mean(0)
     shares = model.mix.weights() * model.channels.present[item]  # [E, C]
     expected = gates @ (shares / shares.sum(1, keepdim=True))
     for value, name in zip(expected, weights, strict=True):
@@ -501,7 +502,10 @@ def test_a_collapsed_router_is_warned_of_once_and_with_advice(data, trained, cap
 def test_weights_of_pairs_are_those_of_their_gates(corpus):
     model = made(corpus)
     users, items = corpus.train.user[:7], corpus.train.item[:7]
-    gates, weights = model.pair_gates(users, items), model.pair_weights(Queries(users), items)
+    gates, weights = (
+        model.pair_gates(Queries(users), items),
+        model.pair_weights(Queries(users), items),
+    )
     for row in range(7):
         shares = model.mix.weights() * model.channels.present[items[row]]  # [E, C]
         expected = gates[row] @ (shares / shares.sum(1, keepdim=True))
@@ -512,5 +516,5 @@ def test_weights_of_pairs_are_those_of_their_gates(corpus):
 def test_gates_of_an_item_that_nobody_has_are_the_mean_of_all(corpus):
     train = corpus.train.select(corpus.train.item != 3)
     model = made(replace(corpus, train=train))
-    expected = model.pair_gates(train.user, train.item).mean(0)
+    expected = model.pair_gates(Queries(train.user), train.item).mean(0)
     torch.testing.assert_close(model.item_gates()[3], expected)

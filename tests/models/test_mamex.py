@@ -21,7 +21,7 @@ from mmrec.data import (
     planted,
 )
 from mmrec.models import BPR, MAMEX
-from mmrec.models.mamex import Views, alignment, balance, thinned
+from mmrec.models.mamex import ModalityVectors, alignment, balance, thinned
 from mmrec.nn.schedules import Constant, TooFewExperts
 
 
@@ -192,7 +192,7 @@ def test_alignment_and_balance_of_two_items():
     present = torch.tensor([[True, False], [True, True]])
     full = torch.tensor([[[0.5, 0.5], [0.9, 0.1]], [[0.7, 0.3], [0.2, 0.8]]])
     share = torch.tensor([[1.0, 0.0], [0.6, 0.4]])
-    views = Views(items, each, present, full, full, share)
+    views = ModalityVectors(items, each, present, full, full, share)
     assert alignment(views).item() == pytest.approx((2 + 2) / 2 + 8)
     expected = 0.0
     for mean in ([0.6, 0.4], [0.2, 0.8]):  # the second has one item
@@ -501,7 +501,7 @@ def test_gates_of_experts_and_modalities_multiply(corpus):
     torch.testing.assert_close(gates.unflatten(1, (3, 4)).sum(2), weights)
     assert ((gates > 0).unflatten(1, (3, 4)).sum(2) <= 2).all()
     users, items = torch.tensor([0, 5]), torch.tensor([30, 31])
-    assert torch.equal(model.pair_gates(users, items), gates[items])
+    assert torch.equal(model.pair_gates(Queries(users), items), gates[items])
 
 
 @pytest.mark.parametrize(("name", "value"), [("experts", 0), ("modality_dropout", 1.0)])

@@ -28,7 +28,7 @@ from mmrec.data import DataError
 from mmrec.data.datamodule import QueryLoader
 from mmrec.nn import fused_ranking, ranking
 from mmrec.training.open_run import open_run, scored
-from mmrec.training.results import ResultError
+from mmrec.training.results import ResultError, read_result
 
 TINY = ("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")
 WORLD = ("data.world.users=60", "data.world.items=60", "data.world.widths=4")
