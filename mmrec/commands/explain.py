@@ -11,8 +11,8 @@ import hydra
 from omegaconf import DictConfig
 
 from mmrec.commands.app import answer, launch
-from mmrec.config.choices import Masked
 from mmrec.config.errors import SettingError, memory_suffices
+from mmrec.config.literals import Masked
 from mmrec.config.paths import expand, outward_link, replace_file
 from mmrec.config.schema import conf_dir
 from mmrec.config.startup import import_torchmetrics

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 
 from mmrec.commands.app import answer, launch, output_file
 from mmrec.commands.lists import SHOWN, SUFFIXES, table_text, write_lists
-from mmrec.config.choices import Known, Masked
 from mmrec.config.errors import SettingError, memory_suffices
+from mmrec.config.literals import Known, Masked
 from mmrec.config.paths import expand
 from mmrec.config.schema import conf_dir
 from mmrec.config.startup import import_torchmetrics

@@ -27,7 +27,13 @@ from mmrec.config.switches import partial
 from mmrec.config.text import first_line
 from mmrec.search.jobs import AT_END
 from mmrec.tables.headers import check_data
-from mmrec.training.build import build, check, check_ablation, check_trainable, warn_of_early_peaks
+from mmrec.training.build import (
+    build,
+    check_ablation,
+    check_config,
+    check_trainable,
+    warn_of_early_peaks,
+)
 from mmrec.training.code import code_digest
 from mmrec.training.fit import rank, select
 from mmrec.training.processes import config_dirs, of_one_job
@@ -169,7 +175,7 @@ def _run(
         if HydraConfig.initialized() and overrides is not None:
             target = OmegaConf.select(config, f"model.{TARGET}")
             check_ablation(HydraConfig.get().runtime.choices, target)
-        plain = check(config)
+        plain = check_config(config)
         checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
         pruning = _pruning(watch)
         trainer, timing, checkpoints = build_trainer(plain, folder, *pruning)

@@ -11,8 +11,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from mmrec.config.choices import Known, TestHistory
 from mmrec.config.errors import DataError, SettingError
+from mmrec.config.literals import Known, TestHistory
 from mmrec.data.batches import History, Pairs, Queries, Sequences, Triplets, ranges
 from mmrec.data.corpus import ByUser, Corpus, Interactions, TrainingView, together
 from mmrec.data.sampling import EpochBatches, NegativeSampler

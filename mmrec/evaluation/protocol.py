@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from mmrec.config.choices import Seen, TestHistory
 from mmrec.config.errors import SettingError
+from mmrec.config.literals import Seen, TestHistory
 from mmrec.data.corpus import TEST, TRAIN, VAL, Corpus, Interactions, together
 
 Candidates = Literal["all", "cold", "split"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mmrec.config.choices import TestHistory
+from mmrec.config.literals import TestHistory
 from mmrec.config.old_runs import rename_parameters
 from mmrec.data.batches import Queries, Triplets
 from mmrec.data.corpus import Corpus, DataError, TrainingView

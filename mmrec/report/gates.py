@@ -14,7 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from mmrec.config.choices import Masked
+from mmrec.config.literals import Masked
 from mmrec.config.text import printable
 from mmrec.data import PlantedData
 from mmrec.data.corpus import Categories

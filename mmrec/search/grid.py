@@ -36,8 +36,8 @@ from mmrec.config.errors import SettingError
 from mmrec.config.schema import nearest
 from mmrec.config.text import first_line
 from mmrec.nn.schedules import TooFewExperts
-from mmrec.search.check import checked_run
 from mmrec.search.jobs import Job, job_table
+from mmrec.search.plan import checked_run
 from mmrec.search.settings import validated
 from mmrec.search.space import parse, place
 from mmrec.training.code import code_digest

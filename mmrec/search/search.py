@@ -22,8 +22,9 @@ from sqlalchemy.exc import DBAPIError
 from mmrec.config.errors import SettingError
 from mmrec.config.text import first_line
 from mmrec.config.words import quoted
-from mmrec.search import check, samplers, study, summary
+from mmrec.search import samplers, study, summary
 from mmrec.search.objective import COSTS, excesses, mean_values, prunes
+from mmrec.search.plan import make_plan
 from mmrec.search.pruning import Watch
 from mmrec.search.settings import Settings
 from mmrec.search.space import place
@@ -63,7 +64,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.settings, self.launcher = settings, launcher
         self.folder = Path(config.hydra.sweep.dir).resolve()
-        plan = check.plan(settings, arguments, config, loader)
+        plan = make_plan(settings, arguments, config, loader)
         self.plan = plan
         self.total, self.first = settings.n_trials, plan.defaults
         sampler = samplers.ByNumber(settings.sampler, plan.space)

@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from mmrec.config.bars import duration
 from mmrec.config.paths import replace_file
 from mmrec.config.schema import conf_dir
-from mmrec.search.check import Plan
 from mmrec.search.jobs import aligned
+from mmrec.search.plan import Plan
 from mmrec.search.study import COPY_OF, ERROR, RETRIED, SURPLUS, finished
 from mmrec.training.processes import config_dirs
 from mmrec.training.provenance import VOLATILE

@@ -54,7 +54,7 @@ SCALARS: dict[str, Any] = {
 EARLY = 100  # epochs of patience: with less, cold items ended runs at a third of what they came to
 
 
-def check(config: DictConfig) -> dict[str, Any]:
+def check_config(config: DictConfig) -> dict[str, Any]:
     """Resolve a configuration, and refuse what cannot be right, before anything is built.
 
     Raises:
@@ -82,7 +82,7 @@ def check(config: DictConfig) -> dict[str, Any]:
         check_upstream(plain)
         if "run" not in plain["upstream"]:
             with below_upstream():
-                check(OmegaConf.create(teacher_config(plain, Path())))
+                check_config(OmegaConf.create(teacher_config(plain, Path())))
     evaluation = evaluation_of(plain)
     check_monitor(plain["monitor"], evaluation.cutoffs, ACCURACY)
     needs = needs_history(plain)

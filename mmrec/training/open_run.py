@@ -26,8 +26,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from mmrec.config.bars import steps
-from mmrec.config.choices import Known
 from mmrec.config.errors import SettingError, memory_suffices
+from mmrec.config.literals import Known
 from mmrec.config.paths import data_root as default_data_root
 from mmrec.config.paths import expand
 from mmrec.config.schema import TARGET

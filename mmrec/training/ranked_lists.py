@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mmrec.config.choices import Known, Masked
+from mmrec.config.literals import Known, Masked
 from mmrec.training.names import Names, item_names
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from polars.testing import assert_frame_equal
 
 from mmrec.commands.evaluate import evaluate
 from mmrec.commands.run import run
-from mmrec.config.choices import Seen
 from mmrec.config.errors import SettingError
+from mmrec.config.literals import Seen
 from mmrec.evaluation.protocol import Candidates
 
 TINY = ("trainer=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false")

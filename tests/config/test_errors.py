@@ -13,7 +13,7 @@ from mmrec.commands.run import run
 from mmrec.commands.similar import similar
 from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.models import BPR, GatedLightGCN
-from mmrec.training.build import build, check
+from mmrec.training.build import build, check_config
 from mmrec.training.open_run import open_run
 from mmrec.training.results import ResultError
 
@@ -32,7 +32,7 @@ def test_a_run_says_that_its_settings_need_too_much_memory(composed, tmp_path, w
 
 def test_building_says_it_too(composed, tmp_path):
     with pytest.raises(SettingError, match=SAID):
-        build(check(composed(*SMALL, LARGE[0], f"run_dir={tmp_path / 'run'}")))
+        build(check_config(composed(*SMALL, LARGE[0], f"run_dir={tmp_path / 'run'}")))
 
 
 def test_a_run_that_needs_too_much_memory_does_not_open(composed, tmp_path):

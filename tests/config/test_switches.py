@@ -14,7 +14,7 @@ from mmrec.config.errors import SettingError
 from mmrec.config.switches import FIXED, partial
 from mmrec.models import Recommender
 from mmrec.report.collect import collect
-from mmrec.training.build import check
+from mmrec.training.build import check_config
 from mmrec.training.results import ResultError, read_result
 
 TINY = (
@@ -169,7 +169,7 @@ def test_each_refused_setting_is_tested():
 )
 def test_what_is_refused_is_named_with_a_remedy(name, value, composed):
     with pytest.raises(SettingError) as error:
-        check(composed(*TINY, f"++trainer.{name}={value}"))
+        check_config(composed(*TINY, f"++trainer.{name}={value}"))
     assert (error.value.setting, error.value.hint) == (f"trainer.{name}", FIXED[name][1])
 
 
@@ -179,7 +179,7 @@ def test_null_and_what_holds_anyway_are_accepted(name, composed):
     given = [*FIXED[name][0], *([None] if default is None else [])]
     for value in given:
         word = "null" if value is None else str(value).lower()
-        check(composed(*TINY, f"++trainer.{name}={word}"))
+        check_config(composed(*TINY, f"++trainer.{name}={word}"))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_null_and_what_holds_anyway_are_accepted(name, composed):
 )
 def test_settings_that_could_not_select_an_epoch_are_refused(words, setting, value, composed):
     with pytest.raises(SettingError) as error:
-        check(composed(*TINY, *words))
+        check_config(composed(*TINY, *words))
     assert (error.value.setting, error.value.value) == (f"trainer.{setting}", value)
 
 
@@ -202,7 +202,7 @@ def test_settings_that_could_not_select_an_epoch_are_refused(words, setting, val
 def test_variables_that_lightning_reads_are_refused(name, composed, monkeypatch):
     monkeypatch.setenv(f"PL_TRAINER_{name}", "1")
     with pytest.raises(SettingError) as error:
-        check(composed(*TINY))
+        check_config(composed(*TINY))
     assert error.value.setting == f"PL_TRAINER_{name}"
     assert f"trainer.{name.lower()}=" in error.value.hint
 
@@ -218,7 +218,7 @@ def test_variables_that_lightning_reads_are_refused(name, composed, monkeypatch)
     ],
 )
 def test_a_run_on_part_of_the_data_says_so(words, parts, composed, go, tmp_path):
-    assert partial(check(composed(*TINY, *words))["trainer"]) == parts
+    assert partial(check_config(composed(*TINY, *words))["trainer"]) == parts
     result = go(tmp_path / "run", *words, "trainer.enable_progress_bar=false")
     assert read_result(tmp_path / "run").get("partial", []) == parts == result.get("partial", [])
 

@@ -14,7 +14,7 @@ from mmrec.data.splits import needed_roles
 from mmrec.evaluation import RankingMetric
 from mmrec.evaluation.protocol import Evaluation
 from mmrec.models import BPR, SASRec
-from mmrec.training.build import check
+from mmrec.training.build import check_config
 from mmrec.training.provenance import config_hash
 
 
@@ -39,19 +39,21 @@ def test_a_model_resolves_the_evaluation_that_it_is_given(checkerboard):
 
 
 def test_the_configuration_of_a_run_says_what_was_chosen(composed):
-    general = check(composed("model=lightgcn"))["evaluation"]
+    general = check_config(composed("model=lightgcn"))["evaluation"]
     assert general["seen"] == "train"
     assert "history" not in general
-    sequential = check(composed("model=sasrec"))["evaluation"]
+    sequential = check_config(composed("model=sasrec"))["evaluation"]
     assert (sequential["seen"], sequential["history"]) == ("none", "train+val")
-    shorter = check(composed("model=sasrec", "evaluation.history=train"))["evaluation"]
+    shorter = check_config(composed("model=sasrec", "evaluation.history=train"))["evaluation"]
     assert shorter["history"] == "train"
-    compared = check(composed("model=lightgcn", "evaluation.history=train+val"))["evaluation"]
+    compared = check_config(composed("model=lightgcn", "evaluation.history=train+val"))[
+        "evaluation"
+    ]
     assert compared["history"] == "train+val"
 
 
 def test_runs_from_before_the_protocol_keep_their_hash(composed):
-    now = check(composed("model=lightgcn"))
+    now = check_config(composed("model=lightgcn"))
     before = {**now, "evaluation": {**now["evaluation"], "seen": "train"}}
     assert config_hash(now) == config_hash(before)
 

@@ -20,7 +20,7 @@ from mmrec.config.text import first_line
 from mmrec.search.objective import directions, objectives
 from mmrec.search.settings import Direction, Settings
 from mmrec.search.space import Space, as_word, contains, parse
-from mmrec.training.build import check
+from mmrec.training.build import check_config
 from mmrec.training.provenance import flat, is_free
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Plan:
         return self.composed[key]
 
 
-def plan(
+def make_plan(
     settings: Settings, arguments: Sequence[str], config: DictConfig, loader: ConfigLoader
 ) -> Plan:
     """Read a search, and try every edge of its space on the configuration.
@@ -144,7 +144,7 @@ def checked_run(config: DictConfig) -> dict[str, Any]:
     with open_dict(config):
         hydra = config.pop("hydra")
     try:
-        return check(config)
+        return check_config(config)
     finally:
         with open_dict(config):
             config.hydra = hydra
