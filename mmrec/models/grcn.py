@@ -4,10 +4,10 @@ Wei et al., MM 2020. https://arxiv.org/abs/2111.02036
 
 From the paper: neighbour routing, which moves users to prototypes of the items they like; edges
 weighted by affinity and confidence, and pruned below zero; ID embeddings over the refined graph;
-concatenation with content. Public code passes users nothing while it routes, which leaves their
-preferences as they start. Ours: any number of modalities; an item that lacks a modality has no
-weight in the attention of its users there, nor do its edges get a weight from it. An item without
-any modality keeps its ID embedding alone.
+concatenation with content. Public code passes users nothing while it routes, which is the same as
+`routings=0`. Ours: any number of modalities; an item that lacks a modality has no weight in the
+attention of its users there, nor do its edges get a weight from it. An item without any modality
+keeps its ID embedding alone.
 
 Shapes: U users, I items, N = U + I nodes, E edges, M modalities, D embedding size, B batch.
 """
@@ -35,7 +35,7 @@ class GRCN(Recommender):
         corpus: training interactions and at least one modality.
         dim: embedding size D, of IDs and of each modality.
         layers: propagation steps of ID embeddings, whose results are summed.
-        routings: steps of neighbour routing.
+        routings: steps of neighbour routing; 0: none, as in public code.
         l2: weight of the squared norm of the batch's ID embeddings and user preferences.
     """
 

@@ -24,7 +24,7 @@ from mmrec.data import Modality, TrainingView, Triplets, require_modalities
 from mmrec.graphs import csr_matrix, normalized_adjacency
 from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import Features, Propagation, SparseMatrix, lookup, unit_rows
-from mmrec.nn.hypergraph import HypergraphConvolution, soft_assignment
+from mmrec.nn.hypergraph import Hypergraph, HypergraphConvolution, soft_assignment
 from mmrec.nn.losses import bpr, info_nce, norm_penalty, pair_scores
 
 
@@ -100,8 +100,8 @@ class LGMRec(Recommender):
         """Sum local and global embeddings."""
         return self.embed()[0]
 
-    def embed(self) -> tuple[Embeddings, list[Embeddings]]:
-        """Return the final embeddings, and the global ones of each modality."""
+    def embed(self) -> tuple[Embeddings, list[Hypergraph]]:
+        """Return the final embeddings, and the hypergraph of each modality."""
         sizes = [self.corpus.n_users, self.corpus.n_items]
         nodes = self.propagate(torch.cat([self.user.weight, self.item.weight]))  # [N, D]
         ids = nodes[self.corpus.n_users :]
@@ -113,8 +113,9 @@ class LGMRec(Recommender):
                 for each, has in zip(logits, present, strict=True)
             ]
             nodes = nodes + unit_rows(content)
-            hyper.append(Embeddings(*self.convolve(*assigned, ids)))
-        joint = torch.stack([torch.cat(each) for each in hyper]).sum(0)  # [N, D]
+            hyper.append(self.convolve(*assigned, ids))
+        all_nodes = [each.embed(torch.cat([each.users, each.items])) for each in hyper]
+        joint = torch.stack(all_nodes).sum(0)  # [N, D]
         nodes = nodes + self.global_weight * unit_rows(joint)
         return Embeddings(*nodes.split(sizes)), hyper
 
@@ -134,19 +135,21 @@ class LGMRec(Recommender):
         return terms
 
     def _contrast(
-        self, hyper: list[Embeddings], a: int, b: int, side: int, index: Tensor
+        self, hyper: list[Hypergraph], a: int, b: int, side: int, index: Tensor
     ) -> Tensor:
         """Sum over a batch of users (side 0) or items (1), which are to find themselves.
 
         Each is compared, in modality a, with all in modality b. Those that lack one of the two are
-        left out.
+        left out. Users or items that a batch repeats are compared once.
         """
         has, among = self.present[a][side], self.present[b][side]
         index = index[has[index] & among[index]]
-        own = (among.cumsum(0) - 1)[index]
-        one, others = hyper[a][side][index], hyper[b][side][among]
-        mean = info_nce(one, others, self.temperature, own, cosine=True)
-        return len(index) * mean
+        distinct, times = torch.unique(index, return_counts=True)
+        one = hyper[a].embed(hyper[a][side][distinct])  # [distinct, D]
+        factors = hyper[b].cosine_factors(one, hyper[b][side][among])
+        own = (among.cumsum(0) - 1)[distinct]
+        mean = info_nce(*factors, self.temperature, own, weights=times.to(one.dtype))
+        return len(distinct) * mean
 
 
 class ContentChannel(nn.Module):

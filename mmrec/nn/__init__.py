@@ -31,7 +31,7 @@ from mmrec.nn.features import (
 )
 from mmrec.nn.fusion import Fusion, FusionKind, masked_softmax
 from mmrec.nn.gates import at_least_float32, block_mixture, gated_sum, sparse_softmax
-from mmrec.nn.hypergraph import HypergraphConvolution, soft_assignment
+from mmrec.nn.hypergraph import Hypergraph, HypergraphConvolution, soft_assignment
 from mmrec.nn.load_balance import choices, entropies, even_gates, evenness, imbalance
 from mmrec.nn.lookup import BatchIndex, lookup
 from mmrec.nn.mixture import Mixed, SparseMixture
@@ -57,6 +57,7 @@ __all__ = [
     "Fusion",
     "FusionKind",
     "GraphViews",
+    "Hypergraph",
     "HypergraphConvolution",
     "InteractionEdges",
     "ItemContent",

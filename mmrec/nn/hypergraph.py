@@ -5,10 +5,13 @@ N nodes (U users or I items), A hyperedges, D embedding size.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from mmrec.nn.gates import at_least_float32
+from mmrec.nn.rows import inverse_norm, unit_rows
 
 
 def soft_assignment(
@@ -34,6 +37,40 @@ def soft_assignment(
     return (logits / temperature).softmax(dim=1) * present.unsqueeze(1)
 
 
+class Hypergraph(NamedTuple):
+    """Users, items and hyperedges after a convolution.
+
+    Attributes:
+        users: H_U, [U, A] assignment of users.
+        items: H_I, [I, A] assignment of items.
+        edges: [A, D] embeddings of hyperedges, in the last layer.
+    """
+
+    users: Tensor
+    items: Tensor
+    edges: Tensor
+
+    def embed(self, nodes: Tensor) -> Tensor:
+        """Sum the hyperedges of nodes with their assignment: [N, A] -> [N, D]."""
+        with torch.autocast(self.edges.device.type, enabled=False):
+            return nodes @ self.edges
+
+    def cosine_factors(self, x: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor the cosines of vectors with the embeddings of nodes, `P Q^T`.
+
+        An embedding is a sum of A hyperedges, so that factors need A columns rather than D.
+
+        Args:
+            x: [M, D].
+            nodes: [N, A] assignment.
+
+        Returns:
+            P [M, A] and Q [N, A].
+        """
+        with torch.autocast(self.edges.device.type, enabled=False):
+            return unit_rows(x) @ self.edges.T, nodes * inverse_norm(self.embed(nodes))
+
+
 class HypergraphConvolution(nn.Module):
     """Pass messages from items to hyperedges, and from these back to items and to users.
 
@@ -50,7 +87,7 @@ class HypergraphConvolution(nn.Module):
         self.layers = layers
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, users: Tensor, items: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, users: Tensor, items: Tensor, x: Tensor) -> Hypergraph:
         """Convolve item embeddings, in the precision of the assignments also under autocast.
 
         Args:
@@ -59,11 +96,11 @@ class HypergraphConvolution(nn.Module):
             x: E_I, [I, D].
 
         Returns:
-            [U, D] and [I, D]
+            The assignments that dropout left, and the hyperedges of the last layer.
         """
         with torch.autocast(x.device.type, enabled=False):
             users, items = self.dropout(users), self.dropout(items)
             edges = items.T @ x.to(items.dtype)  # [A, D]
             for _ in range(self.layers - 1):
                 edges = items.T @ (items @ edges)
-            return users @ edges, items @ edges
+            return Hypergraph(users, items, edges)

@@ -21,6 +21,17 @@ def unit_rows(x: Tensor) -> Tensor:
         [..., D]
     """
     x = at_least_float32(x)
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    scale: Tensor = norm.clamp(min=1e-12).reciprocal().masked_fill(norm == 0, 0.0)
-    return x * scale
+    return x * inverse_norm(x)
+
+
+def inverse_norm(x: Tensor) -> Tensor:
+    """Return the factors that make rows of length one; 0, without a gradient, for a row of zeros.
+
+    Args:
+        x: [..., D].
+
+    Returns:
+        [..., 1]
+    """
+    norm: Tensor = torch.linalg.vector_norm(at_least_float32(x), dim=-1, keepdim=True)
+    return norm.clamp(min=1e-12).reciprocal().masked_fill(norm == 0, 0.0)

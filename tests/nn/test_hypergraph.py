@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import cosine_similarity
 
-from mmrec.nn import HypergraphConvolution, soft_assignment
+from mmrec.nn import Hypergraph, HypergraphConvolution, soft_assignment
 
 EVERY = torch.ones(4, dtype=torch.bool)
 
@@ -41,10 +42,21 @@ def test_low_temperature_logits_of_half_precision_stay_finite():
 def test_convolution_is_a_product_of_incidences(layers, rng):
     users, items = torch.rand(5, 3, generator=rng), torch.rand(4, 3, generator=rng)
     x = torch.randn(4, 2, generator=rng)
-    of_users, of_items = HypergraphConvolution(layers, 0.5).eval()(users, items, x)
+    found = HypergraphConvolution(layers, 0.5).eval()(users, items, x)
     before = torch.linalg.matrix_power(items @ items.T, layers - 1) @ x
-    torch.testing.assert_close(of_items, items @ items.T @ before)
-    torch.testing.assert_close(of_users, users @ items.T @ before)
+    torch.testing.assert_close(found.embed(found.items), items @ items.T @ before)
+    torch.testing.assert_close(found.embed(found.users), users @ items.T @ before)
+
+
+def test_cosine_factors_multiply_to_cosines_of_embeddings(rng):
+    users = torch.rand(5, 3, generator=rng)
+    users[2] = 0  # joins no hyperedge, so that every cosine is zero
+    found = Hypergraph(users, torch.rand(4, 3, generator=rng), torch.randn(3, 7, generator=rng))
+    x = torch.randn(6, 7, generator=rng)
+    one, others = found.cosine_factors(x, users)
+    assert one.shape == (6, 3)
+    expected = cosine_similarity(x[:, None], (users @ found.edges)[None], dim=2)
+    torch.testing.assert_close(one @ others.T, expected)
 
 
 def test_assignments_are_dropped_in_training_only():
@@ -52,8 +64,10 @@ def test_assignments_are_dropped_in_training_only():
     users, x = torch.ones(1, 1000), torch.ones(1, 2)
     items = torch.ones(1, 1000)
     torch.manual_seed(0)
-    dropped, _ = layer(users, items, x)
-    kept, _ = layer.eval()(users, items, x)
+    in_training = layer(users, items, x)
+    dropped = in_training.embed(in_training.users)
+    in_evaluation = layer.eval()(users, items, x)
+    kept = in_evaluation.embed(in_evaluation.users)
     assert torch.equal(kept, torch.full((1, 2), 1000.0))
     assert dropped[0, 0] % 4 == 0  # each edge that both keep counts 2 x 2
     assert 700 < dropped[0, 0] < 1300
