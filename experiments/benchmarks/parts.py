@@ -29,6 +29,7 @@ from mmrec.evaluation import RankingMetric
 from mmrec.graphs import normalized_adjacency
 from mmrec.models import MAGNET, LightGCN, Recommender
 from mmrec.nn import Propagation, SparseMatrix, sparse_matmul
+from mmrec.nn.schedules import Constant
 from mmrec.training.callbacks import Timing
 from mmrec.training.provenance import peak_rss_mib
 
@@ -106,6 +107,12 @@ def alternating(
     return [one for one, _ in pairs], [two for _, two in pairs]
 
 
+def cut(model: MAGNET) -> MAGNET:
+    """Keep three experts per pair from the start, as after the end of the schedule's ramp."""
+    model.route_by(Constant(coverage=1.0, top_k=3))
+    return model
+
+
 def routed_training(data: InteractionData, *, epochs: int = 4, device: str = "cpu") -> Row:
     """A MAGNET epoch, beside the sum of its products alone.
 
@@ -114,7 +121,7 @@ def routed_training(data: InteractionData, *, epochs: int = 4, device: str = "cp
     """
     torch.set_num_threads(THREADS)
     corpus, steps, dim = data.corpus, len(data.train_dataloader()), 64
-    model = MAGNET(corpus, dim=dim).to(device)
+    model = cut(MAGNET(corpus, dim=dim)).to(device)
     template = model.mix.template
     experts, channels = template.shape
     nodes = torch.randn(corpus.n_users + corpus.n_items, dim, device=device)
@@ -162,7 +169,7 @@ def routed_evaluation(
 ) -> Row:
     """MAGNET's scores of whole catalogues, beside the products of its experts and channels."""
     torch.set_num_threads(THREADS)
-    model = MAGNET(data.corpus, dim=64, fused=fused).to(device)
+    model = cut(MAGNET(data.corpus, dim=64, fused=fused)).to(device)
     blocks = torch.split(torch.arange(users, device=device), data.eval_batch_size)
     with torch.inference_mode():
         encoded = model.encode()
@@ -267,7 +274,7 @@ def magnet_at_size(*, steps: int = 12, device: str = "cpu") -> Row:
     torch.set_num_threads(THREADS if device == "cpu" else 8)  # it is for neighbours only
     world = partial(planted, users=192_403, items=63_001, interactions_per_user=8.78)
     data = with_features(PlantedData(world=world), WIDTHS)
-    model = MAGNET(data.corpus, dim=64)
+    model = cut(MAGNET(data.corpus, dim=64))
     moments: list[float] = []
     clock = LambdaCallback(on_train_batch_end=lambda *_: moments.append(now()))
     short = trainer(device, callbacks=[clock], max_steps=steps, limit_val_batches=0)

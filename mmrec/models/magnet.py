@@ -190,7 +190,7 @@ class MAGNET(RoutedRecommender):
         self.mix = RoleExperts(templates, anchored=experts != "free")
         weights = self.mix.weights().detach()
         self.router = PairRouter(weights, dim, sees=router, sharpness=sharpness)
-        self.schedule = EntropyTriggered(top_k=min(3, len(templates)))
+        self.schedule = EntropyTriggered(top_k=(None, min(3, len(templates))))
 
     def on_fit_start(self) -> None:
         """Log the statistics of the pseudo-edges, once per training."""

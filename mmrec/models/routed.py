@@ -57,7 +57,7 @@ class RoutedRecommender(Recommender):
         Raises:
             TooFewExperts: it keeps more than there are.
         """
-        top_k = schedule.routing().top_k
+        top_k = schedule.most_kept
         if top_k is not None and top_k > self.eligible:
             of_what = "in all" if self.eligible == len(self.experts) else "of each modality"
             raise TooFewExperts(

@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import cos, isfinite, pi
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from mmrec.config.checks import check_at_least, check_choice
 from mmrec.config.errors import SettingError
 
-Watch = Literal["gates", "load"]
+Watch = Literal["pairs", "gates", "load"]
+Kept: TypeAlias = int | Sequence[int | None] | None  # experts: throughout, or first and last
 Shape = Literal["linear", "cosine"]
 
 
@@ -63,10 +64,11 @@ class RouterSchedule(ABC):
         confidence: first and last weight of the confidence term.
         temperature: first and last.
         noise: first and last.
-        top_k: experts that a pair keeps; None for all.
+        top_k: number of experts kept per pair, None for all: one value for the whole training, or
+            two, of which the second replaces the first once `progress` is 1.
 
     Raises:
-        SettingError: a pair that is none, or a value that cannot be.
+        SettingError: not two values, or a value out of range.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class RouterSchedule(ABC):
         confidence: Sequence[float],
         temperature: Sequence[float],
         noise: Sequence[float],
-        top_k: int | None,
+        top_k: Kept,
     ) -> None:
         pairs = {
             "coverage": coverage,
@@ -100,11 +102,14 @@ class RouterSchedule(ABC):
                     value=[*pair],
                     expected=f"finite values {least}",
                 )
-        if top_k is not None and top_k < 1:
+        kept = [*top_k] if isinstance(top_k, Sequence) else [top_k, top_k]
+        if len(kept) != 2 or any(k is not None and k < 1 for k in kept):
             raise SettingError(
-                setting="router_schedule.top_k", value=top_k, expected="1 or more, or null for all"
+                setting="router_schedule.top_k",
+                value=[*top_k] if isinstance(top_k, Sequence) else top_k,
+                expected="1 or more, or null for all; or two of these, first and last",
             )
-        self._pairs, self._top_k = pairs, top_k
+        self._pairs, self._kept = pairs, kept
         self.epoch = 0
 
     @property
@@ -126,7 +131,12 @@ class RouterSchedule(ABC):
         """What holds now."""
         share = self.progress
         now = {name: a + share * (b - a) for name, (a, b) in self._pairs.items()}
-        return Routing(**now, top_k=self._top_k)
+        return Routing(**now, top_k=self._kept[share == 1])
+
+    @property
+    def most_kept(self) -> int | None:
+        """Largest number of experts that a pair is to keep, apart from all."""
+        return max((k for k in self._kept if k is not None), default=None)
 
     def end_epoch(self, observed: Observed) -> None:
         """Take notice of an epoch."""
@@ -186,7 +196,8 @@ class Ramp(RouterSchedule):
         confidence: first and last weight of the confidence term.
         temperature: first and last.
         noise: first and last.
-        top_k: experts that a pair keeps; None for all.
+        top_k: number of experts kept per pair, None for all: one value, or first and last. The
+            last one holds from the end of the ramp.
     """
 
     def __init__(
@@ -197,9 +208,9 @@ class Ramp(RouterSchedule):
         shape: Shape = "linear",
         coverage: Sequence[float] = (1.0, 0.5),
         confidence: Sequence[float] = (0.0, 0.1),
-        temperature: Sequence[float] = (1.0, 0.4),
+        temperature: Sequence[float] = (2.0, 1.0),
         noise: Sequence[float] = (0.0, 0.0),
-        top_k: int | None = 3,
+        top_k: Kept = (None, 3),
     ) -> None:
         super().__init__(
             coverage=coverage,
@@ -230,48 +241,63 @@ class Ramp(RouterSchedule):
 
 
 class EntropyTriggered(RouterSchedule):
-    """Coverage first; once gates are spread and rest, confidence.
+    """Dense, nearly equal gates first; sharper gates of few experts once the gates have settled.
 
-    MAGNET's two stages (https://arxiv.org/abs/2602.20723); the numbers are ours. The trigger is
-    pulled at the end of an epoch when the mean of what it watches over the last `window` epochs is
-    at least `threshold` and at most `tolerance` away from the mean over the window before. Gates
-    begin nearly equal and the coverage term holds them there, so H_m has been above .95 in all our
-    runs of MAGNET, and the trigger fell on `earliest`; the load after the cut is what moves.
+    MAGNET's two stages (https://arxiv.org/abs/2602.20723); the formulas and numbers are ours. By
+    default the trigger watches the entropy of a pair's gates, relative to the first epoch:
+
+        `d_t = 1 - H_s(t)`,  `r_t = d_t / d_1`
+
+    where `H_s(t)` is the mean entropy of a training pair's gates in epoch t over log E, so `d_t`
+    is how decided these gates are. Where gates are nearly equal, `d_t` is proportional to the
+    variance of a pair's logits over the squared temperature, so `r_t` does not depend on the
+    temperature. `m_t` is the mean of r over the last `window` epochs. Stage 2 begins after the
+    first epoch t that is not before `earliest` with
+
+        `m_t >= threshold`  and  `|m_t - m_(t - window)| <= tolerance m_t`,
+
+    in words: pairs are at least `threshold` times as decided as in the first epoch, and since the
+    window before this has changed by at most a share of `tolerance`. In any case it begins after
+    epoch `latest`.
+
+    With `watch=gates` or `load`, `r_t` is the entropy H_m of the mean gates, before or after the
+    cut to top-k, and `tolerance` is a difference, not a share. H_m is above .95 from the first
+    epoch in all our runs of MAGNET, so that it triggers at `earliest`.
 
     Args:
-        watch: H_m, the entropy of the mean `gates`; or that of the `load`, which the experts that
-            are kept have.
-        threshold: of that entropy.
-        tolerance: how much its mean may move from window to window.
-        window: epochs.
-        earliest: epochs before which nothing is triggered.
-        latest: epochs after which it is in any case; None for never.
-        ramp: epochs from the first setting to the last; 0 is a step.
+        watch: entropy of a pair's gates (`pairs`), of the mean `gates`, or of the `load`.
+        threshold: least mean of the watched value over a window.
+        tolerance: largest change of this mean from window to window.
+        window: number of epochs.
+        earliest: number of epochs before which stage 2 does not begin.
+        latest: number of epochs after which it begins in any case; None for never.
+        ramp: number of epochs from the first setting to the last; 0 is a step.
         coverage: first and last weight of the coverage term.
         confidence: first and last weight of the confidence term.
         temperature: first and last.
         noise: first and last.
-        top_k: experts that a pair keeps; None for all.
+        top_k: number of experts kept per pair, None for all: one value, or first and last. The
+            last one holds from the end of the ramp, when gates are sharpest.
 
     Attributes:
-        trigger: epochs that had passed when it was pulled; None before.
+        trigger: number of epochs after which stage 2 began; None before.
     """
 
     def __init__(
         self,
         *,
-        watch: Watch = "gates",
-        threshold: float = 0.9,
-        tolerance: float = 0.02,
+        watch: Watch = "pairs",
+        threshold: float = 1.5,
+        tolerance: float = 0.1,
         window: int = 5,
         earliest: int = 10,
         latest: int | None = 50,
         ramp: int = 10,
         coverage: Sequence[float] = (1.0, 0.5),
         confidence: Sequence[float] = (0.0, 0.1),
-        temperature: Sequence[float] = (1.0, 0.4),
+        temperature: Sequence[float] = (2.0, 1.0),
         noise: Sequence[float] = (0.0, 0.0),
-        top_k: int | None = 3,
+        top_k: Kept = (None, 3),
     ) -> None:
         super().__init__(
             coverage=coverage,
@@ -280,15 +306,16 @@ class EntropyTriggered(RouterSchedule):
             noise=noise,
             top_k=top_k,
         )
-        if not 0 <= threshold <= 1:
+        check_choice(Watch, "router_schedule", watch=watch)
+        check_at_least(1, "router_schedule", window=window)
+        check_at_least(0, "router_schedule", threshold=threshold, tolerance=tolerance)
+        check_at_least(0, "router_schedule", earliest=earliest, ramp=ramp)
+        if watch != "pairs" and threshold > 1:
             raise SettingError(
                 setting="router_schedule.threshold",
                 value=threshold,
-                expected="0 to 1, as entropies are",
+                expected=f"0 to 1, as router_schedule.watch={watch} is an entropy",
             )
-        check_choice(Watch, "router_schedule", watch=watch)
-        check_at_least(1, "router_schedule", window=window)
-        check_at_least(0, "router_schedule", tolerance=tolerance, earliest=earliest, ramp=ramp)
         if latest is not None and latest < earliest:
             raise SettingError(
                 setting="router_schedule.latest",
@@ -300,6 +327,7 @@ class EntropyTriggered(RouterSchedule):
         self.threshold, self.tolerance, self.window = threshold, tolerance, window
         self.earliest, self.latest, self.ramp = earliest, latest, ramp
         self.trigger: int | None = None
+        self._first: float | None = None  # watched value of the first epoch
         self._watched: list[float] = []  # of the last two windows
 
     @property
@@ -322,9 +350,14 @@ class EntropyTriggered(RouterSchedule):
         return f"the entropy of the {self.watch} to rest (router_schedule.threshold, tolerance)"
 
     def end_epoch(self, observed: Observed) -> None:
-        """Pull the trigger, if it is time."""
+        """Begin stage 2 if it is time."""
         super().end_epoch(observed)
-        now = observed.gate_entropy if self.watch == "gates" else observed.load_entropy
+        now = {
+            "pairs": 1 - observed.pair_entropy,
+            "gates": observed.gate_entropy,
+            "load": observed.load_entropy,
+        }[self.watch]
+        self._first = now if self._first is None else self._first
         self._watched = [*self._watched, now][-2 * self.window :]
         if self.trigger is not None or self.epoch < self.earliest:
             return
@@ -332,22 +365,28 @@ class EntropyTriggered(RouterSchedule):
             self.trigger = self.epoch
 
     def _rests(self) -> bool:
-        if len(self._watched) < 2 * self.window:
+        if self._first is None or len(self._watched) < 2 * self.window:
             return False
         before, now = (
             sum(part) / self.window
             for part in (self._watched[: self.window], self._watched[self.window :])
         )
-        return now >= self.threshold and abs(now - before) <= self.tolerance
+        if self.watch == "pairs":
+            least, most = self.threshold * self._first, self.tolerance * now
+        else:
+            least, most = self.threshold, self.tolerance
+        return now >= least and abs(now - before) <= most
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, trigger, and the entropies that it looks at."""
-        return {**super().state_dict(), "trigger": self.trigger, "watched": list(self._watched)}
+        """Epoch, trigger, and the values that it looks at."""
+        changed = {"trigger": self.trigger, "first": self._first, "watched": list(self._watched)}
+        return {**super().state_dict(), **changed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore what `state_dict` returned, also in earlier versions, which had no `first`."""
         super().load_state_dict(state)
         self.trigger, self._watched = state["trigger"], list(state["watched"])
+        self._first = state.get("first", next(iter(self._watched), None))
 
 
 def _share(passed: int, of: int) -> float:

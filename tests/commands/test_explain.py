@@ -340,7 +340,7 @@ def test_a_model_without_weights_is_told_apart(finished, tmp_path):
     [
         (("model=lightgcn", "router_schedule=linear"), "router_schedule"),
         (("model=magnet", "router_schedule.top_k=10"), "router_schedule.top_k"),
-        (("model=magnet", "router_schedule.threshold=2"), "router_schedule.threshold"),
+        (("model=magnet", "router_schedule.threshold=-1"), "router_schedule.threshold"),
         (("model=magnet", "model.router=pairs"), "model.router"),
         (("model=magnet", "model.roles.dominant=3"), "model.roles.dominant"),
     ],

@@ -25,9 +25,21 @@ def told(schedule, gates, load=0.0):
     return found
 
 
+def decided(schedule, values):
+    """The epochs that had passed when stage 2 began, given `1 - H_s` of each epoch."""
+    for value in values:
+        schedule.end_epoch(Observed(1 - value, 0.99, 0.99))
+    return schedule.trigger
+
+
+GATES = {"watch": "gates", "threshold": 0.9, "tolerance": 0.02}  # as runs had it before
+
+
 def test_the_trigger_waits_until_the_load_is_spread_and_rests():
     rising = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.93, 0.94, 0.95, 0.95, 0.95, 0.95, 0.95]
-    schedule = EntropyTriggered(window=2, tolerance=0.021, earliest=4, ramp=4, latest=None)
+    schedule = EntropyTriggered(
+        watch="gates", threshold=0.9, window=2, tolerance=0.021, earliest=4, ramp=4, latest=None
+    )
     told(schedule, rising[:9])
     assert schedule.trigger is None  # the means of two epochs went from .91 to .935
     assert schedule.stage == 1
@@ -37,7 +49,7 @@ def test_the_trigger_waits_until_the_load_is_spread_and_rests():
 
 
 def test_a_schedule_says_what_its_second_stage_waits_for():
-    schedule = EntropyTriggered(window=1, tolerance=0.0, earliest=2, latest=None)
+    schedule = EntropyTriggered(**{**GATES, "tolerance": 0.0}, window=1, earliest=2, latest=None)
     assert schedule.waits_for == "epoch 2 (router_schedule.earliest)"
     told(schedule, [0.9, 0.95])
     assert schedule.waits_for == (
@@ -54,6 +66,8 @@ def test_a_schedule_says_what_its_second_stage_waits_for():
 
 def test_after_the_trigger_every_value_moves_on_a_line_and_stays():
     schedule = EntropyTriggered(
+        watch="gates",
+        threshold=0.9,
         window=1,
         tolerance=1.0,
         earliest=2,
@@ -82,10 +96,29 @@ def test_after_the_trigger_every_value_moves_on_a_line_and_stays():
         ([0.35 + 0.02 * n for n in range(30)] + [0.95] * 15, 38),  # it has to come to rest
     ],
 )
-def test_when_the_default_is_triggered(loads, expected):
-    schedule = EntropyTriggered()
+def test_when_even_gates_trigger(loads, expected):
+    schedule = EntropyTriggered(**GATES)
     told(schedule, loads)
     assert schedule.trigger == expected
+
+
+PAIRS = {"threshold": 1.5, "tolerance": 0.1, "window": 2, "earliest": 4, "latest": 30}
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 3.0])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.01] * 40, 30),  # as decided as in the first epoch: at the latest
+        ([0.01, 0.02, 0.03, 0.04, *[0.04] * 30], 7),  # not yet at .035, then .04
+        ([0.01 * 1.2**n for n in range(40)], 30),  # it grows by 44 % from window to window
+        ([0.01, 0.016, 0.016, 0.016, 0.016], 5),  # means of .013, then .016 and .016
+        ([0.01, 0.014, 0.014, *[0.014] * 40], 30),  # 1.4 times as decided is too little
+        ([0.0] * 40, 4),  # a router that does not see pairs has nothing to wait for
+    ],
+)
+def test_pairs_trigger_once_more_decided_than_at_first_and_at_rest(values, expected, scale):
+    assert decided(EntropyTriggered(**PAIRS), [scale * x for x in values]) == expected
 
 
 def test_the_second_stage_of_a_ramp_begins_with_it():
@@ -99,14 +132,14 @@ def test_the_second_stage_of_a_ramp_begins_with_it():
 
 @pytest.mark.parametrize(("threshold", "expected"), [(0.8, 10), (0.85, 20), (0.9, 37), (0.95, 50)])
 def test_the_trigger_can_watch_the_load_where_gates_are_even_from_the_start(threshold, expected):
-    schedule = EntropyTriggered(watch="load", threshold=threshold)
+    schedule = EntropyTriggered(watch="load", threshold=threshold, tolerance=0.02)
     for epoch in range(60):
         schedule.end_epoch(Observed(0.99, 0.99, min(0.8 + 0.003 * epoch, 0.92)))
     assert schedule.trigger == expected
 
 
 def test_a_threshold_is_met_by_equality():
-    below, at = EntropyTriggered(threshold=0.75), EntropyTriggered(threshold=0.75)
+    below, at = (EntropyTriggered(**{**GATES, "threshold": 0.75}) for _ in range(2))
     told(below, [0.7499] * 12)
     told(at, [0.75] * 12)
     assert (below.trigger, at.trigger) == (None, 10)
@@ -146,6 +179,24 @@ def test_a_ramp_moves_by_time_alone(shape, expected):
     assert [r.confidence for r in told(schedule, [0.3] * 7)] == pytest.approx(expected)
 
 
+def test_the_cut_comes_with_the_end_of_the_ramp():
+    kept = [r.top_k for r in told(Ramp(start=2, epochs=3, top_k=(None, 2)), [0.3] * 6)]
+    assert kept == [None, None, None, None, None, 2, 2]
+    assert {r.top_k for r in told(Ramp(start=2, epochs=3, top_k=2), [0.3] * 6)} == {2}
+    assert Ramp(top_k=(4, 2)).most_kept == 4
+    assert Ramp(top_k=(None, None)).most_kept is None
+
+
+def test_a_state_of_an_earlier_version_goes_on():
+    schedule, other = (EntropyTriggered(**GATES, window=2, earliest=6) for _ in range(2))
+    told(schedule, [0.95] * 4)
+    state = schedule.state_dict()
+    del state["first"]
+    other.load_state_dict(state)
+    assert told(other, [0.95] * 3) == told(schedule, [0.95] * 3)
+    assert other.trigger == schedule.trigger == 6
+
+
 def test_a_ramp_of_no_epochs_is_a_step():
     schedule = Ramp(start=3, epochs=0, coverage=(1.0, 0.0))
     assert [r.coverage for r in told(schedule, [0.3] * 5)] == [1, 1, 1, 0, 0, 0]
@@ -171,7 +222,10 @@ def test_a_constant_one_never_moves():
         (lambda: Ramp(shape="round"), "shape", "round"),
         (lambda: EntropyTriggered(watch="x"), "watch", "x"),
         (lambda: Ramp(epochs=-1), "epochs", -1),
-        (lambda: EntropyTriggered(threshold=1.1), "threshold", 1.1),
+        (lambda: EntropyTriggered(threshold=-0.1), "threshold", -0.1),
+        (lambda: EntropyTriggered(watch="gates", threshold=1.1), "threshold", 1.1),
+        (lambda: EntropyTriggered(top_k=(None, 0)), "top_k", [None, 0]),
+        (lambda: Ramp(top_k=(1, 2, 3)), "top_k", [1, 2, 3]),
         (lambda: EntropyTriggered(tolerance=-1), "tolerance", -1),
         (lambda: EntropyTriggered(window=0), "window", 0),
         (lambda: EntropyTriggered(ramp=-2), "ramp", -2),
@@ -190,7 +244,7 @@ def test_each_file_makes_a_schedule(path, composed):
     if path.stem == "none":
         assert not config
     else:
-        top_k = {"even_pair": 2}.get(path.stem, 3)
+        top_k = {"even_pair": 2, "confidence_only": 3}.get(path.stem)
         assert instantiate(config, _convert_="all").routing().top_k == top_k
 
 
@@ -223,4 +277,4 @@ def test_what_holds_for_ever_is_an_end_or_the_middle_of_the_stages(composed, wor
     for name in ("coverage", "confidence", "temperature", "noise"):
         first, last = stages[name]
         assert found[name] == pytest.approx(first + share * (last - first)), name
-    assert found.top_k == stages["top_k"]
+    assert found.top_k == stages["top_k"][share == 1]

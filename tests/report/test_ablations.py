@@ -12,9 +12,9 @@ SCHEDULE = {
     "router_schedule._target_": "mmrec.nn.schedules.Constant",
     "router_schedule.coverage": 0.75,
     "router_schedule.confidence": 0.05,
-    "router_schedule.temperature": 0.7,
+    "router_schedule.temperature": 1.5,
     "router_schedule.noise": 0.0,
-    "router_schedule.top_k": 3,
+    "router_schedule.top_k": None,
 }
 BASE = {
     "model.dim": 64,
