@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,9 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
     loggers = config.get("logger")
     for name in {"wandb", "mlflow"} & ({*loggers} if OmegaConf.is_dict(loggers) else set()):
         if OmegaConf.is_dict(loggers[name]):
-            _name_for_trackers(loggers[name], hydra_config, config.get("seed"))
+            from mmrec.training.loggers import name_for_trackers
+
+            name_for_trackers(loggers[name], hydra_config, config.get("seed"))
     try:
         with of_one_job(Path(config.run_dir), watch) if job else nullcontext():
             result = run(config, list(hydra_config.overrides.task), watch)
@@ -110,20 +113,6 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
         return for_a_search(result)
     best: float | None = result["best_value"]
     return best
-
-
-def _name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: object) -> None:
-    """What only the multirun knows: where a run belongs."""
-    choices, many = hydra_config.runtime.choices, hydra_config.mode is RunMode.MULTIRUN
-    ablation, trial = choices.get("ablation"), hydra_config.sweeper.get("trial")
-    given = {
-        "group": Path(hydra_config.sweep.dir).name if many else None,
-        "job_type": "trial" if trial else "ablation" if ablation else "train",
-        "name": "-".join([choices.model, choices.data, *filter(None, [ablation]), f"seed{seed}"]),
-    }
-    for key, value in given.items():
-        if tracker.get(key) is None:
-            tracker[key] = value
 
 
 def run(
@@ -148,11 +137,44 @@ def run(
         return _run(config, overrides, watch, held)
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What a run is made of, before it trains.
+
+    Attributes:
+        folder: of the run.
+        plain: the resolved configuration.
+        data: corpus and loaders.
+        model: to be trained.
+        trainer: of `build_trainer`, as `timing` and `checkpoints`.
+        timing: measures epochs.
+        checkpoints: knows the best epoch.
+        pruning: what reports to a search; there may be none.
+        checkpoint: to resume from; None: from the start.
+        result: as far as it is known.
+    """
+
+    folder: Path
+    plain: dict[str, Any]
+    data: InteractionData
+    model: Recommender
+    trainer: Trainer
+    timing: Timing
+    checkpoints: Checkpoints
+    pruning: list[Pruning]
+    checkpoint: Path | None
+    result: dict[str, Any]
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes to the folder: of several, one."""
+        return self.trainer.is_global_zero
+
+
 def _run(
     config: DictConfig, overrides: list[str] | None, watch: str | None, held: ExitStack
 ) -> dict[str, Any]:
     """Run as `run` does; `held` releases the lock at the end."""
-    start = time.perf_counter()
     folder = expand(config.run_dir)
     config.run_dir = str(folder)
     if link := written_link(folder):
@@ -163,73 +185,15 @@ def _run(
             hint="replace it by what it leads to, or give another run_dir",
         )
     try:
-        if OmegaConf.is_dict(config.get("data")):  # report a misspelt column before torch is loaded
-            plain_data = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
-            check_data(plain_data, [*config_dirs(), *(overrides or ())])
-        import_torchmetrics()
-        from mmrec.training.card import buffer_values, introduce
-        from mmrec.training.progress import one_process_speaks
-        from mmrec.training.stages import Stage
-
-        one_process_speaks()
-        if HydraConfig.initialized() and overrides is not None:
-            target = OmegaConf.select(config, f"model.{TARGET}")
-            check_ablation(HydraConfig.get().runtime.choices, target)
-        plain = check_config(config)
-        checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
-        pruning = _pruning(watch)
-        trainer, timing, checkpoints = build_trainer(plain, folder, *pruning)
-        writes = trainer.is_global_zero  # of several processes, one
-        if writes:
-            held.enter_context(locked(folder))
-            if checkpoint is None:
-                check_unused(folder)
-        stage = Stage(plain, folder, checkpoint, run) if "upstream" in plain else None
-        data, model = build(plain, stage.embeddings if stage else None)
-        if not model.closed_form:
-            # These say now, not in a folder of their own, what cannot be trained.
-            if model.reads_negatives:
-                _ = data.sampler
-            check_trainable(model)
-            warn_of_early_peaks(plain)
-        if checkpoint:
-            check_continuable(checkpoint, model, plain)
-        result = _begin(plain, overrides, data, model) | {"buffers": buffer_values(model)}
-        if writes:
-            remember(plain[group] for group in RECORDED)
-            copy_best(checkpoint, folder)
-            write_identity(folder, plain, overrides, data.corpus)
-            if stage:
-                stage.write(folder)
+        setup = _set_up(config, overrides, watch, held, folder)
     except BaseException:
         held.close()
         remove_if_empty(folder, parents=not any(w.startswith("run_dir=") for w in overrides or ()))
         raise
-    for logger in trainer.loggers:
-        logger.log_hyperparams(plain)
-    result["seconds"]["setup"] = time.perf_counter() - start - (stage.seconds if stage else 0.0)
-    if stage and stage.record:
-        result["upstream"] = stage.record
-    if writes:
-        introduce(model, data.corpus, plain, folder, trainer)
-
+    result = setup.result
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        best = select(trainer, model, data, checkpoint, checkpoints, timing, result, plain)
-        with _ended_by_sigterm():
-            if any(callback.pruned for callback in pruning):
-                result["status"] = "pruned"
-            else:
-                tested = time.perf_counter()
-                if writes:
-                    check_present(folder)
-                result["metrics"] |= rank(trainer, trainer.test, model, data, best)
-                result["seconds"]["test"] = time.perf_counter() - tested
-                result |= write_tables(folder, model, data, writes=writes)
-            if writes and timing.train_epochs:
-                draw_learning_curve(folder, plain["monitor"])
-            if writes:
-                check_present(folder)
+        fit_and_test(setup)
     except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
         for signum in handlers:
             signal.signal(signum, signal.SIG_IGN)  # a second one would lose the result
@@ -238,13 +202,105 @@ def _run(
         result["status"] = "failed"
         result["error"] = first_line(error)
         with suppress(OSError):  # the first error is the one to tell
-            _finish(folder, result, trainer, timing, checkpoints)
+            _finish(setup)
         raise
-    _finish(folder, result, trainer, timing, checkpoints)
+    _finish(setup)
     if result["status"] == "interrupted":
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
     return result
+
+
+def _set_up(
+    config: DictConfig,
+    overrides: list[str] | None,
+    watch: str | None,
+    held: ExitStack,
+    folder: Path,
+) -> Setup:
+    """Check the configuration, build everything, and write what identifies the run."""
+    start = time.perf_counter()
+    if OmegaConf.is_dict(config.get("data")):  # report a misspelt column before torch is loaded
+        plain_data = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
+        check_data(plain_data, [*config_dirs(), *(overrides or ())])
+    import_torchmetrics()
+    from mmrec.training.card import buffer_values, introduce
+    from mmrec.training.progress import one_process_speaks
+    from mmrec.training.stages import Stage
+
+    one_process_speaks()
+    if HydraConfig.initialized() and overrides is not None:
+        target = OmegaConf.select(config, f"model.{TARGET}")
+        check_ablation(HydraConfig.get().runtime.choices, target)
+    plain = check_config(config)
+    checkpoint = checkpoint_to_continue(plain["ckpt"], folder)
+    pruning = _pruning(watch)
+    trainer, timing, checkpoints = build_trainer(plain, folder, *pruning)
+    writes = trainer.is_global_zero
+    if writes:
+        held.enter_context(locked(folder))
+        if checkpoint is None:
+            check_unused(folder)
+    stage = Stage(plain, folder, checkpoint, run) if "upstream" in plain else None
+    data, model = build(plain, stage.embeddings if stage else None)
+    if not model.closed_form:
+        # These say now, not in a folder of their own, what cannot be trained.
+        if model.reads_negatives:
+            _ = data.sampler
+        check_trainable(model)
+        warn_of_early_peaks(plain)
+    if checkpoint:
+        check_continuable(checkpoint, model, plain)
+    result = _begin(plain, overrides, data, model) | {"buffers": buffer_values(model)}
+    if writes:
+        remember(plain[group] for group in RECORDED)
+        copy_best(checkpoint, folder)
+        write_identity(folder, plain, overrides, data.corpus)
+        if stage:
+            stage.write(folder)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(plain)
+    result["seconds"]["setup"] = time.perf_counter() - start - (stage.seconds if stage else 0.0)
+    if stage and stage.record:
+        result["upstream"] = stage.record
+    if writes:
+        introduce(model, data.corpus, plain, folder, trainer)
+    return Setup(
+        folder, plain, data, model, trainer, timing, checkpoints, pruning, checkpoint, result
+    )
+
+
+def fit_and_test(run: Setup) -> None:
+    """Train and select on validation, then test the best epoch and write its tables.
+
+    Args:
+        run: whose `result` gets the metrics, the seconds and the status.
+    """
+    best = select(
+        run.trainer,
+        run.model,
+        run.data,
+        run.checkpoint,
+        run.checkpoints,
+        run.timing,
+        run.result,
+        run.plain,
+    )
+    with _ended_by_sigterm():
+        if any(callback.pruned for callback in run.pruning):
+            run.result["status"] = "pruned"
+        else:
+            tested = time.perf_counter()
+            if run.writes:
+                check_present(run.folder)
+            metrics = rank(run.trainer, run.trainer.test, run.model, run.data, best)
+            run.result["metrics"] |= metrics
+            run.result["seconds"]["test"] = time.perf_counter() - tested
+            run.result.update(write_tables(run.folder, run.model, run.data, writes=run.writes))
+        if run.writes and run.timing.train_epochs:
+            draw_learning_curve(run.folder, run.plain["monitor"])
+        if run.writes:
+            check_present(run.folder)
 
 
 @contextmanager
@@ -302,28 +358,23 @@ def _begin(
     }
 
 
-def _finish(
-    folder: Path,
-    result: dict[str, Any],
-    trainer: Trainer,
-    timing: Timing,
-    checkpoints: Checkpoints,
-) -> None:
+def _finish(run: Setup) -> None:
     """Write and log the result, and close the trackers."""
     import torch
 
     from mmrec.training.loggers import conclude
 
+    result, trainer, checkpoints = run.result, run.trainer, run.checkpoints
     result["metrics"] = checkpoints.best_metrics | result["metrics"]
     result["best_epoch"] = checkpoints.best_epoch
     result["best_value"] = result["metrics"].get(result["monitor"])
-    result["seconds"] |= timing.medians()
+    result["seconds"] |= run.timing.medians()
     result["peak_rss_mib"] = peak_rss_mib()
     if torch.cuda.is_available():
         result["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 1024**2
     if trainer.is_global_zero:
-        write_result(folder, result)
-        _tell(folder, result)
+        write_result(run.folder, result)
+        _tell(run.folder, result)
     for logger in trainer.loggers:
         logger.finalize("success" if result["status"] == "completed" else "failed")
         conclude(logger, result)

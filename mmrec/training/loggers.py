@@ -12,9 +12,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from hydra.types import RunMode
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
 
 from mmrec.config.errors import SettingError
 from mmrec.config.paths import replace_file
@@ -33,6 +35,26 @@ ID, MLFLOW_ID = "wandb_run.json", "mlflow_run.json"
 SENDING = ("conclude", "finalize", "save", "watch")  # methods, beside those that log
 # Of a result, beside metrics and seconds.
 KEPT = ("status", "best_epoch", "epochs", "best_value", "peak_rss_mib", "peak_gpu_mib")
+
+
+def name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: object) -> None:
+    """Fill in what only a multirun knows: the group, the type and the name of a run.
+
+    Args:
+        tracker: settings of a logger; what is set there stays.
+        hydra_config: Hydra's configuration of the job.
+        seed: of the run.
+    """
+    choices, many = hydra_config.runtime.choices, hydra_config.mode is RunMode.MULTIRUN
+    ablation, trial = choices.get("ablation"), hydra_config.sweeper.get("trial")
+    given = {
+        "group": Path(hydra_config.sweep.dir).name if many else None,
+        "job_type": "trial" if trial else "ablation" if ablation else "train",
+        "name": "-".join([choices.model, choices.data, *filter(None, [ablation]), f"seed{seed}"]),
+    }
+    for key, value in given.items():
+        if tracker.get(key) is None:
+            tracker[key] = value
 
 
 class WandB(WandbLogger):

@@ -18,7 +18,7 @@ from mmrec.config.errors import SettingError
 from mmrec.config.schema import conf_dir
 from mmrec.evaluation import RankingMetric
 from mmrec.models import Recommender
-from mmrec.training.build import build, check, warn_of_early_peaks
+from mmrec.training.build import build, check_config, warn_of_early_peaks
 from mmrec.training.results import read_result
 
 TINY = (
@@ -205,7 +205,7 @@ def test_data_with_cold_items_train_without_callbacks_and_in_the_short_trial(go,
     ],
 )
 def test_cold_items_without_patience_are_warned_of(composed, caplog, words, told):
-    warn_of_early_peaks(check(composed(*words)))
+    warn_of_early_peaks(check_config(composed(*words)))
     assert ("may end a run at an early peak" in caplog.text) == told
 
 
@@ -218,7 +218,7 @@ def test_cold_items_without_patience_are_warned_of(composed, caplog, words, told
 )
 def test_a_callback_without_a_class_is_refused(composed, word, name):
     with pytest.raises(SettingError) as error:
-        check(composed("data=planted_cold", word))
+        check_config(composed("data=planted_cold", word))
     assert error.value.setting == f"callbacks.{name}"
     assert error.value.problem == "it has no _target_"
 
@@ -262,7 +262,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_cannot_go_on(go, tmp_path)
 )
 def test_a_group_that_names_nothing_is_refused(composed, word, setting):
     with pytest.raises(SettingError) as error:
-        check(composed(word))
+        check_config(composed(word))
     assert error.value.setting == setting
 
 

@@ -10,7 +10,7 @@ import torch
 
 from mmrec.config.errors import SettingError
 from mmrec.models import Recommender
-from mmrec.training.build import build, check
+from mmrec.training.build import build, check_config
 from mmrec.training.open_run import open_run
 from mmrec.training.provenance import config_hash
 from mmrec.training.results import read_config, read_result
@@ -99,10 +99,10 @@ def test_a_killed_run_resumes_bit_by_bit(name, go, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("words", [[], ["lr_schedule=none"], ["~lr_schedule"]], ids=str)
 def test_a_run_without_a_schedule_is_recorded_as_before_there_were_any(words, composed):
-    plain = check(composed(*TINY, *words))
+    plain = check_config(composed(*TINY, *words))
     assert "lr_schedule" not in plain
     assert config_hash(plain) == config_hash({**plain, "run_dir": "elsewhere"})
-    assert config_hash(plain) != config_hash(check(composed(*TINY, "lr_schedule=warmup")))
+    assert config_hash(plain) != config_hash(check_config(composed(*TINY, "lr_schedule=warmup")))
 
 
 def test_a_constant_rate_is_not_logged(go, tmp_path):
@@ -148,7 +148,7 @@ def test_a_run_with_a_schedule_opens(go, tmp_path):
 def test_an_invalid_setting_is_named_as_it_is_typed(words, setting, composed):
     words = ["++" * ("gama" in word) + word for word in words.split()]
     with pytest.raises(SettingError) as error:
-        check(composed(*TINY, *words))
+        check_config(composed(*TINY, *words))
     assert error.value.setting == setting
 
 
@@ -163,6 +163,6 @@ def test_a_schedule_that_pytorch_refuses_ends_before_the_run_folder_is_written(g
 def test_a_model_in_closed_form_has_no_learning_rate(composed):
     words = [word for word in TINY if not word.startswith("model")]
     with pytest.raises(SettingError) as error:
-        build(check(composed(*words, "model=ease", "lr_schedule=cosine")))
+        build(check_config(composed(*words, "model=ease", "lr_schedule=cosine")))
     assert error.value.setting == "lr_schedule"
     assert error.value.problem.startswith("EASE is solved in closed form")

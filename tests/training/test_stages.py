@@ -19,7 +19,7 @@ from mmrec.data import DataError
 from mmrec.models import Recommender
 from mmrec.report.collect import collect
 from mmrec.training import stages
-from mmrec.training.build import check
+from mmrec.training.build import check_config
 from mmrec.training.open_run import open_run
 from mmrec.training.provenance import config_hash
 from mmrec.training.results import read_config, read_result
@@ -388,7 +388,7 @@ def test_a_trial_batch_has_a_teacher_of_a_batch(go, tmp_path):
 def test_an_invalid_setting_is_named_as_it_is_typed(words, setting, composed):
     kept = [w for w in TINY if "model" not in w] if "model=bpr" in words else TINY
     with pytest.raises(SettingError) as error:
-        check(composed(*kept, *words.split()))
+        check_config(composed(*kept, *words.split()))
     assert error.value.setting == setting
 
 
@@ -400,6 +400,6 @@ def test_a_mistake_of_the_teacher_is_named_below_upstream(go, tmp_path):
 
 
 def test_where_teachers_live_changes_no_hash(composed):
-    plain = [check(composed(*TINY, *words)) for words in ([], ["upstream.root=elsewhere"])]
+    plain = [check_config(composed(*TINY, *words)) for words in ([], ["upstream.root=elsewhere"])]
     assert config_hash(plain[0]) == config_hash(plain[1])
-    assert "upstream" not in check(composed("model=bpr"))
+    assert "upstream" not in check_config(composed("model=bpr"))
