@@ -23,8 +23,9 @@ class SettingError(ValueError):
     """Invalid setting. The message is made of the fields, in the same way everywhere.
 
     Args:
-        message: instead of a message made of the fields, where no single setting is wrong.
-        setting: name as typed on the command line, for example `model.dim`.
+        message: instead of a message made of the fields.
+        setting: name as typed on the command line, for example `model.dim`; None where no single
+            setting is wrong.
         value: what it is.
         problem: what is wrong, where `expected` does not say it.
         expected: valid values, to follow "expected".
@@ -51,7 +52,7 @@ class SettingError(ValueError):
         self.setting, self.value = setting, value
         self.problem, self.expected, self.hint = problem, expected, hint
         if message is None:
-            named = f"{setting}" if value is MISSING else f"{setting}={_typed(value)}"
+            named = setting if value is MISSING else f"{setting}={_typed(value)}"
             message = _sentence(named, problem, None, expected, hint)
         super().__init__(message)
 
@@ -152,13 +153,17 @@ def _hydra_words(value: object) -> str:
 
 
 def _sentence(
-    where: str, problem: str | None, found: str | None, expected: str | None, hint: str | None
+    where: str | None,
+    problem: str | None,
+    found: str | None,
+    expected: str | None,
+    hint: str | None,
 ) -> str:
     """Join the parts of a message."""
     parts = (problem, found, None if expected is None else f"expected {expected}")
     said = ", ".join(part for part in parts if part)
     said = "; ".join(part for part in (said, hint) if part)
-    return f"{where}: {said}" if said else where
+    return ": ".join(part for part in (where, said) if part)
 
 
 def _memory_error(error: BaseException | None) -> BaseException | None:
@@ -174,7 +179,7 @@ def _memory_error(error: BaseException | None) -> BaseException | None:
 @contextmanager
 def memory_suffices(
     kind: type[ValueError],
-    where: str = "",
+    where: str | None = None,
     *,
     setting: str | None = None,
     value: object = MISSING,
@@ -185,8 +190,8 @@ def memory_suffices(
 
     Args:
         kind: the error to raise.
-        where: the beginning of its message, as `outputs/a/config.yaml: `.
-        setting: that the work belongs to; the error is then a `SettingError` with fields.
+        where: the file that its message begins with, if it is no `SettingError`.
+        setting: that the work belongs to, if the error is a `SettingError`.
         value: of the setting.
         what: needs the memory, with its verb.
         lower: the settings to lower.
@@ -202,6 +207,6 @@ def memory_suffices(
             raise
         reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
         problem, hint = f"{what} more memory than there is ({reason})", f"lower {lower}"
-        if setting is not None:
-            raise SettingError(setting=setting, value=value, problem=problem, hint=hint) from cause
-        raise kind(f"{where}{problem}; {hint}") from cause
+        if issubclass(kind, SettingError):
+            raise kind(setting=setting, value=value, problem=problem, hint=hint) from cause
+        raise kind(_sentence(where, problem, None, None, hint)) from cause

@@ -38,8 +38,9 @@ def rewrite_arguments() -> None:
 def stdout_is_closed() -> bool:
     """Whether the reader of stdout has left, as `| head` does; if so, stdout goes nowhere.
 
-    Without it `mmrec run --help | head -1` ends with an error in place of the usual status 141. A
-    second `flush` does not tell: Python drops what it could not write.
+    Without it `mmrec run --help | true` ends with status 1 and the line `error: [Errno 32] Broken
+    pipe`, instead of the usual status 141 and no line. A second `flush` does not tell: Python drops
+    what it could not write.
     """
     if not hasattr(select, "poll"):  # Windows
         return False

@@ -178,5 +178,5 @@ def setting_error(
     if len(named) == 1:
         value = node[named[0]]
         return SettingError(setting=f"{path}.{named[0]}", value=value, problem=text, hint=hint)
-    settings = " ".join(f"{path}.{name}={node[name]}" for name in named)
-    return SettingError(f"{settings}: {text}" + (f"; {hint}" if hint else ""))
+    values = {name: node[name] for name in named}
+    return SettingError(setting=path, value=values, problem=text, hint=hint)

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 TRAIN, VAL, TEST, WARM, DROPPED = 0, 1, 2, 3, -1
 SPLITS = ("train", "val", "test")
 
+COLD_REMEDY = (
+    "check the cold items that are given (cold_items.csv, data.world.cold_items), or change "
+    "data.cold_share where they are chosen"
+)
+
 # Numbers that torch takes; a larger one is refused with the name of its setting.
 Size = Annotated[int, Le(2**63 - 1)]
 Seed = Annotated[int, Ge(-(2**63)), Le(2**63 - 1)]
@@ -250,16 +255,8 @@ class Corpus(TrainingView):
         for split, part in zip(SPLITS, parts, strict=True):
             if not len(part):
                 remedy = "choose another data.split, or check the split column of the file"
-                if self.cold is not None:
-                    remedy = (
-                        "check the cold items that are given (cold_items.csv, "
-                        "data.world.cold_items), or change data.cold_share where they are chosen"
-                    )
-                raise DataError(
-                    file=self.name,
-                    problem=f"no {split} interaction is left under split={self.split}",
-                    hint=remedy,
-                )
+                remedy = remedy if self.cold is None else COLD_REMEDY
+                raise empty_part(self.name, split, self.split, remedy)
         for split, rows in zip((*SPLITS, "warm"), (*parts, self.warm), strict=True):
             if rows is None or not len(rows):
                 continue
@@ -327,6 +324,19 @@ def content_hash(parts: Iterable[Tensor | str]) -> str:
             digest.update(f"t{array.dtype}{array.shape}:".encode())
             digest.update(array.data)
     return digest.hexdigest()
+
+
+def empty_part(name: str, part: str, rule: str, hint: str) -> DataError:
+    """Return the error about a split that leaves a part without interactions.
+
+    Args:
+        name: of the data set.
+        part: `train`, `val` or `test`.
+        rule: the split.
+        hint: what to do.
+    """
+    problem = f"no {part} interaction is left under split={rule}"
+    return DataError(file=name, problem=problem, hint=hint)
 
 
 def require_modalities(corpus: TrainingView, model: str) -> Mapping[str, Modality]:

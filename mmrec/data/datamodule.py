@@ -126,6 +126,8 @@ class InteractionData(LightningDataModule):
     def corpus(self) -> Corpus:
         """The data after it; read or made on first use."""
         source = self.source()
+        if self.ordered:  # before the split, which would offer one that needs no order
+            check_ordered(source.name, source.interactions)
         split = self.split
         if split is None:
             split = "random_per_user" if source.label is None else "official"
@@ -142,8 +144,6 @@ class InteractionData(LightningDataModule):
             draw_repeats=self.draw_repeats,
             keep_repeats=self.ordered,
         )
-        if self.ordered:
-            check_ordered(corpus)
         if self.modalities is not None:
             corpus = select_modalities(corpus, self.modalities)
         return corrupt_modalities(corpus, self.corrupt, how=self.corrupt_how, seed=self.split_seed)
@@ -188,7 +188,7 @@ class InteractionData(LightningDataModule):
         if learner is not None and learner.batch_type is Pairs:
             return PairDataset(train)
         if learner is not None and learner.batch_type is Sequences:
-            check_ordered(self.corpus)
+            check_ordered(self.corpus.name, train)
             return SequenceDataset(
                 train.by_user(self.corpus.n_users),
                 max_length=learner.max_length,

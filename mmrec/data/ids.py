@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 Ids = Literal["rows", "names"]
 
 RENAME = "rename {nearest} to {name} if that is it"
+NOT_NEGATIVE = "0 or more; number the ids from 0"
 CHOOSE = "set data.ids=rows or data.ids=names"
 SPARSE, MANY = 10, 10_000  # row numbers of a mapping are below 10 per row, or 10,000
 
@@ -268,7 +269,7 @@ def _listed(
         column.reject(names.is_null(), expected)
         return Index(len(listed), listed, named=True, source=source, choice=choice)
     column.reject(ids.is_null(), f"a row number, or an id listed in {source}; correct or list it")
-    column.reject(ids < 0, "0 or more; number the ids from 0")
+    column.reject(ids < 0, NOT_NEGATIVE)
     if choice == "rows":
         known_row = f"a row number of 0..{known - 1}, because of data.ids=rows"
         column.reject(ids >= known, f"{known_row}; correct the line, or list it in {source}")
@@ -316,7 +317,7 @@ def _in_order_of_features(
         f"a row number of {file}, or an id listed in i_id_mapping.csv; {_list_them(height)}, or "
         "list the items in items.csv, in the order of the rows",
     )
-    column.reject(ids < 0, "0 or more; number the ids from 0")
+    column.reject(ids < 0, NOT_NEGATIVE)
     numbers = ids.to_numpy()
     low, high = int(numbers.min()), int(numbers.max())
     from_one = low > 0 and high <= height
@@ -357,7 +358,7 @@ def _unlisted(column: Column, numbers: pl.Series, choice: Ids | None) -> Index:
     if ids.has_nulls():
         names = column.text.unique().sort()
         return Index(len(names), names, named=True, choice=choice)
-    column.reject(ids < 0, "0 or more; number the ids from 0")
+    column.reject(ids < 0, NOT_NEGATIVE)
     known = pl.concat([ids, numbers]).unique().sort()
     count = int(known[-1]) + 1
     if choice == "names" or (choice is None and len(known) != count):
@@ -369,12 +370,9 @@ def _unlisted(column: Column, numbers: pl.Series, choice: Ids | None) -> Index:
 def _check_count(column: Column, count: int, known: int) -> None:
     """Reject row numbers for which almost all rows would be empty."""
     if count > max(SPARSE, 10 * known):
-        raise DataError(
-            file=shown(column.path),
-            problem=f"the largest {column.name} is {count - 1}, which needs as many rows for "
-            f"{known} ids",
-            hint="number the rows from 0, or set data.ids=names",
-        )
+        problem = f"the largest {column.name} is {count - 1}, and there are {known} ids"
+        hint = "number the rows from 0, or set data.ids=names"
+        raise DataError(file=shown(column.path), problem=problem, hint=hint)
 
 
 def _too_large(height: int, file: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmrec.config.errors import DataError, SettingError
 from mmrec.config.literals import Known, TestHistory
 from mmrec.data.batches import History, Pairs, Queries, Sequences, Triplets, ranges
-from mmrec.data.corpus import ByUser, Corpus, Interactions, TrainingView, together
+from mmrec.data.corpus import ByUser, Corpus, Interactions, together
 from mmrec.data.sampling import EpochBatches, NegativeSampler
 
 Samples = Literal["causal", "prefix"]
@@ -234,15 +234,19 @@ class QueryLoader:
             yield Queries(block, None if self.histories is None else self.histories(block))
 
 
-def check_ordered(corpus: TrainingView) -> None:
+def check_ordered(name: str, interactions: Interactions) -> None:
     """Refuse data without an order of interactions, which models of sequences read.
+
+    Args:
+        name: of the data set, for the error.
+        interactions: before or after the split.
 
     Raises:
         DataError: the interactions have neither a time nor a position.
     """
-    if corpus.train.time is None:
+    if interactions.time is None:
         raise DataError(
-            file=corpus.name,
+            file=name,
             problem="the interactions have no order, which the model reads",
             hint="add a column timestamp or position, or name yours in data.columns.time or "
             "data.columns.position",
@@ -266,7 +270,7 @@ def queries_for(
     """
     if not learner.needs_history:
         return QueryLoader(users, batch_size)
-    check_ordered(corpus)
+    check_ordered(corpus.name, corpus.train)
     parts = [corpus.train]
     if known != "train":
         parts.append(corpus.val)

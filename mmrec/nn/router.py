@@ -216,6 +216,9 @@ def tiled_ranking(
 def fused_ranking() -> Callable[..., Tensor]:
     """Return `ranking` compiled into one pass over memory; it is compiled at the first call.
 
+    MAGNET's scores of 4,096 users of `baby` take 0.40 s with it and 0.63 s without it, on two CPU
+    threads. Compiling takes 16.5 s, at the first block of scores (experiments/benchmarks).
+
     Raises:
         SettingError: no compiler or no Python headers are found.
     """

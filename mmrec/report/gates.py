@@ -33,7 +33,7 @@ from mmrec.report.page import SEEN, Section
 from mmrec.report.tables import Table, Value
 from mmrec.training.open_run import OpenRun
 from mmrec.training.ranked_lists import ranked_lists
-from mmrec.training.results import EPOCHS, ResultError, read_epochs
+from mmrec.training.results import EPOCHS, read_epochs, table_error
 
 BEFORE = 10  # items of train that are shown beside a list
 CATEGORIES = 20  # the largest
@@ -52,7 +52,7 @@ def over_epochs(opened: OpenRun, channels: list[str]) -> list[Section]:
     try:
         table = read_epochs(path)
     except pl.exceptions.PolarsError as error:
-        raise ResultError(f"{path} cannot be read ({error}); run it again") from None
+        raise table_error(path, error) from None
     if "router/stage" not in table.columns:
         return []
     second = table.filter(pl.col("router/stage") == 2)["epoch"]

@@ -20,7 +20,7 @@ from scipy import stats
 
 from mmrec.config.text import one_line
 from mmrec.report.collect import Method, Run
-from mmrec.training.results import PER_USER, ResultError
+from mmrec.training.results import PER_USER, ResultError, table_error
 
 Values = NDArray[np.float64]
 TOGETHER = 2**21  # draws that lie in memory together
@@ -115,7 +115,7 @@ def _users(run: Run, metric: str) -> pl.DataFrame:
         table = pl.read_parquet(path, columns=["user", metric], glob=False)
         table = table.select(columns).sort("user")
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ResultError(f"{path} cannot be read ({one_line(error)}); run it again") from None
+        raise table_error(path, error) from None
     whole = len(table) > 0 and not table["user"].is_duplicated().any()
     if not (whole and table[metric].fill_null(math.nan).is_finite().all()):
         raise ResultError(f"{path}: expected one row per user with a number; run it again")

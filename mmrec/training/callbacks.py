@@ -25,6 +25,7 @@ from mmrec.config.paths import replace_file
 from mmrec.config.text import first_line
 from mmrec.models import Recommender
 from mmrec.training.results import BEST, CONFIG, LAST, ResultError, epoch_of
+from mmrec.training.run_folder import check_present
 
 FULL = {errno.ENOSPC, errno.EDQUOT}  # the disk, or the quota
 
@@ -146,14 +147,14 @@ class Checkpoints(Checkpoint):
         self.best_epoch: int | None = None
         self.best_metrics: dict[str, float] = {}
         self._validated: tuple[int, dict[str, float]] | None = None  # step and metrics
-        self._identity, self._identified = folder / CONFIG, False
+        self._folder, self._identified = folder, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep a run ended that early stopping has ended, when it is resumed."""
         reasons = [stopping.stopping_reason for stopping in trainer.early_stopping_callbacks]
         ended = any(reason is not EarlyStoppingReason.NOT_STOPPED for reason in reasons)
         trainer.should_stop = trainer.should_stop or ended
-        self._identified = self._identity.is_file()
+        self._identified = (self._folder / CONFIG).is_file()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the metrics, and the step that they belong to."""
@@ -172,11 +173,8 @@ class Checkpoints(Checkpoint):
         Raises:
             ResultError: the run's folder was removed.
         """
-        if self._identified and not self._identity.is_file():
-            raise ResultError(
-                f"there is no {self._identity} any more: the run folder was removed or changed "
-                "while the run was writing to it; start the run again"
-            )
+        if self._identified:
+            check_present(self._folder)
         step, metrics = self._validated or (None, {})
         best = self.best_metrics.get(self.monitor, -math.inf)
         if step == trainer.global_step and metrics[self.monitor] > best:

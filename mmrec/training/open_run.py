@@ -152,7 +152,7 @@ def open_run(
     if title is not None:
         checked["data"] |= _titled(config["data"], title)
     checked["model"] = {**config["model"], **_unfused(config["model"])}
-    memory = memory_suffices(ResultError, f"{folder / CONFIG}: ")
+    memory = memory_suffices(ResultError, str(folder / CONFIG))
     with generators_kept(), _silent("mmrec.data"), memory:
         kind = get_object(config["model"][TARGET])
         data, model = build(checked, lambda _: saved_teacher(kind, checkpoint))

@@ -93,6 +93,11 @@ def to_continue(folder: Path) -> str:
     return f"python -m mmrec.run {one_line(line, 4000)}"
 
 
+def table_error(path: Path, error: object) -> ResultError:
+    """Return the error about a table of a run that cannot be read."""
+    return ResultError(f"{path} cannot be read ({one_line(error)}); run it again")
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a run's `config.yaml`; the folder may come from somebody else.
 

@@ -19,6 +19,11 @@ HINT = "set it to 1"
             "model.dim=-1: expected 1 or more; set it to 1",
         ),
         ({"setting": "k", "value": None, "problem": "no such list"}, "k=null: no such list"),
+        ({"problem": "several disagree", "hint": HINT}, "several disagree; set it to 1"),
+        (
+            {"setting": "trainer", "value": {"devices": 0, "strategy": None}, "problem": "no"},
+            "trainer={devices: 0, strategy: null}: no",
+        ),
         ({"setting": "data", "problem": "no folder", "hint": HINT}, "data: no folder; set it to 1"),
         (
             {"setting": "wait", "value": True, "problem": "it is late", "expected": "a time"},
@@ -30,7 +35,7 @@ def test_the_wording_of_setting_errors(fields, message):
     error = SettingError(**fields)
     assert str(error) == message
     assert isinstance(error, ValueError)
-    assert error.setting == fields["setting"]
+    assert error.setting == fields.get("setting")
     assert error.value is fields.get("value", MISSING)
     for name in ("problem", "expected", "hint"):
         assert getattr(error, name) == fields.get(name)

@@ -20,19 +20,30 @@ from mmrec.training.results import ResultError
 SMALL = ("data.world.users=60", "data.world.items=60", "model=bpr", "trainer=cpu")
 SMALL += ("trainer.enable_progress_bar=false", "trainer.max_epochs=1")
 SAID = r"model.* data.* memory"
+
+
+def assert_groups_named(error):
+    assert error.setting is None
+    assert error.problem.startswith("the settings of model and data need more memory")
+    assert error.hint.startswith("lower sizes such as model.dim, ")
+    assert "data.eval_batch_size" in error.hint
+
+
 LARGE = ["model.dim=10000000000", "data.world.users=10000000000000", "data.negatives=10000000000"]
 
 
 @pytest.mark.parametrize("word", LARGE)
 def test_a_run_says_that_its_settings_need_too_much_memory(composed, tmp_path, word):
-    with pytest.raises(SettingError, match=SAID) as refused:
+    with pytest.raises(SettingError) as refused:
         run(composed(*SMALL, word, f"run_dir={tmp_path / 'run'}"), [])
+    assert_groups_named(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_building_says_it_too(composed, tmp_path):
-    with pytest.raises(SettingError, match=SAID):
+    with pytest.raises(SettingError) as refused:
         build(check_config(composed(*SMALL, LARGE[0], f"run_dir={tmp_path / 'run'}")))
+    assert_groups_named(refused.value)
 
 
 def test_a_run_that_needs_too_much_memory_does_not_open(composed, tmp_path):
@@ -90,8 +101,9 @@ def test_a_command_names_the_setting_to_lower(
 
 def test_a_run_names_the_size_of_its_rankings(composed, tmp_path, monkeypatch):
     monkeypatch.setattr(BPR, "score", lambda *_: torch.empty(2**62))
-    with pytest.raises(SettingError, match=r"lower .*data\.eval_batch_size"):
+    with pytest.raises(SettingError) as refused:
         run(composed(*SMALL, f"run_dir={tmp_path / 'run'}"), [])
+    assert_groups_named(refused.value)
 
 
 def test_a_block_larger_than_the_machine_can_count_is_all(gated, tmp_path):
@@ -107,8 +119,9 @@ def test_a_block_larger_than_the_machine_can_count_is_all(gated, tmp_path):
     "make", [lambda: torch.empty(2**62), lambda: torch.empty(2**40, 2**40), lambda: [0] * 2**60]
 )
 def test_each_kind_of_error_about_memory_is_known(make):
-    with pytest.raises(SettingError, match=SAID), memory_suffices(SettingError):
+    with pytest.raises(SettingError) as refused, memory_suffices(SettingError):
         make()
+    assert_groups_named(refused.value)
 
 
 def test_other_errors_pass():

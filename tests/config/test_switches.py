@@ -11,7 +11,7 @@ from lightning import Trainer
 from mmrec.commands.evaluate import evaluate
 from mmrec.commands.run import run
 from mmrec.config.errors import SettingError
-from mmrec.config.switches import FIXED, partial
+from mmrec.config.switches import FIXED, partial, setting_error
 from mmrec.models import Recommender
 from mmrec.report.collect import collect
 from mmrec.training.build import check_config
@@ -282,6 +282,7 @@ def test_the_smallest_patience_ends_at_the_first_validation_that_is_not_better(
         ("trainer.limit_train_batches", 2.5),
         ("trainer.devices", -1),
         ("trainer.max_time", "text"),
+        ("trainer.devices", "text"),
         ("trainer.accelerator", "text"),
     ],
 )
@@ -298,6 +299,11 @@ def test_what_lightning_refuses_while_it_trains_names_the_group(go, tmp_path):
     assert "train/x" in error.value.problem
 
 
-def test_what_lightning_refuses_of_several_settings_names_them_all(go, tmp_path):
-    with pytest.raises(SettingError, match=r"^trainer\..*devices=text"):
-        go(tmp_path / "run", "trainer.devices=text")
+def test_what_lightning_refuses_of_several_settings_names_them_all():
+    settings = {"accelerator": "cpu", "strategy": "fsdp"}
+    with pytest.raises(ValueError, match="fsdp") as refused:
+        Trainer(**settings, logger=False)
+    error = setting_error(refused.value, {"max_epochs": 3, **settings})
+    assert (error.setting, error.value) == ("trainer", settings)
+    assert error.problem == str(refused.value)
+    assert error.hint == "trainer=auto takes what there is"

@@ -113,13 +113,14 @@ def test_a_held_out_item_counts_once_however_often_it_is_held_out():
     assert found[0] == found[1]
 
 
-def test_a_model_of_sequences_refuses_data_without_an_order():
+@pytest.mark.parametrize("split", ["random_per_user", "leave_one_out", "temporal", "official"])
+def test_a_model_of_sequences_refuses_data_without_an_order(split):
     class Unordered(PlantedData):
         def source(self):
             made = super().source()
             return replace(made, interactions=replace(made.interactions, time=None))
 
-    data = Unordered()
+    data = Unordered(split=split)
     data.ordered = True
     with pytest.raises(DataError) as error:
         _ = data.corpus

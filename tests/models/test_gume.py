@@ -255,5 +255,8 @@ def test_a_setting_that_is_not_valid_is_named(small_corpus, setting, value):
 def test_more_neighbours_than_items_and_data_without_content_are_refused(small_corpus):
     with pytest.raises(ValueError, match=r"model\.neighbours"):
         GUME(small_corpus(), neighbours=10)
-    with pytest.raises(DataError, match="gume needs item features"):
-        GUME(replace(small_corpus(), modalities={}))
+    corpus = replace(small_corpus(), modalities={})
+    with pytest.raises(DataError) as error:
+        GUME(corpus)
+    assert error.value.file == corpus.name
+    assert error.value.problem.startswith("model gume needs item features")

@@ -127,5 +127,8 @@ def test_more_neighbours_than_items_are_refused(small_corpus):
 
 
 def test_data_without_content_are_refused(small_corpus):
-    with pytest.raises(DataError, match="mgcn needs item features"):
-        MGCN(replace(small_corpus(), modalities={}))
+    corpus = replace(small_corpus(), modalities={})
+    with pytest.raises(DataError) as error:
+        MGCN(corpus)
+    assert error.value.file == corpus.name
+    assert error.value.problem.startswith("model mgcn needs item features")

@@ -177,5 +177,8 @@ def test_more_neighbours_than_items_are_refused(small_corpus, neighbours):
 
 
 def test_data_without_content_are_refused(small_corpus):
-    with pytest.raises(DataError, match="smore needs item features"):
-        SMORE(replace(small_corpus(), modalities={}))
+    corpus = replace(small_corpus(), modalities={})
+    with pytest.raises(DataError) as error:
+        SMORE(corpus)
+    assert error.value.file == corpus.name
+    assert error.value.problem.startswith("model smore needs item features")
