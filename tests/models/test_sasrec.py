@@ -75,7 +75,7 @@ def test_a_user_without_a_history_likes_all_items_the_same(corpus):
 def test_sampled_losses_are_those_of_targets_and_negatives(corpus, loss, power):
     model = build(corpus, loss=loss).eval()
     batch = batch_of(model, corpus)
-    states = model.read(batch.history)[batch.position]
+    states = model.read(batch.history, model.encode())[batch.position]
     positive = (states * model.item(batch.target)).sum(1)
     negative = torch.einsum("td,tkd->tk", states, model.item(batch.negative))
     expected = power * -positive.sigmoid().log() - (1 - negative.sigmoid()).log().sum(1)
