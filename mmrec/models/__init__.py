@@ -12,6 +12,7 @@ from mmrec.models.egra import EGRA
 from mmrec.models.freedom import FREEDOM
 from mmrec.models.gated_lightgcn import GatedLightGCN
 from mmrec.models.grcn import GRCN
+from mmrec.models.gru4rec import GRU4Rec
 from mmrec.models.gume import GUME
 from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lattice import LATTICE
@@ -26,6 +27,7 @@ from mmrec.models.pgl import PGL
 from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
+from mmrec.models.sequential import SequentialRecommender
 from mmrec.models.slmrec import SLMRec
 from mmrec.models.smore import SMORE
 from mmrec.models.vbpr import VBPR
@@ -53,6 +55,7 @@ __all__ = [
     "ContentRecommender",
     "DropoutNet",
     "Embeddings",
+    "GRU4Rec",
     "GatedLightGCN",
     "ItemEmbeddings",
     "ItemKNN",
@@ -66,4 +69,5 @@ __all__ = [
     "RoutedRecommender",
     "SASRec",
     "SLMRec",
+    "SequentialRecommender",
 ]
