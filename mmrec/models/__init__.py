@@ -27,6 +27,7 @@ from mmrec.models.pgl import PGL
 from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
+from mmrec.models.sasrecf import SASRecF
 from mmrec.models.sequential import SequentialRecommender
 from mmrec.models.slmrec import SLMRec
 from mmrec.models.smore import SMORE
@@ -68,6 +69,7 @@ __all__ = [
     "Recommender",
     "RoutedRecommender",
     "SASRec",
+    "SASRecF",
     "SLMRec",
     "SequentialRecommender",
 ]
