@@ -1,5 +1,6 @@
 """Layers with one meaning each."""
 
+from mmrec.nn.category_guide import CategoryGuide, CategoryLabels, category_loss
 from mmrec.nn.channels import (
     Channels,
     ChannelVectors,
@@ -10,6 +11,7 @@ from mmrec.nn.channels import (
 )
 from mmrec.nn.content import Content, ItemFeatures, fill_missing, mean_item
 from mmrec.nn.edges import InteractionEdges, edge_softmax
+from mmrec.nn.expert_pool import ExpertPool, Pool, PoolGate
 from mmrec.nn.experts import (
     ABOUT_ROLES,
     ROLES,
@@ -48,9 +50,12 @@ __all__ = [
     "ABOUT_ROLES",
     "ROLES",
     "BatchIndex",
+    "CategoryGuide",
+    "CategoryLabels",
     "ChannelVectors",
     "Channels",
     "Content",
+    "ExpertPool",
     "Experts",
     "Features",
     "FusedViews",
@@ -67,6 +72,8 @@ __all__ = [
     "Mixed",
     "ModalityViews",
     "PairRouter",
+    "Pool",
+    "PoolGate",
     "Precision",
     "ProjectedFeatures",
     "Projection",
@@ -87,6 +94,7 @@ __all__ = [
     "at_least_float32",
     "blended_rows",
     "block_mixture",
+    "category_loss",
     "center_and_scale",
     "channel_names",
     "choices",
