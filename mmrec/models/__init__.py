@@ -3,6 +3,7 @@
 from mmrec.models.base import Embeddings, ItemEmbeddings, NoNewItems, NoSimilarity, Recommender
 from mmrec.models.bm3 import BM3
 from mmrec.models.bpr import BPR
+from mmrec.models.cammsr import CAMMSR
 from mmrec.models.clcrec import CLCRec
 from mmrec.models.content import ContentRecommender
 from mmrec.models.content_bpr import ContentBPR
@@ -37,6 +38,7 @@ from mmrec.models.wmf import WMF
 __all__ = [
     "BM3",
     "BPR",
+    "CAMMSR",
     "EASE",
     "EGRA",
     "FREEDOM",
