@@ -15,6 +15,7 @@ from mmrec.models.gated_lightgcn import GatedLightGCN
 from mmrec.models.grcn import GRCN
 from mmrec.models.gru4rec import GRU4Rec
 from mmrec.models.gume import GUME
+from mmrec.models.hm4sr import HM4SR
 from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lattice import LATTICE
 from mmrec.models.lgmrec import LGMRec
@@ -44,6 +45,7 @@ __all__ = [
     "FREEDOM",
     "GRCN",
     "GUME",
+    "HM4SR",
     "LATTICE",
     "MAGNET",
     "MAMEX",

@@ -34,7 +34,6 @@ from mmrec.models.base import ItemEmbeddings
 from mmrec.models.sequential import SequentialRecommender
 from mmrec.nn import (
     CategoryGuide,
-    CategoryLabels,
     ExpertPool,
     Pool,
     PoolGate,
@@ -42,6 +41,7 @@ from mmrec.nn import (
     category_loss,
     channel_names,
     even_gates,
+    item_labels,
 )
 from mmrec.nn.losses import full_cross_entropy, info_nce
 from mmrec.nn.transformer import Layout, Norm, Transformer, initialize, last_rows, layout
@@ -280,20 +280,3 @@ class CAMMSR(SequentialRecommender):
         rows = self.by_channel(self.encode().items)
         weights, _ = self.weigh(rows + self.position.weight.mean(0), self.present(items))
         return dict(zip(self.names, weights.unbind(1), strict=True))
-
-
-def item_labels(corpus: TrainingView) -> CategoryLabels:
-    """Return the categories of the items.
-
-    Raises:
-        SettingError: no item has one.
-    """
-    categories = corpus.categories
-    if categories is None or not len(categories.item):
-        raise SettingError(
-            setting="model.category_weight",
-            problem=f"no item of {corpus.name} has a category, which weighs the channels",
-            hint="set model.category_weight=0 to train without categories, or name their column "
-            "of items.csv in data.columns.categories",
-        )
-    return CategoryLabels(categories, corpus.n_items)

@@ -1,6 +1,6 @@
 """Layers with one meaning each."""
 
-from mmrec.nn.category_guide import CategoryGuide, CategoryLabels, category_loss
+from mmrec.nn.category_guide import CategoryGuide, CategoryLabels, category_loss, item_labels
 from mmrec.nn.channels import (
     Channels,
     ChannelVectors,
@@ -44,6 +44,7 @@ from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranki
 from mmrec.nn.rows import unit_rows
 from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
 from mmrec.nn.spectral import SpectralFusion
+from mmrec.nn.time_encoding import TimeEncoding
 from mmrec.nn.user_items import UserItems
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "TakenRows",
     "Template",
     "Terms",
+    "TimeEncoding",
     "UserContent",
     "UserItems",
     "ViewFusion",
@@ -110,6 +112,7 @@ __all__ = [
     "fused_ranking",
     "gated_sum",
     "imbalance",
+    "item_labels",
     "lookup",
     "masked_softmax",
     "mean_item",

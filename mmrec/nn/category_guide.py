@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mmrec.data import Categories
+from mmrec.config.errors import SettingError
+from mmrec.data import Categories, TrainingView
 from mmrec.data.batches import ranges
 from mmrec.nn.fusion import masked_softmax
 from mmrec.nn.gates import at_least_float32
@@ -46,6 +47,23 @@ class CategoryLabels(nn.Module):
         targets = torch.zeros(len(items), self.count, device=items.device)
         targets[row, self.category[place]] = 1.0
         return targets, end > begin
+
+
+def item_labels(corpus: TrainingView) -> CategoryLabels:
+    """Return the categories of the items.
+
+    Raises:
+        SettingError: no item has one.
+    """
+    categories = corpus.categories
+    if categories is None or not len(categories.item):
+        raise SettingError(
+            setting="model.category_weight",
+            problem=f"no item of {corpus.name} has a category, which the category loss reads",
+            hint="set model.category_weight=0 to train without categories, or name their column "
+            "of items.csv in data.columns.categories",
+        )
+    return CategoryLabels(categories, corpus.n_items)
 
 
 class CategoryGuide(nn.Module):

@@ -37,7 +37,7 @@ CLASSES = {
 }
 EPOCHS = 12
 CUTOFF = 5
-RATES = {"cammsr": 5e-3}  # learning rates of models for which the usual one is too large
+RATES = {"cammsr": 5e-3, "hm4sr": 5e-3}  # of models for which the usual one is too large
 USUAL_RATE = 2e-2
 
 every_model = pytest.mark.parametrize("name", CLASSES)
