@@ -33,6 +33,7 @@ from mmrec.models.sasrecf import SASRecF
 from mmrec.models.sequential import SequentialRecommender
 from mmrec.models.slmrec import SLMRec
 from mmrec.models.smore import SMORE
+from mmrec.models.unisrec import UniSRec
 from mmrec.models.vbpr import VBPR
 from mmrec.models.wmf import WMF
 
@@ -76,4 +77,5 @@ __all__ = [
     "SASRecF",
     "SLMRec",
     "SequentialRecommender",
+    "UniSRec",
 ]
