@@ -27,10 +27,10 @@ from mmrec.data import History, Sequences, TrainingView
 from mmrec.data.loaders import Samples
 from mmrec.models.base import ItemEmbeddings
 from mmrec.models.sequential import SequentialRecommender
-from mmrec.nn.losses import gbce_power, sampled_bce
+from mmrec.nn.losses import gbce_power, sampled_bce, sampled_softmax
 from mmrec.nn.transformer import Transformer
 
-Loss = Literal["cross_entropy", "bce", "gbce"]
+Loss = Literal["cross_entropy", "bce", "gbce", "sampled_softmax"]
 
 
 class SASRec(SequentialRecommender):
@@ -47,7 +47,8 @@ class SASRec(SequentialRecommender):
         samples: `causal` learns a target at each position of a user's sequence at once; `prefix`
             makes a sample of each target, which costs about the mean length of a sequence more.
         loss: `cross_entropy` over all items; or of `data.negatives` sampled ones `bce`, as in the
-            paper, or `gbce`, which corrects for sampling.
+            paper, `gbce` or `sampled_softmax`, which correct for sampling: the first for how few
+            items are drawn, the second for the chance of each.
         calibration: t of `gbce`, from 0 (as `bce`) to 1.
     """
 
@@ -99,6 +100,8 @@ class SASRec(SequentialRecommender):
         states = self.read(batch.history, self.encode())[batch.position]  # [T, D]
         positive = (states * self.item(batch.target)).sum(-1)  # [T]
         negative = (states.unsqueeze(1) * self.item(batch.negative)).sum(-1)  # [T, K]
+        if self.loss == "sampled_softmax":
+            return {self.loss: sampled_softmax(positive, negative, batch.chance)}
         power = 1.0
         if self.loss == "gbce":
             power = gbce_power(batch.negative.shape[1], self.corpus.n_items, self.calibration)
