@@ -29,7 +29,7 @@ from torch.nn.functional import embedding
 from mmrec.config.checks import check_at_least, check_choice, check_share
 from mmrec.config.errors import SettingError
 from mmrec.data import History, Sequences, TrainingView, require_modalities
-from mmrec.data.loaders import Samples
+from mmrec.data.loaders import Samples, check_ordered
 from mmrec.models.base import ItemEmbeddings
 from mmrec.models.sequential import SequentialRecommender
 from mmrec.nn import (
@@ -38,6 +38,7 @@ from mmrec.nn import (
     Pool,
     PoolGate,
     Projection,
+    TimeEncoding,
     category_loss,
     channel_names,
     even_gates,
@@ -88,6 +89,7 @@ class CAMMSR(SequentialRecommender):
         against: contrast both `swapped` outputs, or each with its own `clean` output.
         swap_rate: chance of a position to be swapped.
         temperature: of the contrast.
+        time: add embeddings of the gap before an item and of its time to its position.
         norm: before each Transformer, `dyt`, `layernorm` or `none`.
         norm_inside: in its blocks.
         layers: blocks of each Transformer.
@@ -118,6 +120,7 @@ class CAMMSR(SequentialRecommender):
         against: Against = "swapped",
         swap_rate: float = 0.2,
         temperature: float = 0.2,
+        time: bool = False,
         norm: Norm = "dyt",
         norm_inside: Norm = "layernorm",
         layers: int = 2,
@@ -165,6 +168,11 @@ class CAMMSR(SequentialRecommender):
         self.item = nn.Embedding(corpus.n_items, dim)
         self.project = Projection(modalities, dim)
         self.position = nn.Embedding(max_length, dim)
+        self.time = self.time_map = None
+        if time:
+            check_ordered(corpus)
+            self.time = TimeEncoding(corpus.train.by_user(corpus.n_users), dim)
+            self.time_map = nn.Linear(2 * dim, dim)
         self.apply(initialize)
         channels = len(self.names)
         self.pool = self.guide = None
@@ -222,11 +230,18 @@ class CAMMSR(SequentialRecommender):
         read = [each(x, where) for each, x in zip(self.interest, channels, strict=True)]
         return torch.cat(read, 1)
 
+    def places(self, history: History, where: Layout) -> Tensor:
+        """Embed the position of each item and, if asked for, its time: [N, D]."""
+        embedded: Tensor = self.position(where.position)
+        if self.time is not None and self.time_map is not None:
+            embedded = embedded + self.time_map(self.time(history, where.position))
+        return embedded
+
     def stages(self, history: History, encoded: ItemEmbeddings) -> Reading:
         """Run the model over a history."""
         where, present = layout(history.length), self.present(history.item)
         rows = self.by_channel(embedding(history.item, encoded.items))
-        embedded = rows + self.position(where.position)  # [C, N, D]
+        embedded = rows + self.places(history, where)  # [C, N, D]
         mixed, logits = self.mix(embedded, present)
         return Reading(where, present, embedded, mixed, logits, self.states(mixed, where))
 

@@ -249,6 +249,18 @@ def test_absent_channels_weigh_nothing_and_the_others_sum_to_one(corpus):
     torch.testing.assert_close(weights.sum(1), torch.ones(corpus.n_items))
 
 
+def test_times_are_added_to_positions(corpus):
+    model = build(corpus, time=True)
+    time = torch.tensor([0, 2, 7, 5, 1, 1, 3, 4, 9])
+    history = HISTORY._replace(time=time)
+    where = layout(history.length)
+    encoding = model.time_map(model.time(history, where.position))
+    found = model.stages(history, model.encode()).embedded
+    model.time = None
+    without = model.stages(history, model.encode()).embedded
+    torch.testing.assert_close(found, without + encoding)
+
+
 def test_uniform_weights_add_the_experts_as_they_are(corpus):
     model = build(corpus, channel_weights="uniform")
     x = torch.randn(3, 5, DIM)
@@ -267,6 +279,7 @@ def test_uniform_weights_add_the_experts_as_they_are(corpus):
         {"channel_weights": "uniform", "category_weight": 0.0},
         {"experts": 0, "channel_weights": "uniform", "category_weight": 0.0},
         {"contrast": 0.0},
+        {"time": True},
         {"norm": "layernorm"},
         {"norm": "none"},
         {"norm_inside": "dyt"},
