@@ -203,7 +203,7 @@ class CAMMSR(SequentialRecommender):
 
     def by_channel(self, rows: Tensor) -> Tensor:
         """[N, C D] -> [C, N, D]"""
-        return rows.view(len(rows), len(self.names), -1).transpose(0, 1)
+        return rows.view(-1, len(self.names), self.item.embedding_dim).transpose(0, 1)
 
     def present(self, items: Tensor) -> Tensor:
         """Return which channels items have; all have an ID: [N] -> [N, C] bool."""

@@ -109,7 +109,8 @@ class HM4SR(SequentialRecommender):
         self.category_weight, self.id_contrast = category_weight, id_contrast
         self.placeholder_contrast, self.mask_share = placeholder_contrast, mask_share
         self.temperature = temperature
-        self.channels = channels = 1 + len(modalities)
+        channels = 1 + len(modalities)
+        self.shape = channels, dim
         self.item = nn.Embedding(corpus.n_items, dim)
         self.project = Projection(modalities, dim)
         self.position = nn.Embedding(max_length, dim)
@@ -147,7 +148,7 @@ class HM4SR(SequentialRecommender):
 
     def interact(self, x: Tensor) -> Tensor:
         """Add the interactive experts, which see all channels: [N, C, D] -> [N, C, D]."""
-        made = self.expert(x.flatten(1)).view(len(x), -1, *x.shape[1:])  # [N, K, C, D]
+        made = self.expert(x.flatten(1)).view(-1, self.gate.shape[2], *x.shape[1:])  # [N, K, C, D]
         gates = (x.transpose(0, 1) @ self.gate + self.gate_bias).softmax(-1)  # [C, N, K]
         mixed = (gates.permute(1, 2, 0).unsqueeze(-1) * made).sum(1)
         out: Tensor = x + self.strength.unsqueeze(1) * mixed
@@ -156,7 +157,7 @@ class HM4SR(SequentialRecommender):
     def stages(self, history: History, encoded: ItemEmbeddings) -> Reading:
         """Run the model over a history."""
         where = layout(history.length)
-        rows = embedding(history.item, encoded.items).view(len(history.item), self.channels, -1)
+        rows = embedding(history.item, encoded.items).view(-1, *self.shape)
         x = self.interact(rows + self.position(where.position).unsqueeze(1))
         time = self.time(history, where.position)
         scale = self.time_gate(time).softmax(1) @ self.temporal  # [N, C D]
@@ -179,7 +180,7 @@ class HM4SR(SequentialRecommender):
             loss = category_loss(logits, *self.labels(history.item))
             terms["category"] = self.category_weight * loss
         target = batch.target[torch.searchsorted(batch.position, history.last())]  # [B]
-        users = last_rows(reading.states.flatten(1), history).view(len(target), self.channels, -1)
+        users = last_rows(reading.states.flatten(1), history).view(-1, *self.shape)
         if self.id_contrast:
             loss = self.contrast(users[:, 0], self.item(target), target, self.temperature)
             terms["id_contrast"] = self.id_contrast * loss

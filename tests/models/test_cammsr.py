@@ -324,3 +324,12 @@ def test_no_later_item_changes_an_earlier_state(corpus):
     ]
     for short, long in pairwise(states):
         torch.testing.assert_close(long[: len(short)], short, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("users", [[0], [0, 1], []])
+def test_users_without_a_history_score_zero(corpus, users):
+    model = build(corpus).eval()
+    history = History(torch.empty(0).long(), torch.zeros(len(users)).long())
+    scores = model.score(model.encode(), Queries(torch.tensor(users).long(), history))
+    assert scores.shape == (len(users), model.corpus.n_items)
+    assert not scores.any()

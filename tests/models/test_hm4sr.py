@@ -191,3 +191,12 @@ def test_losses_can_be_turned_off_and_then_need_nothing(corpus):
 def test_data_without_times_are_refused(corpus):
     with pytest.raises(DataError):
         build(replace(corpus, train=replace(corpus.train, time=None)))
+
+
+@pytest.mark.parametrize("users", [[0], [0, 1], []])
+def test_users_without_a_history_score_zero(corpus, users):
+    model = build(corpus).eval()
+    history = History(torch.empty(0).long(), torch.zeros(len(users)).long(), torch.empty(0).long())
+    scores = model.score(model.encode(), Queries(torch.tensor(users).long(), history))
+    assert scores.shape == (len(users), model.corpus.n_items)
+    assert not scores.any()

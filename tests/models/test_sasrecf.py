@@ -80,3 +80,12 @@ def test_every_fusion_trains_all_that_it_has(checkerboard, fusion):
 def test_data_without_content_are_refused(checkerboard):
     with pytest.raises(DataError):
         build(checkerboard(()))
+
+
+@pytest.mark.parametrize("users", [[0], [0, 1], []])
+def test_users_without_a_history_score_zero(checkerboard, users):
+    model = build(checkerboard()).eval()
+    history = History(torch.empty(0).long(), torch.zeros(len(users)).long())
+    scores = model.score(model.encode(), Queries(torch.tensor(users).long(), history))
+    assert scores.shape == (len(users), model.corpus.n_items)
+    assert not scores.any()

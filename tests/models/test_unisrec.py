@@ -111,3 +111,12 @@ def test_new_items_are_scored_with_the_known_histories(checkerboard):
     torch.testing.assert_close(scores, model.score(model.encode(), queries)[:, :5])
     with pytest.raises(NoNewItems, match="ids=false"):
         build(corpus, ids=True).encode_items(new)
+
+
+@pytest.mark.parametrize("users", [[0], [0, 1], []])
+def test_users_without_a_history_score_zero(checkerboard, users):
+    model = build(checkerboard()).eval()
+    history = History(torch.empty(0).long(), torch.zeros(len(users)).long())
+    scores = model.score(model.encode(), Queries(torch.tensor(users).long(), history))
+    assert scores.shape == (len(users), model.corpus.n_items)
+    assert not scores.any()
