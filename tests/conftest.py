@@ -30,7 +30,7 @@ from omegaconf import DictConfig
 from mmrec.commands.run import run
 from mmrec.config.paths import replace_file
 from mmrec.config.schema import conf_dir
-from mmrec.data import Corpus, Interactions, Modality, content_hash
+from mmrec.data import Categories, Corpus, Interactions, Modality, content_hash
 
 REAL_DATA = os.environ.get("MMREC_DATA")
 LEFT_OUT = {
@@ -190,7 +190,7 @@ def shell(surroundings: dict[str, str]) -> Callable[..., subprocess.CompletedPro
 
 @pytest.fixture(scope="session")
 def checkerboard() -> Callable[..., Corpus]:
-    """Users like the items of one colour, 8 of 12 in train; content shows the colour.
+    """Users like the items of one colour, 8 of 12 in train; content and category show the colour.
 
     `checkerboard(modalities=("visual", "textual"), missing=0)`: `missing` items of each modality
     have no content, the first of them in all modalities.
@@ -222,6 +222,11 @@ def checkerboard() -> Callable[..., Corpus]:
             split="official",
             fingerprint=content_hash([item, *(m.digest for m in content.values())]),
             modalities=content,
+            categories=Categories(
+                torch.arange(n_items),
+                torch.arange(n_items) % len(COLOURS),
+                tuple(f"colour {n}" for n in range(len(COLOURS))),
+            ),
         )
 
     return build

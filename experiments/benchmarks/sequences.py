@@ -34,7 +34,8 @@ def step(threads: int = THREADS, device: str = "cpu") -> Row:
     user = torch.arange(BATCH, device=device)
     history = History(item, torch.full((BATCH,), LENGTH, device=device))
     none = item.new_empty(len(item), 0)
-    batch = Sequences(user, history, torch.arange(len(item), device=device), item.flip(0), none)
+    place = torch.arange(len(item), device=device)
+    batch = Sequences(user, history, place, item.flip(0), none, none.float())
 
     def ours() -> None:
         optimizer.zero_grad()

@@ -110,7 +110,7 @@ def explain(
                 setting="run",
                 value=run,
                 problem=f"{type(opened.model).__name__} weighs no channels against each other",
-                hint="explain a run of a model with a gate, attention or a router (egra, "
+                hint="explain a run of a model with a gate, attention or a router (cammsr, egra, "
                 "gated_lightgcn, gume, magnet, mamex, mgcn, smore)",
             )
         name = "explain" if opened.at_best else f"explain-{opened.checkpoint.stem}"

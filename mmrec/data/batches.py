@@ -57,6 +57,7 @@ class Sequences(NamedTuple):
         position: [T] int64, places in `history.item` after which a target follows.
         target: [T] int64, the items that follow.
         negative: [T, K] int64, items that the user does not have in train.
+        chance: [T, K], probability of each negative to be the one that is drawn.
     """
 
     user: Tensor
@@ -64,6 +65,7 @@ class Sequences(NamedTuple):
     position: Tensor
     target: Tensor
     negative: Tensor
+    chance: Tensor
 
 
 class Queries(NamedTuple):

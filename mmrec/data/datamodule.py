@@ -27,6 +27,7 @@ from mmrec.data.corpus import (
     Source,
     content_hash,
 )
+from mmrec.data.corruption import CATEGORIES, shuffled_categories
 from mmrec.data.filters import Where
 from mmrec.data.folder import Columns, read_folder
 from mmrec.data.ids import Ids
@@ -69,7 +70,8 @@ class InteractionData(LightningDataModule):
         draw_repeats: whether the random splits draw from all lines, also of a repeated pair. By
             default each pair is drawn once, so that users keep all their held-out items.
         modalities: which models see, and in which order; None: all there are.
-        corrupt: per modality, the share of items whose features are replaced.
+        corrupt: per modality, the share of items whose features are replaced; of `categories`, the
+            share of items that have those of other items.
         corrupt_how: `noise` of the same mean and variance, or `shuffle`, which moves the features
             of other corrupted items there.
         batch_size: observed pairs (or sequences, for a model that learns from these) in a training
@@ -323,14 +325,15 @@ def select_modalities(corpus: Corpus, names: Sequence[str]) -> Corpus:
 def corrupt_modalities(
     corpus: Corpus, shares: Mapping[str, float], *, how: Corruption = "noise", seed: int
 ) -> Corpus:
-    """Replace the features of some items by noise, or by the features of other items.
+    """Replace the features or categories of some items by noise, or by those of other items.
 
     The corrupted items are drawn by `seed` alone: they are the same for both kinds, and in all
     modalities that the same items have.
 
     Args:
         corpus: left as it is.
-        shares: modality -> share of its present items, 0..1.
+        shares: modality -> share of its present items, 0..1. `categories`, unless a modality has
+            this name: share of the labelled items whose categories move, whatever `how` says.
         how: `noise` draws from a normal distribution with the mean and variance of each column.
             `shuffle` permutes the rows of the corrupted items, so that the distribution of the
             features stays the same; of two or more corrupted items none keeps its own row. Each
@@ -344,27 +347,31 @@ def corrupt_modalities(
         SettingError: no such modality or kind, or a share outside 0..1.
     """
     check_choice(Corruption, "data", corrupt_how=how)
-    modalities = dict(corpus.modalities)
+    modalities, categories = dict(corpus.modalities), corpus.categories
+    there = [*modalities, *([] if categories is None else [CATEGORIES])]
     for name, share in shares.items():
-        if name not in modalities:
+        if name not in there:
             raise SettingError(
                 setting=f"data.corrupt.{name}",
                 value=share,
                 problem="no such modality",
-                hint=f"there are {', '.join(sorted(modalities))}",
+                hint=f"there are {', '.join(sorted(there))}",
             )
         if not 0 <= share <= 1:
             raise SettingError(
                 setting=f"data.corrupt.{name}", value=share, expected="a share from 0 to 1"
             )
-        modalities[name] = _corrupt(name, modalities[name], share, how, seed)
+        if name in modalities:
+            modalities[name] = _corrupt(name, modalities[name], share, how, seed)
+        elif categories is not None:
+            categories = shuffled_categories(categories, corpus.n_items, share, seed=seed)
     changed = {name: share for name, share in sorted(shares.items()) if share}
     if not changed:
         return corpus
     # Noise is not named: it has the fingerprint of versions that knew nothing else.
     kind = [] if how == "noise" else [how]
     fingerprint = content_hash([corpus.fingerprint, repr(changed), str(seed), *kind])
-    return replace(corpus, modalities=modalities, fingerprint=fingerprint)
+    return replace(corpus, modalities=modalities, categories=categories, fingerprint=fingerprint)
 
 
 def _corrupt(name: str, modality: Modality, share: float, how: Corruption, seed: int) -> Modality:

@@ -187,10 +187,12 @@ class SequenceDataset:
         position = torch.arange(len(place)) if causal else history.last()  # [T]
         target = self.item[place[position] + 1]  # [T]
         negative = target.new_empty(len(target), 0)
+        chance = negative.float()
         if self.sampler is not None:
             of_target = user[row] if causal else user  # [T]
             negative = self.sampler(of_target, self.negatives, generator)
-        return Sequences(user, history, position, target, negative)
+            chance = self.sampler.chance(of_target, negative)
+        return Sequences(user, history, position, target, negative, chance)
 
 
 class Histories:

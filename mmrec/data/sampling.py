@@ -58,6 +58,7 @@ class NegativeSampler:
         pair = torch.unique(train.user * n_items + train.item)  # sorted by user, then item
         user, item = pair // n_items, pair % n_items
         weight = _weights(train.item, n_items, distribution, power)  # [I]
+        self._weight = weight
         self._ends = weight.cumsum(0)  # [I]
         total = int(self._ends[-1])
         self._stride = total + 1
@@ -96,6 +97,18 @@ class NegativeSampler:
         before = torch.searchsorted(self._gaps, users * self._stride + point, right=True)
         moved = point + self._cut[before] - self._first[users]  # [B, K]
         return torch.searchsorted(self._ends, moved, right=True)
+
+    def chance(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the probability of items to be drawn for their users, in one draw.
+
+        Args:
+            users: [B] int64.
+            items: [B, K] int64, items that the user does not have.
+
+        Returns:
+            [B, K] float32.
+        """
+        return (self._weight[items].double() / self._free[users].unsqueeze(1)).float()
 
 
 def _weights(item: Tensor, n_items: int, distribution: Distribution, power: float) -> Tensor:

@@ -3,6 +3,7 @@
 from mmrec.models.base import Embeddings, ItemEmbeddings, NoNewItems, NoSimilarity, Recommender
 from mmrec.models.bm3 import BM3
 from mmrec.models.bpr import BPR
+from mmrec.models.cammsr import CAMMSR
 from mmrec.models.clcrec import CLCRec
 from mmrec.models.content import ContentRecommender
 from mmrec.models.content_bpr import ContentBPR
@@ -12,7 +13,9 @@ from mmrec.models.egra import EGRA
 from mmrec.models.freedom import FREEDOM
 from mmrec.models.gated_lightgcn import GatedLightGCN
 from mmrec.models.grcn import GRCN
+from mmrec.models.gru4rec import GRU4Rec
 from mmrec.models.gume import GUME
+from mmrec.models.hm4sr import HM4SR
 from mmrec.models.item_knn import ItemKNN
 from mmrec.models.lattice import LATTICE
 from mmrec.models.lgmrec import LGMRec
@@ -26,19 +29,24 @@ from mmrec.models.pgl import PGL
 from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
+from mmrec.models.sasrecf import SASRecF
+from mmrec.models.sequential import SequentialRecommender
 from mmrec.models.slmrec import SLMRec
 from mmrec.models.smore import SMORE
+from mmrec.models.unisrec import UniSRec
 from mmrec.models.vbpr import VBPR
 from mmrec.models.wmf import WMF
 
 __all__ = [
     "BM3",
     "BPR",
+    "CAMMSR",
     "EASE",
     "EGRA",
     "FREEDOM",
     "GRCN",
     "GUME",
+    "HM4SR",
     "LATTICE",
     "MAGNET",
     "MAMEX",
@@ -53,6 +61,7 @@ __all__ = [
     "ContentRecommender",
     "DropoutNet",
     "Embeddings",
+    "GRU4Rec",
     "GatedLightGCN",
     "ItemEmbeddings",
     "ItemKNN",
@@ -65,5 +74,8 @@ __all__ = [
     "Recommender",
     "RoutedRecommender",
     "SASRec",
+    "SASRecF",
     "SLMRec",
+    "SequentialRecommender",
+    "UniSRec",
 ]

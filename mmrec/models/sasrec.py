@@ -20,18 +20,20 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from mmrec.config.checks import check_at_least, check_choice, check_share
-from mmrec.data import History, Queries, Sequences, TrainingView
+from mmrec.data import History, Sequences, TrainingView
 from mmrec.data.loaders import Samples
-from mmrec.models.base import ItemEmbeddings, Recommender
-from mmrec.nn.losses import full_cross_entropy, gbce_power, sampled_bce
-from mmrec.nn.transformer import Transformer, last_rows
+from mmrec.models.base import ItemEmbeddings
+from mmrec.models.sequential import SequentialRecommender
+from mmrec.nn.losses import gbce_power, sampled_bce, sampled_softmax
+from mmrec.nn.transformer import Transformer
 
-Loss = Literal["cross_entropy", "bce", "gbce"]
+Loss = Literal["cross_entropy", "bce", "gbce", "sampled_softmax"]
 
 
-class SASRec(Recommender):
+class SASRec(SequentialRecommender):
     """Score items by the dot product with the Transformer's state after the latest item.
 
     Args:
@@ -45,12 +47,11 @@ class SASRec(Recommender):
         samples: `causal` learns a target at each position of a user's sequence at once; `prefix`
             makes a sample of each target, which costs about the mean length of a sequence more.
         loss: `cross_entropy` over all items; or of `data.negatives` sampled ones `bce`, as in the
-            paper, or `gbce`, which corrects for sampling.
+            paper, `gbce` or `sampled_softmax`, which correct for sampling: the first for how few
+            items are drawn, the second for the chance of each.
         calibration: t of `gbce`, from 0 (as `bce`) to 1.
     """
 
-    batch_type = Sequences
-    needs_history = True
     reads_content = False
 
     def __init__(
@@ -82,29 +83,25 @@ class SASRec(Recommender):
             dim, max_length=max_length, layers=layers, heads=heads, inner=inner, dropout=dropout
         )
 
-    def read(self, history: History) -> Tensor:
-        """Return the state of each sequence after each of its items: [N, D]."""
-        embedded = self.item(history.item)  # [N, D]
-        states: Tensor = self.transformer(embedded, history.length)
-        return states
-
     def encode(self) -> ItemEmbeddings:
         """Return the table of items."""
         return ItemEmbeddings(self.item.weight)
 
-    def score(self, encoded: ItemEmbeddings, queries: Queries) -> Tensor:
-        """Compare the state after the last item with all items: [B, I]."""
-        history = queries.require_history()
-        return last_rows(self.read(history), history) @ encoded.items.T
+    def read(self, history: History, encoded: ItemEmbeddings) -> Tensor:
+        """Return the state of each sequence after each of its items: [N, D]."""
+        embedded = embedding(history.item, encoded.items)  # [N, D]
+        states: Tensor = self.transformer(embedded, history.length)
+        return states
 
     def losses(self, batch: Sequences) -> dict[str, Tensor]:
         """Cross-entropy of the targets, over all items or over negatives."""
-        states = self.read(batch.history)[batch.position]  # [T, D]
         if self.loss == "cross_entropy":
-            loss = full_cross_entropy(states, self.item.weight, batch.target)
-            return {"cross_entropy": loss}
+            return super().losses(batch)
+        states = self.read(batch.history, self.encode())[batch.position]  # [T, D]
         positive = (states * self.item(batch.target)).sum(-1)  # [T]
         negative = (states.unsqueeze(1) * self.item(batch.negative)).sum(-1)  # [T, K]
+        if self.loss == "sampled_softmax":
+            return {self.loss: sampled_softmax(positive, negative, batch.chance)}
         power = 1.0
         if self.loss == "gbce":
             power = gbce_power(batch.negative.shape[1], self.corpus.n_items, self.calibration)

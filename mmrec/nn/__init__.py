@@ -1,5 +1,6 @@
 """Layers with one meaning each."""
 
+from mmrec.nn.category_guide import CategoryGuide, CategoryLabels, category_loss, item_labels
 from mmrec.nn.channels import (
     Channels,
     ChannelVectors,
@@ -10,6 +11,7 @@ from mmrec.nn.channels import (
 )
 from mmrec.nn.content import Content, ItemFeatures, fill_missing, mean_item
 from mmrec.nn.edges import InteractionEdges, edge_softmax
+from mmrec.nn.expert_pool import ExpertPool, Pool, PoolGate
 from mmrec.nn.experts import (
     ABOUT_ROLES,
     ROLES,
@@ -42,15 +44,19 @@ from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranki
 from mmrec.nn.rows import unit_rows
 from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
 from mmrec.nn.spectral import SpectralFusion
+from mmrec.nn.time_encoding import TimeEncoding
 from mmrec.nn.user_items import UserItems
 
 __all__ = [
     "ABOUT_ROLES",
     "ROLES",
     "BatchIndex",
+    "CategoryGuide",
+    "CategoryLabels",
     "ChannelVectors",
     "Channels",
     "Content",
+    "ExpertPool",
     "Experts",
     "Features",
     "FusedViews",
@@ -67,6 +73,8 @@ __all__ = [
     "Mixed",
     "ModalityViews",
     "PairRouter",
+    "Pool",
+    "PoolGate",
     "Precision",
     "ProjectedFeatures",
     "Projection",
@@ -81,12 +89,14 @@ __all__ = [
     "TakenRows",
     "Template",
     "Terms",
+    "TimeEncoding",
     "UserContent",
     "UserItems",
     "ViewFusion",
     "at_least_float32",
     "blended_rows",
     "block_mixture",
+    "category_loss",
     "center_and_scale",
     "channel_names",
     "choices",
@@ -102,6 +112,7 @@ __all__ = [
     "fused_ranking",
     "gated_sum",
     "imbalance",
+    "item_labels",
     "lookup",
     "masked_softmax",
     "mean_item",

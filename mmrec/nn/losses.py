@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, softplus
 
+from mmrec.nn.gates import at_least_float32
 from mmrec.nn.rows import unit_rows
 
 Norm = Literal["squared", "frobenius"]
@@ -148,6 +149,26 @@ def sampled_bce(positive: Tensor, negative: Tensor, power: float = 1.0) -> Tenso
     """
     loss = power * softplus(-positive) + softplus(negative).sum(1)
     return loss.mean() / (1 + negative.shape[1])
+
+
+def sampled_softmax(positive: Tensor, negative: Tensor, chance: Tensor) -> Tensor:
+    """Cross-entropy of targets over sampled negatives, corrected for how they were sampled.
+
+    Mean of `-log(exp(s+) / (exp(s+) + sum_k exp(s_k) / (K q_k)))`: the sum is an unbiased estimate
+    of that over all items that can be drawn. Bengio and Senecal, IEEE Trans. Neural Networks 2008;
+    subtracting `log q` from logits is known as logQ correction.
+
+    Args:
+        positive: [T] scores of targets.
+        negative: [T, K] scores of negatives.
+        chance: [T, K] q, the probability of each negative in one draw.
+
+    Returns:
+        A scalar, in at least float32.
+    """
+    corrected = at_least_float32(negative) - (chance * negative.shape[1]).log()
+    logits = torch.cat([at_least_float32(positive).unsqueeze(1), corrected], 1)  # [T, 1 + K]
+    return cross_entropy(logits, torch.zeros_like(positive, dtype=torch.int64))
 
 
 def gbce_power(negatives: int, n_items: int, calibration: float) -> float:

@@ -11,7 +11,7 @@ Shape legend: B sequences, N items of all of them, L longest sequence, D dim, H 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from mmrec.config.errors import SettingError
 from mmrec.data.batches import History, ranges
+
+Norm = Literal["layernorm", "dyt", "none"]
 
 
 class Layout(NamedTuple):
@@ -95,25 +97,60 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, rate: float) -> 
     return dropout(scores.masked_fill(later, -math.inf).softmax(-1), rate) @ value
 
 
+class DyT(nn.Module):
+    """Dynamic tanh, an element-wise replacement of LayerNorm: `gamma * tanh(alpha * x) + beta`.
+
+    Zhu et al., CVPR 2025. https://arxiv.org/abs/2503.10622
+
+    Args:
+        dim: D, width of gamma (starts at 1) and beta (starts at 0).
+        alpha: start of the learned scalar alpha.
+    """
+
+    def __init__(self, dim: int, alpha: float = 0.5) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.tensor(alpha))
+        self.gamma = nn.Parameter(torch.ones(dim))
+        self.beta = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]"""
+        return self.gamma * torch.tanh(self.alpha * x) + self.beta
+
+
+def normalization(norm: Norm, dim: int) -> nn.Module:
+    """Create the layer that a name stands for; `none` returns its input."""
+    match norm:
+        case "layernorm":
+            return nn.LayerNorm(dim, eps=1e-12)
+        case "dyt":
+            return DyT(dim)
+        case "none":
+            return nn.Identity()
+
+
 class TransformerBlock(nn.Module):
-    """Self-attention and a feed-forward network, each followed by a residual and a LayerNorm.
+    """Self-attention and a feed-forward network, each followed by a residual and a normalization.
 
     Args:
         dim: D, divisible by the heads.
         heads: H.
         inner: width of the feed-forward network.
         dropout: rate, of attention weights and of both outputs.
+        norm: `layernorm`, `dyt` or `none`.
     """
 
-    def __init__(self, dim: int, heads: int, inner: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, heads: int, inner: int, dropout: float, norm: Norm = "layernorm"
+    ) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
         self.up = nn.Linear(dim, inner)
         self.down = nn.Linear(inner, dim)
-        self.attention_norm = nn.LayerNorm(dim, eps=1e-12)
-        self.feed_forward_norm = nn.LayerNorm(dim, eps=1e-12)
+        self.attention_norm = normalization(norm, dim)
+        self.feed_forward_norm = normalization(norm, dim)
 
     def forward(self, x: Tensor, where: Layout) -> Tensor:
         """[N, D] -> [N, D]; a position sees itself and earlier ones of its sequence."""
@@ -131,24 +168,35 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Learned positions, LayerNorm, dropout and a stack of blocks.
+    """Learned positions, a normalization, dropout and a stack of blocks.
 
     Weights are drawn from N(0, 0.02^2), biases are zero.
 
     Args:
         dim: D.
-        max_length: longest sequence.
+        max_length: longest sequence; None: no positions are added, and any length is read.
         layers: number of blocks.
         heads: H.
         inner: width of the feed-forward networks.
         dropout: rate, of the input and in the blocks.
+        norm: of the input, `layernorm`, `dyt` or `none`.
+        norm_inside: the same, in the blocks.
 
     Raises:
         SettingError: `dim` is not divisible by `heads`.
     """
 
     def __init__(
-        self, dim: int, *, max_length: int, layers: int, heads: int, inner: int, dropout: float
+        self,
+        dim: int,
+        *,
+        max_length: int | None,
+        layers: int,
+        heads: int,
+        inner: int,
+        dropout: float,
+        norm: Norm = "layernorm",
+        norm_inside: Norm = "layernorm",
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -156,26 +204,28 @@ class Transformer(nn.Module):
                 setting="model.heads", value=heads, expected=f"a divisor of model.dim={dim}"
             )
         self.dropout = dropout
-        self.position = nn.Embedding(max_length, dim)
-        self.norm = nn.LayerNorm(dim, eps=1e-12)
+        self.position = None if max_length is None else nn.Embedding(max_length, dim)
+        self.norm = normalization(norm, dim)
         self.blocks = nn.ModuleList(
-            TransformerBlock(dim, heads, inner, dropout) for _ in range(layers)
+            TransformerBlock(dim, heads, inner, dropout, norm_inside) for _ in range(layers)
         )
         self.apply(initialize)
 
-    def forward(self, x: Tensor, length: Tensor) -> Tensor:
+    def forward(self, x: Tensor, length: Tensor | Layout) -> Tensor:
         """Encode embedded items.
 
         Args:
             x: [N, D] packed.
-            length: [B] int64, at most `max_length`.
+            length: [B] int64, at most `max_length`; or their layout, if it is known.
 
         Returns:
             [N, D], at each position what the sequence up to it amounts to.
         """
-        where = layout(length)
+        where = length if isinstance(length, Layout) else layout(length)
         rate = self.dropout if self.training else 0.0
-        x = dropout(self.norm(x + self.position(where.position)), rate)
+        if self.position is not None:
+            x = x + self.position(where.position)
+        x = dropout(self.norm(x), rate)
         for block in self.blocks:
             x = block(x, where)
         return x

@@ -35,6 +35,7 @@ from mmrec.config.bars import duration, steps
 from mmrec.config.errors import SettingError
 from mmrec.config.schema import nearest
 from mmrec.config.text import first_line
+from mmrec.data.corruption import CATEGORIES
 from mmrec.nn.schedules import TooFewExperts
 from mmrec.search.jobs import Job, job_table
 from mmrec.search.plan import checked_run
@@ -116,7 +117,7 @@ class Grid:
     launcher: Launcher
     failed: dict[str, str] = field(default_factory=dict)  # a cell, and why
     _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
-    _seen: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
+    _seen: dict[str, tuple[str, frozenset[str], bool]] = field(default_factory=dict)
     _left_out: set[str] = field(default_factory=set)
     _whole: set[str] = field(default_factory=set)  # digests of cells without an ablation
 
@@ -218,7 +219,7 @@ class Grid:
         if ablation and not self._applies(data):
             self._left_out.add(f"{choices.data} has not the modalities for {ablation[0]}")
             return None
-        fingerprint, _ = self._corpus(data)
+        fingerprint, *_ = self._corpus(data)
         digest = _digest(config_hash(plain), fingerprint, code_digest(*targets(plain)))
         if not ablation:
             self._whole.add(digest)
@@ -235,17 +236,18 @@ class Grid:
         asked = data.get("modalities")
         if asked is None and not data.get("corrupt"):
             return True
-        _, there = self._corpus({**data, "modalities": None, "corrupt": {}})
+        _, there, labelled = self._corpus({**data, "modalities": None, "corrupt": {}})
         if asked is not None and not set(asked) < there:  # all of them are no ablation
             return False
-        return set(data.get("corrupt") or ()) <= there
+        return set(data.get("corrupt") or ()) <= there | ({CATEGORIES} if labelled else set())
 
-    def _corpus(self, data: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
-        """Fingerprint and modalities of a data set; read once."""
+    def _corpus(self, data: Mapping[str, Any]) -> tuple[str, frozenset[str], bool]:
+        """Fingerprint and modalities of a data set, and whether it has categories; read once."""
         key = json.dumps({k: v for k, v in data.items() if k != "seed"}, sort_keys=True)
         if key not in self._seen:
             corpus = instantiate(data, _convert_="all").corpus
-            self._seen[key] = corpus.fingerprint, frozenset(corpus.modalities)
+            labelled = corpus.categories is not None
+            self._seen[key] = corpus.fingerprint, frozenset(corpus.modalities), labelled
         return self._seen[key]
 
     def _compose(self, words: Sequence[str]) -> DictConfig:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmrec.data import Corpus
 from mmrec.data.corpus import TEST, VAL
+from mmrec.data.corruption import CATEGORIES
 from mmrec.evaluation.protocol import candidates
 from mmrec.models import Recommender, RoutedRecommender
 
@@ -90,6 +91,8 @@ def _content(
         if share := corrupt.get(name):
             text += f", {100 * share:g} % of these replaced by {by}"
         rows.append(("" if place else "modalities", text))
+    if (share := corrupt.get(CATEGORIES)) and CATEGORIES not in corpus.modalities:
+        rows.append(("categories", f"{100 * share:g} % of the labelled items have those of others"))
     return rows
 
 

@@ -11,7 +11,8 @@ from lightning import Trainer
 
 from mmrec.config.errors import SettingError
 from mmrec.config.schema import check_call
-from mmrec.data import DataError, FolderData, Modality, PlantedData, planted
+from mmrec.data import Categories, DataError, FolderData, Modality, PlantedData, planted
+from mmrec.data.corruption import shuffled_categories
 from mmrec.data.datamodule import corrupt_modalities, select_modalities
 from mmrec.data.folder import Columns
 from mmrec.models import GatedLightGCN
@@ -94,6 +95,43 @@ def test_an_unknown_modality_names_those_there_are():
             corrupt_modalities(corpus, shares, seed=0)
         found = {error.value.setting: error.value.value}
         assert found == {f"data.corrupt.{name}": share for name, share in shares.items()}
+
+
+def test_categories_move_among_a_share_of_the_labelled_items():
+    corpus = PlantedData(world=small).corpus
+    item, category, names = corpus.categories
+    corpus = replace(corpus, categories=Categories(item[5:], category[5:], names))
+    moved = corrupt_modalities(corpus, {"categories": 0.4}, seed=0)
+
+    def of(data):
+        pairs = torch.stack(data.categories[:2], 1).tolist()
+        return {i: {c for j, c in pairs if i == j} for i in range(corpus.n_items)}
+
+    before, after = of(corpus), of(moved)
+    unlike = [i for i in before if before[i] != after[i]]
+    assert 0 < len(unlike) <= round(0.4 * (corpus.n_items - 5))
+    assert all(before[i] and after[i] for i in unlike)  # items without a category stay so
+    assert sorted(map(sorted, before.values())) == sorted(map(sorted, after.values()))
+    assert moved.modalities == corpus.modalities
+    assert moved.fingerprint != corpus.fingerprint
+    again = corrupt_modalities(corpus, {"categories": 0.4}, how="shuffle", seed=0)
+    assert of(again) == after
+
+
+def test_of_items_with_unlike_categories_every_chosen_one_gets_another():
+    own = Categories(torch.arange(10), torch.arange(10), tuple("abcdefghij"))
+    for share, count in ((0.0, 0), (0.3, 3), (1.0, 10)):
+        moved = shuffled_categories(own, 10, share, seed=3)
+        assert sorted(moved.item.tolist()) == [*range(10)]
+        assert int((moved.item != own.item).sum()) == count
+
+
+def test_data_without_categories_cannot_have_wrong_ones():
+    corpus = replace(PlantedData(world=small).corpus, categories=None)
+    with pytest.raises(SettingError) as error:
+        corrupt_modalities(corpus, {"categories": 0.4}, seed=0)
+    assert error.value.setting == "data.corrupt.categories"
+    assert error.value.hint == "there are textual, visual"
 
 
 def test_noise_replaces_a_share_of_the_rows_that_are_there_and_nothing_else():

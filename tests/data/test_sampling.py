@@ -46,6 +46,18 @@ def probabilities(data, user, n_items, distribution, power):
 
 
 @few
+@given(observed(), st.sampled_from(DISTRIBUTIONS))
+def test_the_chance_of_an_item_is_its_share_of_what_its_user_lacks(data, distribution):
+    interactions, n_users, n_items = data
+    sampler = NegativeSampler(interactions, n_users, n_items, distribution=distribution)
+    for user in range(n_users):
+        expected = probabilities(interactions, user, n_items, distribution, 0.75)
+        free = expected.nonzero().T  # [1, K]
+        found = sampler.chance(torch.tensor([user]), free)
+        torch.testing.assert_close(found, expected[free].float(), atol=1e-6, rtol=1e-5)
+
+
+@few
 @given(observed(), st.sampled_from(DISTRIBUTIONS), st.integers(0, 9))
 def test_a_negative_is_never_a_train_positive(data, distribution, seed):
     interactions, n_users, n_items = data

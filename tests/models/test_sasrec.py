@@ -75,12 +75,38 @@ def test_a_user_without_a_history_likes_all_items_the_same(corpus):
 def test_sampled_losses_are_those_of_targets_and_negatives(corpus, loss, power):
     model = build(corpus, loss=loss).eval()
     batch = batch_of(model, corpus)
-    states = model.read(batch.history)[batch.position]
+    states = model.read(batch.history, model.encode())[batch.position]
     positive = (states * model.item(batch.target)).sum(1)
     negative = torch.einsum("td,tkd->tk", states, model.item(batch.negative))
     expected = power * -positive.sigmoid().log() - (1 - negative.sigmoid()).log().sum(1)
     assert batch.negative.shape[1] == 3
     torch.testing.assert_close(model.losses(batch)[loss], expected.mean() / 4, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
+def test_a_sampled_softmax_weighs_negatives_by_their_chance(corpus, distribution):
+    model = build(corpus, loss="sampled_softmax").eval()
+    data = InteractionData(negatives=3, distribution=distribution)
+    data.corpus = corpus
+    dataset = data.dataset(model)
+    batch = dataset.batch(torch.arange(len(dataset)), torch.Generator().manual_seed(0))
+    states = model.read(batch.history, model.encode())[batch.position]
+    weight = torch.ones(corpus.n_items).double()
+    if distribution == "popularity":
+        weight = corpus.item_counts().double() ** 0.75
+    of_target = batch.user.repeat_interleave(batch.history.length)
+    terms = []
+    for t, (state, user) in enumerate(zip(states, of_target, strict=True)):
+        free = weight.clone()
+        free[corpus.train.item[corpus.train.user == user]] = 0
+        share = free / free.sum()
+        own = (state @ model.item.weight[batch.target[t]]).exp()
+        others = 0
+        for item in batch.negative[t]:
+            others = others + (state @ model.item.weight[item]).exp() / (3 * share[item])
+        terms.append(-(own / (own + others)).log())
+    expected = torch.stack(terms).mean().float()
+    torch.testing.assert_close(model.losses(batch)["sampled_softmax"], expected, rtol=1e-4, atol=0)
 
 
 def test_histories_of_single_items_have_nothing_to_learn(corpus):

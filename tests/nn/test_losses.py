@@ -17,6 +17,7 @@ from mmrec.nn.losses import (
     norm_penalty,
     pair_scores,
     sampled_bce,
+    sampled_softmax,
 )
 
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 6))
@@ -161,6 +162,33 @@ def test_sampled_bce_written_out():
     torch.testing.assert_close(
         sampled_bce(positive, negative, 0.7).item(), sum(terms) / 2, atol=1e-6, rtol=1e-6
     )
+
+
+def test_a_sampled_softmax_over_every_other_item_once_is_the_whole_one():
+    scores = draw(0, 5, 7)
+    target = torch.tensor([0, 6, 3, 3, 1])
+    others = torch.stack([torch.arange(7)[torch.arange(7) != t] for t in target])
+    loss = sampled_softmax(
+        scores[torch.arange(5), target], scores.gather(1, others), torch.full((5, 6), 1 / 6)
+    )
+    torch.testing.assert_close(loss, cross_entropy(scores, target))
+
+
+@pytest.mark.parametrize("chance", [[1 / 3, 1 / 3, 1 / 3], [0.7, 0.2, 0.1]])
+def test_a_sampled_softmax_estimates_the_whole_sum_whatever_the_chances(chance):
+    """`exp(loss)` is one plus an estimate of the other items' share, exact in expectation."""
+    scores, chance = draw(1, 4), torch.tensor(chance, dtype=torch.float64)
+    drawn = torch.multinomial(chance, 2 * 40_000, replacement=True).view(-1, 2)
+    mean = torch.stack(
+        [
+            sampled_softmax(scores[3:], scores[None, pair], chance[None, pair]).exp()
+            for pair in drawn.unique(dim=0)
+        ]
+    )
+    _, count = drawn.unique(dim=0, return_counts=True)
+    found = (mean * count).sum() / count.sum()
+    expected = scores.exp().sum() / scores[3].exp()
+    assert found.item() == pytest.approx(expected.item(), rel=0.02)
 
 
 def test_the_power_of_gbce_runs_from_plain_to_unbiased():

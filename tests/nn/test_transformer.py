@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from mmrec.config.errors import SettingError
 from mmrec.data import History
 from mmrec.nn import transformer
-from mmrec.nn.transformer import Transformer, TransformerBlock, dropout, last_rows, layout
+from mmrec.nn.transformer import DyT, Transformer, TransformerBlock, dropout, last_rows, layout
 
 LENGTH = torch.tensor([3, 1, 0, 5, 2])
 DIM, HEADS = 8, 2
@@ -86,6 +86,47 @@ def test_positions_count(packed):
     twice = packed[:1].repeat(2, 1)
     out = model(twice, torch.tensor([2]))
     assert not torch.allclose(out[0], out[1])
+
+
+def test_without_positions_the_order_of_equal_items_does_not_count(packed):
+    model = build(max_length=None)
+    out = model(packed[:1].repeat(7, 1), torch.tensor([7]))
+    torch.testing.assert_close(out, out[:1].expand(7, -1))
+
+
+def test_dynamic_tanh_is_that_of_its_paper(packed):
+    layer = DyT(DIM)
+    torch.testing.assert_close(layer(packed), (packed / 2).tanh())
+    with torch.no_grad():
+        layer.alpha.fill_(-1.5)
+        layer.gamma.copy_(torch.arange(DIM))
+        layer.beta.fill_(3.0)
+    expected = torch.stack([j * (-1.5 * packed[:, j]).tanh() + 3.0 for j in range(DIM)], 1)
+    torch.testing.assert_close(layer(packed), expected)
+
+
+@pytest.mark.parametrize(
+    ("norm", "of_input"),
+    [
+        ("layernorm", lambda x: (x - x.mean(1, True)) / x.std(1, correction=0, keepdim=True)),
+        ("dyt", lambda x: (x / 2).tanh()),
+        ("none", lambda x: x),
+    ],
+)
+def test_the_input_is_normalized_before_the_blocks(packed, norm, of_input):
+    model = build(norm=norm, max_length=None)
+    x = of_input(packed)
+    for block in model.blocks:
+        x = block(x, layout(LENGTH))
+    torch.testing.assert_close(model(packed, LENGTH), x, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(packed, layout(LENGTH)), x, atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_have_the_norm_that_is_asked_for():
+    for norm, kind in (("layernorm", nn.LayerNorm), ("dyt", DyT), ("none", nn.Identity)):
+        blocks = build(norm_inside=norm).blocks
+        assert all(isinstance(b.attention_norm, kind) for b in blocks)
+        assert all(isinstance(b.feed_forward_norm, kind) for b in blocks)
 
 
 def test_dropout_is_for_training_only(packed):

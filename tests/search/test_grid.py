@@ -83,6 +83,18 @@ def test_an_ablation_needs_the_modalities_that_it_speaks_of(grid):
     assert "noisy_visual_20-seed" in grid.out
 
 
+def test_an_ablation_of_wrong_categories_needs_categories(grid):
+    words = ("-m", "grid=ablations", "model=cammsr", *SMALL, "grid.dry_run=true")
+    asked = "grid.ablations=[noisy_labels_10,only_visual,only_text]"
+    assert grid(*words, asked) == []
+    assert "planted/cammsr-noisy_labels_10-seed0-" in grid.out
+    assert "planted/cammsr-only_visual-seed0-" in grid.out
+    assert "left out: planted has not the modalities for only_text" in grid.out
+    grid(*words, asked, "data.world.modalities=[visual]")
+    assert "only_visual-seed" not in grid.out  # that is the whole model
+    assert "cammsr-noisy_labels_10-seed" in grid.out
+
+
 def test_an_ablation_that_the_command_line_undoes_is_left_out(grid):
     words = ("-m", "grid=ablations", "model=gated_lightgcn", *SMALL, "grid.dry_run=true")
     grid(*words, "grid.ablations=[layers_3,sum]", "model.layers=2", "seed=0,1")

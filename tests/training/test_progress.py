@@ -292,6 +292,9 @@ def test_the_card_names_content_that_was_replaced(checkerboard, described):
     words = ("+data.corrupt.textual=0.5", "data.corrupt_how=shuffle")
     found = described(BPR(corpus, dim=4), corpus, *words)["modalities"]
     assert found[1].endswith("50 % of these replaced by rows of other items")
+    (found,) = described(BPR(corpus, dim=4), corpus, "+data.corrupt.categories=0.1")["categories"]
+    assert found == "10 % of the labelled items have those of others"
+    assert "categories" not in described(BPR(corpus, dim=4), corpus)
 
 
 def test_one_epoch_is_in_the_singular(checkerboard, described):

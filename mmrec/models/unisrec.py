@@ -1,0 +1,167 @@
+"""UniSRec: Towards Universal Sequence Representation Learning for Recommender Systems.
+
+Hou et al., KDD 2022. https://arxiv.org/abs/2206.05941
+
+Fixed vectors of content pass a mixture of whitening experts and a Transformer; cosines with the
+adapted items are the scores, so that items without interactions are scored too.
+
+From the paper: the experts, the noisy gate, cosines over a temperature, and ID embeddings beside
+the content (`ids`, its transductive setting). Ours: no pre-training on other data; a mixture for
+each modality, summed over those that an item has; features of length one; one dropout mask for all
+experts; an item without any content is the mean item; packed sequences, and a target at each
+position.
+
+N items of the sequences of a batch, I items, F features, K experts, D dim.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, embedding, softplus
+
+from mmrec.config.checks import check_at_least, check_choice, check_share
+from mmrec.data import History, TrainingView, require_modalities
+from mmrec.data.loaders import Samples
+from mmrec.models.base import NoNewItems
+from mmrec.models.content import ContentRecommender
+from mmrec.models.sequential import SequentialRecommender
+from mmrec.nn import Content, ItemFeatures, fill_missing, mean_item, unit_rows
+from mmrec.nn.transformer import Transformer, initialize
+
+
+class Tables(NamedTuple):
+    """Vectors of items.
+
+    Attributes:
+        items: [I, D] of length one, compared with states.
+        inputs: [I, D], read in sequences.
+    """
+
+    items: Tensor
+    inputs: Tensor
+
+
+class WhiteningExperts(nn.Module):
+    """Compute `sum_k g_k W_k (x - b_k)` with `g = softmax(V x + noise)`.
+
+    In training the noise is normal, with deviation `softplus(U x) + 0.01`. The gate starts at equal
+    weights.
+
+    Args:
+        width: F.
+        dim: D.
+        experts: K.
+        dropout: rate, of the features that the experts see.
+    """
+
+    def __init__(self, width: int, dim: int, experts: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.weight = nn.Parameter(torch.empty(experts, dim, width))
+        nn.init.normal_(self.weight, std=0.02)
+        self.shift = nn.Parameter(torch.zeros(experts, width))
+        self.gate = nn.Parameter(torch.zeros(width, experts))
+        self.noise = nn.Parameter(torch.zeros(width, experts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[I, F] -> [I, D]"""
+        logits = x @ self.gate
+        if self.training:
+            logits = logits + torch.randn_like(logits) * (softplus(x @ self.noise) + 0.01)
+        seen = dropout(x, self.dropout, self.training)
+        made = (seen @ self.weight.flatten(0, 1).T).view(len(x), *self.weight.shape[:2])
+        made = made - torch.einsum("kdf,kf->kd", self.weight, self.shift)  # [I, K, D]
+        mixed: Tensor = (logits.softmax(1).unsqueeze(-1) * made).sum(1)
+        return mixed
+
+
+class UniSRec(SequentialRecommender, ContentRecommender):
+    """Compare the Transformer's state over adapted content with adapted content, by cosine.
+
+    Args:
+        corpus: training interactions, which need an order, and content.
+        dim: D; the paper has 300.
+        experts: K, for each modality.
+        adaptor_dropout: rate, of the features that the experts see.
+        ids: add ID embeddings to the adapted content; new items can then not be encoded.
+        temperature: of the cosines in the cross-entropy.
+        layers: number of Transformer blocks.
+        heads: attention heads; a divisor of `dim`.
+        inner: width of the feed-forward networks.
+        dropout: rate, of the embedded sequence, attention weights and outputs of layers.
+        max_length: longest sequence; older items are left out.
+        samples: `causal` has a target at each position of a user's sequence; `prefix` makes a
+            sample of each target.
+    """
+
+    def __init__(
+        self,
+        corpus: TrainingView,
+        *,
+        dim: int = 64,
+        experts: int = 8,
+        adaptor_dropout: float = 0.2,
+        ids: bool = False,
+        temperature: float = 0.07,
+        layers: int = 2,
+        heads: int = 2,
+        inner: int = 256,
+        dropout: float = 0.5,
+        max_length: int = 50,
+        samples: Samples = "causal",
+    ) -> None:
+        modalities = require_modalities(corpus, "unisrec")
+        check_at_least(1, dim=dim, experts=experts, layers=layers, heads=heads, inner=inner)
+        check_at_least(1, max_length=max_length)
+        check_at_least(0.01, temperature=temperature)
+        check_share(dropout=dropout, adaptor_dropout=adaptor_dropout, whole=False)
+        check_choice(Samples, samples=samples)
+        super().__init__(corpus)
+        self.max_length, self.samples, self.temperature = max_length, samples, temperature
+        self.item_features = ItemFeatures(modalities)
+        self.adaptors = nn.ModuleList(
+            WhiteningExperts(width, dim, experts, adaptor_dropout)
+            for width in self.item_features.widths
+        )
+        self.item = nn.Embedding(corpus.n_items, dim) if ids else None
+        self.apply(initialize)
+        self.transformer = Transformer(
+            dim, max_length=max_length, layers=layers, heads=heads, inner=inner, dropout=dropout
+        )
+
+    def adapt(self, content: Content) -> Tensor:
+        """Sum the adapted modalities that each item has: [N, D], zero for items without any."""
+        each = zip(self.adaptors, content.rows, content.present.unbind(1), strict=True)
+        return torch.stack([a(x) * there.unsqueeze(1) for a, x, there in each]).sum(0)
+
+    def encode(self) -> Tables:
+        """Return all items, as states are compared with them and as sequences have them."""
+        content = self.item_features()
+        inputs = self.adapt(content)
+        inputs = fill_missing(inputs, content.present, mean_item(inputs, content.present))
+        if self.item is not None:
+            inputs = inputs + self.item.weight
+        return Tables(unit_rows(inputs), inputs)
+
+    def read(self, history: History, encoded: Tables) -> Tensor:
+        """Return the state of each sequence after each of its items, over t: [N, D]."""
+        states = self.transformer(embedding(history.item, encoded.inputs), history.length)
+        return unit_rows(states) / self.temperature
+
+    def from_content(self, content: Content) -> Tensor:
+        """Return new items as states are compared with them: [N, D].
+
+        Raises:
+            NoNewItems: items have ID embeddings.
+        """
+        if self.item is not None:
+            raise NoNewItems("new items have no ID embedding; train with model.ids=false")
+        return unit_rows(self.adapt(content))
+
+    def fallback_item(self) -> Tensor:
+        """Return the mean item of the catalogue: [D]."""
+        content = self.item_features()
+        return unit_rows(mean_item(self.adapt(content), content.present))
