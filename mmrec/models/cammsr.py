@@ -170,7 +170,7 @@ class CAMMSR(SequentialRecommender):
         self.position = nn.Embedding(max_length, dim)
         self.time = self.time_map = None
         if time:
-            check_ordered(corpus)
+            check_ordered(corpus.name, corpus.train)
             self.time = TimeEncoding(corpus.train.by_user(corpus.n_users), dim)
             self.time_map = nn.Linear(2 * dim, dim)
         self.apply(initialize)

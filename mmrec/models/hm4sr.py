@@ -103,7 +103,7 @@ class HM4SR(SequentialRecommender):
         check_share(mask_share=mask_share)
         check_share(dropout=dropout, whole=False)
         check_choice(Samples, samples=samples)
-        check_ordered(corpus)
+        check_ordered(corpus.name, corpus.train)
         super().__init__(corpus)
         self.max_length, self.samples, self.as_published = max_length, samples, as_published
         self.category_weight, self.id_contrast = category_weight, id_contrast
