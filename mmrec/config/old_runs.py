@@ -20,7 +20,7 @@ REMOVED_CHOICES: Mapping[str, Mapping[str, tuple[object, ...]]] = {
 }
 
 # Settings that were added, each with the value that means "as before".
-ADDED: Mapping[str, object] = {"data.corrupt_how": "noise"}
+ADDED: Mapping[str, object] = {"data.corrupt_how": "noise", "data.keep_repeats": None}
 
 # Where classes that a run folder may name were before: prefixes of dotted names.
 MOVED: Mapping[str, str] = {"mmrec.schedules.": "mmrec.nn.schedules."}

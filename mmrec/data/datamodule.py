@@ -69,6 +69,9 @@ class InteractionData(LightningDataModule):
             them: one of users with 3 to 9, a tenth beyond.
         draw_repeats: whether the random splits draw from all lines, also of a repeated pair. By
             default each pair is drawn once, so that users keep all their held-out items.
+        keep_repeats: whether each row of a repeated pair counts. None: for models that read the
+            order of interactions, and for no others. False: for none, so that both kinds of models
+            can be compared on the same held-out interactions.
         modalities: which models see, and in which order; None: all there are.
         corrupt: per modality, the share of items whose features are replaced; of `categories`, the
             share of items that have those of other items.
@@ -93,6 +96,7 @@ class InteractionData(LightningDataModule):
     cold_items: ColdItems | None = None
     warm_test: bool = True
     draw_repeats: bool = False
+    keep_repeats: bool | None = None
     modalities: Sequence[str] | None = None
     corrupt: Mapping[str, float] = field(default_factory=dict)
     corrupt_how: Corruption = "noise"
@@ -127,6 +131,13 @@ class InteractionData(LightningDataModule):
     @cached_property
     def corpus(self) -> Corpus:
         """The data after it; read or made on first use."""
+        if self.keep_repeats and not self.ordered:
+            raise SettingError(
+                setting="data.keep_repeats",
+                value=True,
+                problem="the model does not read the order of interactions, and counts pairs once",
+                hint="leave it out",
+            )
         source = self.source()
         if self.ordered:  # before the split, which would offer one that needs no order
             check_ordered(source.name, source.interactions)
@@ -144,7 +155,7 @@ class InteractionData(LightningDataModule):
             cold_items=self.cold_items,
             warm_test=self.warm_test,
             draw_repeats=self.draw_repeats,
-            keep_repeats=self.ordered,
+            keep_repeats=self.ordered and self.keep_repeats is not False,
         )
         if self.modalities is not None:
             corpus = select_modalities(corpus, self.modalities)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mmrec.config.errors import SettingError
 from mmrec.data import DataError, Interactions, PlantedData, Source, split_corpus
 from mmrec.data.corpus import together
 from mmrec.data.splits import needed_roles
@@ -136,3 +137,25 @@ def test_a_held_out_item_is_a_candidate_though_it_was_seen_before():
     metric = RankingMetric(corpus, "test", Evaluation(cutoffs=(1,), seen="train"), detailed=False)
     metric.update(torch.tensor([0]), scores[:1].clone())
     assert metric.compute()["recall@1"] == 1.0
+
+
+def test_models_of_sequences_and_others_can_have_the_same_held_out_interactions():
+    class Given(PlantedData):
+        def source(self):
+            return source()
+
+    general, sequential = (Given(split="leave_one_out", keep_repeats=k) for k in (None, False))
+    sequential.ordered = True
+    one, other = general.corpus, sequential.corpus
+    assert one.card() == other.card()
+    for part in ("train", "val", "test"):
+        assert torch.equal(getattr(one, part).item, getattr(other, part).item)
+    kept = Given(split="leave_one_out")
+    kept.ordered = True
+    assert kept.corpus.card() != one.card()
+
+
+def test_repeats_are_kept_for_models_of_sequences_only():
+    with pytest.raises(SettingError) as error:
+        _ = PlantedData(keep_repeats=True).corpus
+    assert error.value.setting == "data.keep_repeats"
