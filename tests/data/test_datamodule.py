@@ -12,8 +12,8 @@ from lightning import Trainer
 from mmrec.config.errors import SettingError
 from mmrec.config.schema import check_call
 from mmrec.data import Categories, DataError, FolderData, Modality, PlantedData, planted
-from mmrec.data.corruption import shuffled_categories
-from mmrec.data.datamodule import corrupt_modalities, select_modalities
+from mmrec.data.corruption import corrupt_modalities, shuffled_categories
+from mmrec.data.datamodule import select_modalities
 from mmrec.data.folder import Columns
 from mmrec.models import GatedLightGCN
 
