@@ -163,8 +163,8 @@ scientific, beauty and planted_tail, with NDCG, items by popularity, costs and t
 
 ## Schedule
 
-[schedule.md](schedule.md): when the second stage begins on other data, and what the router is worth
-against equal gates on tiktok, scientific and beauty, with BPR and with a softmax.
+[schedule.md](schedule.md): when the second stage begins, and what the router is worth
+against equal gates on other data, with BPR and with a softmax.
 
 ## Ablations
 
