@@ -161,6 +161,11 @@ TAIL = """
 [leaderboard](../leaderboard/README.md): MAGNET and its baselines, searched alike, on tiktok,
 scientific, beauty and planted_tail, with NDCG, items by popularity, costs and tests.
 
+## Schedule
+
+[schedule.md](schedule.md): when the second stage begins, and what the router is worth
+against equal gates on other data, with BPR and with a softmax.
+
 ## Ablations
 
 [ablations.md](ablations.md): those of `conf/ablation/magnet` that planted data allow, some of them
