@@ -13,7 +13,7 @@ N items of the sequences of a batch, I items, M modalities, D dim.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,23 +22,11 @@ from torch.nn.functional import embedding
 from mmrec.config.checks import check_at_least, check_choice, check_share
 from mmrec.data import History, TrainingView, require_modalities
 from mmrec.data.loaders import Samples
-from mmrec.models.sequential import SequentialRecommender
+from mmrec.models.sequential import ItemTables, SequentialRecommender
 from mmrec.nn import Projection, fill_missing, mean_item
 from mmrec.nn.transformer import Transformer, initialize
 
 FusionOfInputs = Literal["concat", "add", "content"]
-
-
-class Tables(NamedTuple):
-    """Vectors of items.
-
-    Attributes:
-        items: [I, D], compared with states.
-        inputs: [I, D], read in sequences.
-    """
-
-    items: Tensor
-    inputs: Tensor
 
 
 class SASRecF(SequentialRecommender):
@@ -93,21 +81,21 @@ class SASRecF(SequentialRecommender):
             dim, max_length=max_length, layers=layers, heads=heads, inner=inner, dropout=dropout
         )
 
-    def encode(self) -> Tables:
+    def encode(self) -> ItemTables:
         """Return the items as states are compared with them, and as sequences have them."""
         content = self.project()  # [I, M, D]
         match self.fusion:
             case "concat":
                 columns = torch.cat([self.item.weight, content.flatten(1)], 1)  # [I, (1 + M) D]
-                return Tables(self.item.weight, self.fuse(columns))
+                return ItemTables(self.item.weight, self.fuse(columns))
             case "add":
                 items = self.item.weight + content.sum(1)
             case _:
                 present, items = self.project.present, content.sum(1)
                 items = fill_missing(items, present, mean_item(items, present))
-        return Tables(items, items)
+        return ItemTables(items, items)
 
-    def read(self, history: History, encoded: Tables) -> Tensor:
+    def read(self, history: History, encoded: ItemTables) -> Tensor:
         """Return the state of each sequence after each of its items: [N, D]."""
         embedded = embedding(history.item, encoded.inputs)  # [N, D]
         states: Tensor = self.transformer(embedded, history.length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,18 @@ from mmrec.data import History, Queries, Sequences
 from mmrec.models.base import Recommender
 from mmrec.nn.losses import full_cross_entropy
 from mmrec.nn.transformer import last_rows
+
+
+class ItemTables(NamedTuple):
+    """Vectors of items that differ in what they are for.
+
+    Attributes:
+        items: [I, D], compared with states.
+        inputs: [I, D], read in sequences.
+    """
+
+    items: Tensor
+    inputs: Tensor
 
 
 class SequentialRecommender(Recommender):

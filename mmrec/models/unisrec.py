@@ -16,8 +16,6 @@ N items of the sequences of a batch, I items, F features, K experts, D dim.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, embedding, softplus
@@ -27,21 +25,9 @@ from mmrec.data import History, TrainingView, require_modalities
 from mmrec.data.loaders import Samples
 from mmrec.models.base import NoNewItems
 from mmrec.models.content import ContentRecommender
-from mmrec.models.sequential import SequentialRecommender
+from mmrec.models.sequential import ItemTables, SequentialRecommender
 from mmrec.nn import Content, ItemFeatures, fill_missing, mean_item, unit_rows
 from mmrec.nn.transformer import Transformer, initialize
-
-
-class Tables(NamedTuple):
-    """Vectors of items.
-
-    Attributes:
-        items: [I, D] of length one, compared with states.
-        inputs: [I, D], read in sequences.
-    """
-
-    items: Tensor
-    inputs: Tensor
 
 
 class WhiteningExperts(nn.Module):
@@ -137,16 +123,16 @@ class UniSRec(SequentialRecommender, ContentRecommender):
         each = zip(self.adaptors, content.rows, content.present.unbind(1), strict=True)
         return torch.stack([a(x) * there.unsqueeze(1) for a, x, there in each]).sum(0)
 
-    def encode(self) -> Tables:
-        """Return all items, as states are compared with them and as sequences have them."""
+    def encode(self) -> ItemTables:
+        """Return all items: of length one to compare states with, and as sequences have them."""
         content = self.item_features()
         inputs = self.adapt(content)
         inputs = fill_missing(inputs, content.present, mean_item(inputs, content.present))
         if self.item is not None:
             inputs = inputs + self.item.weight
-        return Tables(unit_rows(inputs), inputs)
+        return ItemTables(unit_rows(inputs), inputs)
 
-    def read(self, history: History, encoded: Tables) -> Tensor:
+    def read(self, history: History, encoded: ItemTables) -> Tensor:
         """Return the state of each sequence after each of its items, over t: [N, D]."""
         states = self.transformer(embedding(history.item, encoded.inputs), history.length)
         return unit_rows(states) / self.temperature
