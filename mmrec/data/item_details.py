@@ -6,9 +6,7 @@ Shape legend: I items.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -20,7 +18,7 @@ from mmrec.config.text import printable
 from mmrec.data.corpus import Categories
 from mmrec.data.ids import RENAME, Index
 from mmrec.data.tables import Column, Table, read_table, shown, without_controls
-from mmrec.tables.headers import DEFAULTS
+from mmrec.tables.headers import DEFAULTS, read_header
 
 log = logging.getLogger(__name__)
 TITLES = (
@@ -28,7 +26,6 @@ TITLES = (
     *("product_name", "product_title", "movie_title"),
 )  # in lower case
 CATEGORIES = ("categories", "category", "genre", "genres", "tags", "subject", "subjects")
-MAX_HEADER = 2**16  # characters of a header
 
 
 def item_details(path: Path, *, item: str, categories: str, title: str) -> dict[str, Column]:
@@ -48,7 +45,8 @@ def item_details(path: Path, *, item: str, categories: str, title: str) -> dict[
     renamed = {role: name for role, name in names.items() if name != role}
     if renamed and not path.exists():
         role, name = next(iter(renamed.items()))
-        near = sorted(other.name for other in path.parent.glob("*.csv") if _has(other, name))
+        others = sorted(path.parent.glob("*.csv"))
+        near = [other.name for other in others if name in (read_header(other) or ())]
         rename = f"rename {' or '.join(near)} to {path.name}" if near else "add the file"
         raise SettingError(
             setting=f"data.columns.{role}",
@@ -84,13 +82,6 @@ def item_details(path: Path, *, item: str, categories: str, title: str) -> dict[
                 name,
             )
     return item_columns(table, item, remedy=remedy, optional=optional, **names)
-
-
-def _has(path: Path, column: str) -> bool:
-    """Tell whether the first line of a file names a column."""
-    with suppress(OSError), path.open(encoding="utf-8-sig", errors="replace") as file:
-        return column in re.split(r"[,;|\t]", file.readline(MAX_HEADER).strip().replace('"', ""))
-    return False
 
 
 def item_columns(

@@ -254,7 +254,7 @@ def check_data(data: object, words: Iterable[str] = ()) -> None:
         return
     folder = data_root() if root is None else expand(root)
     path = interactions_file(folder, name, file, warn=False)
-    header = _header(path, data.get("separator"))
+    header = read_header(path, data.get("separator"))
     if header:
         rating = data.get("min_rating")
         check_columns(
@@ -333,8 +333,13 @@ def _json_keys(content: bytes) -> list[str] | None:
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
-def _header(path: Path, separator: object) -> list[str] | None:
-    """Column names; None where only the reader of the whole file can tell."""
+def read_header(path: Path, separator: object = None) -> list[str] | None:
+    """Read the column names of a table; None where only the reader of the whole file can tell.
+
+    Args:
+        path: of the table.
+        separator: as configured; None: detected.
+    """
     import polars as pl
 
     from mmrec.tables.delimited import parse_delimited  # imports NumPy and polars
