@@ -95,14 +95,14 @@ def unread_search_setting(key: str) -> SettingError | None:
         known = name in yaml.safe_load(path.read_text()) and not name.startswith("_")
         if group == kind or (not group and known):
             chosen = "sweep=<model>" if kind == "sweep" else "grid=<name>"
+            given = None  # where the settings of what is chosen are
             if any(word.startswith(f"{kind}=") for word in sys.argv):
-                return SettingError(
-                    setting=key, problem="no such setting", hint=f"give {kind}.{name}=..."
-                )
-            if f"hydra/sweeper={sweeper}" in sys.argv:
-                return SettingError(
-                    setting=key, problem="no such setting", hint=f"give hydra.sweeper.{name}=..."
-                )
+                given = kind
+            elif f"hydra/sweeper={sweeper}" in sys.argv:
+                given = "hydra.sweeper"
+            if given:
+                hint = f"give {given}.{name}=..."
+                return SettingError(setting=key, problem="no such setting", hint=hint)
             return SettingError(
                 setting=key,
                 problem=f"no {'search' if kind == 'sweep' else 'grid'} is chosen",

@@ -188,7 +188,7 @@ def _given(folder: Path, corpus: Corpus) -> Path:
             problem=f"its status is {result['status']}",
             expected=f"a completed run with {BEST}",
         )
-    if not ((folder / BEST).is_file() and is_whole(folder / BEST)):
+    if not is_whole(folder / BEST):
         raise SettingError(
             setting=setting, value=folder, problem=f"there is no whole {BEST}", hint="run it again"
         )
@@ -238,7 +238,7 @@ def _state(target: Path, corpus: Corpus, code: str) -> State:
         if not same or result.get("code") != code:
             problem = "it has other data or other code"
         elif result["status"] == "completed":
-            if (target / BEST).is_file() and is_whole(target / BEST):
+            if is_whole(target / BEST):
                 return "finished"
             problem = f"there is no whole {BEST}"
         elif result["status"] == "interrupted" and (target / LAST).is_file():
@@ -251,11 +251,13 @@ def _state(target: Path, corpus: Corpus, code: str) -> State:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Tell whether a file is a complete archive, as `torch.save` writes it, with right checksums.
+    """Tell whether a file is there and complete: an archive of `torch.save` with right checksums.
 
     Args:
-        checkpoint: a file.
+        checkpoint: a file, which may be missing.
     """
+    if not checkpoint.is_file():
+        return False
     try:
         with ZipFile(checkpoint) as archive:
             return archive.testzip() is None
