@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.plugins.sweeper import Sweeper
 
 from mmrec.config.schema import unread_search_setting
+from mmrec.config.startup import import_torchmetrics
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -81,6 +82,7 @@ class OptunaSweeper(_Sweeper):
     runs_need = ("hydra/sweeper=optuna",)
 
     def sweep(self, arguments: list[str]) -> Any:
+        import_torchmetrics()
         from mmrec.search.search import Search
         from mmrec.search.settings import checked
 
@@ -96,6 +98,7 @@ class GridSweeper(_Sweeper):
     """
 
     def sweep(self, arguments: list[str]) -> None:
+        import_torchmetrics()
         from mmrec.search.grid import Grid, grid_settings
 
         self.refuse_unread(arguments)

@@ -33,6 +33,7 @@ import sys, time
 import mmrec.commands.run
 
 def run(config, overrides, watch):
+    assert "scipy.signal" not in sys.modules  # torchmetrics would take two seconds more to start
     time.sleep(PAUSE)
     return {
         "status": "completed",
@@ -310,7 +311,7 @@ def test_a_storage_that_is_gone_costs_a_report_not_the_run(composed, tmp_path, m
 
 @pytest.mark.slow
 def test_a_search_prunes_and_its_best_file_gives_its_best_value(shell, tmp_path):
-    words = ("-m", "sweep=bpr", "model=bpr", *TINY, "trainer.max_epochs=6", "sweep.n_trials=8")
+    words = ("-m", "sweep=bpr", *TINY, "trainer.max_epochs=4", "sweep.n_trials=6", "sweep.top=0")
     median = ("sweep/pruner=median", "sweep.pruner.n_startup_trials=2")
     said = shell(
         *words, *median, "sweep.pruner.n_warmup_steps=0", "evaluation.cutoffs=[5,20]", cwd=tmp_path
@@ -318,7 +319,7 @@ def test_a_search_prunes_and_its_best_file_gives_its_best_value(shell, tmp_path)
     folder = tmp_path / "multirun/bpr-planted"
     found = load(f"sqlite:///{folder}/study.db")
     states = [trial.state for trial in found.trials]
-    assert len(states) == 8
+    assert len(states) == 6
     assert states.count(TrialState.PRUNED) == said.count(": pruned after epoch") > 0
     for trial in found.trials:
         result = read_result(folder / str(trial.number))
