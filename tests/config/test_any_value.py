@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 
 import pytest
 from hydra.errors import InstantiationException
@@ -107,20 +108,22 @@ def walk(tmp_path, monkeypatch):
     once = partial(role_recovery, deals=1)  # chance in the mean of a hundred takes longer to find
     monkeypatch.setattr("mmrec.evaluation.recovery.role_recovery", once)
 
-    def call(config, names):
-        wrong, tried = {}, 0
+    folders = (str(tmp_path / str(number)) for number in count())
+
+    def call(config, names, values=VALUES):
+        assert names
+        assert values
+        wrong = {}
         for name in names:
-            for value in VALUES:
-                tried += 1
+            for value in values:
                 changed = mutated(config, name, value)
-                changed.run_dir = str(tmp_path / str(tried))
+                changed.run_dir = next(folders)
                 try:
                     with limited(SECONDS):
                         run(changed, [])
                 except Exception as error:
                     if said := complaint(error, name, value):
-                        wrong[name, "~" if value is GONE else value] = said
-        assert tried == len(VALUES) * len(names) > 0
+                        wrong[name, "~" if value is GONE else str(value)] = said
         return wrong
 
     return call
@@ -139,7 +142,13 @@ def test_every_value_of_every_setting_trains_or_names_the_setting(model, compose
     groups = {*OF_A_MODEL, *(["upstream"] if model == TEACHER_OF else [])}
     names = [n for n in leaves(config) if model == SHARED or n.split(".")[0] in groups]
     assert len(names) > 1
-    assert walk(config, names) == {}
+    if model == SHARED:
+        assert walk(config, names) == {}
+        return
+    assert walk(config, names, [value for value in VALUES if value is not GONE]) == {}
+    for group in filter(config.get, OF_A_MODEL):  # all are missing at once: each takes a training
+        bare = {key: value for key, value in config[group].items() if key.startswith("_")}
+        assert walk(config, [group], [bare]) == {}
 
 
 @pytest.mark.parametrize("name", LR_SCHEDULES)

@@ -48,19 +48,17 @@ def test_a_search_prunes_runs_of_two_processes(shell, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_as_one_with_the_same_batch_in_all(shell, tmp_path):
+def test_two_processes_learn_as_one_with_the_same_batch_in_all(shell, run_words, tmp_path):
     words = (
         *("model=lightgcn", "data.world.users=400", "data.world.items=200", "model.dim=16"),
         *("trainer.enable_progress_bar=false", "trainer.max_epochs=12", "optimizer.lr=0.01"),
     )
-    curves = []
-    for name, more in (
-        ("one", ("trainer=cpu", "data.batch_size=512")),
-        ("two", (*TWO, "data.batch_size=256")),
-    ):
-        shell(*words, *more, f"run_dir={name}", cwd=tmp_path)
-        curves.append(pl.read_csv(tmp_path / name / "metrics.csv")["val/recall@20"].to_numpy())
-    one, two = curves
+    run_words(tmp_path / "one", *words, "trainer=cpu", "data.batch_size=512")
+    shell(*words, *TWO, "data.batch_size=256", "run_dir=two", cwd=tmp_path)
+    one, two = (
+        pl.read_csv(tmp_path / name / "metrics.csv")["val/recall@20"].to_numpy()
+        for name in ("one", "two")
+    )
     assert one[-1] > one[0]  # it has learned
     assert two[-1] == pytest.approx(one[-1], rel=0.1)
     assert abs(two - one).max() < 0.25 * one.max()
