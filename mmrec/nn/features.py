@@ -97,6 +97,10 @@ class ProjectedFeatures(nn.Module):
         modality: features [I, F] and presence [I].
         dim: D.
         trainable: train the features too; see `Features`.
+        standardize: center and scale the features, and start as an embedding table does; see
+            `Features` and `embedding_linear`.
+        precision: of the features and their product with the weights; the output is float32. With
+            `bfloat16` its error is below one hundredth of its norm.
         unit: divide the result by its norm.
 
     Attributes:
@@ -109,12 +113,19 @@ class ProjectedFeatures(nn.Module):
         dim: int,
         *,
         trainable: bool = False,
+        standardize: bool = False,
+        precision: Precision = "float32",
         unit: bool = False,
     ) -> None:
         super().__init__()
         self.unit = unit
-        self.features = Features(modality, trainable=trainable)
-        self.linear = nn.Linear(modality.width, dim)
+        self.features = Features(
+            modality, trainable=trainable, standardize=standardize, precision=precision
+        )
+        if standardize:
+            self.linear = embedding_linear(self.features, dim)
+        else:
+            self.linear = nn.Linear(modality.width, dim)
 
     @property
     def present(self) -> Tensor:
@@ -127,22 +138,23 @@ class ProjectedFeatures(nn.Module):
         rows, present = self.features.rows, self.present
         if items is not None:
             rows, present = rows[items], present[items]
-        projected: Tensor = self.linear(rows)
+        weight, bias = self.linear.weight, self.linear.bias
+        if rows.dtype == weight.dtype:
+            projected = linear(rows, weight, bias)
+        else:
+            projected = linear(rows, weight.to(rows.dtype)).to(weight.dtype) + bias
         if self.unit:
             projected = unit_rows(projected)
         return projected * present.unsqueeze(1)
 
 
 class Projection(nn.Module):
-    """A linear map of each modality: `p_m = W_m f_m + b_m`, zero where an item lacks it.
-
-    Combines standardized `Features` with an `embedding_linear` for every modality.
+    """The standardized `ProjectedFeatures` of every modality: [I, M, D].
 
     Args:
         modalities: by name; features [I, F_m] and presence [I] of each.
         dim: D.
-        precision: of the features and their product with the weights; the output is float32. With
-            `bfloat16` its error is below one hundredth of its norm.
+        precision: see `ProjectedFeatures`.
 
     Attributes:
         names: names of the modalities.
@@ -156,34 +168,19 @@ class Projection(nn.Module):
     ) -> None:
         super().__init__()
         self.names = tuple(modalities)
-        self.each = nn.ModuleList(_Projection(m, dim, precision) for m in modalities.values())
+        self.each = nn.ModuleList(
+            ProjectedFeatures(m, dim, standardize=True, precision=precision)
+            for m in modalities.values()
+        )
         present = torch.stack([m.present for m in modalities.values()], dim=1)  # [I, M]
         self.register_buffer("present", present, persistent=False)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
         """Project all items: [I, M, D]. With `items` [R], rows of other items are zero."""
-        projected = [project(items) for project in self.each]  # [I or R, D] each
-        present = self.present if items is None else self.present[items]
-        rows = torch.stack(projected, dim=1) * present.unsqueeze(-1)
+        rows = torch.stack([project(items) for project in self.each], dim=1)  # [I or R, M, D]
         if items is None:
             return rows
         return rows.new_zeros(len(self.present), *rows.shape[1:]).index_copy(0, items, rows)
-
-
-class _Projection(nn.Module):
-    """The linear map of one modality, in the precision of its features."""
-
-    def __init__(self, modality: Modality, dim: int, precision: Precision) -> None:
-        super().__init__()
-        self.features = Features(modality, standardize=True, precision=precision)
-        self.linear = embedding_linear(self.features, dim)
-
-    def forward(self, items: Tensor | None) -> Tensor:
-        """Project all items [I, D], or the given items [R] -> [R, D]."""
-        rows, weight, bias = self.features(items), self.linear.weight, self.linear.bias
-        if rows.dtype == weight.dtype:
-            return linear(rows, weight, bias)
-        return linear(rows, weight.to(rows.dtype)).to(weight.dtype) + bias
 
 
 def center_and_scale(modality: Modality) -> tuple[Tensor, float]:
