@@ -64,6 +64,13 @@ table: $(ENV) ## Search every model alike, three seeds: experiments/leaderboard
 cold: $(ENV) ## Search every cold-start model alike, five splits: experiments/mamex
 	$(BIN)/python -m experiments.mamex $(OPTIONS) $(SETS)
 
+.PHONY: sequences sequences-ablations
+sequences: $(ENV) ## Search every model of sequences alike, three seeds: experiments/cammsr
+	$(BIN)/python -m experiments.cammsr $(OPTIONS) --seeds $(SEEDS) $(SETS)
+
+sequences-ablations: $(ENV) ## CAMMSR without each of its parts, at the settings that were found
+	$(BIN)/python -m experiments.cammsr.ablate $(SETS)
+
 ##@ Studies: OPTIONS=--help lists the options of each
 
 .PHONY: compare

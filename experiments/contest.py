@@ -16,6 +16,7 @@ from pathlib import Path
 from mmrec.config.schema import conf_dir
 
 log = logging.getLogger(__name__)
+SEQUENTIAL = ("cammsr", "gru4rec", "hm4sr", "sasrec", "sasrecf", "unisrec")  # models of sequences
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Contest:
         variants: the model of an entry that is one with words of its `own`, by the entry's name,
             which may have a space of its own too.
         least: trials of a model whose few settings are all tried, by model.
+        most: trials of a model that has fewer than the others, by model.
     """
 
     chosen: Path
@@ -46,6 +48,7 @@ class Contest:
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     variants: Mapping[str, str] = field(default_factory=dict)
     least: Mapping[str, int] = field(default_factory=lambda: {"item_knn": 5})
+    most: Mapping[str, int] = field(default_factory=dict)
 
     def main(self, description: str | None) -> Iterator[str]:
         """Run what the command line asks for and is missing.
@@ -107,7 +110,8 @@ class Contest:
             if options.search and not options.more:
                 shutil.rmtree(folder, ignore_errors=True)  # what is there would count as done
             if options.search or options.more or not best.exists():
-                trials = max(options.trials or self.trials[data], self.least.get(model, 0))
+                usual = min(self.trials[data], self.most.get(model, self.trials[data]))
+                trials = max(options.trials or usual, self.least.get(model, 0))
                 searched = call(
                     f"sweep={spaces[0]}",
                     *words,

@@ -11,10 +11,10 @@ from scipy import stats
 
 from experiments import contest as module
 from experiments.contest import Contest
-from experiments.leaderboard.__main__ import without
 from experiments.mamex import __main__ as cold
 from experiments.missing import __main__ as missing
 from experiments.missing.__main__ import lacking, ranked_without
+from experiments.pages import without
 from mmrec.commands.run import run as run_model
 from mmrec.models import ContentBPR, ItemKNN
 from mmrec.training.open_run import open_run
@@ -86,6 +86,15 @@ def test_a_model_is_searched_once_and_repeated(contest, monkeypatch, tmp_path):
     (again,) = calls
     assert again[:5] == (*chosen, "seed=4,5")
     assert "trainer=cpu" in again
+
+
+def test_a_model_may_have_fewer_trials(contest, monkeypatch):
+    made, calls = contest
+    made = replace(made, most={"bpr": 2, "random": 9})
+    run(made, monkeypatch, "--models", "bpr")
+    assert "sweep.n_trials=2" in calls[0]
+    run(made, monkeypatch, "--models", "bpr", "--trials", "5", "--search")
+    assert "sweep.n_trials=5" in calls[2]
 
 
 def test_a_model_may_have_words_of_its_own(contest, monkeypatch):

@@ -1,0 +1,1 @@
+"""Models of sequences beside each other, and CAMMSR without its parts."""
