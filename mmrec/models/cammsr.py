@@ -159,7 +159,7 @@ class CAMMSR(SequentialRecommender):
             )
         super().__init__(corpus)
         self.names = channel_names(modalities, behaviour=True)
-        self.max_length, self.samples = max_length, samples
+        self.max_length, self.samples, self.reads_time = max_length, samples, time
         self.category_weight, self.contrast = category_weight, contrast
         self.swap, self.against = swap, against
         self.swap_rate, self.temperature = swap_rate, temperature

@@ -74,6 +74,8 @@ class HM4SR(SequentialRecommender):
             sample of each target, as in the paper.
     """
 
+    reads_time = True
+
     def __init__(
         self,
         corpus: TrainingView,
