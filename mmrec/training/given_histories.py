@@ -255,18 +255,18 @@ def _order(table: Table, run: OpenRun) -> dict[str, pl.Series]:
 def _known_items(column: Column, names: Names) -> pl.Series:
     """[N] rows of the data, null for unknown items, of which a warning is logged.
 
-    A column `item_id` has original ids. Any other may have row numbers instead, as tables of the
-    data may.
+    A column `item_id` has original ids. Any other may have row numbers in all rows instead, as
+    tables of the data may.
 
     Raises:
         DataError: no item is known, or ids are also numbers of other rows.
     """
-    by_id = indices(column.text, names.text)
-    by_row = indices(column.text, names.numbers)
-    found = by_id
+    found = indices(column.text, names.text)
     plain = column.name.partition(":")[0]
-    if names.ids is not None and plain != "item_id" and by_id.has_nulls():
-        both = (by_id != by_row).fill_null(value=False)
+    rows_fit = plain != "item_id" and not column.integers.has_nulls()
+    if names.ids is not None and rows_fit and found.has_nulls():
+        by_row = indices(column.text, names.numbers)
+        both = (found != by_row).fill_null(value=False)
         if both.any():
             raise DataError(
                 file=shown(column.path),
@@ -274,7 +274,9 @@ def _known_items(column: Column, names: Names) -> pl.Series:
                 f"example {printable(column.text.filter(both)[0])}",
                 hint="give original ids, and name it item_id",
             )
-        found = max(by_id, by_row, key=pl.Series.count)
+        if by_row.count() > found.count():
+            log.info("%s: %s is read as row numbers", shown(column.path), plain)
+            found = by_row
     unknown = column.text.filter(found.is_null())
     if len(unknown) == len(found):
         raise DataError(

@@ -111,8 +111,10 @@ def test_columns_have_the_names_of_the_data_or_the_usual_ones(opened, named, tmp
     for header in ("reader,book,when", "user_id,item_id,timestamp", "user,item,position"):
         path = write(tmp_path / "h.csv", f"{header}\nann,b3,2\nann,b4,1\n")
         assert items_of(read_histories(run, path)) == expected
-    rows = write(tmp_path / "rows.csv", "reader,book,when\nann,3,2\nann,4,1\n")
-    assert items_of(read_histories(run, rows)) == expected
+    rows = "reader,book,when\nann,3,2\nann,4,1\n"
+    assert items_of(read_histories(run, write(tmp_path / "rows.csv", rows))) == expected
+    mixed = f"{rows}ann,b9,3\n"  # ids, of which two are unknown
+    assert items_of(read_histories(run, write(tmp_path / "mixed.csv", mixed))) == {"ann": [9]}
 
 
 def test_ids_that_are_also_row_numbers_are_never_guessed(opened, corpus, tmp_path):
