@@ -126,10 +126,12 @@ def _of_command(
 
     settings = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
     settings = flat({name: settings[name] for name in settings.keys() - {"defaults", "hydra"}})
-    name, equals, _ = typed.partition("=")
+    name, equals, value = typed.partition("=")
     if not equals:
         found = [f"{setting}=" for setting in settings]
-    elif choices := _choices(get_type_hints(function).get(name)):
+    elif not value.startswith((".", "/")) and (
+        choices := _choices(get_type_hints(function).get(name))
+    ):
         found = [f"{name}={choice}" for choice in choices]
     else:
         plain = name in settings and not isinstance(settings[name], list)

@@ -56,7 +56,8 @@ def explain(
     Of a router: the load of its experts over epochs, with the trigger marked. Of any gate: the mean
     weight of each channel by item popularity, by category and by user activity, over the pairs of
     train; over items, that of cold ones, and of experts by category. Of some users: their best
-    items and what carried each of them, beside their latest train items.
+    items and what carried each of them, beside their latest train items. Of a model of sequences,
+    weights are those at each item that it reads; also by user, and along the sequences of some.
 
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
@@ -90,28 +91,28 @@ def explain(
     import torch
 
     from mmrec.models import RoutedRecommender
-    from mmrec.report import charts, gates
+    from mmrec.report import charts, gates, sequences
     from mmrec.report.page import write_page
     from mmrec.training.open_run import open_run
 
     opened = open_run(run, trust=trust, data_root=data_root, title=title)
     k = min(k, opened.corpus.n_items)
     chosen = _chosen(users, opened.data)
-    train = opened.corpus.train
     lower = f"k={k}, or the number of users={len(chosen)}"
     memory = memory_suffices(
         SettingError, setting="run", value=run, what="explaining needs", lower=lower
     )
     with torch.no_grad(), charts.style(), memory:
-        weights = opened.pair_weights(train.user, train.item)
+        weights = sequences.of_train(opened)
+        channels = list(weights.channels)
         known = gates.weighed(opened.model)
-        if not (weights or known.measures or isinstance(opened.model, RoutedRecommender)):
+        if not (channels or known.measures or isinstance(opened.model, RoutedRecommender)):
             raise SettingError(
                 setting="run",
                 value=run,
                 problem=f"{type(opened.model).__name__} weighs no channels against each other",
                 hint="explain a run of a model with a gate, attention or a router (cammsr, egra, "
-                "gated_lightgcn, gume, magnet, mamex, mgcn, smore)",
+                "gated_lightgcn, gume, hm4sr, magnet, mamex, mgcn, smore, unisrec)",
             )
         name = "explain" if opened.at_best else f"explain-{opened.checkpoint.stem}"
         folder = expand(output) if output else opened.folder / name
@@ -122,11 +123,12 @@ def explain(
             )
         folder.mkdir(parents=True, exist_ok=True)
         sections = [
-            *gates.over_epochs(opened, list(weights)),
-            *([gates.of_train(opened, weights)] if weights else []),
-            *gates.of_items(opened, known, list(weights)),
+            *gates.over_epochs(opened, channels),
+            *([gates.of_train(opened, weights)] if channels else []),
+            *gates.of_items(opened, known, channels),
             *gates.measured(opened, known.measures),
             *(gates.known_roles(opened.result) if opened.at_best else []),
+            *sequences.along_sequences(opened, chosen),
             gates.of_users(opened, chosen, k, seen, accelerator),
         ]
         card = opened.result["data_card"]
@@ -134,9 +136,12 @@ def explain(
             f"{type(opened.model).__name__} on {card['name']}, {card['split']}, seed "
             f"{opened.result['seed']}; weights of {opened.checkpoint}."
         )
-        with replace_file(folder / gates.ITEMS) as part:
-            table = gates.every_item(opened, known)
-            spreadsheet_frame(table.lazy()).collect().write_csv(part)
+        tables = {gates.ITEMS: gates.every_item(opened, known)}
+        if channels and weights.in_sequences:
+            tables[sequences.USERS] = sequences.every_user(opened.corpus, weights)
+        for file, table in tables.items():
+            with replace_file(folder / file) as part:
+                spreadsheet_frame(table.lazy()).collect().write_csv(part)
         page = write_page(folder, "What gates decide", summary, [], sections)
     log.info("explained: %s", page)
     return page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import hydra
 from omegaconf import DictConfig
@@ -49,7 +49,7 @@ def recommend(
     users: str | Path | int | Sequence[str | int] | None = None,
     items: str | None = None,
     seen: Masked = "train+val",
-    history: Known | None = None,
+    history: Known | str | Path | None = None,
     exclude: str | Path | int | Sequence[str | int] | None = None,
     only: str | Path | int | Sequence[str | int] | None = None,
     block: int = 512,
@@ -69,6 +69,14 @@ def recommend(
     `user_id` or `item_id` (original ids), `user` or `item` (row numbers), or the column of the
     data set, for example `userID` or `itemID`.
 
+    `history` may be a table of histories that were not in training, of users or sessions. Each of
+    its rows is an interaction, with a column of users, one of items, and one of times or positions.
+    These have the names that the data set has for them, or are called `user_id` or `user`,
+    `item_id` or `item`, `timestamp` and `position`. Items have their original ids where there are
+    any; columns other than `item_id` may have row numbers instead. Filters of the data set do not
+    apply. Lists are then made for the users of the table, in its order: `user` is their number,
+    and `user_id` their name.
+
     Args:
         run: its folder, its `result.json`, or one of its checkpoints.
         output: a `.parquet`, `.csv` or `.jsonl` file, written as a whole or not at all; None:
@@ -79,9 +87,11 @@ def recommend(
             and perhaps `i_id_mapping.csv`; they alone are ranked. None: the catalogue.
         seen: items that are masked because the user has them: in `train`, in `train+val` (as a
             test with these masked), or in `all` of the data, including test, what the split leaves
-            out, and what filters such as `data.min_rating` removed. New items are never masked.
+            out, and what filters such as `data.min_rating` removed. With a table of histories, each
+            of these masks the user's history. New items are never masked.
         history: for a model that reads histories, the interactions that a user's history is made
-            of: `train`, `train+val`, or `all` (test too); None: those of the run's test.
+            of: `train`, `train+val`, or `all` (test too); None: those of the run's test. Or a table
+            of histories, for such a model only.
         exclude: items that are not recommended to anybody.
         only: items that may be recommended; None: all.
         block: users that are scored at a time; bounds the memory.
@@ -105,36 +115,43 @@ def recommend(
         if value is not None and value < 1:
             raise SettingError(setting=name, value=value, expected="1 or more")
     check_files(users=users, exclude=exclude, only=only)
+    table = _table_of_histories(history)
     locate_run(run)  # before torch is loaded, which takes seconds
     import_torchmetrics()
 
     import polars as pl
     import torch
 
+    from mmrec.training.given_histories import read_histories
     from mmrec.training.open_run import open_run
 
     opened = open_run(run, trust=trust, data_root=data_root, title=title)
     corpus = opened.corpus
     offer = offered(opened.data, expand(items) if items else None)
     offer = offer._replace(allowed=allowed_items(exclude, only, offer.names))
+    names = user_names(opened.data)
+    given = None if table is None else read_histories(opened, table)
+    if given is not None:
+        names = Names("user", str(table), len(given), given.ids)
     if users is not None:
-        chosen = select("users", users, user_names(opened.data))
+        chosen = select("users", users, names)
     else:
-        chosen = torch.arange(corpus.n_users if path else min(SHOWN, corpus.n_users))
-    cold = int((corpus.user_counts()[chosen] == 0).sum())
+        chosen = torch.arange(names.count if path else min(SHOWN, names.count))
+    cold = 0 if given is not None else int((corpus.user_counts()[chosen] == 0).sum())
     if cold:
         log.warning(
             "%d of %d users have no train interaction; they are ranked as the model scores them",
             cold,
             len(chosen),
         )
-    if corpus.filtered and seen != "all" and offer.new is None:
+    if corpus.filtered and given is None and seen != "all" and offer.new is None:
         log.info(
             "items that users have in test, or in interactions that a filter such as "
             "data.min_rating removed, may be recommended; seen=all leaves them out"
         )
     length = LENGTH if k is None else k
-    lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer, history)
+    known = cast("Known | None", history) if given is None else given
+    lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer, known)
     what = "ranking this many users at a time needs"
     with memory_suffices(SettingError, setting="block", value=block, what=what, lower="it"):
         if path is not None:
@@ -149,9 +166,27 @@ def recommend(
         log.info(
             "%d of %d users; users=[...] selects others, output=recs.csv writes all",
             len(chosen),
-            corpus.n_users,
+            names.count,
         )
     return path
+
+
+def _table_of_histories(history: str | Path | None) -> Path | None:
+    """The table that the setting names, if it names one.
+
+    Raises:
+        SettingError: it names neither parts of the data nor a file.
+    """
+    if history is None or history in get_args(Known):
+        return None
+    if not expand(history).is_file():
+        raise SettingError(
+            setting="history",
+            value=str(history),
+            problem="there is no such file",
+            expected=f"{', '.join(get_args(Known))}, or a table of histories",
+        )
+    return expand(history)
 
 
 def allowed_items(exclude: Asked | None, only: Asked | None, names: Names) -> Tensor | None:

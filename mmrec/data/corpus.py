@@ -238,6 +238,7 @@ class Corpus(TrainingView):
         removed: interactions in no part, of users and items that are left: filters removed or the
             split dropped them. Only `recommend seen=all` reads them.
         filtered: whether filters removed interactions, and maybe users and items.
+        clock: whether times are seconds, and not positions within a user.
 
     Raises:
         DataError: an index out of range, a wrong shape, or an empty split.
@@ -249,6 +250,7 @@ class Corpus(TrainingView):
     warm: Interactions | None = None
     removed: Interactions | None = None
     filtered: bool = False
+    clock: bool = True
 
     def __post_init__(self) -> None:
         parts = self.train, self.val, self.test

@@ -376,6 +376,7 @@ def split_corpus(
         item_titles=source.item_titles,
         removed=_in_no_part(source.removed, data.select(label == DROPPED)),
         filtered=source.removed is not None,
+        clock=source.clock,
     )
 
 

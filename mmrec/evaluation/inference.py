@@ -15,15 +15,17 @@ def best_items(
     k: int,
     mask: Tensor | None = None,
     allowed: Tensor | None = None,
+    ties: Tensor | None = None,
 ) -> Tensor:
     """The k best of each row: [B, min(k, I)]; -1 where there are fewer candidates.
 
     Args:
         scores: [B, I].
-        users: [B], for ties and for what an error says.
+        users: [B], for errors and, without `ties`, for the order of equal scores.
         k: length of a list.
         mask: [2, N] rows and items that are not candidates.
         allowed: [I] bool, items that are candidates for anybody; None: all.
+        ties: [B] int64; rows with the same number order equal scores alike.
 
     Raises:
         NonFiniteScores: a score is NaN or infinite.
@@ -33,4 +35,4 @@ def best_items(
         scores = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))
     if allowed is not None:
         scores = scores.masked_fill(~allowed.to(scores.device), -torch.inf)
-    return rank_items(scores, users, min(k, scores.shape[1]))
+    return rank_items(scores, users if ties is None else ties, min(k, scores.shape[1]))

@@ -76,6 +76,7 @@ class Recommender(LightningModule):
         closed_form: the model is solved, and has nothing to train.
         batch_type: type of the training batches: `Triplets`, `Pairs` or `Sequences`.
         needs_history: queries carry the users' sequences of items, see `Queries.history`.
+        reads_time: of these, scores depend on the times, and not only on the order.
         max_length: longest sequence in batches and queries; longer ones lose their oldest items.
         samples: training samples of a sequence, `causal` or `prefix`; see `SequenceDataset`.
         reads_negatives: its losses look at a batch's negatives; otherwise none are drawn.
@@ -92,6 +93,7 @@ class Recommender(LightningModule):
 
     batch_type: type[Any] = Triplets
     needs_history = False
+    reads_time = False
     max_length = 50
     samples: Samples = "causal"
     closed_form = False

@@ -97,8 +97,7 @@ class CAMMSR(SequentialRecommender):
         inner: width of the feed-forward networks.
         dropout: rate, of the Transformers' inputs, attention weights and outputs of layers.
         max_length: longest sequence; older items are left out.
-        samples: `causal` has a target at each position of a user's sequence; `prefix` makes a
-            sample of each target.
+        samples: `causal` (a target at each position of a sequence) or `prefix` (a sample of each).
 
     Raises:
         SettingError: settings contradict each other, or no item has a category.
@@ -145,21 +144,15 @@ class CAMMSR(SequentialRecommender):
         check_choice(Samples, samples=samples)
         weighed = channel_weights == "category"
         if top_k is not None and not 1 <= top_k <= experts:
-            raise SettingError(
-                setting="model.top_k",
-                value=top_k,
-                expected=f"null, or 1 to model.experts={experts}",
-            )
+            expected = f"null, or 1 to model.experts={experts}"
+            raise SettingError(setting="model.top_k", value=top_k, expected=expected)
         if not experts and (weighed or category_weight):
-            raise SettingError(
-                setting="model.experts",
-                value=0,
-                problem="there are no experts that channels could be weighed with",
-                hint="set model.channel_weights=uniform model.category_weight=0 too",
-            )
+            problem = "there are no experts that channels could be weighed with"
+            hint = "set model.channel_weights=uniform model.category_weight=0 too"
+            raise SettingError(setting="model.experts", value=0, problem=problem, hint=hint)
         super().__init__(corpus)
         self.names = channel_names(modalities, behaviour=True)
-        self.max_length, self.samples = max_length, samples
+        self.max_length, self.samples, self.reads_time = max_length, samples, time
         self.category_weight, self.contrast = category_weight, contrast
         self.swap, self.against = swap, against
         self.swap_rate, self.temperature = swap_rate, temperature
@@ -287,6 +280,13 @@ class CAMMSR(SequentialRecommender):
             excluded = (batch.user.unsqueeze(1) == batch.user).fill_diagonal_(fill_value=False)
         terms = [info_nce(*s, self.temperature, cosine=True, excluded=excluded) for s in sides]
         return torch.stack(terms).mean()
+
+    @torch.no_grad()
+    def sequence_weights(self, history: History, encoded: ItemEmbeddings) -> dict[str, Tensor]:
+        """Return the share of each channel in the weights of each item of sequences: [N] each."""
+        reading = self.stages(history, encoded)
+        weights, _ = self.weigh(reading.embedded, reading.present)
+        return dict(zip(self.names, weights.unbind(1), strict=True))
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:

@@ -29,7 +29,14 @@ from mmrec.data import History, Sequences, TrainingView, require_modalities
 from mmrec.data.loaders import Samples, check_ordered
 from mmrec.models.base import ItemEmbeddings
 from mmrec.models.sequential import SequentialRecommender
-from mmrec.nn import Projection, TimeEncoding, category_loss, item_labels, unit_rows
+from mmrec.nn import (
+    Projection,
+    TimeEncoding,
+    category_loss,
+    channel_names,
+    item_labels,
+    unit_rows,
+)
 from mmrec.nn.losses import full_cross_entropy, info_nce
 from mmrec.nn.transformer import Layout, Transformer, initialize, last_rows, layout
 
@@ -74,6 +81,8 @@ class HM4SR(SequentialRecommender):
             sample of each target, as in the paper.
     """
 
+    reads_time = True
+
     def __init__(
         self,
         corpus: TrainingView,
@@ -109,7 +118,8 @@ class HM4SR(SequentialRecommender):
         self.category_weight, self.id_contrast = category_weight, id_contrast
         self.placeholder_contrast, self.mask_share = placeholder_contrast, mask_share
         self.temperature = temperature
-        channels = 1 + len(modalities)
+        self.names = channel_names(modalities, behaviour=True)
+        channels = len(self.names)
         self.shape = channels, dim
         self.item = nn.Embedding(corpus.n_items, dim)
         self.project = Projection(modalities, dim)
@@ -168,6 +178,20 @@ class HM4SR(SequentialRecommender):
     def read(self, history: History, encoded: ItemEmbeddings) -> Tensor:
         """Return the states of all channels, side by side: [N, C D]."""
         return self.stages(history, encoded).states.flatten(1)
+
+    @torch.no_grad()
+    def sequence_weights(self, history: History, encoded: ItemEmbeddings) -> dict[str, Tensor]:
+        """Return the share of each channel in the spread of scores after each item: [N] each.
+
+        Ours: the model weighs no channels. The spread is the standard deviation over the catalogue
+        of what a channel adds to the scores.
+        """
+        states = self.stages(history, encoded).states.transpose(0, 1)  # [C, N, D]
+        items = encoded.items.view(-1, *self.shape).transpose(0, 1)  # [C, I, D]
+        items = items - items.mean(1, keepdim=True)
+        variance = ((states @ (items.transpose(1, 2) @ items)) * states).sum(2) / items.shape[1]
+        spread = variance.clamp(min=torch.finfo(variance.dtype).tiny).sqrt()  # [C, N]
+        return dict(zip(self.names, spread / spread.sum(0), strict=True))
 
     def losses(self, batch: Sequences) -> dict[str, Tensor]:
         """Cross-entropy of the targets, category loss, and both contrasts."""

@@ -54,6 +54,17 @@ class SequentialRecommender(Recommender):
         """
         raise TypeError(f"{type(self).__name__} must define read()")
 
+    def sequence_weights(self, history: History, encoded: Any) -> dict[str, Tensor]:
+        """Return what matters at each item of sequences, per channel: [N] each; empty if nothing.
+
+        By default the weights of the items, wherever they stand.
+
+        Args:
+            history: N items.
+            encoded: as returned by `encode`.
+        """
+        return {name: weight[history.item] for name, weight in self.item_weights().items()}
+
     def score(self, encoded: Any, queries: Queries) -> Tensor:
         """Compare the state after the last item with all items: [B, I], 0 without a history."""
         history = queries.require_history()

@@ -26,7 +26,14 @@ from mmrec.data.loaders import Samples
 from mmrec.models.base import NoNewItems
 from mmrec.models.content import ContentRecommender
 from mmrec.models.sequential import ItemTables, SequentialRecommender
-from mmrec.nn import Content, ItemFeatures, fill_missing, mean_item, unit_rows
+from mmrec.nn import (
+    Content,
+    ItemFeatures,
+    channel_names,
+    fill_missing,
+    mean_item,
+    unit_rows,
+)
 from mmrec.nn.transformer import Transformer, initialize
 
 
@@ -120,8 +127,12 @@ class UniSRec(SequentialRecommender, ContentRecommender):
 
     def adapt(self, content: Content) -> Tensor:
         """Sum the adapted modalities that each item has: [N, D], zero for items without any."""
+        return self.adapted(content).sum(0)
+
+    def adapted(self, content: Content) -> Tensor:
+        """Adapt each modality of items: [M, N, D], zero where an item lacks it."""
         each = zip(self.adaptors, content.rows, content.present.unbind(1), strict=True)
-        return torch.stack([a(x) * there.unsqueeze(1) for a, x, there in each]).sum(0)
+        return torch.stack([a(x) * there.unsqueeze(1) for a, x, there in each])
 
     def encode(self) -> ItemTables:
         """Return all items: of length one to compare states with, and as sequences have them."""
@@ -136,6 +147,23 @@ class UniSRec(SequentialRecommender, ContentRecommender):
         """Return the state of each sequence after each of its items, over t: [N, D]."""
         states = self.transformer(embedding(history.item, encoded.inputs), history.length)
         return unit_rows(states) / self.temperature
+
+    @torch.no_grad()
+    def item_weights(self) -> dict[str, Tensor]:
+        """Return the share of each channel in the lengths of the vectors that an item sums.
+
+        Ours: the model weighs no channels. There are none to compare with a single modality and no
+        ID embeddings.
+        """
+        parts = [*self.adapted(self.item_features())]  # [I, D] each
+        if self.item is not None:
+            parts.insert(0, self.item.weight)
+        if len(parts) == 1:
+            return {}
+        length = torch.stack(parts).norm(dim=2)  # [C, I]
+        shares = length / length.sum(0).clamp(min=torch.finfo(length.dtype).tiny)
+        names = channel_names(self.corpus.modalities, behaviour=self.item is not None)
+        return dict(zip(names, shares, strict=True))
 
     def from_content(self, content: Content) -> Tensor:
         """Return new items as states are compared with them: [N, D].

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -120,6 +120,41 @@ def panels(means: Tensor, names: Sequence[str], groups: Sequence[str]) -> Figure
         axes.set_yticks(range(len(groups)), groups)
         axes.invert_yaxis()
         axes.set(title=f"Mean {name}")
+    return figure
+
+
+def along(users: Mapping[str, Tensor], channels: Sequence[str]) -> Figure:
+    """Weights of channels along sequences, a panel for each user.
+
+    Args:
+        users: weights [L, C] by the name of the user, at the L positions of the sequence.
+        channels: C names.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(SIZE[0], 0.8 + 1.2 * len(users)), layout="constrained")
+    every = figure.subplots(len(users), squeeze=False)[:, 0]
+    top = max(float(weights.max()) for weights in users.values())
+    for axes, (name, weights) in zip(every, users.items(), strict=True):
+        position = range(1, len(weights) + 1)
+        lines = zip(weights.T.numpy(), channels, looks(channels, channels), strict=True)
+        for values, channel, (colour, again) in lines:
+            axes.plot(
+                position,
+                values,
+                color=colour,
+                linestyle=DASHES[again % len(DASHES)],
+                marker="o",
+                markersize=2,
+                linewidth=1,
+                label=channel if axes is every[0] else None,
+            )
+        axes.set_ylim(0, 1.05 * top)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(title=f"User {name}", ylabel="weight")
+    every[-1].set_xlabel("position in the sequence")
+    add_legend(every[0])
     return figure
 
 

@@ -6,7 +6,6 @@ P pairs, I items, C channels, E experts, G groups.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from mmrec.config.text import printable
 from mmrec.data import PlantedData
 from mmrec.data.corpus import Categories
 from mmrec.evaluation.protocol import groups
-from mmrec.models import Recommender, RoutedRecommender
+from mmrec.models import Recommender, RoutedRecommender, SequentialRecommender
 from mmrec.models.routed import weighs_pairs
 from mmrec.report import charts, gate_charts
 from mmrec.report.item_tables import (
@@ -27,9 +26,11 @@ from mmrec.report.item_tables import (
     describe_items,
     item_table,
     latest_items,
+    user_file,
     with_weights,
 )
 from mmrec.report.page import SEEN, Section
+from mmrec.report.sequences import Weights
 from mmrec.report.tables import Table, Value
 from mmrec.training.open_run import OpenRun
 from mmrec.training.ranked_lists import ranked_lists
@@ -40,7 +41,6 @@ CATEGORIES = 20  # the largest
 TEMPERATURE = ("warm", "cold")
 ITEMS = "weights.csv"
 FIRST, ENOUGH = 5, 5  # items of an expert that are shown, and users that one needs to be
-FILE_NAME = r"(?=.*[A-Za-z])\w{1,100}"
 LEAST = 0.05  # gate of an expert that is named
 
 
@@ -79,12 +79,12 @@ def over_epochs(opened: OpenRun, channels: list[str]) -> list[Section]:
     ]
 
 
-def of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
+def of_train(opened: OpenRun, weights: Weights) -> Section:
     """Mean weights of train pairs, by what is known of their items and users."""
     corpus, evaluation = opened.corpus, opened.model.evaluation
-    user, item = corpus.train.user, corpus.train.item
-    values = torch.stack(list(weights.values()), 1)  # [P, C]
-    names = list(weights)
+    user, item = weights.pairs.user, weights.pairs.item
+    values = torch.stack(list(weights.channels.values()), 1)  # [P, C]
+    names = list(weights.channels)
     of_items = groups(corpus.item_counts(), evaluation.item_groups)[item]
     of_users = groups(corpus.user_counts(), evaluation.user_groups)[user]
     tables, figures = [], {}
@@ -114,10 +114,7 @@ def of_train(opened: OpenRun, weights: Mapping[str, Tensor]) -> Section:
     return Section(
         "Channels",
         "channels",
-        "What gates give to each channel, the mean over train pairs; a channel of longer vectors "
-        "adds more to a score than its weight says. Where an item lacks a modality, the others "
-        "have its share; one without content has none to give, and does not count. "
-        f"Of {_shares('items', charts.POPULARITY, evaluation.item_groups)}; "
+        f"{weights.about} Of {_shares('items', charts.POPULARITY, evaluation.item_groups)}; "
         f"of {_shares('users', charts.ACTIVITY, evaluation.user_groups)}; by train interactions."
         f"{_about(categories)}",
         tables,
@@ -345,15 +342,17 @@ def of_users(opened: OpenRun, users: Tensor, k: int, seen: Masked, accelerator: 
     before = latest_items(corpus, users, BEFORE)
     have, device = corpus.user_counts(), opened.model.device
 
-    def told(frame: pl.DataFrame) -> pl.DataFrame:
+    def told(frame: pl.DataFrame, *, weighed: bool = True) -> pl.DataFrame:
         """What is known of the items, and what gates make of them."""
         if not len(frame):  # nobody of them has anything in train
             return frame
         user, item = (frame[name].to_torch().long().to(device) for name in ("user", "item"))
         known = describe_items(opened, frame).with_columns(_experts(opened, user, item))
-        return with_weights(known, opened.pair_weights(user, item))
+        return with_weights(known, opened.pair_weights(user, item) if weighed else {})
 
-    best, before = told(best), told(before)
+    # Sequences are told with the weights at their positions, see `sequences`.
+    sequential = isinstance(opened.model, SequentialRecommender)
+    best, before = told(best), told(before, weighed=not sequential)
     routed = isinstance(opened.model, RoutedRecommender)
     experts = f"; of experts, gates of at least {LEAST:.2f} are shown" if routed else ""
     tables = []
@@ -361,9 +360,7 @@ def of_users(opened: OpenRun, users: Tensor, k: int, seen: Masked, accelerator: 
     which = "some" if corpus.train.time is None else "the latest"
     for one in users.tolist():
         name: Any = one if corpus.user_ids is None else corpus.user_ids[one]
-        # Another's id may be no name of a file, or this one's number.
-        plain = corpus.user_ids is not None and re.fullmatch(FILE_NAME, str(name), re.A)
-        file_of, count, name = name if plain else one, int(have[one]), printable(name)
+        file_of, count, name = user_file(corpus, one), int(have[one]), printable(name)
         last = "" if count <= BEFORE else f", {which} {BEFORE}"
         for frame, title, file in (
             (best, f"User {name}, {count} items in train", f"user-{file_of}"),

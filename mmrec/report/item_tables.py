@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmrec.report.tables import Table, Value
 from mmrec.training.open_run import OpenRun
 
 WIDE = 60  # letters of a title
+FILE_NAME = r"(?=.*[A-Za-z])\w{1,100}"
 
 
 def describe_items(opened: OpenRun, frame: pl.DataFrame) -> pl.DataFrame:
@@ -54,6 +56,15 @@ def item_table(frame: pl.DataFrame, title: str, name: str) -> Table:
         frame = frame.with_columns(cut.otherwise(pl.col("title")))
     rows = [[cell(v) for v in row] for row in frame.iter_rows()]
     return Table(name, title, frame.columns, rows, deviations=False)
+
+
+def user_file(corpus: TrainingView, user: int) -> str:
+    """Return what stands for a user in the names of files: the id, or else the number.
+
+    The id of a user may be no name of a file, or the number of another user.
+    """
+    name = "" if corpus.user_ids is None else str(corpus.user_ids[user])
+    return name if re.fullmatch(FILE_NAME, name, re.A) else str(user)
 
 
 def latest_items(corpus: TrainingView, users: Tensor, k: int) -> pl.DataFrame:

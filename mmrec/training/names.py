@@ -127,7 +127,7 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
             expected=f"at least one {names.kind}",
             hint="omit the setting for all",
         )
-    found = _indices(listed, names.text)
+    found = indices(listed, names.text)
     path = expand(str(asked)) if alone else None
     if path is not None and path.is_file():
         if not found.has_nulls():
@@ -191,7 +191,7 @@ def _of_table(setting: str, path: Path, names: Names, *, skip: bool) -> Tensor:
     from mmrec.data.tables import read_table
 
     kind, table = names.kind, read_table(path)
-    role = _role(table, names)
+    role = column_of(table, names)
     others = f" or {names.column}" if names.column not in (None, kind, f"{kind}_id") else ""
     remedy = f"name the column {kind}_id (original ids) or {kind} (0 to {names.count - 1}){others}"
     column = table.columns({role: role}, remedy=remedy)[role]
@@ -219,7 +219,7 @@ def _of_table(setting: str, path: Path, names: Names, *, skip: bool) -> Tensor:
     return found.unique(maintain_order=True).to_torch()
 
 
-def _role(table: Table, names: Names) -> str:
+def column_of(table: Table, names: Names) -> str:
     """The column that lists users or items.
 
     Raises:
@@ -254,11 +254,11 @@ def _reading(column: Column, role: str, names: Names) -> tuple[Names, pl.Series]
     kind = names.kind
     rows = Names(kind, names.source, names.count, None)
     if names.ids is None or (role == kind and role != names.column):
-        return rows, _indices(column.text, rows.text)
-    by_id = _indices(column.text, names.text)
+        return rows, indices(column.text, rows.text)
+    by_id = indices(column.text, names.text)
     if role != names.column or role == f"{kind}_id":
         return names, by_id
-    by_row = _indices(column.text, rows.text)
+    by_row = indices(column.text, rows.text)
     of_id, of_row = (len(found) - found.null_count() for found in (by_id, by_row))
     if of_id == of_row and of_id and not by_id.equals(by_row):
         raise DataError(
@@ -270,7 +270,7 @@ def _reading(column: Column, role: str, names: Names) -> tuple[Names, pl.Series]
     return (rows, by_row) if of_row > of_id else (names, by_id)
 
 
-def _indices(asked: pl.Series, known: pl.Series) -> pl.Series:
+def indices(asked: pl.Series, known: pl.Series) -> pl.Series:
     """[N] positions of names among those that are known; null where a name is unknown."""
     import polars as pl
 

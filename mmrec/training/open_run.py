@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from hydra.utils import get_object
 from lightning.fabric import Fabric
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from mmrec.config.bars import steps
 from mmrec.config.errors import SettingError, memory_suffices
-from mmrec.config.literals import Known
+from mmrec.config.literals import Known, Masked
 from mmrec.config.paths import data_root as default_data_root
 from mmrec.config.paths import expand
 from mmrec.config.schema import TARGET
@@ -107,6 +108,46 @@ class OpenRun:
         if not isinstance(self.model, RoutedRecommender):
             return torch.empty(len(users), 0)
         return self.model.pair_gates(self._of_pairs(users), items)
+
+    def recommend_sequences(
+        self,
+        sequences: Sequence[Sequence[int | str]],
+        k: int = 20,
+        *,
+        times: Sequence[Sequence[int]] | None = None,
+        seen: Masked = "train+val",
+        accelerator: str = "auto",
+        block: int = 512,
+    ) -> pl.DataFrame:
+        """Return the best items after sequences that were not in training.
+
+        The columns are those of the command `recommend`; `user` is the number of the sequence.
+
+        Args:
+            sequences: items in order of time, the oldest first: rows of the data (numbers), or
+                original ids (text). Of long ones the model reads the latest `max_length` items.
+            k: length of the lists; they are shorter where there are fewer candidates.
+            times: of the items, in seconds since 1970, or positions where the data have these
+                instead. Models that read times (HM4SR, CAMMSR with `time`) need them; other models
+                ignore them.
+            seen: `none`: items of a sequence may be recommended after it; with any other value,
+                they are left out.
+            accelerator: `auto`, `cpu` or `gpu`.
+            block: sequences that are scored at a time.
+
+        Raises:
+            SettingError: the model does not read histories, a sequence is empty, an item is
+                unknown, or times are missing or wrong.
+        """
+        from mmrec.training.given_histories import list_histories
+        from mmrec.training.ranked_lists import ranked_lists
+
+        for name, value in (("k", k), ("block", block)):
+            if value < 1:
+                raise SettingError(setting=name, value=value, expected="1 or more")
+        given = list_histories(self, sequences, times)
+        users = torch.arange(len(given))
+        return pl.concat(ranked_lists(self, users, k, seen, block, accelerator, history=given))
 
     def _of_pairs(self, users: Tensor) -> Queries:
         """One query a pair, on the model's device."""

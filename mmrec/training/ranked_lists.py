@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmrec.data import Corpus, InteractionData, Interactions, Modality
+    from mmrec.training.given_histories import GivenHistories
     from mmrec.training.open_run import OpenRun
 
 log = logging.getLogger(__name__)
@@ -72,21 +73,23 @@ def ranked_lists(
     block: int,
     accelerator: str,
     offer: Ranked | None = None,
-    history: Known | None = None,
+    history: Known | GivenHistories | None = None,
 ) -> Iterator[pl.DataFrame]:
     """The rows of `recommend`, a block of users at a time.
 
     Args:
         opened: what scores.
-        users: [Q].
+        users: [Q] int64, of the data or of the histories that are given.
         k: length of the lists; they are shorter where there are fewer candidates.
         seen: items that are masked, as in `recommend`.
         block: users that are scored at a time.
         accelerator: what to compute on.
         offer: what is ranked; None: the catalogue.
-        history: interactions that histories are made of, as in `recommend`.
+        history: interactions that histories are made of, as in `recommend`; or histories of other
+            users, of which `seen` masks everything or nothing.
     """
     import polars as pl
+    import torch
 
     from mmrec.config.checks import check_choice
     from mmrec.evaluation.inference import best_items
@@ -97,21 +100,29 @@ def ranked_lists(
 
     corpus = opened.corpus
     offer = offer or offered(opened.data, None)
-    masked = UserItems(masked_interactions(corpus, seen), corpus.n_users, corpus.n_items)
-    queries = opened.queries(users, min(block, corpus.n_users), history)
+    if history is None or isinstance(history, str):
+        count, ids, ties = corpus.n_users, corpus.user_ids, None
+        queries = opened.queries(users, min(block, count), history)
+        had = masked_interactions(corpus, seen)
+    else:
+        count, ids, ties = len(history), history.ids, history.ties
+        queries = history.queries(opened.model, users, min(block, count))
+        had = history.seen.select(torch.full((len(history.seen),), seen != "none"))
+    masked = UserItems(had, count, corpus.n_items)
     for batch, scores in scored(opened, queries, accelerator=accelerator, items=offer.new):
         scores = scores.float()
         mask = None
         if offer.new is None:
             mask = masked.to(batch.device)(batch).to_sparse_coo().indices()  # [2, N]
-        ranked = best_items(scores, batch, k, mask, offer.allowed)
+        order = None if ties is None else ties.to(batch.device)[batch]
+        ranked = best_items(scores, batch, k, mask, offer.allowed, order)
         row, place = (ranked >= 0).nonzero(as_tuple=True)
         item = ranked[row, place]
         columns = {"user": batch[row], "item": item, "rank": place + 1, "score": scores[row, item]}
         frame = pl.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-        for name, ids in (("user", corpus.user_ids), ("item", offer.names.ids)):
-            if ids is not None:
-                frame = frame.with_columns(ids.gather(frame[name]).alias(f"{name}_id"))
+        for name, originals in (("user", ids), ("item", offer.names.ids)):
+            if originals is not None:
+                frame = frame.with_columns(originals.gather(frame[name]).alias(f"{name}_id"))
         if offer.titles is not None:
             frame = frame.with_columns(offer.titles.gather(frame["item"]).alias("title"))
         yield frame

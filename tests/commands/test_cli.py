@@ -244,6 +244,7 @@ def test_a_process_of_its_own_is_started_with_the_same_words():
         ("mmrec report metric", {"metric=", "metrics="}),
         ("mmrec recommend seen=", {"seen=train", "seen=train+val", "seen=all", "seen=none"}),
         ("mmrec recommend run=x seen=tr", {"seen=train", "seen=train+val"}),
+        ("mmrec recommend history=", {"history=train", "history=train+val", "history=all"}),
         ("mmrec recommend block=", {"block=512"}),
         ("mmrec explain accelerator=", {"accelerator=auto", "accelerator=cpu", "accelerator=gpu"}),
         ("mmrec evaluate split=", {"split=val", "split=test"}),
@@ -262,6 +263,12 @@ def test_a_process_of_its_own_is_started_with_the_same_words():
 )
 def test_what_is_typed_is_completed(complete, line, expected):
     assert set(complete(line)) == expected
+
+
+def test_a_file_is_completed_where_words_are_choices_too(complete, tmp_path):
+    (tmp_path / "sessions.csv").touch()
+    line = f"mmrec recommend history={tmp_path}/se"
+    assert complete(line) == [f"history={tmp_path}/sessions.csv"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -158,6 +158,27 @@ def test_a_gated_model_has_no_router_and_the_rest(finished, tmp_path):
     assert "experts" not in table(page, next(tmp_path.glob("tables/user-*.csv")).stem).columns
 
 
+def test_a_model_of_sequences_has_weights_by_user_and_along_sequences(finished, tmp_path):
+    words = ("data.split=leave_one_out", "model.inner=8", "data.batch_size=32")
+    folder = finished("hm4sr", *words)
+    page = explain(run=folder, users=[7, 3], output=str(tmp_path), accelerator="cpu")
+    for title in ("Channels", "Sequences", "Recommendations"):
+        assert f">{title}</h2>" in page.read_text()
+    opened = open_run(folder)
+    corpus, names = opened.corpus, list(opened.model.names)
+    by_category = table(page, "weights-by-category")
+    assert by_category.select(names).sum_horizontal().to_list() == pytest.approx([1.0] * 4)
+    users = pl.read_csv(page.parent / "weights-of-users.csv")
+    assert users["items"].to_list() == corpus.user_counts().tolist()
+    assert table(page, "weights-by-user")["user"].to_list() == [7, 3]
+    along = table(page, "user-7-sequence")
+    parts = (corpus.train, corpus.val)
+    assert along["item"].to_list() == [
+        item for part in parts for item in part.item[part.user == 7].tolist()
+    ]
+    assert not {*names} & {*table(page, "user-7").columns}  # no weights of pairs
+
+
 def test_the_page_stands_in_the_run_by_default_and_is_written_by_the_command(finished, in_process):
     folder = finished("gated_lightgcn")
     assert in_process(main, f"run={folder}", "k=3", "accelerator=cpu") is None

@@ -195,7 +195,7 @@ def test_the_training_view_has_all_but_what_is_held_out():
     view = whole.train_view
     assert type(view) is TrainingView
     assert view.train_view is view
-    held_out = {"val", "test", "cold", "warm", "removed", "filtered"}
+    held_out = {"val", "test", "cold", "warm", "removed", "filtered", "clock"}
     assert {f.name for f in fields(whole)} - {f.name for f in fields(view)} == held_out
     for each in fields(view):
         assert getattr(view, each.name) is getattr(whole, each.name)

@@ -145,6 +145,12 @@ def test_positions_are_no_clock():
     assert "timestamp" in error.value.hint
 
 
+@pytest.mark.parametrize("clock", [True, False])
+def test_a_corpus_says_whether_its_times_are_seconds(clock):
+    data = from_rows([(0, item, item) for item in range(3)])
+    assert split_corpus(source(data, clock=clock), split="leave_one_out").clock is clock
+
+
 def test_temporal_cuts_the_span_and_a_cut_off_belongs_to_what_is_before():
     data = from_rows([(0, 0, time) for time in (110, 108, 100, 109, 109, 108, 110, 101)])
     assert temporal(data, cutoffs=(0.8, 0.9)).tolist() == [2, 0, 0, 1, 1, 0, 2, 0]

@@ -249,6 +249,21 @@ def test_absent_channels_weigh_nothing_and_the_others_sum_to_one(corpus):
     torch.testing.assert_close(weights.sum(1), torch.ones(corpus.n_items))
 
 
+@pytest.mark.parametrize("guided", [True, False])
+def test_weights_along_sequences_are_those_with_which_items_are_read(corpus, guided):
+    off = {} if guided else {"channel_weights": "uniform", "category_weight": 0.0}
+    model = build(corpus, **off)
+    found = model.sequence_weights(HISTORY, model.encode())
+    assert [*found] == ["behaviour", *corpus.modalities]
+    places = [(item, place) for sequence in SEQUENCES for place, item in enumerate(sequence)]
+    if guided:
+        expected = torch.stack([channels_of(model, *each)[1] for each in places])
+    else:
+        there = model.present(HISTORY.item).float()
+        expected = there / there.sum(1, keepdim=True)
+    torch.testing.assert_close(torch.stack([*found.values()], 1), expected)
+
+
 def test_times_are_added_to_positions(corpus):
     model = build(corpus, time=True)
     time = torch.tensor([0, 2, 7, 5, 1, 1, 3, 4, 9])

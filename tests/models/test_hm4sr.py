@@ -40,6 +40,21 @@ def corpus(checkerboard):
     return replace(corpus, categories=labels)
 
 
+def test_weights_along_sequences_are_shares_of_the_spread_of_scores(corpus):
+    model = build(corpus)
+    encoded = model.encode()
+    found = model.sequence_weights(HISTORY, encoded)
+    assert [*found] == ["behaviour", *corpus.modalities]
+    states = model.read(HISTORY, encoded).split(DIM, 1)
+    each = zip(states, encoded.items.split(DIM, 1), strict=True)
+    spread = torch.stack([(s @ items.T).std(1, correction=0) for s, items in each], 1)
+    expected = spread / spread.sum(1, keepdim=True)
+    torch.testing.assert_close(torch.stack([*found.values()], 1), expected)
+    alone = History(HISTORY.item[4:], HISTORY.length[3:], HISTORY.time[4:])
+    for name, weight in model.sequence_weights(alone, encoded).items():
+        torch.testing.assert_close(weight, found[name][4:])
+
+
 def batch_of(model, corpus, rows):
     data = InteractionData()
     data.corpus = corpus

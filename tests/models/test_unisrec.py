@@ -45,6 +45,30 @@ def test_experts_shift_and_map_each_row():
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("ids", [False, True])
+def test_channels_weigh_as_much_as_their_vectors_are_long(checkerboard, ids):
+    corpus = checkerboard(("a", "b"), missing=6)
+    model = build(corpus, ids=ids)
+    found = model.item_weights()
+    assert [*found] == ["behaviour"] * ids + ["a", "b"]
+    for item in (0, 1, 50):
+        lengths = [float(model.item.weight[item].norm())] if ids else []
+        for adaptor, m in zip(model.adaptors, corpus.modalities.values(), strict=True):
+            row = adapted(adaptor, normalize(m.features[item], dim=0))
+            lengths.append(float(row.norm()) if m.present[item] else 0.0)
+        expected = [length / max(sum(lengths), 1e-9) for length in lengths]
+        assert [float(w[item]) for w in found.values()] == pytest.approx(expected, abs=1e-5)
+    history = History(torch.tensor([50, 1, 50]), torch.tensor([2, 1]))
+    along = model.sequence_weights(history, model.encode())
+    assert all(torch.equal(along[name], found[name][history.item]) for name in found)
+
+
+def test_a_single_channel_is_not_weighed(checkerboard):
+    model = build(checkerboard(("a",)))
+    assert model.item_weights() == {}
+    assert model.sequence_weights(History(torch.tensor([1]), torch.tensor([1])), None) == {}
+
+
 def test_dropout_acts_on_the_features_of_experts_and_not_on_the_gate():
     torch.manual_seed(0)
     experts = WhiteningExperts(5, 4, 3, 0.5).requires_grad_(False)

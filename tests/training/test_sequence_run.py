@@ -9,6 +9,7 @@ import torch
 from mmrec.commands.evaluate import evaluate
 from mmrec.commands.recommend import recommend
 from mmrec.commands.run import main
+from mmrec.data.corpus import together
 from mmrec.training.open_run import open_run
 
 WORDS = (
@@ -27,10 +28,11 @@ WORDS = (
 )
 
 
-@pytest.fixture
-def run(in_process, tmp_path):
-    assert in_process(main, *WORDS, "run_dir=run") is None
-    return open_run(tmp_path / "run")
+@pytest.fixture(scope="module")
+def run(run_words, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "sasrec"
+    run_words(folder, *WORDS)
+    return open_run(folder)
 
 
 def test_it_says_its_protocol_and_gives_the_same_numbers_again(run):
@@ -63,6 +65,26 @@ def test_lists_follow_from_the_history_that_is_asked_for(run, tmp_path):
         )
         found[known] = listed["item"].to_list()
     assert len({tuple(items) for items in found.values()}) > 1
+
+
+@pytest.mark.parametrize("seen", ["train+val", "none"])
+def test_the_history_of_a_known_user_gives_the_users_list(run, tmp_path, seen):
+    corpus = run.corpus
+    start, item, time = together(corpus.train, corpus.val).by_user(corpus.n_users)
+    user = torch.arange(corpus.n_users).repeat_interleave(start.diff())
+    frame = pl.DataFrame({"user": user.numpy(), "item": item.numpy(), "timestamp": time.numpy()})
+    order = torch.randperm(len(frame), generator=torch.Generator().manual_seed(0))
+    frame[order.tolist()].write_csv(tmp_path / "histories.csv")
+    lists = [
+        pl.read_parquet(recommend(run=run.folder, output=str(tmp_path / name), seen=seen, **given))
+        for name, given in (
+            ("known.parquet", {}),
+            ("given.parquet", {"history": tmp_path / "histories.csv"}),
+        )
+    ]
+    known, given = lists[0], lists[1].with_columns(pl.col("user_id").cast(pl.Int64).alias("user"))
+    assert len(known) == 20 * corpus.n_users
+    assert given.sort("user", "rank").select(known.columns).equals(known)
 
 
 def test_seen_items_are_masked_on_request(run, tmp_path):
