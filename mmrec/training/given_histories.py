@@ -283,7 +283,8 @@ def _known_items(column: Column, names: Names) -> pl.Series:
             file=shown(column.path),
             column=plain,
             found=_some(unknown.unique(maintain_order=True)),
-            expected=f"items of {names.source}{names.nearest(unknown[0])}",
+            expected=f"items of {names.source}, as {printable(str(names.text[0]))}"
+            f"{names.nearest(unknown[0])}",
         )
     if len(unknown):
         log.warning(
