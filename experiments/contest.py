@@ -16,7 +16,8 @@ from pathlib import Path
 from mmrec.config.schema import conf_dir
 
 log = logging.getLogger(__name__)
-SEQUENTIAL = ("cammsr", "gru4rec", "hm4sr", "sasrec", "sasrecf", "unisrec")  # models of sequences
+# Models of sequences.
+SEQUENTIAL = ("cammsr", "gru4rec", "hm4sr", "sasrec", "sasrecf", "sequence_knn", "unisrec")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from mmrec.graphs.content import (
     shared_neighbours,
     weighted_content_graph,
 )
+from mmrec.graphs.cooccurrence import cooccurrence_similarity
 from mmrec.graphs.knn import Neighbours, content_knn, knn_adjacency, knn_graph
 from mmrec.graphs.low_rank import Factors, truncated_svd
 from mmrec.graphs.pseudo import (
@@ -49,6 +50,7 @@ __all__ = [
     "content_graphs",
     "content_knn",
     "content_similarity",
+    "cooccurrence_similarity",
     "csr_matrix",
     "degree_weights",
     "directed_content_graph",

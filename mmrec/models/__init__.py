@@ -30,6 +30,7 @@ from mmrec.models.random import Random
 from mmrec.models.routed import RoutedRecommender
 from mmrec.models.sasrec import SASRec
 from mmrec.models.sasrecf import SASRecF
+from mmrec.models.sequence_knn import SequenceKNN
 from mmrec.models.sequential import SequentialRecommender
 from mmrec.models.slmrec import SLMRec
 from mmrec.models.smore import SMORE
@@ -76,6 +77,7 @@ __all__ = [
     "SASRec",
     "SASRecF",
     "SLMRec",
+    "SequenceKNN",
     "SequentialRecommender",
     "UniSRec",
 ]
