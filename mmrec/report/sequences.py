@@ -168,7 +168,10 @@ def categories_of(corpus: TrainingView, items: Tensor) -> pl.Series:
     """Names of the categories that each of some items [N] bears."""
     assert corpus.categories is not None
     item, category, names = corpus.categories
-    borne: dict[int, list[str]] = {}
-    for one, bears in zip(item.tolist(), category.tolist(), strict=True):
-        borne.setdefault(one, []).append(printable(names[bears], WIDE))
-    return pl.Series("categories", [", ".join(borne.get(one, [])) for one in items.tolist()])
+    shown = pl.Series("categories", [printable(name, WIDE) for name in names], dtype=pl.String)
+    borne = pl.DataFrame({"item": item.numpy(), "categories": shown.gather(category.numpy())})
+    each = borne.group_by("item", maintain_order=True).agg(pl.col("categories").str.join(", "))
+    rows = pl.DataFrame({"item": items.numpy()}).join(
+        each, on="item", how="left", maintain_order="left"
+    )
+    return rows["categories"].fill_null("")
