@@ -163,7 +163,8 @@ def in_process(
         return None
 
     yield call
-    logger.handlers[:], logger.level = before
+    logger.handlers[:], level = before
+    logger.setLevel(level)  # which also forgets what other loggers have kept of it
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,9 @@ def make_plan(
         )
     HydraConfig.instance().set_config(config)  # as Hydra does for a run: ${hydra:...} is read
     base = loader.load_sweep_config(config, space.fixed)
-    _refuse_more_than_a_search(config, loader, arguments)
+    fixed = parse(None, arguments, loader).fixed
+    bare = base if fixed == space.fixed else loader.load_sweep_config(config, fixed)
+    _refuse_more_than_a_search(config, bare)
     plain = checked_run(base)
     _refuse_other_models(settings, space, base, config)
     names = objectives(settings, plain)
@@ -187,14 +189,15 @@ def _try_edges(space: Space, config: DictConfig, loader: ConfigLoader) -> None:
             checked_run(changed)
 
 
-def _refuse_more_than_a_search(
-    config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
-) -> None:
-    """A file in conf/sweep that sets something of a run would be lost on the run: say so."""
-    fixed = parse(None, arguments, loader).fixed
+def _refuse_more_than_a_search(config: DictConfig, bare: DictConfig) -> None:
+    """A file in conf/sweep that sets something of a run would be lost on the run: say so.
+
+    Args:
+        config: composed with the file.
+        bare: composed without it, of the same words of the command line.
+    """
     with_sweep, without = (
-        flat(OmegaConf.to_container(c, resolve=False))
-        for c in (config, loader.load_sweep_config(config, fixed))
+        flat(OmegaConf.to_container(each, resolve=False)) for each in (config, bare)
     )
     for key in sorted(with_sweep.keys() | without.keys()):
         root = key.split(".")[0]
