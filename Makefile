@@ -105,11 +105,11 @@ bench-full: $(ENV) ## The same at full size
 
 .PHONY: test
 test: $(ENV) ## All tests and notebooks
-	$(BIN)/python -m pytest -n 2 --nbmake
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake
 
 .PHONY: test-fast
 test-fast: $(ENV) ## Fast tests without data sets (about 3 minutes on two cores)
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not data' tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not data' tests
 
 .PHONY: test-gpu
 test-gpu: $(ENV) ## Tests that need a GPU; fails without one

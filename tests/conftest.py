@@ -50,6 +50,12 @@ SLOW = {
     *("test_sequence_run", "test_tracking"),
 }
 
+# Modules whose tests share runs, so that one process should have them all (--dist loadgroup).
+SHARED = {
+    *("test_command", "test_evaluate", "test_explain", "test_given_histories", "test_open_run"),
+    *("test_recommend", "test_sequence_run", "test_similar", "test_tracking"),
+}
+
 COLOURS = (38, 16, 10, 10, 8, 8, 6, 6)  # users who like each; unequal, so that popularity tells
 ITEMS_OF_COLOUR = 12
 
@@ -68,10 +74,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker("slow")
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
     missing = _missing()
     left_out = [item for item in items if any(map(item.get_closest_marker, missing))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def _group(item: pytest.Item) -> str | None:
+    """The tests that one process should run, as they share what takes long to make."""
+    if item.path.stem == "test_contract" and isinstance(item, pytest.Function):
+        model = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        return f"contract of {str(model).partition('/')[0]}" if model else None
+    return item.path.stem if item.path.stem in SHARED else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """Leave loggers as they were: commands set them up for a process of their own."""
+    loggers = [logging.getLogger(name) for name in (None, "mmrec", "lightning.pytorch")]
+    before = [(each.handlers[:], each.level) for each in loggers]
+    try:
+        return (yield)
+    finally:
+        for logger, (handlers, level) in zip(loggers, before, strict=True):
+            logger.handlers[:] = handlers
+            logger.setLevel(level)  # which also forgets what other loggers have kept of it
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -138,16 +167,12 @@ def _save_one_pixel(figure: Figure, path: Path) -> None:  # noqa: ARG001
 
 
 @pytest.fixture
-def in_process(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Callable[..., str | int | None]]:
+def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str | int | None]:
     """`in_process(main, *words)`: a command in this process, and in an empty folder.
 
     It gives what the command exits with: its one line, or None. Hydra and the loggers, which the
     command sets up for its process, are afterwards as they were.
     """
-    logger = logging.getLogger()
-    before = logger.handlers[:], logger.level
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
@@ -162,9 +187,7 @@ def in_process(
             HydraConfig.instance().cfg = None
         return None
 
-    yield call
-    logger.handlers[:], level = before
-    logger.setLevel(level)  # which also forgets what other loggers have kept of it
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,19 @@ from mmrec.config.schema import conf_dir
 # Settings that hold text, or lists of text: a test compares them with the signatures behind them.
 # `*` stands for a part of the name; with `[]`, only the elements of a list are text.
 TEXT = (
-    *("baseline", "by", "candidates", "ckpt", "exclude", "items", "metric", "metrics", "monitor"),
-    *("only", "output", "per_user", "run", "run_dir", "runs", "seen", "storages", "title"),
+    *("baseline", "by", "candidates", "ckpt", "exclude", "history", "items", "metric", "metrics"),
+    *(
+        "monitor",
+        "only",
+        "output",
+        "per_user",
+        "run",
+        "run_dir",
+        "runs",
+        "seen",
+        "storages",
+        "title",
+    ),
     *("trust", "users"),
     *("data.columns.*", "data.ids", "data.interactions_file", "data.modalities", "data.name"),
     *("data.category_separator", "data.root", "data.separator"),

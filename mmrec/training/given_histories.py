@@ -156,7 +156,7 @@ def check_reader(model: Recommender, setting: str, value: object) -> None:
         return
     kinds = (getattr(mmrec.models, name) for name in mmrec.models.__all__)
     readers = sorted(
-        kind.__name__.lower()
+        kind.__module__.rpartition(".")[2]
         for kind in kinds
         if issubclass(kind, Recommender) and kind.needs_history and kind != SequentialRecommender
     )
