@@ -15,6 +15,7 @@ from mmrec.data.corpus import (
 )
 from mmrec.data.datamodule import FolderData, InteractionData, PlantedData
 from mmrec.data.folder import Columns, read_folder, read_items
+from mmrec.data.planting import Roles
 from mmrec.data.pyg import PygData, from_pyg
 from mmrec.data.splits import split_corpus
 from mmrec.data.synthetic import Truth, planted
@@ -34,6 +35,7 @@ __all__ = [
     "PlantedData",
     "PygData",
     "Queries",
+    "Roles",
     "Sequences",
     "Source",
     "TrainingView",
