@@ -19,6 +19,7 @@ from mmrec.data.planting import Roles
 from mmrec.data.pyg import PygData, from_pyg
 from mmrec.data.splits import split_corpus
 from mmrec.data.synthetic import Truth, planted
+from mmrec.data.synthetic_sequences import SequentialTruth, planted_sequential
 
 __all__ = [
     "ByUser",
@@ -37,6 +38,7 @@ __all__ = [
     "Queries",
     "Roles",
     "Sequences",
+    "SequentialTruth",
     "Source",
     "TrainingView",
     "Triplets",
@@ -44,6 +46,7 @@ __all__ = [
     "content_hash",
     "from_pyg",
     "planted",
+    "planted_sequential",
     "read_folder",
     "read_items",
     "require_modalities",
