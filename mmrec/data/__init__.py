@@ -15,9 +15,11 @@ from mmrec.data.corpus import (
 )
 from mmrec.data.datamodule import FolderData, InteractionData, PlantedData
 from mmrec.data.folder import Columns, read_folder, read_items
+from mmrec.data.planting import Roles
 from mmrec.data.pyg import PygData, from_pyg
 from mmrec.data.splits import split_corpus
 from mmrec.data.synthetic import Truth, planted
+from mmrec.data.synthetic_sequences import SequentialTruth, planted_sequential
 
 __all__ = [
     "ByUser",
@@ -34,7 +36,9 @@ __all__ = [
     "PlantedData",
     "PygData",
     "Queries",
+    "Roles",
     "Sequences",
+    "SequentialTruth",
     "Source",
     "TrainingView",
     "Triplets",
@@ -42,6 +46,7 @@ __all__ = [
     "content_hash",
     "from_pyg",
     "planted",
+    "planted_sequential",
     "read_folder",
     "read_items",
     "require_modalities",

@@ -39,9 +39,10 @@ from mmrec.data.loaders import (
     check_ordered,
     queries_for,
 )
+from mmrec.data.planting import Roles
 from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler
 from mmrec.data.splits import COLD_SHARE, ColdItems, Split, needed_roles, split_corpus
-from mmrec.data.synthetic import Truth, planted
+from mmrec.data.synthetic import planted
 
 log = logging.getLogger(__name__)
 
@@ -290,7 +291,7 @@ class PlantedData(InteractionData):
         world: makes the source and its truth; `functools.partial(planted, users=...)` for another.
     """
 
-    world: Callable[[], tuple[Source, Truth]] = planted
+    world: Callable[[], tuple[Source, Roles]] = planted
     split: Split | None = "random_per_user"
 
     def source(self) -> Source:
@@ -298,12 +299,12 @@ class PlantedData(InteractionData):
         return self._made[0]
 
     @property
-    def truth(self) -> Truth:
-        """What was planted: roles, preferences, factors."""
+    def truth(self) -> Roles:
+        """What was planted: roles of items, and what else the world knows."""
         return self._made[1]
 
     @cached_property
-    def _made(self) -> tuple[Source, Truth]:
+    def _made(self) -> tuple[Source, Roles]:
         try:
             return self.world()
         except SettingError as error:

@@ -6,11 +6,9 @@ B users of a block, K items that a user meets.
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -18,37 +16,38 @@ from torch import Generator, Tensor
 from mmrec.config.errors import SettingError
 from mmrec.data.choices import choose, exponential, lay_out, meet
 from mmrec.data.corpus import Categories, Interactions, Modality, Seed, Size, Source, content_hash
+from mmrec.data.planting import (
+    BEGIN,
+    DOMINANT,
+    FEWEST,
+    SPAN,
+    Roles,
+    by_modality,
+    check_modalities,
+    check_names,
+    check_range,
+    deal,
+    draw_activity,
+)
 
 ROLE_SHARES = {"dominant": 0.6, "balanced": 0.2, "complementary": 0.2}
-BEGIN, SPAN = 1_500_000_000, 3 * 365 * 86_400  # seconds
-FEWEST = 5  # interactions of a user
 MET = 24  # draws from a larger one for each interaction
 BLOCK = 64  # users at a time: what they need fits in a cache
 
-Number = TypeVar("Number", int, float)
 
-
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """What was planted.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Truth(Roles):
+    """What was planted; roles are `dominant/<modality>` for each, `balanced`, `complementary`.
 
     Attributes:
-        role_names: every role: `dominant/<modality>` for each, `balanced`, `complementary`.
-        role: [I] int64, an index into role_names.
-        informative: [I, M] float32, the share of the item's factors that the modality shows.
         preference: [U, M] float32, how much a user heeds each modality; rows sum to one.
         user_factors: [2, U, D] float32, a user's interests at the begin and at the end.
         item_factors: [I, D] float32, each factor of mean 0 and variance 1 over the items.
-        category: [I] int64.
     """
 
-    role_names: tuple[str, ...]
-    role: Tensor
-    informative: Tensor
     preference: Tensor
     user_factors: Tensor
     item_factors: Tensor
-    category: Tensor
 
 
 def planted(
@@ -128,14 +127,14 @@ def planted(
     names = tuple(modalities)
     _check_sizes(users, items, interactions_per_user, names, factors, categories)
     _check_roles(roles)
-    _check_range("popularity_skew", popularity_skew, 0)
-    _check_range("preference_strength", preference_strength, 0, 1)
-    _check_range("drift", drift, 0, 1)
-    _check_range("cold_items", cold_items, 0, 0.5)
-    _check_range("strength", strength, 0)
-    width = _by_modality("widths", widths, names, 1)
-    sigma = _by_modality("noise", noise, names, 0)
-    absent = _by_modality("missing", missing, names, 0, 1)
+    check_range("popularity_skew", popularity_skew, 0)
+    check_range("preference_strength", preference_strength, 0, 1)
+    check_range("drift", drift, 0, 1)
+    check_range("cold_items", cold_items, 0, 0.5)
+    check_range("strength", strength, 0)
+    width = by_modality("widths", widths, names, 1)
+    sigma = by_modality("noise", noise, names, 0)
+    absent = by_modality("missing", missing, names, 0, 1)
     rng = Generator().manual_seed(seed)
 
     category = torch.randperm(items, generator=rng) % categories  # [I]
@@ -144,21 +143,21 @@ def planted(
     item = (item - item.mean(0)) / item.std(0, correction=0)  # [I, D]
     shares = [roles.get("dominant", 0) / len(names)] * len(names)
     shares += [roles.get("balanced", 0), roles.get("complementary", 0)]
-    role = _deal(shares, items, rng)  # [I]
-    present = torch.stack([_deal([share, 1 - share], items, rng) for share in absent], 1).bool()
+    role = deal(shares, items, rng)  # [I]
+    present = torch.stack([deal([share, 1 - share], items, rng) for share in absent], 1).bool()
     carried = _carried(len(names), factors)[role] & present[:, :, None]  # [I, M, D]
     shown = {
         name: _modality(item, carried[:, m], present[:, m], width[m], sigma[m], rng)
         for m, name in enumerate(names)
     }
-    cold = _deal([1 - cold_items, cold_items / 2, cold_items / 2], items, rng).to(torch.int8)  # [I]
+    cold = deal([1 - cold_items, cold_items / 2, cold_items / 2], items, rng).to(torch.int8)  # [I]
     popularity = popularity_skew * torch.randn(items, generator=rng)  # [I]
 
     begin = torch.randn(users, factors, generator=rng)  # [U, D]
     end = math.sqrt(1 - drift**2) * begin + drift * torch.randn(users, factors, generator=rng)
     preference = exponential((users, len(names)), rng)
     preference /= preference.sum(1, keepdim=True)  # [U, M]
-    activity = _activity(users, interactions_per_user, items // 4, rng)  # [U]
+    activity = draw_activity(users, interactions_per_user, items // 4, rng)  # [U]
 
     # x_ui is a dot product once u is repeated for each p_um, and v for each c_im.
     seen = len(names) * carried / carried.sum(1, keepdim=True).clamp(min=1)  # [I, M, D]
@@ -202,7 +201,7 @@ def planted(
         cold=cold if cold_items else None,
     )
     return source, Truth(
-        role_names=(*(f"dominant/{name}" for name in names), "balanced", "complementary"),
+        role_names=(*(DOMINANT + name for name in names), "balanced", "complementary"),
         role=role,
         informative=carried.float().mean(2),
         preference=preference,
@@ -210,12 +209,6 @@ def planted(
         item_factors=item,
         category=category,
     )
-
-
-def _deal(shares: Sequence[float], count: int, rng: Generator) -> Tensor:
-    """[count] int64: 0, 1, ... in the given shares, exact but for rounding, in random order."""
-    edges = (torch.tensor(shares, dtype=torch.float64).cumsum(0)[:-1] * count).round()
-    return torch.bucketize(torch.randperm(count, generator=rng), edges, right=True)
 
 
 def _carried(modalities: int, factors: int) -> Tensor:
@@ -240,12 +233,6 @@ def _modality(
     return Modality(features, present, content_hash([features, present]))
 
 
-def _activity(users: int, mean: float, most: int, rng: Generator) -> Tensor:
-    """[U] int64: interactions of each user, FEWEST and a log-normal number more."""
-    extra = (torch.randn(users, generator=rng) - 0.5).exp() * (mean - FEWEST)  # E exp(z - 1/2) = 1
-    return (FEWEST + extra.round().long()).clamp(max=most)
-
-
 def _check_sizes(
     users: int,
     items: int,
@@ -254,8 +241,8 @@ def _check_sizes(
     factors: int,
     categories: int,
 ) -> None:
-    _check_range("users", users, 1)
-    _check_range("interactions_per_user", interactions_per_user, FEWEST)
+    check_range("users", users, 1)
+    check_range("interactions_per_user", interactions_per_user, FEWEST)
     if items < 4 * interactions_per_user:
         raise SettingError(
             setting="items",
@@ -263,10 +250,7 @@ def _check_sizes(
             problem=f"too few for interactions_per_user={interactions_per_user} without repeats",
             expected=f"{math.ceil(4 * interactions_per_user)} or more",
         )
-    if not names or len(set(names)) < len(names):
-        raise SettingError(
-            setting="modalities", value=[*names], expected="one name or more, each once"
-        )
+    check_modalities(names)
     if factors < len(names):
         raise SettingError(
             setting="factors",
@@ -274,13 +258,13 @@ def _check_sizes(
             problem=f"too few for a block of them in each of {len(names)} modalities",
             expected=f"{len(names)} or more",
         )
-    _check_range("categories", categories, 1, items)
+    check_range("categories", categories, 1, items)
 
 
 def _check_roles(roles: Mapping[str, float]) -> None:
-    _check_names("roles", roles, ROLE_SHARES)
+    check_names("roles", roles, ROLE_SHARES)
     for role, share in roles.items():
-        _check_range(f"roles.{role}", share, 0, 1)
+        check_range(f"roles.{role}", share, 0, 1)
     total = sum(roles.values())
     if not math.isclose(total, 1, abs_tol=1e-6):
         raise SettingError(
@@ -289,40 +273,3 @@ def _check_roles(roles: Mapping[str, float]) -> None:
             problem=f"the shares sum to {total:g}",
             expected="a sum of 1",
         )
-
-
-def _check_names(argument: str, given: Iterable[str], known: Iterable[str]) -> None:
-    known = tuple(known)
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise SettingError(
-                setting=f"{argument}.{name}",
-                expected=f"a name of {', '.join(known)}",
-                hint=f"did you mean {near[0]}?",
-            )
-
-
-def _check_range(argument: str, value: float, low: float, high: float = math.inf) -> None:
-    if not (low <= value <= high and math.isfinite(value)):
-        bounds = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-        raise SettingError(setting=argument, value=value, expected=bounds)
-
-
-def _by_modality(
-    argument: str,
-    given: Number | Mapping[str, Number],
-    names: tuple[str, ...],
-    low: float,
-    high: float = math.inf,
-) -> list[Number]:
-    """The value of each modality, in their order."""
-    by_name = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
-    _check_names(argument, by_name, names)
-    for name in names:
-        if name not in by_name:
-            raise SettingError(
-                setting=f"{argument}.{name}", problem="it has no value", hint="add one"
-            )
-        _check_range(f"{argument}.{name}", by_name[name], low, high)
-    return [by_name[name] for name in names]

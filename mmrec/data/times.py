@@ -9,6 +9,8 @@ import logging
 
 import polars as pl
 
+from mmrec.config.errors import DataError
+from mmrec.config.text import printable
 from mmrec.data.tables import Column, shown
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ UNITS = (
     ("microseconds", 10**14, 10**6),
     ("nanoseconds", 10**17, 10**9),
 )
+SECONDS = ("seconds", 0, 1)
+PLAUSIBLE = (631_152_000, 4_102_444_800)  # seconds: the years 1990 to 2099
 EXPECTED = (
     "a time since 1970 (seconds, milliseconds or microseconds) or ISO 8601, for example "
     "2024-05-01T12:30:00Z; correct the line, or drop it"
@@ -35,13 +39,16 @@ def moments(column: Column) -> tuple[pl.Series, pl.Series]:
 
     Numbers are seconds, or milliseconds, microseconds or nanoseconds where the largest is at least
     1e11, 1e14 or 1e17. If all are dates such as 20240501, they are dates. Text is ISO 8601 with a
-    date, perhaps a time of day, and perhaps a zone; without zone it is UTC.
+    date, perhaps a time of day, and perhaps a zone; without zone it is UTC. Two units in one column
+    are an error: the largest value, and another one in a smaller unit, are both between 1990 and
+    2099. In the unit of the largest, the other would be in the first seven weeks of 1970.
 
     Returns:
         [N] int64 seconds, and [N] numbers that order also within a second.
 
     Raises:
-        DataError: a value is none of these, is negative, not finite, or beyond int64.
+        DataError: a value is none of these, is negative, not finite, or beyond int64; or values
+            have two units.
     """
     values = column.values
     if values.dtype in (pl.Date, pl.Datetime):
@@ -71,6 +78,7 @@ def moments(column: Column) -> tuple[pl.Series, pl.Series]:
             name,
             largest,
         )
+        _check_one_unit(column, numbers, scale)
         if (mixed := (numbers > 10**8) & (numbers < least)).any():
             log.warning(
                 "%s: %s mixes units: %s is too small for %s; convert the column to seconds",
@@ -80,6 +88,32 @@ def moments(column: Column) -> tuple[pl.Series, pl.Series]:
                 name,
             )
     return (numbers // scale).cast(pl.Int64), numbers
+
+
+def _check_one_unit(column: Column, numbers: pl.Series, scale: int) -> None:
+    """Refuse dates in a smaller unit than that of the largest value, which is a date too."""
+    place = numbers.arg_max()
+    known = {factor: unit for unit, _, factor in (SECONDS, *UNITS)}
+    low, high = PLAUSIBLE
+    if place is None or not low * scale <= numbers[place] < high * scale:
+        return
+    for factor, unit in known.items():
+        if factor == scale:
+            return
+        mixed = (numbers >= low * factor) & (numbers < high * factor)
+        if mixed.any():
+            index = int(mixed.arg_true()[0])
+            line, row = column.place(index)
+            raise DataError(
+                file=shown(column.path),
+                line=line,
+                row=row,
+                column=printable(column.name),
+                problem=f"{unit} and {known[scale]} are mixed",
+                found=f"{column.text[index]} here and {column.text[place]} elsewhere",
+                expected="times in one unit",
+                hint=f"multiply the {unit} by {scale // factor:,}, or write all times as ISO 8601",
+            )
 
 
 def _calendar_days(numbers: pl.Series) -> pl.Series | None:

@@ -11,15 +11,13 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from mmrec.data import Corpus
-from mmrec.data.synthetic import Truth
-
-DOMINANT = "dominant/"
+from mmrec.data import Corpus, Roles
+from mmrec.data.planting import DOMINANT
 
 
 def role_recovery(
     corpus: Corpus,
-    truth: Truth,
+    truth: Roles,
     weights: Mapping[str, Tensor],
     group: Tensor | None = None,
     *,
@@ -82,7 +80,7 @@ def rounded(weights: Tensor) -> Tensor:
     return weights.double().round(decimals=5)
 
 
-def dominance_areas(truth: Truth, role: Tensor, weights: Mapping[str, Tensor]) -> dict[str, float]:
+def dominance_areas(truth: Roles, role: Tensor, weights: Mapping[str, Tensor]) -> dict[str, float]:
     """How well each modality's weight tells the items that it dominates from the others'.
 
     Args:

@@ -88,10 +88,13 @@ def of_train(opened: OpenRun, weights: Weights) -> Section:
     of_items = groups(corpus.item_counts(), evaluation.item_groups)[item]
     of_users = groups(corpus.user_counts(), evaluation.user_groups)[user]
     tables, figures = [], {}
-    for what, index, labels in (
+    groupings: list[tuple[str, Tensor, Sequence[str]]] = [
         ("popularity", of_items, charts.POPULARITY),
         ("activity", of_users, charts.ACTIVITY),
-    ):
+    ]
+    if isinstance(opened.data, PlantedData):
+        groupings += [("role", opened.data.truth.role[item], opened.data.truth.role_names)]
+    for what, index, labels in groupings:
         table, means = _means(f"weights-by-{what}", f"By {what}", names, values, index, labels)
         tables.append(table)
         figures[what] = gate_charts.stacked(means, names, names, labels, f"Weights by {what}")
@@ -294,11 +297,8 @@ def _means(
     labels: Sequence[str],
     counted: str = "pairs",
 ) -> tuple[Table, Tensor]:
-    """A table of means by group, and the means [G, C]; NaN where a group is empty.
-
-    Rows without any weight are of items without content, and do not count.
-    """
-    there = values.any(1)  # or nothing is weighed
+    """A table of means by group, and the means [G, C]; NaN where a group is empty."""
+    there = values.any(1)  # items without content have no weight, and do not count
     values, index = values[there], index[there]
     count = torch.bincount(index, minlength=len(labels))
     values = values.double()  # float32 loses its third digit over ten million pairs

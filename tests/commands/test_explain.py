@@ -240,6 +240,24 @@ def test_recovery_is_in_the_result_of_planted_data(finished):
     assert found["cold/auc"] != found["auc"]
 
 
+def test_planted_sequences_have_recovery_and_weights_by_role(finished, tmp_path):
+    folder = finished("cammsr", "data=planted_sequential", "model.inner=8")
+    result = json.loads((folder / "result.json").read_text())
+    assert {"auc", "auc/visual", "auc/textual", "chance/auc"} <= set(result["recovery"])
+    card = result["data_card"]
+    assert (card["name"], card["split"]) == ("planted_sequential", "leave_one_out")
+    page = explain(run=folder, users=[7], k=3, output=str(tmp_path), accelerator="cpu")
+    assert ">Known roles</h2>" in page.read_text()
+    shown = table(page, "weights-by-role")
+    assert shown["group"].to_list() == ["dominant/visual", "dominant/textual"]
+    opened = open_run(folder)
+    role = opened.data.truth.role[opened.corpus.train.item]
+    pairs = [int(str(count).replace(",", "")) for count in shown["pairs"]]
+    assert pairs == torch.bincount(role).tolist()
+    assert shown["visual"][0] != shown["visual"][1]
+    assert "true role" in table(page, "user-7").columns
+
+
 @pytest.mark.parametrize(
     ("name", "given", "value"), [("k", 0, 0), ("users", [], []), ("users", [80], "80")]
 )

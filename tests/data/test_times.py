@@ -87,9 +87,37 @@ def test_dates_written_as_numbers_are_dates(caplog):
     assert seconds([20140701, 5]) == [20140701, 5]
 
 
-def test_a_mixture_of_units_is_told(caplog):
-    read([1_500_000_000, 1_500_000_000_001])
-    assert "mixes units: 1500000000 is too small for milliseconds" in caplog.text
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize(
+    ("units", "factor"),
+    [(("seconds", "milliseconds"), 1), (("milliseconds", "microseconds"), 1000)],
+)
+def test_two_units_in_one_column_are_an_error(units, factor, as_text):
+    values = [1_600_000_000_000 * factor, 1_500_000_000 * factor, 700_000_000_000 * factor]
+    with pytest.raises(DataError) as error:
+        read([str(value) for value in values] if as_text else values)
+    assert (error.value.column, error.value.line) == ("date", 3)
+    assert error.value.problem == f"{units[0]} and {units[1]} are mixed"
+    assert error.value.found == f"{values[1]} here and {values[0]} elsewhere"
+    assert error.value.hint.startswith(f"multiply the {units[0]} by 1,000")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0, 1, 1_500_000_000_000],  # unknown times are often 0
+        [103_000_000_000, 1_500_000_000_000, 7_000_000_000_000],  # 1973 to 2191
+        [-1 + 2**32, 631_152_000, 0],
+    ],
+)
+def test_many_years_in_one_unit_are_no_mixture(values):
+    scale = 1000 if max(values) > 10**11 else 1
+    assert seconds(values) == [value // scale for value in values]
+
+
+def test_values_that_may_be_of_a_smaller_unit_are_told(caplog):
+    read([200_000_000, 1_500_000_000_001])  # 1976, or 3 January 1970
+    assert "mixes units: 200000000 is too small for milliseconds" in caplog.text
 
 
 @pytest.mark.parametrize(

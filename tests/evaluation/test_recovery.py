@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from mmrec.data import PlantedData, planted
-from mmrec.evaluation.recovery import role_recovery
+from mmrec.data import PlantedData, Roles, planted, planted_sequential
+from mmrec.evaluation.recovery import dominance_areas, role_recovery
 
 
 def world(**options):
@@ -99,6 +99,26 @@ def test_an_area_is_the_share_of_pairs_that_are_in_order(two):
     expected = (mine[:, None] > other).double().mean()
     found = role_recovery(corpus, truth, weights)
     assert found["auc/visual"] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_an_area_counts_ties_as_half_a_pair():
+    role, names = torch.tensor([0, 0, 1, 1, 1]), ("dominant/visual", "dominant/textual")
+    truth = Roles(role_names=names, role=role, informative=torch.empty(5, 2), category=role)
+    visual = torch.tensor([0.9, 0.4, 0.4, 0.2, 0.6])
+    # Of 2 x 3 pairs: 0.9 is larger than all three; 0.4 than one, and equal to one.
+    areas = dominance_areas(truth, role, {"visual": visual, "textual": 1 - visual})
+    assert areas == {"visual": pytest.approx(4.5 / 6), "textual": pytest.approx(4.5 / 6)}
+
+
+def test_the_preference_of_categories_in_sequences_is_recovered_alike():
+    make = partial(planted_sequential, users=60, items=80, categories=4, missing=0.1)
+    data = PlantedData(world=make, split="leave_one_out")
+    corpus, truth = data.corpus, data.truth
+    found = role_recovery(corpus, truth, oracle(corpus, truth))
+    assert (found["auc"], found["nmi"]) == (1, pytest.approx(1))
+    by_category = torch.tensor([0.9, 0.8, 0.2, 0.1])[truth.preferred.argsort().argsort()]
+    visual = by_category[truth.category]  # the preferred modality of each category, 0 is visual
+    assert role_recovery(corpus, truth, {"visual": visual, "textual": 1 - visual})["auc"] == 1
 
 
 def test_three_modalities_have_an_area_each():
