@@ -250,7 +250,8 @@ NEXT_ITEMS = """
 Test metrics of the best epoch by validation NDCG@10, three seeds, and what others report. The whole
 catalogue is ranked, items of the history too; a test query's history is the user's train and
 validation items. A run whose last epoch is near its best was cut by `trainer.max_epochs`. Since
-commit 47c7a3c, dropout on a CPU draws other random numbers, so a new run differs in its digits.
+commit 47c7a3c, and again since attention is computed by ranges of lengths, dropout on a CPU draws
+other random numbers, so a new run differs in its digits.
 
 | run | hit rate@5 | NDCG@5 | hit rate@10 | NDCG@10 | best / last epoch | reference |
 |---|---|---|---|---|---|---|

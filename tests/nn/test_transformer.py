@@ -31,8 +31,23 @@ def test_packing_is_the_inverse_of_padding(packed):
         assert not padded[row, len(part) :].any()
 
 
-def test_a_block_is_that_of_torch(packed):
+def test_buckets_hold_each_item_once_and_sequences_of_like_length():
+    length = torch.tensor([3, 9, 0, 40, 8, 17, 16, 32, 33, 1])
+    buckets = layout(length).buckets
+    assert torch.equal(torch.cat([items for items, _ in buckets]).sort()[0], torch.arange(159))
+    found = [torch.bincount(each.position)[0].item() for _, each in buckets]  # sequences with items
+    assert found == [3, 2, 2, 2]
+    assert [each.shape for _, each in buckets] == [(4, 8), (2, 16), (2, 32), (2, 40)]
+    [(items, whole)] = layout(LENGTH).buckets
+    assert items is None
+    assert torch.equal(whole.place, layout(LENGTH).place)
+
+
+@pytest.mark.parametrize("lengths", [LENGTH.tolist(), [3, 20, 0, 9, 8, 33]])
+def test_a_block_is_that_of_torch(lengths):
     """PyTorch's own layer, on one sequence at a time."""
+    length = torch.tensor(lengths)
+    packed = torch.randn(int(length.sum()), DIM, generator=torch.Generator().manual_seed(0))
     block = TransformerBlock(DIM, HEADS, 16, 0.0).eval()
     twin = nn.TransformerEncoderLayer(
         DIM, HEADS, 16, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True
@@ -58,8 +73,8 @@ def test_a_block_is_that_of_torch(packed):
     with torch.no_grad():
         for theirs, ours in pairs.items():
             theirs.copy_(ours)
-        found = torch.split(block(packed, layout(LENGTH)), LENGTH.tolist())
-        for part, ours in zip(torch.split(packed, LENGTH.tolist()), found, strict=True):
+        found = torch.split(block(packed, layout(length)), lengths)
+        for part, ours in zip(torch.split(packed, lengths), found, strict=True):
             if len(part):
                 mask = nn.Transformer.generate_square_subsequent_mask(len(part))
                 expected = twin(part[None], src_mask=mask, is_causal=True)[0]
