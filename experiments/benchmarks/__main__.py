@@ -72,6 +72,7 @@ def on_cpu(*, full: bool) -> dict[str, Part]:
         "MAMEX epoch, Scientific": cold.scientific,
         "MAMEX epoch, Scientific, one thread": partial(cold.scientific, threads=1),
         "SASRec step": sequences.step,
+        "CAMMSR step": sequences.cammsr,
         **{f"{name} step, Baby": partial(graphs.step, name) for name in graphs.MODELS},
         "100,000 new items": cold.arrivals,
         "dispatch": cold.dispatch,
@@ -139,6 +140,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         ("MAMEX epoch, Scientific", OF_MAMEX, "1.5"),
         ("MAMEX epoch, Scientific, one thread", OF_MAMEX, "1.5"),
         ("SASRec step", "matrix products and attention, forward and backward", "1.5"),
+        ("CAMMSR step", "its parts by themselves, forward and backward", "1.5"),
         *(
             (f"{name} step, Baby", "its dense and sparse products, forward and backward", "1.5")
             for name in graphs.MODELS
