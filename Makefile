@@ -21,9 +21,9 @@ $(ENV): pyproject.toml constraints.txt
 		$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit( \
 			"mmrec needs Python 3.11 or newer, $(PYTHON) is %d.%d: try make venv PYTHON=python3.11" % v[:2])' \
 		&& $(PYTHON) -m venv .venv; }
-	@echo 'Installing into .venv: minutes the first time'
+	@echo 'Installing into .venv: minutes the first time; pip names what it fetches'
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt --editable '.[dev]'
 	@touch $(ENV)
 
 ##@ Use
