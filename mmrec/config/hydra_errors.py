@@ -28,6 +28,9 @@ NAMED_BY_DATA = {  # settings whose keys are modalities or columns
 }
 
 
+PREPARED = "prepare"  # group of `data=` in the command of this name
+
+
 def explain(error: BaseException, config_name: str) -> str:
     """One line for Hydra's own errors, with the nearest valid names."""
     text = str(error)
@@ -35,7 +38,8 @@ def explain(error: BaseException, config_name: str) -> str:
         group, _, choice = found[1].rpartition("/")
         if group == "hydra/launcher" and choice in EXTRAS:
             return f"{group}={choice} needs a package: pip install 'mmrec[{EXTRAS[choice]}]'"
-        return f"{group}={choice}: there is no conf/{found[1]}.yaml" + instead(group, choice)
+        typed = "data" if group == PREPARED else group
+        return f"{typed}={choice}: there is no conf/{found[1]}.yaml" + instead(group, choice)
     if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
         key = found[1].split("@")[0]
         group, dot, _ = key.partition(".")
@@ -132,6 +136,9 @@ def instead(group: str, choice: str) -> str:
         near = nearest(choice, there)
         start = " For" if near.endswith("?") else "; for"
         return f"{near}{start} a folder of your own, give data=folder data.name={choice}"
+    if group == PREPARED:
+        start = nearest(choice, there)
+        return f"{start}; for tables of your own, give data=tables data.name={choice}"
     if group == "experiment" and choice.endswith("-best"):
         return f"; those of a search are found with --config-dir multirun/{choice[:-5]}"
     return f"; there are {', '.join(there)}" if 0 < len(there) < 9 else nearest(choice, there)
@@ -152,6 +159,7 @@ def _keys(config_name: str) -> list[str]:
     from omegaconf import OmegaConf
 
     groups = {p.name for p in conf_dir().iterdir() if p.is_dir() and config_name == "config"}
+    groups |= {f"{PREPARED}@data"} if config_name == PREPARED else set()
     chosen = [word for word in sys.argv[1:] if word.split("=")[0] in groups and "," not in word]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -161,7 +169,8 @@ def _keys(config_name: str) -> list[str]:
             composed = compose(config_name)
     config = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(config, dict)
-    return sorted({*_paths(config, ""), *groups})
+    names = {name.rpartition("@")[2] for name in groups}
+    return sorted({*_paths(config, ""), *names})
 
 
 def _paths(node: Mapping[Any, Any], prefix: str) -> Iterator[str]:
