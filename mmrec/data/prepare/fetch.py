@@ -100,6 +100,7 @@ class Fetcher:
         """Download a file from the first mirror that has it; return its address."""
         import pooch
 
+        pooch.get_logger().setLevel(logging.ERROR)  # it prints digests, which we record
         reasons = []
         for url in urls:
             try:

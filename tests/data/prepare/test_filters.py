@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmrec.config.errors import DataError
 from mmrec.data.prepare.filters import core, filter_interactions
 
+few = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 2)), max_size=40)
 
 
@@ -32,12 +33,14 @@ def naive_core(rows, k):
             return rows
 
 
+@few
 @given(ROWS, st.integers(1, 4))
 def test_the_core_is_that_of_a_naive_loop(rows, k):
     frame = table(rows)
     assert core(frame, k).rows() == naive_core(frame.rows(), k)
 
 
+@few
 @given(ROWS)
 def test_duplicates_are_those_of_a_naive_loop(rows):
     frame = table(rows)
