@@ -137,8 +137,9 @@ def instead(group: str, choice: str) -> str:
         start = " For" if near.endswith("?") else "; for"
         return f"{near}{start} a folder of your own, give data=folder data.name={choice}"
     if group == PREPARED:
-        start = nearest(choice, there)
-        return f"{start}; for tables of your own, give data=tables data.name={choice}"
+        near = nearest(choice, there)
+        start = " For" if near.endswith("?") else "; for"
+        return f"{near}{start} tables of your own, give data=tables data.name={choice}"
     if group == "experiment" and choice.endswith("-best"):
         return f"; those of a search are found with --config-dir multirun/{choice[:-5]}"
     return f"; there are {', '.join(there)}" if 0 < len(there) < 9 else nearest(choice, there)

@@ -37,7 +37,7 @@ TEXT = (
     *("data.category_separator", "data.root", "data.separator"),
     *("data.category", "data.duplicates", "data.fill", "data.interactions", "data.item_id"),
     *("data.items", "data.labels", "data.mirrors", "data.split", "data.text", "data.time_unit"),
-    "data.features.*.*",
+    *("data.features.*.*", "data.text_model"),
     *("logger.*.entity", "logger.*.experiment_name", "logger.*.group", "logger.*.job_type"),
     *("logger.*.name", "logger.*.path", "logger.*.prefix", "logger.*.project"),
     *("logger.*.root_dir", "logger.*.run_id", "logger.*.run_name", "logger.*.save_dir"),

@@ -79,6 +79,8 @@ class RawData(ABC):
         split_seed: of `random_per_user`.
         labels: a published table of the same interactions with labels (`x_label`), which replace
             the split.
+        text_model: encodes the texts of items: a model of sentence-transformers by its name on the
+            Hugging Face Hub, or a folder; None makes no text features.
         expected: known numbers of users, items and interactions after filtering.
     """
 
@@ -90,6 +92,7 @@ class RawData(ABC):
     split: Split = "random_per_user"
     split_seed: int = 0
     labels: str | None = None
+    text_model: str | None = None
     expected: Mapping[str, int] | None = None
 
     @abstractmethod

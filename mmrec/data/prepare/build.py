@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mmrec.data.files import digests
 from mmrec.data.prepare.base import RawData, RawFile
 from mmrec.data.prepare.cache import VERSION, cached
 from mmrec.data.prepare.check import check_folder, read_manifest
+from mmrec.data.prepare.encode import Encoder, SentenceEncoder, check_model, encode_texts
 from mmrec.data.prepare.fetch import Fetcher
 from mmrec.data.prepare.filters import count, filter_interactions, shown_counts
 from mmrec.data.prepare.numbering import number
@@ -32,7 +33,12 @@ log = logging.getLogger(__name__)
 
 
 def prepare_folder(
-    data: RawData, fetcher: Fetcher, versions: Mapping[str, str], *, overwrite: bool = False
+    data: RawData,
+    fetcher: Fetcher,
+    versions: Mapping[str, str],
+    *,
+    overwrite: bool = False,
+    make_encoder: Callable[[str], Encoder] = SentenceEncoder,
 ) -> Path:
     """Make the folder of a data set.
 
@@ -44,6 +50,7 @@ def prepare_folder(
         fetcher: downloads what is missing.
         versions: of Python and packages, for the manifest.
         overwrite: replace a folder that was prepared from other files or with other settings.
+        make_encoder: makes the encoder of texts from `data.text_model`.
 
     Returns:
         The folder.
@@ -53,6 +60,7 @@ def prepare_folder(
         SettingError: the settings are invalid, the folder is in use, or it holds something else.
     """
     data.check()
+    model = {} if data.text_model is None else check_model(data.text_model)
     folder = data.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -65,12 +73,19 @@ def prepare_folder(
             hint="wait until it is done; its stages are shared",
         ) from None
     with lock:
-        return _prepare(data, fetcher, versions, folder, overwrite=overwrite)
+        return _prepare(data, fetcher, versions, model, make_encoder, overwrite=overwrite)
 
 
 def _prepare(
-    data: RawData, fetcher: Fetcher, versions: Mapping[str, str], folder: Path, *, overwrite: bool
+    data: RawData,
+    fetcher: Fetcher,
+    versions: Mapping[str, str],
+    model: Mapping[str, RawFile],
+    make_encoder: Callable[[str], Encoder],
+    *,
+    overwrite: bool,
 ) -> Path:
+    folder = data.folder
     files = data.fetch(fetcher)
     if data.labels is not None:
         path = expand(data.labels)
@@ -80,7 +95,8 @@ def _prepare(
             f"labels/{each.name}": RawFile(each, digest) for each, digest in digests(read).items()
         }
     used = [f"{role}: {file.sha256}" for role, file in sorted(files.items())]
-    key = content_hash([VERSION, *data.key(), *used])
+    weights = [f"{role}: {file.sha256}" for role, file in sorted(model.items())]
+    key = content_hash([VERSION, *data.key(), *used, *weights])
     if _is_current(folder, key, overwrite=overwrite):
         return folder
 
@@ -116,13 +132,15 @@ def _prepare(
     details, item_counts = cached(
         "items", [*data.key(), *used, ids], lambda: data.read_items(files, numbered.items)
     )
+    vectors = data.read_vectors(files, numbered.items)
+    encoder = None
+    if data.text_model is not None and "text" in details.columns:
+        encoded = encode_texts(make_encoder, data.text_model, details["text"], weights)
+        vectors["text"], encoder = encoded
     staging = Staging(folder, key)
     write_interactions(staging, numbered)
     write_items(staging, details)
-    modalities = {
-        kind: write_vectors(staging, kind, vectors)
-        for kind, vectors in data.read_vectors(files, numbered.items).items()
-    }
+    modalities = {kind: write_vectors(staging, kind, each) for kind, each in vectors.items()}
     manifest = write_manifest(
         staging,
         {
@@ -135,7 +153,7 @@ def _prepare(
                     "sha256": file.sha256,
                     "url": file.url,
                 }
-                for role, file in sorted(files.items())
+                for role, file in sorted({**files, **model}.items())
             },
             "stages": stages,
             "counts": final,
@@ -143,6 +161,7 @@ def _prepare(
             "split": numbered.rule,
             "items": item_counts,
             "modalities": modalities,
+            "text_encoder": encoder,
             "versions": dict(versions),
         },
     )

@@ -111,6 +111,20 @@ class Tables(RawData):
                 problem="it names columns of data.items, which is not set",
                 hint="set data.items to the table of items",
             )
+        if self.text and self.text_model is None:
+            raise SettingError(
+                setting="data.text",
+                value=[*self.text],
+                problem="no encoder reads these columns",
+                hint="set data.text_model, for example to sentence-transformers/all-MiniLM-L6-v2",
+            )
+        if self.text_model is not None and self.items is None:
+            raise SettingError(
+                setting="data.text_model",
+                value=self.text_model,
+                problem="there are no texts",
+                hint="set data.items to the table of items",
+            )
         check_files(
             {
                 "data.interactions": self.interactions,

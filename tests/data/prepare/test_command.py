@@ -25,7 +25,8 @@ def settings(*words):
 def words(amazon, tmp_path, monkeypatch):
     monkeypatch.setenv("MMREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MMREC_DATA", str(tmp_path / "sets"))
-    return ["prepare@data=baby", f"data.mirrors=[{amazon.url}]", f"downloads={tmp_path / 'raw'}"]
+    chosen = ["prepare@data=baby", f"data.mirrors=[{amazon.url}]", "data.text_model=null"]
+    return [*chosen, f"downloads={tmp_path / 'raw'}"]
 
 
 def test_a_public_set_is_prepared_and_trained_on(words, composed, core, tmp_path, caplog):
