@@ -105,6 +105,8 @@ class Amazon2014(RawData):
 
     def read_interactions(self, files: Mapping[str, RawFile]) -> tuple[pl.DataFrame, Counts]:
         path = files["reviews"].path
+        if (whole := _whole(path)) is not None:
+            return whole, {"malformed_lines": 0}
         bad = Malformed(
             path, self.malformed_lines, "a review with reviewerID, asin, overall, unixReviewTime"
         )
@@ -197,6 +199,21 @@ def image_features(path: Path) -> tuple[npt.NDArray[np.float32], pl.Series]:
     return records["features"], listed
 
 
+def _whole(path: Path) -> pl.DataFrame | None:
+    """All reviews of a file without malformed lines; None if it has some, or is damaged."""
+    try:
+        frame = pl.scan_ndjson(path, schema=REVIEW).collect()
+    except (OSError, pl.exceptions.PolarsError):
+        return None
+    if frame.is_empty() or frame.null_count().sum_horizontal().item():
+        return None
+    return _named(frame)
+
+
+def _named(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.rename(dict(zip(REVIEW, ("user", "item", "rating", "time"), strict=True)))
+
+
 def _reviews(first: int, block: bytes, bad: Malformed) -> pl.DataFrame:
     """The reviews of a block; fast if every line is one, else line by line."""
     lines = block.count(b"\n") + (not block.endswith(b"\n"))
@@ -207,7 +224,7 @@ def _reviews(first: int, block: bytes, bad: Malformed) -> pl.DataFrame:
     if frame.height != lines or frame.null_count().sum_horizontal().item():
         rows = [*records(first, block, _review, bad)]
         frame = pl.DataFrame(rows, schema=REVIEW)
-    return frame.rename(dict(zip(REVIEW, ("user", "item", "rating", "time"), strict=True)))
+    return _named(frame)
 
 
 def _review(line: bytes) -> dict[str, Any]:

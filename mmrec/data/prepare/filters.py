@@ -11,6 +11,8 @@ from typing import Literal
 import polars as pl
 
 from mmrec.config.errors import DataError
+from mmrec.data.corpus import Interactions
+from mmrec.data.filters import k_core
 
 log = logging.getLogger(__name__)
 
@@ -106,11 +108,15 @@ def core(frame: pl.DataFrame, k: int) -> pl.DataFrame:
 
     A repeated user-item pair counts once, and its rows are kept or removed together.
     """
-    coded = frame.select(pl.col(PAIR).rank("dense")).with_row_index("row")
-    coded = coded.with_columns(first=pl.struct(PAIR).is_first_distinct())
-    while True:
-        enough = [pl.col("first").sum().over(key) >= k for key in PAIR]
-        kept = coded.filter(*enough)
-        if kept.height == coded.height:
-            return frame[kept["row"]] if kept.height < frame.height else frame
-        coded = kept
+    if frame.is_empty():
+        return frame
+    pairs = Interactions(*(_codes(frame[role]).to_torch() for role in PAIR))
+    counts = (frame[role].n_unique() for role in PAIR)
+    kept = k_core(pairs, k, *counts)
+    return frame.filter(pl.Series(kept.numpy()))
+
+
+def _codes(ids: pl.Series) -> pl.Series:
+    """[N] int64, the same number from 0 on for the same id."""
+    known = ids.unique()
+    return ids.replace_strict(known, pl.int_range(len(known), eager=True), return_dtype=pl.Int64)

@@ -174,15 +174,16 @@ def _published_ids(
     numbers = column.integers
     by_row = known if listed is None else listed
     is_row = numbers.is_between(0, len(by_row) - 1).fill_null(False)
-    names = column.text.is_in(by_row.implode())
-    if listed is None and names.all():
+    if is_row.all():
+        ids = by_row.gather(numbers).alias(known.name)
+        if listed is not None and ids.is_in(known.implode()).any():
+            same = len(listed) == len(known) and known.is_in(listed.implode()).all()
+            return ids, (listed if same else known).alias(known.name)
+    if column.text.is_in(known.implode()).any():
         return column.text.alias(known.name), known
-    column.reject(
-        ~is_row, f"a row number of 0..{len(by_row) - 1}, or an original id; add {mapping}"
-    )
-    ids = by_row.gather(numbers).alias(known.name)
-    same = len(by_row) == len(known) and known.is_in(by_row.implode()).all()
-    return ids, (by_row if same else known).alias(known.name)
+    valid = f"a row number of 0..{len(by_row) - 1}, or an original id"
+    column.reject(~is_row, f"{valid}; put its {mapping} beside the file")
+    return ids, known
 
 
 def unwritable(ids: pl.Series) -> Sequence[str]:
