@@ -100,6 +100,8 @@ def _of_run(line: str, offered: list[str]) -> Iterator[str]:
         setting, _, choice = option.partition("=")
         if setting.rpartition(".")[2].startswith("_") or choice.startswith("_"):
             continue
+        if setting == "prepare":  # the group of another command
+            continue
         if option.startswith("hydra"):
             if typed.startswith("hydra") and option.startswith(HYDRA):
                 yield option

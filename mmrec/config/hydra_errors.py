@@ -46,6 +46,8 @@ def explain(error: BaseException, config_name: str) -> str:
         chosen = dot and any(word.lstrip("+").startswith(f"{group}=") for word in sys.argv)
         if config_name == "config" and not chosen and (unread := unread_search_setting(key)):
             return str(unread)
+        if key == PREPARED and config_name == "config":
+            return f"{key}: a run has no such group; data sets are made by `mmrec prepare data=...`"
         known = _keys(config_name)
         for place in (key, key.rpartition(".")[0]):
             if place in NAMED_BY_DATA:

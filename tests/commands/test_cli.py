@@ -254,6 +254,7 @@ def test_a_process_of_its_own_is_started_with_the_same_words():
         ("mmrec recommend mo", set()),
         ("mmrec prepare data=b", {"data=baby", "data=beauty"}),
         ("mmrec prepare da", {"data="}),
+        ("mmrec run prep", set()),
         ("mmrec report hyd", set()),
         ("mmrec run hydra/la", {"hydra/launcher="}),
         ("mmrec run ablation", {"ablation="}),
