@@ -178,7 +178,12 @@ def test_every_setting_shown_is_one(command, words, composed):
     flags = [word for word in words if word.startswith("-")]
     assert set(flags) <= {"-m", "--cfg", "--help", "--config-dir"}
     overrides = [word for word in overrides if word not in ("job", "mine/conf")]
-    if command != "run":
+    if command == "prepare":
+        for word in overrides:
+            group, _, choice = word.partition("=")
+            assert group == "data"
+            assert (conf_dir() / command / f"{choice}.yaml").is_file()
+    elif command != "run":
         settings = (conf_dir() / f"{command}.yaml").read_text()
         for word in overrides:
             *groups, setting = word.split("=")[0].split(".")

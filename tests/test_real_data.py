@@ -6,14 +6,18 @@ import logging
 from dataclasses import dataclass
 from functools import cache
 
+import polars as pl
 import pytest
 import torch
 from hydra.utils import instantiate
 from lightning import seed_everything
 from omegaconf import OmegaConf
+from polars.testing import assert_frame_equal
 
 from mmrec.config.errors import SettingError
-from mmrec.data import files
+from mmrec.data import Interactions, files
+from mmrec.data.prepare import Fetcher, Tables, check_folder, prepare_folder
+from mmrec.data.splits import random_per_user
 from mmrec.training.build import build
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
@@ -166,3 +170,28 @@ def test_two_short_epochs_lower_the_loss_and_beat_chance(
         found.append({k: float(v) for k, v in trainer.callback_metrics.items()})
     assert found[1]["train/bpr"] < found[0]["train/bpr"]
     assert found[1]["val/recall@20"] > 2 * 20 / data.corpus.n_items
+
+
+def test_the_published_split_of_baby_is_reached_by_labels_and_by_counts(real_data, tmp_path):
+    published = real_data / "baby" / "baby.inter"
+    data = Tables(
+        name="baby",
+        root=str(tmp_path / "labelled"),
+        interactions=str(published),
+        k_core=5,
+        expected={"users": 19445, "items": 7050, "interactions": 160792},
+        labels=str(published),
+    )
+    folder = prepare_folder(data, Fetcher(tmp_path), {})
+    table, known = (
+        pl.read_csv(path, separator="\t") for path in (folder / "baby.inter", published)
+    )
+    assert_frame_equal(table, known.select(table.columns), check_row_order=False)
+    assert check_folder(folder)["unexpected"] == {}
+    # The labels of public files were drawn without a seed; ours have their counts per user.
+    pairs = Interactions(known["userID"].to_torch(), known["itemID"].to_torch())
+    drawn = random_per_user(pairs, seed=0, floor=True)
+    for part in (1, 2):
+        ours = torch.bincount(pairs.user[drawn == part], minlength=19445)
+        theirs = torch.bincount(pairs.user[known["x_label"].to_torch() == part], minlength=19445)
+        assert torch.equal(ours, theirs)

@@ -23,6 +23,7 @@ COMMANDS = {
     "recommend": "write or print the best items of each user",
     "similar": "write or print the most similar items of each item",
     "explain": "show which experts and modalities carry the scores of a run",
+    "prepare": "make a data set from raw files or your own tables",
     "report": "compare runs: tables, figures and a page",
 }
 HELP = "\n".join(
@@ -99,6 +100,8 @@ def _of_run(line: str, offered: list[str]) -> Iterator[str]:
         setting, _, choice = option.partition("=")
         if setting.rpartition(".")[2].startswith("_") or choice.startswith("_"):
             continue
+        if setting == "prepare":  # the group of another command
+            continue
         if option.startswith("hydra"):
             if typed.startswith("hydra") and option.startswith(HYDRA):
                 yield option
@@ -127,8 +130,10 @@ def _of_command(
     settings = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
     settings = flat({name: settings[name] for name in settings.keys() - {"defaults", "hydra"}})
     name, equals, value = typed.partition("=")
-    if not equals:
-        found = [f"{setting}=" for setting in settings]
+    if command == "prepare" and name == "data" and equals:
+        found = [f"data={path.stem}" for path in sorted((conf_dir() / "prepare").glob("[!_]*"))]
+    elif not equals:
+        found = [f"{setting}=" for setting in (*["data"] * (command == "prepare"), *settings)]
     elif not value.startswith((".", "/")) and (
         choices := _choices(get_type_hints(function).get(name))
     ):

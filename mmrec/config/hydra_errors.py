@@ -28,6 +28,9 @@ NAMED_BY_DATA = {  # settings whose keys are modalities or columns
 }
 
 
+PREPARED = "prepare"  # group of `data=` in the command of this name
+
+
 def explain(error: BaseException, config_name: str) -> str:
     """One line for Hydra's own errors, with the nearest valid names."""
     text = str(error)
@@ -35,13 +38,16 @@ def explain(error: BaseException, config_name: str) -> str:
         group, _, choice = found[1].rpartition("/")
         if group == "hydra/launcher" and choice in EXTRAS:
             return f"{group}={choice} needs a package: pip install 'mmrec[{EXTRAS[choice]}]'"
-        return f"{group}={choice}: there is no conf/{found[1]}.yaml" + instead(group, choice)
+        typed = "data" if group == PREPARED else group
+        return f"{typed}={choice}: there is no conf/{found[1]}.yaml" + instead(group, choice)
     if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
         key = found[1].split("@")[0]
         group, dot, _ = key.partition(".")
         chosen = dot and any(word.lstrip("+").startswith(f"{group}=") for word in sys.argv)
         if config_name == "config" and not chosen and (unread := unread_search_setting(key)):
             return str(unread)
+        if key == PREPARED and config_name == "config":
+            return f"{key}: a run has no such group; data sets are made by `mmrec prepare data=...`"
         known = _keys(config_name)
         for place in (key, key.rpartition(".")[0]):
             if place in NAMED_BY_DATA:
@@ -132,6 +138,10 @@ def instead(group: str, choice: str) -> str:
         near = nearest(choice, there)
         start = " For" if near.endswith("?") else "; for"
         return f"{near}{start} a folder of your own, give data=folder data.name={choice}"
+    if group == PREPARED:
+        near = nearest(choice, there)
+        start = " For" if near.endswith("?") else "; for"
+        return f"{near}{start} tables of your own, give data=tables data.name={choice}"
     if group == "experiment" and choice.endswith("-best"):
         return f"; those of a search are found with --config-dir multirun/{choice[:-5]}"
     return f"; there are {', '.join(there)}" if 0 < len(there) < 9 else nearest(choice, there)
@@ -152,6 +162,7 @@ def _keys(config_name: str) -> list[str]:
     from omegaconf import OmegaConf
 
     groups = {p.name for p in conf_dir().iterdir() if p.is_dir() and config_name == "config"}
+    groups |= {f"{PREPARED}@data"} if config_name == PREPARED else set()
     chosen = [word for word in sys.argv[1:] if word.split("=")[0] in groups and "," not in word]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -161,7 +172,8 @@ def _keys(config_name: str) -> list[str]:
             composed = compose(config_name)
     config = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(config, dict)
-    return sorted({*_paths(config, ""), *groups})
+    names = {name.rpartition("@")[2] for name in groups}
+    return sorted({*_paths(config, ""), *names})
 
 
 def _paths(node: Mapping[Any, Any], prefix: str) -> Iterator[str]:

@@ -8,6 +8,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +27,14 @@ def cache_dir() -> Path:
 def data_root() -> Path:
     """The folder that holds the data sets: `MMREC_DATA`, else `./data`."""
     return expand(os.environ.get("MMREC_DATA") or "data")
+
+
+@cache
+def conf_dir() -> Path:
+    """The configuration's folder: the installed package's own, else the checkout's."""
+    package = Path(str(resources.files("mmrec")))
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
 
 
 def expand(path: str | Path) -> Path:

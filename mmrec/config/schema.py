@@ -9,11 +9,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from mmrec.config.errors import SettingError
+from mmrec.config.paths import conf_dir as conf_dir
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -58,14 +57,6 @@ TOLD = {  # types of pydantic's errors, and what messages say instead
     "bool_": "expected true or false",
     "string_type": "expected text",
 }
-
-
-@cache
-def conf_dir() -> Path:
-    """The configuration's folder: the installed package's own, else the checkout's."""
-    package = Path(str(files("mmrec")))
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
 
 
 def nearest(word: str, choices: Iterable[str], n: int = 3) -> str:

@@ -90,12 +90,17 @@ def official(label: Tensor | None) -> Tensor:
     return label
 
 
-def random_per_user(interactions: Interactions, *, seed: int) -> Tensor:
+def random_per_user(interactions: Interactions, *, seed: int, floor: bool = False) -> Tensor:
     """A random tenth of each user for validation and a tenth for test.
 
     A user with n interactions keeps all of them in train if n < 3, gives one to validation and one
     to test if n < 10, and gives round(n / 5) beyond, halved; of an odd number test gets one more.
     The label of a pair depends on the seed and on the set of pairs, not on the order of rows.
+
+    Args:
+        interactions: N of them.
+        seed: of the choice.
+        floor: a user with 10 or more gives floor(n / 5), as in the published Amazon splits.
 
     Returns:
         [N] int8.
@@ -105,7 +110,8 @@ def random_per_user(interactions: Interactions, *, seed: int) -> Tensor:
     key = torch.empty_like(user)
     key[lexsort(user, item)] = torch.randperm(len(user), generator=generator)
     place, count = place_and_count(user, lexsort(user, key))
-    held = torch.where(count < 10, 2, (2 * count + 5) // 10).masked_fill(count < 3, 0)  # [N]
+    fifth = count // 5 if floor else (2 * count + 5) // 10
+    held = torch.where(count < 10, 2, fifth).masked_fill(count < 3, 0)  # [N]
     label = torch.full_like(user, TRAIN, dtype=torch.int8)
     label[place < held] = TEST
     label[place < held // 2] = VAL

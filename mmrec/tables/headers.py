@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mmrec.config.errors import DataError, SettingError
-from mmrec.config.paths import data_root, expand
+from mmrec.config.paths import conf_dir, data_root, expand
 from mmrec.config.text import printable
 from mmrec.tables.separators import chosen_separator, header_advice
 
@@ -93,6 +93,9 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
         sets = sorted(path.name for path in root.glob("*/"))
         near = difflib.get_close_matches(name, sets, n=1)
         remedy = f"did you mean data.name={near[0]}?" if near else ELSEWHERE
+        if (conf_dir() / "prepare" / f"{name}.yaml").is_file() and name != "tables":
+            where = "" if root == data_root() else f" {_shell(f'data.root={root}')}"
+            remedy = f"make it with `mmrec prepare data={name}{where}`, or {ELSEWHERE}"
         found = ", ".join([*map(printable, sets[:SHOWN]), *["..."] * (len(sets) > SHOWN)])
         raise DataError(
             file=root, problem=f"no data set {name}", found=found or "none", hint=remedy

@@ -19,7 +19,7 @@ from mmrec.config.schema import conf_dir
 from mmrec.training.trust import leave_run_folders
 
 CONFIGS = {"run": "config.yaml"}
-COMMANDS = ("run", "evaluate", "recommend", "similar", "explain", "report")
+COMMANDS = ("run", "evaluate", "recommend", "similar", "explain", "prepare", "report")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_it_tells_its_version(call):
     [
         ("recomend", "recommend"),
         ("rnu", "run"),
-        ("zzz", "; there are evaluate, explain, recommend"),
+        ("zzz", "; there are evaluate, explain, prepare"),
     ],
 )
 def test_an_unknown_command_is_one_line_with_the_nearest(call, word, nearest):
@@ -100,6 +100,7 @@ def test_an_unknown_command_is_one_line_with_the_nearest(call, word, nearest):
         ("recommend", "Write or print the best items of each user"),
         ("similar", "Write or print the most similar items"),
         ("report", "Compare runs"),
+        ("prepare", "Make a data set from public raw files"),
         ("explain", "Show which experts"),
     ],
 )
@@ -122,6 +123,7 @@ def test_help_explains_every_setting_and_names_the_completion(command):
     config = yaml.safe_load((conf_dir() / CONFIGS.get(command, f"{command}.yaml")).read_text())
     text = config["hydra"]["help"]["template"]
     groups = [next(iter(d)) for d in config["defaults"] if isinstance(d, dict)]
+    groups = [group.rpartition("@")[2] for group in groups]
     for setting in {*config, *groups} - {"defaults", "hydra", "override hydra/job_logging"}:
         line = re.search(rf"^{setting}[.=]\S+ +(.{{4,}})", text, re.MULTILINE)
         assert line, setting
@@ -250,6 +252,9 @@ def test_a_process_of_its_own_is_started_with_the_same_words():
         ("mmrec evaluate split=", {"split=val", "split=test"}),
         ("mmrec evaluate candidates=", {"candidates=all", "candidates=cold", "candidates=split"}),
         ("mmrec recommend mo", set()),
+        ("mmrec prepare data=b", {"data=baby", "data=beauty"}),
+        ("mmrec prepare da", {"data="}),
+        ("mmrec run prep", set()),
         ("mmrec report hyd", set()),
         ("mmrec run hydra/la", {"hydra/launcher="}),
         ("mmrec run ablation", {"ablation="}),
@@ -276,6 +281,7 @@ def test_only_what_a_command_takes_is_completed(command, complete):
     settings = yaml.safe_load((conf_dir() / CONFIGS.get(command, f"{command}.yaml")).read_text())
     groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     known = settings.keys() - {"defaults", "hydra"} | (groups if command == "run" else set())
+    known |= {"data"} if command == "prepare" else set()  # a group of its own
     offered = complete(f"mmrec {command} ")
     assert {re.split("[.=/]", option)[0] for option in offered} >= settings.keys() - {
         "defaults",

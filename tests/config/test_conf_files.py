@@ -15,6 +15,7 @@ from mmrec.config.schema import check_call, conf_dir
 
 FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().glob("*/**/[!_]*.yaml"))
 NEEDS = {"data/folder.yaml": ["data.name=mine"]}
+NEEDS |= {"prepare/tables.yaml": ["prepare.name=mine", "prepare.interactions=mine.csv"]}
 NEEDS |= {"upstream/dropoutnet.yaml": ["model=dropoutnet"]}
 NEEDS |= {"upstream/run.yaml": ["upstream.run=outputs/mine"]}
 NEEDS |= {f"{path}": ["sweep.study_name=mine"] for path in FILES if path.parent.name == "sweep"}
@@ -65,7 +66,7 @@ def test_every_value_has_the_type_that_its_reader_declares(plain):
 
 def test_the_defaults_name_every_group():
     groups = {path.parts[0] for path in FILES}
-    assert groups - CHOSEN <= {"hydra"}  # chosen by their own words
+    assert groups - CHOSEN <= {"hydra", "prepare"}  # chosen by their own words
 
 
 def test_help_reads_no_heavy_library():

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from mmrec.commands.evaluate import evaluate
 from mmrec.commands.explain import explain
+from mmrec.commands.prepare import prepare
 from mmrec.commands.recommend import recommend
 from mmrec.commands.report import report
 from mmrec.commands.run import main
@@ -27,6 +28,7 @@ from mmrec.config.words import (
     spelled_out,
 )
 from mmrec.data import Columns, FolderData, PlantedData
+from mmrec.data.prepare import Amazon2014, Tables
 from mmrec.search.grid import GridSettings
 from mmrec.search.settings import Settings
 from mmrec.search.space import parse
@@ -186,8 +188,8 @@ def text_kinds(kind) -> set[type]:
 @pytest.mark.parametrize(
     ("prefix", "called"),
     [
-        *(("", command) for command in (evaluate, explain, recommend, report)),
-        *(("data.", data) for data in (FolderData, PlantedData)),
+        *(("", command) for command in (evaluate, explain, prepare, recommend, report)),
+        *(("data.", data) for data in (FolderData, PlantedData, Amazon2014, Tables)),
         ("data.columns.", Columns),
         *(("logger.x.", logger) for logger in (EpochTable, MLflow, WandB, TensorBoardLogger)),
         *(("sweep.", Settings), ("hydra.sweeper.", Settings)),

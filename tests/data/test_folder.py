@@ -514,13 +514,26 @@ def test_a_missing_folder_lists_what_there_is(root):
     for folder, name, found, hint in (
         (root, "toy", "shoes, toys", "did you mean data.name=toys?"),
         (root, "abc", "shoes, toys", "set MMREC_DATA or data.root"),
-        (root / "nowhere", "toys", "none", "set MMREC_DATA"),
+        (root / "nowhere", "mine", "none", "set MMREC_DATA"),
     ):
         with pytest.raises(DataError) as error:
             read_folder(folder, name)
         assert (error.value.file, error.value.found) == (str(folder), found)
         assert error.value.problem == f"no data set {name}"
         assert error.value.hint.startswith(hint)
+
+
+def test_a_missing_public_set_is_made_by_one_command(tmp_path, monkeypatch):
+    with pytest.raises(DataError) as error:
+        read_folder(tmp_path, "baby")
+    assert f"`mmrec prepare data=baby data.root={tmp_path}`" in error.value.hint
+    monkeypatch.setenv("MMREC_DATA", str(tmp_path))
+    with pytest.raises(DataError) as error:
+        read_folder(tmp_path, "baby")
+    assert "`mmrec prepare data=baby`" in error.value.hint
+    with pytest.raises(DataError) as error:
+        read_folder(tmp_path, "tables")
+    assert "prepare" not in error.value.hint
 
 
 def test_a_missing_file_is_named_with_its_setting(root):

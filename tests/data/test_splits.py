@@ -98,6 +98,12 @@ def test_another_seed_holds_out_other_items():
     assert not torch.equal(random_per_user(data, seed=0), random_per_user(data, seed=1))
 
 
+@pytest.mark.parametrize(("n", "held"), [(2, 0), (9, 2), (10, 2), (13, 2), (14, 2), (15, 3)])
+def test_published_splits_round_a_fifth_down(n, held):
+    count = Counter(random_per_user(one_user(n), seed=3, floor=True).tolist())
+    assert (count[VAL], count[TEST]) == (held // 2, held - held // 2)
+
+
 def test_every_item_of_a_user_is_held_out_equally_often():
     data = Interactions(torch.arange(4000).repeat_interleave(5), torch.arange(5).repeat(4000))
     label = random_per_user(data, seed=0).reshape(4000, 5)

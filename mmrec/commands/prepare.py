@@ -1,0 +1,105 @@
+"""Make a data set from raw files: `python -m mmrec.prepare data=baby`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from mmrec.commands.app import launch
+from mmrec.config.errors import SettingError
+from mmrec.config.paths import cache_dir, data_root, expand
+from mmrec.config.schema import TARGET, check_call, conf_dir
+from mmrec.config.words import refuse_numbers
+from mmrec.training.provenance import versions
+
+log = logging.getLogger(__name__)
+GROUP = "prepare@data"  # the group of data sets, which users call `data`
+
+
+def main() -> None:
+    """The command."""
+    sys.argv[1:] = [
+        f"prepare@{word}" if word.startswith("data=") else word for word in sys.argv[1:]
+    ]
+    launch(_main, "prepare")
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="prepare")
+def _main(config: DictConfig) -> None:
+    from omegaconf import OmegaConf
+
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        run_command(plain)
+    except Exception as error:
+        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
+
+
+def run_command(plain: dict[str, Any]) -> Path:
+    """Call the command with resolved settings, once they are checked.
+
+    Args:
+        plain: the configuration as plain containers.
+
+    Raises:
+        DataError: see `prepare`.
+        SettingError: see `prepare`.
+    """
+    refuse_numbers(plain)
+    check_call({TARGET: "mmrec.commands.prepare.prepare", **plain}, "")
+    if isinstance(plain.get("data"), dict):
+        data = hydra.utils.instantiate(plain["data"], _convert_="object")
+        plain = {**plain, "data": data}
+    return prepare(**plain)
+
+
+def prepare(
+    *,
+    data: object = None,
+    check: str | None = None,
+    offline: bool = False,
+    downloads: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Make a data set from raw files, or verify one.
+
+    Args:
+        data: source and settings, a `RawData`.
+        check: a prepared folder, or the name of one in the folder of data sets, to verify instead.
+        offline: download nothing.
+        downloads: folder of downloaded files; None: `downloads` in the cache folder.
+        overwrite: replace a folder that was prepared from other files or with other settings.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        DataError: a file cannot be fetched or is invalid, or a folder differs from its manifest.
+        SettingError: a setting is invalid.
+    """
+    from mmrec.data.prepare import Fetcher, RawData, check_folder, prepare_folder
+
+    if (data is None) == (check is None):
+        raise SettingError(
+            setting="data",
+            problem="give a data set to prepare, or a folder to check",
+            hint="for example data=baby, data=tables data.name=shop, or check=data/baby",
+        )
+    if check is not None:
+        folder = expand(check)
+        if not folder.is_dir() and (data_root() / check).is_dir():
+            folder = data_root() / check
+        if not folder.is_dir():
+            raise SettingError(setting="check", value=check, problem="there is no such folder")
+        manifest = check_folder(folder.absolute())
+        log.info("%s is as its manifest says: %d files", folder, len(manifest["files"]))
+        return folder
+    if not isinstance(data, RawData):
+        raise SettingError(setting="data", value=data, expected="a data set, as data=baby")
+    kept = cache_dir() / "downloads" if downloads is None else expand(downloads)
+    return prepare_folder(data, Fetcher(kept, offline), versions(), overwrite=overwrite)

@@ -1,0 +1,44 @@
+"""Tables of finished stages, kept in the cache folder under the hash of what they depend on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import polars as pl
+
+from mmrec.config.bars import working
+from mmrec.config.paths import cache_dir, replace_file
+from mmrec.config.text import first_line
+from mmrec.data.corpus import content_hash
+
+log = logging.getLogger(__name__)
+VERSION = "1"  # change it when a stage computes something else from the same input
+COUNTS = "mmrec"  # key of the counts in the metadata of a Parquet file
+
+
+def cached(
+    stage: str, parts: Sequence[str], build: Callable[[], tuple[pl.DataFrame, Any]]
+) -> tuple[pl.DataFrame, Any]:
+    """Return the table and the counts of a stage, from the cache if they are there.
+
+    Args:
+        stage: its name.
+        parts: everything that the result depends on, as text.
+        build: computes the table, and counts that JSON can hold.
+    """
+    path = cache_dir() / "prepare" / f"{stage}-{content_hash([VERSION, *parts])[:32]}.parquet"
+    if path.exists():
+        try:
+            counts = json.loads(pl.read_parquet_metadata(path)[COUNTS])
+            return pl.read_parquet(path, glob=False), counts
+        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+            log.warning("%s is damaged (%s); building it again", path, first_line(error))
+    with working(stage):
+        frame, counts = build()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(path) as part:
+        frame.write_parquet(part, metadata={COUNTS: json.dumps(counts)})
+    return frame, counts

