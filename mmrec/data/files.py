@@ -133,7 +133,8 @@ def _blocks(array: npt.NDArray[Any]) -> Iterator[tuple[slice, npt.NDArray[np.flo
     for start in range(0, len(array), step):
         rows = slice(start, start + step)
         with np.errstate(over="ignore"):  # what overflows is refused
-            yield rows, array[rows].astype(np.float32, copy=False)
+            values = array[rows].astype(np.float32, copy=False)
+        yield rows, values
 
 
 def _scan(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.bool_]:

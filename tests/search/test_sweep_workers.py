@@ -311,7 +311,7 @@ def test_a_storage_that_is_gone_costs_a_report_not_the_run(composed, tmp_path, m
 
 @pytest.mark.slow
 def test_a_search_prunes_and_its_best_file_gives_its_best_value(shell, tmp_path):
-    words = ("-m", "sweep=bpr", *TINY, "trainer.max_epochs=4", "sweep.n_trials=6", "sweep.top=0")
+    words = ("-m", "sweep=bpr", *TINY, "trainer.max_epochs=4", "sweep.n_trials=6", "sweep.top=1")
     median = ("sweep/pruner=median", "sweep.pruner.n_startup_trials=2")
     said = shell(
         *words, *median, "sweep.pruner.n_warmup_steps=0", "evaluation.cutoffs=[5,20]", cwd=tmp_path
