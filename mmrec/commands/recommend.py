@@ -17,13 +17,12 @@ from mmrec.config.literals import Known, Masked
 from mmrec.config.paths import expand
 from mmrec.config.schema import conf_dir
 from mmrec.config.startup import import_torchmetrics
-from mmrec.training.names import Asked, Names, check_files, select, user_names
+from mmrec.training.names import Names, allowed_items, check_files, select, user_names
 from mmrec.training.ranked_lists import offered, ranked_lists
 from mmrec.training.results import locate_run
 
 if TYPE_CHECKING:
     import polars as pl
-    from torch import Tensor
 
     from mmrec.data import Corpus, Modality
 
@@ -187,29 +186,6 @@ def _table_of_histories(history: str | Path | None) -> Path | None:
             expected=f"{', '.join(get_args(Known))}, or a table of histories",
         )
     return expand(history)
-
-
-def allowed_items(exclude: Asked | None, only: Asked | None, names: Names) -> Tensor | None:
-    """Items that may be listed: [N] bool; None: all.
-
-    Raises:
-        SettingError: an unknown item, or no item is left.
-        DataError: a table is invalid.
-    """
-    import torch
-
-    if exclude is None and only is None:
-        return None
-    allowed = torch.full((names.count,), only is None)
-    if only is not None:
-        allowed[select("only", only, names)] = True
-    if exclude is not None:
-        allowed[select("exclude", exclude, names, skip=True)] = False
-    if not allowed.any():
-        raise SettingError(
-            setting="exclude", problem="no item is left", hint="exclude fewer, or name more in only"
-        )
-    return allowed
 
 
 def _for_people(frame: pl.DataFrame) -> pl.DataFrame:

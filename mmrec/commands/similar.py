@@ -12,11 +12,10 @@ from omegaconf import DictConfig
 
 from mmrec.commands.app import answer, launch, output_file
 from mmrec.commands.lists import SHOWN, SUFFIXES, table_text, write_lists
-from mmrec.commands.recommend import allowed_items
 from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.schema import conf_dir
 from mmrec.config.startup import import_torchmetrics
-from mmrec.training.names import check_files, item_names, select
+from mmrec.training.names import allowed_items, check_files, item_names, select
 from mmrec.training.results import locate_run
 
 if TYPE_CHECKING:

@@ -90,7 +90,8 @@ class RoutedRecommender(Recommender):
     def item_gates(self) -> Tensor:
         """The mean over an item's train users of what each expert weighs: [I, E].
 
-        An item that nobody has in train gets the mean of all pairs.
+        An item that nobody has in train gets the mean of all pairs. The queries have no histories:
+        a routed model of sequences overrides this method.
         """
         user, item = (x.to(self.device) for x in (self.corpus.train.user, self.corpus.train.item))
         gates = self.pair_gates(Queries(user), item)  # [P, E]

@@ -163,6 +163,29 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
     return found.unique(maintain_order=True).to_torch()
 
 
+def allowed_items(exclude: Asked | None, only: Asked | None, names: Names) -> Tensor | None:
+    """Items that may be listed: [N] bool; None: all.
+
+    Raises:
+        SettingError: an unknown item, or no item is left.
+        DataError: a table is invalid.
+    """
+    import torch
+
+    if exclude is None and only is None:
+        return None
+    allowed = torch.full((names.count,), only is None)
+    if only is not None:
+        allowed[select("only", only, names)] = True
+    if exclude is not None:
+        allowed[select("exclude", exclude, names, skip=True)] = False
+    if not allowed.any():
+        raise SettingError(
+            setting="exclude", problem="no item is left", hint="exclude fewer, or name more in only"
+        )
+    return allowed
+
+
 def check_files(**settings: Asked | None) -> None:
     """Refuse missing tables, before anything is loaded.
 
