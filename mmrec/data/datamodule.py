@@ -142,6 +142,12 @@ class InteractionData(LightningDataModule):
             split = "random_per_user" if source.label is None else "official"
             reason = "without a split column" if source.label is None else "with a split column"
             log.info("%s is read %s: data.split=%s", source.name, reason, split)
+        if self.ordered and split == "random_per_user":
+            log.warning(
+                "%s: data.split=random_per_user holds out items from within histories, which keep "
+                "later items; data.split=leave_one_out holds out the last ones",
+                source.name,
+            )
         corpus = split_corpus(
             source,
             split=split,

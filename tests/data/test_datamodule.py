@@ -296,6 +296,16 @@ def test_a_split_that_is_not_chosen_fits_the_file(mine, caplog):
     assert "mine is read with a split column: data.split=official" in caplog.text
 
 
+@pytest.mark.parametrize(("split", "warns"), [(None, True), ("leave_one_out", False)])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_histories_that_keep_later_items_are_pointed_out(ordered, split, warns, mine, caplog):
+    data = FolderData("mine", mine("userID,itemID,timestamp", *PLAIN), split=split)
+    data.ordered = ordered
+    assert len(data.corpus.test)
+    warnings = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert any("later items" in each.message for each in warnings) is (warns and ordered)
+
+
 @pytest.mark.parametrize("words", [("train", "valid", "test"), ("Train", "VAL", "Test"), "012"])
 def test_a_column_of_split_names_is_read_if_it_is_named_and_pointed_out_if_not(mine, caplog, words):
     places = [place % 5 % 3 for place in range(len(PLAIN))]
