@@ -8,14 +8,13 @@ I items, B batch.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mmrec.config.checks import check_at_least
 from mmrec.data import Queries, TrainingView, require_modalities
 from mmrec.graphs import content_similarity
 from mmrec.models.base import Recommender
-from mmrec.nn import UserItems, sparse_matmul
+from mmrec.nn import UserItems, neighbour_values, sparse_matmul
 
 
 class ItemKNN(Recommender):
@@ -43,7 +42,4 @@ class ItemKNN(Recommender):
 
     def item_similarity(self, encoded: None, items: Tensor) -> Tensor:
         """Content similarity to the items' neighbours; other items are -inf: [B, I]."""
-        chosen = torch.zeros(self.corpus.n_items, len(items), device=items.device)  # [I, B]
-        chosen[items, torch.arange(len(items), device=items.device)] = 1
-        found = sparse_matmul(self.similarity, chosen).T
-        return found.masked_fill(found == 0, -torch.inf)
+        return neighbour_values(self.similarity, items)

@@ -16,7 +16,7 @@ from mmrec.config.checks import check_at_least, check_share
 from mmrec.data import Queries, TrainingView
 from mmrec.graphs import cooccurrence_similarity
 from mmrec.models.base import Recommender
-from mmrec.nn import sparse_matmul
+from mmrec.nn import neighbour_values, sparse_matmul
 
 
 class SequenceKNN(Recommender):
@@ -72,7 +72,4 @@ class SequenceKNN(Recommender):
 
     def item_similarity(self, encoded: None, items: Tensor) -> Tensor:
         """Similarity to the items' neighbours; other items are -inf: [B, I]."""
-        chosen = torch.zeros(self.corpus.n_items, len(items), device=items.device)  # [I, B]
-        chosen[items, torch.arange(len(items), device=items.device)] = 1
-        found = sparse_matmul(self.similarity, chosen).T
-        return found.masked_fill(found == 0, -torch.inf)
+        return neighbour_values(self.similarity, items)

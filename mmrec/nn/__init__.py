@@ -42,7 +42,13 @@ from mmrec.nn.propagation import LowRankPropagation, Propagation, blended_rows
 from mmrec.nn.ranking_loss import Loss, RankingLoss
 from mmrec.nn.router import PairRouter, Sees, Terms, cross, fused_ranking, ranking, tiled_ranking
 from mmrec.nn.rows import unit_rows
-from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
+from mmrec.nn.sparse import (
+    SparseMatrix,
+    TakenRows,
+    neighbour_values,
+    sparse_matmul,
+    take_rows,
+)
 from mmrec.nn.spectral import SpectralFusion
 from mmrec.nn.time_encoding import TimeEncoding
 from mmrec.nn.user_items import UserItems
@@ -116,6 +122,7 @@ __all__ = [
     "lookup",
     "masked_softmax",
     "mean_item",
+    "neighbour_values",
     "ranking",
     "role_templates",
     "soft_assignment",

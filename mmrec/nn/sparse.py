@@ -36,6 +36,19 @@ def sparse_matmul(matrix: Tensor, x: Tensor) -> Tensor:
     )
 
 
+def neighbour_values(matrix: Tensor, items: Tensor) -> Tensor:
+    """Return what a CSR matrix of neighbours [I, I] holds in the columns of items: [B, I].
+
+    Args:
+        matrix: positive values; an item that is not stored is no neighbour and gets -inf.
+        items: [B] int64.
+    """
+    chosen = torch.zeros(matrix.shape[1], len(items), device=items.device)  # [I, B]
+    chosen[items, torch.arange(len(items), device=items.device)] = 1
+    found = sparse_matmul(matrix, chosen).T
+    return found.masked_fill(found == 0, -torch.inf)
+
+
 class TakenRows(NamedTuple):
     """A subset of the rows of a sparse matrix.
 
