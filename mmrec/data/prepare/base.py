@@ -5,6 +5,7 @@ Shape legend: I items, N interactions, F width of a modality.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -214,3 +215,12 @@ def joined(columns: Sequence[str]) -> pl.Expr:
     return clean_text(
         pl.concat_str([pl.col(name).fill_null("") for name in columns], separator=" ")
     )
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty if there is none, or a damaged one."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

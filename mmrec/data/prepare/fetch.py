@@ -19,7 +19,7 @@ from mmrec.config.errors import DataError
 from mmrec.config.paths import free_space, replace_file
 from mmrec.config.text import first_line, printable
 from mmrec.data.files import digests
-from mmrec.data.prepare.base import RawFile
+from mmrec.data.prepare.base import RawFile, json_object
 
 if TYPE_CHECKING:
     from requests import Response
@@ -266,8 +266,4 @@ def _record_path(path: Path) -> Path:
 
 def _record(path: Path) -> Mapping[str, Any]:
     """What is known of a file: its address, and its digest or tag."""
-    try:
-        found = json.loads(_record_path(path).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return json_object(_record_path(path))

@@ -19,7 +19,7 @@ from mmrec.config.bars import working
 from mmrec.config.errors import DataError
 from mmrec.config.paths import replace_file
 from mmrec.data.files import FEATURES, digests
-from mmrec.data.prepare.base import Vectors
+from mmrec.data.prepare.base import Vectors, json_object
 from mmrec.data.prepare.numbering import Numbered, unwritable
 from mmrec.tables.headers import DEFAULTS
 
@@ -45,7 +45,7 @@ class Staging:
         self.folder = self.root / folder.name
         self.key = key
         self.done: dict[str, dict[str, Any]] = {}
-        record = _read_json(self.root / DONE)
+        record = json_object(self.root / DONE)
         if record.get("key") == key:
             self.done = record["files"]
         elif self.root.exists():
@@ -181,12 +181,3 @@ def write_manifest(staging: Staging, content: Mapping[str, Any]) -> dict[str, An
     with replace_file(staging.folder / MANIFEST) as part:
         part.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty if there is none, or a damaged one."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
