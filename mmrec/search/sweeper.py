@@ -49,6 +49,16 @@ class _Sweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
+    def sweep(self, arguments: list[str]) -> Any:
+        """Check the words, and run what they ask for."""
+        import_torchmetrics()
+        self.refuse_unread(arguments)
+        return self.run(arguments)
+
+    def run(self, arguments: list[str]) -> Any:
+        """Run a search or a grid."""
+        raise TypeError(f"{type(self).__name__} must define run()")
+
     def refuse_unread(self, arguments: list[str]) -> None:
         """Refuse `sweep.` and `grid.` settings where no file of that group is chosen.
 
@@ -81,12 +91,10 @@ class OptunaSweeper(_Sweeper):
 
     runs_need = ("hydra/sweeper=optuna",)
 
-    def sweep(self, arguments: list[str]) -> Any:
-        import_torchmetrics()
+    def run(self, arguments: list[str]) -> Any:
         from mmrec.search.search import Search
         from mmrec.search.settings import checked
 
-        self.refuse_unread(arguments)
         return Search(checked(self.settings), arguments, *self.tools()).run()
 
 
@@ -97,9 +105,7 @@ class GridSweeper(_Sweeper):
         settings: those of `mmrec.search.grid.GridSettings`.
     """
 
-    def sweep(self, arguments: list[str]) -> None:
-        import_torchmetrics()
+    def run(self, arguments: list[str]) -> None:
         from mmrec.search.grid import Grid, grid_settings
 
-        self.refuse_unread(arguments)
         Grid(grid_settings(self.settings), arguments, *self.tools()).run()
