@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -80,8 +80,9 @@ class RawData(ABC):
         split_seed: of `random_per_user`.
         labels: a published table of the same interactions with labels (`x_label`), which replace
             the split.
-        text_model: encodes the texts of items: a model of sentence-transformers by its name on the
-            Hugging Face Hub, or a folder; None makes no text features.
+        text_model: encodes the texts of items: a model of sentence-transformers or transformers by
+            its name on the Hugging Face Hub, or a folder; None makes no text features.
+        precision: of the weights and activations of encoders; the features are float32.
         expected: known numbers of users, items and interactions after filtering.
     """
 
@@ -94,6 +95,7 @@ class RawData(ABC):
     split_seed: int = 0
     labels: str | None = None
     text_model: str | None = None
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
     expected: Mapping[str, int] | None = None
 
     @abstractmethod
@@ -117,6 +119,10 @@ class RawData(ABC):
     @abstractmethod
     def read_vectors(self, files: Mapping[str, RawFile], ids: pl.Series) -> dict[str, Vectors]:
         """Return features by modality, for the items with these ids."""
+
+    def models(self) -> dict[str, str | None]:
+        """Return the settings that name models, by modality."""
+        return {"text": self.text_model}
 
     def check(self) -> None:
         """Refuse settings that contradict each other.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from mmrec.data.files import digests
 from mmrec.data.prepare.base import RawData, RawFile
 from mmrec.data.prepare.cache import VERSION, cached
 from mmrec.data.prepare.check import check_folder, read_manifest
-from mmrec.data.prepare.encode import Encoder, SentenceEncoder, check_model, encode_texts
+from mmrec.data.prepare.encode import Encoder, Model
+from mmrec.data.prepare.encoders import check_model, make_encoder, parse_model
 from mmrec.data.prepare.fetch import Fetcher
 from mmrec.data.prepare.filters import count, filter_interactions, shown_counts
 from mmrec.data.prepare.numbering import number
+from mmrec.data.prepare.texts import encode_texts
 from mmrec.data.prepare.write import (
     MANIFEST,
     Staging,
@@ -32,13 +35,32 @@ from mmrec.data.prepare.write import (
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Encoders:
+    """How content is encoded.
+
+    Attributes:
+        make: makes the encoder of a model.
+        models: by modality.
+        weights: files of models that are in folders, by modality and role.
+    """
+
+    make: Callable[[Model], Encoder]
+    models: Mapping[str, Model]
+    weights: Mapping[str, Mapping[str, RawFile]]
+
+    def parts(self, modality: str) -> list[str]:
+        """Return the digests of a model's files, as text."""
+        return _digests(self.weights[modality])
+
+
 def prepare_folder(
     data: RawData,
     fetcher: Fetcher,
     versions: Mapping[str, str],
     *,
     overwrite: bool = False,
-    make_encoder: Callable[[str], Encoder] = SentenceEncoder,
+    make: Callable[[Model], Encoder] = make_encoder,
 ) -> Path:
     """Make the folder of a data set.
 
@@ -50,7 +72,7 @@ def prepare_folder(
         fetcher: downloads what is missing.
         versions: of Python and packages, for the manifest.
         overwrite: replace a folder that was prepared from other files or with other settings.
-        make_encoder: makes the encoder of texts from `data.text_model`.
+        make: makes the encoder of a model.
 
     Returns:
         The folder.
@@ -60,7 +82,12 @@ def prepare_folder(
         SettingError: the settings are invalid, the folder is in use, or it holds something else.
     """
     data.check()
-    model = {} if data.text_model is None else check_model(data.text_model)
+    models = {
+        modality: parse_model(modality, value, data.precision)
+        for modality, value in data.models().items()
+        if value is not None
+    }
+    weights = {modality: check_model(model) for modality, model in models.items()}
     folder = data.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -73,15 +100,15 @@ def prepare_folder(
             hint="wait until it is done; its stages are shared",
         ) from None
     with lock:
-        return _prepare(data, fetcher, versions, model, make_encoder, overwrite=overwrite)
+        encoders = Encoders(make, models, weights)
+        return _prepare(data, fetcher, versions, encoders, overwrite=overwrite)
 
 
 def _prepare(
     data: RawData,
     fetcher: Fetcher,
     versions: Mapping[str, str],
-    model: Mapping[str, RawFile],
-    make_encoder: Callable[[str], Encoder],
+    encoders: Encoders,
     *,
     overwrite: bool,
 ) -> Path:
@@ -94,9 +121,9 @@ def _prepare(
         files |= {
             f"labels/{each.name}": RawFile(each, digest) for each, digest in digests(read).items()
         }
-    used = [f"{role}: {file.sha256}" for role, file in sorted(files.items())]
-    weights = [f"{role}: {file.sha256}" for role, file in sorted(model.items())]
-    key = content_hash([VERSION, *data.key(), *used, *weights])
+    used = _digests(files)
+    weights = {role: file for each in encoders.weights.values() for role, file in each.items()}
+    key = content_hash([VERSION, *data.key(), *used, *_digests(weights)])
     if _is_current(folder, key, overwrite=overwrite):
         return folder
 
@@ -133,10 +160,11 @@ def _prepare(
         "items", [*data.key(), *used, ids], lambda: data.read_items(files, numbered.items)
     )
     vectors = data.read_vectors(files, numbered.items)
-    encoder = None
-    if data.text_model is not None and "text" in details.columns:
-        encoded = encode_texts(make_encoder, data.text_model, details["text"], weights)
-        vectors["text"], encoder = encoded
+    about: dict[str, dict[str, str]] = {}
+    if "text" in encoders.models and "text" in details.columns:
+        vectors["text"], about["text"] = encode_texts(
+            encoders.make, encoders.models["text"], details["text"], encoders.parts("text")
+        )
     staging = Staging(folder, key)
     write_interactions(staging, numbered)
     write_items(staging, details)
@@ -153,7 +181,7 @@ def _prepare(
                     "sha256": file.sha256,
                     "url": file.url,
                 }
-                for role, file in sorted({**files, **model}.items())
+                for role, file in sorted({**files, **weights}.items())
             },
             "stages": stages,
             "counts": final,
@@ -161,7 +189,7 @@ def _prepare(
             "split": numbered.rule,
             "items": item_counts,
             "modalities": modalities,
-            "text_encoder": encoder,
+            "text_encoder": about.get("text"),
             "versions": dict(versions),
         },
     )
@@ -169,6 +197,11 @@ def _prepare(
     staging.finish()
     log.info("%s: %s", folder, shown_counts(final))
     return folder
+
+
+def _digests(files: Mapping[str, RawFile]) -> list[str]:
+    """The digests of files by role, as text."""
+    return [f"{role}: {file.sha256}" for role, file in sorted(files.items())]
 
 
 def _is_current(folder: Path, key: str, *, overwrite: bool) -> bool:

@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from mmrec.config.errors import DataError, SettingError
 from mmrec.data import read_folder
-from mmrec.data.prepare import Amazon2014, Fetcher, check_folder, encode, prepare_folder
+from mmrec.data.prepare import Amazon2014, Fetcher, check_folder, prepare_folder, texts
+from mmrec.data.prepare.encode import Model
+from mmrec.data.prepare.encoders import make_encoder, parse_model
+from mmrec.data.prepare.texts import encode_texts
 
+MODEL = Model("data.text_model", "lengths", "", "lengths")
 TEXTS = ["a pram", "", "a very long text about a pram", "a pram", "hose"]
 
 
@@ -24,8 +29,8 @@ class Lengths:
         self.seen: list[str] = []
         self.fail_after = fail_after
 
-    def describe(self):
-        return {"model": "lengths"}
+    name, width = "lengths", 2
+    versions = {"lengths": "1"}  # noqa: RUF012
 
     def encode(self, texts):
         if self.fail_after is not None and len(self.seen) >= self.fail_after:
@@ -37,11 +42,11 @@ class Lengths:
 @pytest.fixture(autouse=True)
 def _small(tmp_path, monkeypatch):
     monkeypatch.setenv("MMREC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(encode, "BLOCK", 2)
+    monkeypatch.setattr(texts, "BLOCK", 2)
 
 
-def encoded(encoder, texts=TEXTS):
-    return encode.encode_texts(lambda _: encoder, "lengths", pl.Series(texts), ["part"])
+def encoded(encoder, said=TEXTS):
+    return encode_texts(lambda _: encoder, MODEL, pl.Series(said), ["part"])
 
 
 def test_each_text_has_its_features_and_an_empty_one_has_none():
@@ -52,20 +57,20 @@ def test_each_text_has_its_features_and_an_empty_one_has_none():
     for text, row in zip(TEXTS, vectors.rows, strict=True):
         if text:
             assert vectors.matrix[row].tolist() == [len(text), ord(text[0])]
-    assert about == {"model": "lengths"}
+    assert about == {"model": "lengths", "lengths": "1"}
     again = Lengths()
     assert np.array_equal(encoded(again)[0].matrix, vectors.matrix)
     assert again.seen == []
 
 
 def test_interrupted_work_goes_on_without_encoding_twice(tmp_path):
-    texts = [letter * (place + 1) for place, letter in enumerate("abcdefg")]
+    said = [letter * (place + 1) for place, letter in enumerate("abcdefg")]
     first = Lengths(fail_after=4)
     with pytest.raises(KeyboardInterrupt):
-        encoded(first, texts)
+        encoded(first, said)
     second = Lengths()
-    vectors, _ = encoded(second, texts)
-    assert first.seen + second.seen == texts
+    vectors, _ = encoded(second, said)
+    assert first.seen + second.seen == said
     assert vectors.matrix[vectors.rows, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert not any(path.is_dir() for path in (tmp_path / "cache" / "prepare").iterdir())
 
@@ -74,17 +79,6 @@ def test_without_any_text_it_is_an_error():
     with pytest.raises(DataError) as error:
         encoded(Lengths(), ["", ""])
     assert error.value.problem == "no item has a text"
-
-
-def test_a_missing_package_or_folder_is_named(monkeypatch):
-    monkeypatch.setattr(encode, "PACKAGE", "no_such_package")
-    with pytest.raises(SettingError) as error:
-        encode.check_model("sentence-transformers/all-MiniLM-L6-v2")
-    assert "mmrec[text]" in error.value.hint
-    monkeypatch.setattr(encode, "PACKAGE", "numpy")
-    with pytest.raises(SettingError) as error:
-        encode.check_model("./nowhere")
-    assert error.value.problem == "there is no such folder"
 
 
 @pytest.mark.slow
@@ -118,7 +112,7 @@ def test_minilm_puts_like_texts_near_each_other(amazon, tmp_path, monkeypatch):
     assert manifest["text_encoder"]["model"] == str(model)
     source = read_folder(folder.parent, "baby")
     found = {str(name): row for row, name in enumerate(source.item_ids)}
-    encoder = encode.SentenceEncoder(str(model))
+    encoder = make_encoder(parse_model("text", str(model), "float32"))
     said = 'The "big" thing 4 Baby Room / 1 It\'s number 4.'  # no brand
     expected = encoder.encode([said])[0]
     row = source.modalities["text"].features[found["B000000004"]]
@@ -127,6 +121,9 @@ def test_minilm_puts_like_texts_near_each_other(amazon, tmp_path, monkeypatch):
     near = encoder.encode(["stroller for babies"])[0]
     assert pram @ near > hose @ near
 
+    half = make_encoder(parse_model("text", str(model), "bfloat16"))
+    assert half.model.dtype == torch.bfloat16
+    assert half.encode(["baby pram"])[0] @ pram > 0.99
     with pytest.raises(SettingError) as error:
-        encode.SentenceEncoder(str(tmp_path / "sets"))
+        make_encoder(parse_model("text", str(tmp_path / "sets"), "float32"))
     assert error.value.setting == "data.text_model"
