@@ -24,6 +24,10 @@ $(ENV): pyproject.toml constraints.txt
 	@echo 'Installing into .venv: minutes the first time; pip names what it fetches'
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt --editable '.[dev]'
+# timm needs torchvision, whose wheels are built for CUDA. Beside a torch for the CPU they break
+# each package that imports them, so both have a folder that only the tests of timm use.
+	$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt --no-deps --upgrade \
+		--target .venv/vision timm torchvision
 	@touch $(ENV)
 
 ##@ Use

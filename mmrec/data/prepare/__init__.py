@@ -5,6 +5,14 @@ from mmrec.data.prepare.base import RawData
 from mmrec.data.prepare.build import prepare_folder
 from mmrec.data.prepare.check import check_folder
 from mmrec.data.prepare.fetch import Fetcher
-from mmrec.data.prepare.tables import Tables
+from mmrec.data.prepare.tables import TableColumns, Tables
 
-__all__ = ["Amazon2014", "Fetcher", "RawData", "Tables", "check_folder", "prepare_folder"]
+__all__ = [
+    "Amazon2014",
+    "Fetcher",
+    "RawData",
+    "TableColumns",
+    "Tables",
+    "check_folder",
+    "prepare_folder",
+]

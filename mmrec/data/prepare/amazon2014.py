@@ -22,7 +22,7 @@ import polars as pl
 from annotated_types import Ge
 
 from mmrec.config.bars import working
-from mmrec.config.errors import DataError
+from mmrec.config.errors import DataError, SettingError
 from mmrec.data.prepare.base import (
     Counts,
     RawData,
@@ -88,6 +88,13 @@ class Amazon2014(RawData):
 
     def check(self) -> None:
         super().check()
+        if self.images and self.image_model is not None:
+            raise SettingError(
+                setting="data.image_model",
+                value=self.image_model,
+                problem="the published image features are the modality image",
+                hint="leave them out with data.images=false",
+            )
         check_files({"data.labels": self.labels})
 
     def parse_key(self) -> list[str]:

@@ -29,21 +29,43 @@ if TYPE_CHECKING:
 
 Counts = dict[str, Any]
 NOT_CONTENT = ("mirrors", "expected")  # settings that change no byte of the result
+URL = r"(?i)^https?://"
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file that a data set is made from.
+    """A file that a data set is made from, or a folder of files.
 
     Attributes:
         path: where it is.
-        sha256: of its content.
+        sha256: of its content; of a folder, a hash of its names and contents.
         url: where it was downloaded from; None: it was there.
     """
 
     path: Path
     sha256: str
     url: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of bytes, of a folder of all files in it."""
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the pictures or recordings of items are.
+
+    Attributes:
+        found: [I] path or URL; empty for an item without one.
+        without: why items have none, and how many.
+        unused: files that no item has.
+    """
+
+    found: pl.Series
+    without: Mapping[str, int]
+    unused: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +104,8 @@ class RawData(ABC):
             the split.
         text_model: encodes the texts of items: a model of sentence-transformers or transformers by
             its name on the Hugging Face Hub, or a folder; None makes no text features.
+        image_model: encodes the pictures of items: `timm:`, `clip:` or `siglip:` and a name on the
+            Hugging Face Hub or a folder; None encodes none.
         precision: of the weights and activations of encoders; the features are float32.
         expected: known numbers of users, items and interactions after filtering.
     """
@@ -95,6 +119,7 @@ class RawData(ABC):
     split_seed: int = 0
     labels: str | None = None
     text_model: str | None = None
+    image_model: str | None = None
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     expected: Mapping[str, int] | None = None
 
@@ -122,7 +147,23 @@ class RawData(ABC):
 
     def models(self) -> dict[str, str | None]:
         """Return the settings that name models, by modality."""
-        return {"text": self.text_model}
+        return {"text": self.text_model, "image": self.image_model}
+
+    def places(
+        self, modality: str, files: Mapping[str, RawFile], ids: pl.Series, details: pl.DataFrame
+    ) -> Places:
+        """Return where the pictures or recordings of items are: URLs in a column of the details.
+
+        Args:
+            modality: `image` reads the column `image_url`, `audio` the column `audio_url`.
+            files: by role.
+            ids: [I] of the items.
+            details: as `read_items` returns them.
+        """
+        name = f"{modality}_url"
+        listed = details[name] if name in details.columns else pl.Series([""] * len(ids))
+        found = pl.select(pl.when(listed.str.contains(URL)).then(listed).otherwise(pl.lit("")))
+        return Places(found.to_series(), {"no_name": int((found.to_series() == "").sum())})
 
     def check(self) -> None:
         """Refuse settings that contradict each other.

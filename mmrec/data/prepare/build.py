@@ -21,6 +21,8 @@ from mmrec.data.prepare.encode import Encoder, Model
 from mmrec.data.prepare.encoders import check_model, make_encoder, parse_model
 from mmrec.data.prepare.fetch import Fetcher
 from mmrec.data.prepare.filters import count, filter_interactions, shown_counts
+from mmrec.data.prepare.images import picture_problem
+from mmrec.data.prepare.media import encode_files
 from mmrec.data.prepare.numbering import number
 from mmrec.data.prepare.texts import encode_texts
 from mmrec.data.prepare.write import (
@@ -33,6 +35,7 @@ from mmrec.data.prepare.write import (
 )
 
 log = logging.getLogger(__name__)
+PROBLEMS = {"image": picture_problem}  # why a file of a modality cannot be decoded
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,25 @@ def _prepare(
         vectors["text"], about["text"] = encode_texts(
             encoders.make, encoders.models["text"], details["text"], encoders.parts("text")
         )
+    without: dict[str, dict[str, int]] = {}
+    for modality, problem in PROBLEMS.items():
+        if modality in encoders.models:
+            vectors[modality], without[modality], about[modality] = encode_files(
+                encoders.make,
+                modality,
+                encoders.models[modality],
+                data.places(modality, files, numbered.items, details),
+                encoders.parts(modality),
+                problem,
+            )
     staging = Staging(folder, key)
     write_interactions(staging, numbered)
     write_items(staging, details)
-    modalities = {kind: write_vectors(staging, kind, each) for kind, each in vectors.items()}
+    modalities = {
+        kind: write_vectors(staging, kind, each)
+        | ({"without": without[kind]} if kind in without else {})
+        for kind, each in vectors.items()
+    }
     manifest = write_manifest(
         staging,
         {
@@ -177,7 +195,7 @@ def _prepare(
             "sources": {
                 role: {
                     "file": file.path.name,
-                    "bytes": file.path.stat().st_size,
+                    "bytes": file.size,
                     "sha256": file.sha256,
                     "url": file.url,
                 }
@@ -189,7 +207,7 @@ def _prepare(
             "split": numbered.rule,
             "items": item_counts,
             "modalities": modalities,
-            "text_encoder": about.get("text"),
+            **{f"{modality}_encoder": about.get(modality) for modality in ("text", *PROBLEMS)},
             "versions": dict(versions),
         },
     )

@@ -10,6 +10,7 @@ from mmrec.config.errors import SettingError
 from mmrec.data.files import digests
 from mmrec.data.prepare.base import RawFile
 from mmrec.data.prepare.encode import Encoder, Model
+from mmrec.data.prepare.images import PairedEncoder, TimmEncoder
 from mmrec.data.prepare.texts import SentenceEncoder
 
 
@@ -30,6 +31,11 @@ class Library:
 
 LIBRARIES: Mapping[str, Mapping[str, Library]] = {
     "text": {"": Library("sentence_transformers", "text", SentenceEncoder)},
+    "image": {
+        "timm": Library("timm", "image", TimmEncoder),
+        "clip": Library("transformers", "image", PairedEncoder),
+        "siglip": Library("transformers", "image", PairedEncoder),
+    },
 }  # by modality, and the part of the setting before a colon
 
 

@@ -18,12 +18,13 @@ from mmrec.config.errors import DataError, SettingError
 from mmrec.config.paths import expand
 from mmrec.data.files import digests
 from mmrec.data.filters import Where, select_rows
-from mmrec.data.folder import DEFAULT_COLUMNS, Columns
+from mmrec.data.folder import Columns
 from mmrec.data.ids import RENAME
 from mmrec.data.item_details import item_columns
 from mmrec.data.labels import labels
 from mmrec.data.prepare.base import (
     Counts,
+    Places,
     RawData,
     RawFile,
     Vectors,
@@ -33,6 +34,8 @@ from mmrec.data.prepare.base import (
     joined,
 )
 from mmrec.data.prepare.filters import Duplicates
+from mmrec.data.prepare.images import SUFFIXES
+from mmrec.data.prepare.media import FOLDERS, folder_digest, named_by_column, named_by_id
 from mmrec.data.prepare.numbering import Split
 from mmrec.data.tables import Column, read_table, reading, shown
 from mmrec.data.times import moments
@@ -55,6 +58,20 @@ FEATURE = ("file", "ids")  # what is said about a modality
 
 
 @dataclass(frozen=True, kw_only=True)
+class TableColumns(Columns):
+    """Names of columns, and those that only the preparation reads.
+
+    Attributes:
+        image: of the table of items: URLs of pictures, or names of files in the folder of pictures.
+    """
+
+    image: str | None = None
+
+
+DEFAULT_COLUMNS = TableColumns()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tables(RawData):
     """Interactions, items and vectors from files of the user.
 
@@ -71,6 +88,8 @@ class Tables(RawData):
         category_separator: between the categories of an item.
         text: columns of the items that an encoder reads, in this order; title and categories if it
             is empty.
+        images: folder of pictures, for `image_model`; they are named by item id and a suffix, or
+            `columns.image` names the file of each item.
         features: per modality, `file` (an `.npy` of floats [rows, width]) and `ids` (a table whose
             column of item ids has a line for each row). Without `ids` the rows are those of the
             table of items.
@@ -78,13 +97,14 @@ class Tables(RawData):
 
     interactions: str
     separator: str | None = None
-    columns: Columns = DEFAULT_COLUMNS
+    columns: TableColumns = DEFAULT_COLUMNS
     where: Where = field(default_factory=dict)
     time_unit: TimeUnit | None = None
     items: str | None = None
     item_id: str | None = None
     category_separator: str = "|"
     text: Sequence[str] = ()
+    images: str | None = None
     features: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -125,6 +145,7 @@ class Tables(RawData):
                 problem="there are no texts",
                 hint="set data.items to the table of items",
             )
+        self._check_places("image")
         check_files(
             {
                 "data.interactions": self.interactions,
@@ -138,6 +159,54 @@ class Tables(RawData):
             }
         )
 
+    def _check_places(self, modality: str) -> None:
+        """Refuse a model that has no files to read, and files that no model reads."""
+        model, folder = self.models()[modality], self._folder(modality)
+        column, setting = self._column(modality), f"data.columns.{modality}"
+        given = {FOLDERS[modality]: folder, setting: column}
+        if model is None:
+            for name, value in given.items():
+                if value is not None:
+                    raise SettingError(
+                        setting=name,
+                        value=value,
+                        problem="no encoder reads these files",
+                        hint=f"set data.{modality}_model",
+                    )
+            return
+        if folder is None and column is None:
+            raise SettingError(
+                setting=f"data.{modality}_model",
+                value=model,
+                problem="it has no files to read",
+                hint=f"set {FOLDERS[modality]} to a folder of files that are named by item id, or "
+                f"{setting} to a column of file names or URLs",
+            )
+        if modality in self.features:
+            raise SettingError(
+                setting=f"data.{modality}_model",
+                value=model,
+                problem=f"data.features.{modality} gives the vectors",
+                hint="leave one of them out",
+            )
+        if column is not None and self.items is None:
+            raise SettingError(
+                setting=setting,
+                value=column,
+                problem="it is a column of data.items, which is not set",
+                hint="set data.items to the table of items",
+            )
+        if folder is not None and not expand(folder).is_dir():
+            raise SettingError(
+                setting=FOLDERS[modality], value=folder, problem="there is no such folder"
+            )
+
+    def _folder(self, modality: str) -> str | None:
+        return {"image": self.images}[modality]
+
+    def _column(self, modality: str) -> str | None:
+        return {"image": self.columns.image}[modality]
+
     def parse_key(self) -> list[str]:
         rated = str(self.min_rating is not None)
         return [*self.key("source", "separator", "columns", "where", "time_unit", "split"), rated]
@@ -149,7 +218,12 @@ class Tables(RawData):
             names |= {f"features.{kind}.{role}": path for role, path in given.items()}
         paths = {role: expand(name) for role, name in names.items() if name is not None}
         digest = digests(paths.values())
-        return {role: RawFile(path, digest[path]) for role, path in paths.items()}
+        found = {role: RawFile(path, digest[path]) for role, path in paths.items()}
+        for modality, setting in FOLDERS.items():
+            folder = self._folder(modality)
+            if folder is not None:
+                found[setting.removeprefix("data.")] = folder_digest(expand(folder))
+        return found
 
     def read_interactions(self, files: Mapping[str, RawFile]) -> tuple[pl.DataFrame, Counts]:
         path = files["interactions"].path
@@ -242,6 +316,23 @@ class Tables(RawData):
 
     def _item_id(self) -> str:
         return self.columns.item if self.item_id is None else self.item_id
+
+    def places(
+        self, modality: str, files: Mapping[str, RawFile], ids: pl.Series, details: pl.DataFrame
+    ) -> Places:
+        """Return the files that are named by item id, or what a column of the items names."""
+        folder, column = self._folder(modality), self._column(modality)
+        home = None if folder is None else expand(folder)
+        if column is not None:
+            table = read_table(files["items"].path)
+            found = item_columns(table, self._item_id(), **{modality: column})
+            rows, _ = item_rows(ids, found["item"].text)
+            places = pl.Series(rows)
+            names = found[modality].text.gather(places.set(places < 0, None))
+            return named_by_column(modality, home, names)
+        if home is None:  # refused by `check`
+            raise SettingError(setting=FOLDERS[modality], expected="a folder")
+        return named_by_id(modality, home, ids, SUFFIXES)
 
     def read_vectors(self, files: Mapping[str, RawFile], ids: pl.Series) -> dict[str, Vectors]:
         found = {}

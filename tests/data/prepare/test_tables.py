@@ -13,10 +13,10 @@ import torch
 from filelock import FileLock
 
 from mmrec.config.errors import DataError, SettingError
-from mmrec.data import Columns, read_folder
-from mmrec.data.prepare import Fetcher, Tables, check_folder, prepare_folder
+from mmrec.data import read_folder
+from mmrec.data.prepare import Fetcher, TableColumns, Tables, check_folder, prepare_folder
 
-COLUMNS = Columns(user="customer", item="sku", time="when", rating="stars", title="name")
+COLUMNS = TableColumns(user="customer", item="sku", time="when", rating="stars", title="name")
 VERSIONS = {"mmrec": "0"}
 
 
