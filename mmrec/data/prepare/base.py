@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from mmrec.data.prepare.fetch import Fetcher
 
 Counts = dict[str, Any]
-NOT_CONTENT = ("mirrors", "expected")  # settings that change no byte of the result
+NOT_CONTENT = (
+    "mirrors",
+    "expected",
+    "connections",
+    "rate",
+)  # settings that change no byte of the result
 URL = r"(?i)^https?://"
 
 
@@ -107,6 +112,8 @@ class RawData(ABC):
         image_model: encodes the pictures of items: `timm:`, `clip:` or `siglip:` and a name on the
             Hugging Face Hub or a folder; None encodes none.
         precision: of the weights and activations of encoders; the features are float32.
+        connections: largest number of files that are downloaded from URLs at the same time.
+        rate: largest number of such requests in a second; None: no limit.
         expected: known numbers of users, items and interactions after filtering.
     """
 
@@ -121,6 +128,8 @@ class RawData(ABC):
     text_model: str | None = None
     image_model: str | None = None
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    connections: Annotated[int, Ge(1)] = 8
+    rate: Annotated[float, Ge(0.01)] | None = None
     expected: Mapping[str, int] | None = None
 
     @abstractmethod

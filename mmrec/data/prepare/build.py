@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from mmrec.config.errors import SettingError
@@ -25,6 +26,7 @@ from mmrec.data.prepare.images import picture_problem
 from mmrec.data.prepare.media import encode_files
 from mmrec.data.prepare.numbering import number
 from mmrec.data.prepare.texts import encode_texts
+from mmrec.data.prepare.urls import Downloads
 from mmrec.data.prepare.write import (
     MANIFEST,
     Staging,
@@ -169,17 +171,21 @@ def _prepare(
             encoders.make, encoders.models["text"], details["text"], encoders.parts("text")
         )
     without: dict[str, dict[str, int]] = {}
+    downloads = Downloads(fetcher, data.connections, data.rate)
     for modality, problem in PROBLEMS.items():
         if modality in encoders.models:
+            places = data.places(modality, files, numbered.items, details)
+            places = downloads.localize(places, numbered.items, f"{data.name}.{modality}")
             vectors[modality], without[modality], about[modality] = encode_files(
                 encoders.make,
                 modality,
                 encoders.models[modality],
-                data.places(modality, files, numbered.items, details),
+                places,
                 encoders.parts(modality),
                 problem,
             )
-    staging = Staging(folder, key)
+    rows = content_hash([torch.tensor(each.rows) for each in vectors.values()])
+    staging = Staging(folder, key, rows)
     write_interactions(staging, numbered)
     write_items(staging, details)
     modalities = {

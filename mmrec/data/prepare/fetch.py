@@ -196,7 +196,7 @@ class _Resuming:
         what = f"download {self.partial.name.removesuffix('.partial')}"
         if total is not None and not in_terminal():
             what += f" ({total / 1e6:,.0f} MB)"
-        with _enough_room(self.partial), self.partial.open("r+b" if start else "wb") as file:
+        with enough_room(self.partial), self.partial.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()
             with working(what, blocks, "MiB") as advance:
@@ -221,7 +221,7 @@ def _blocks(answer: Response, file: BinaryIO) -> Iterator[bytes]:
 
 
 @contextmanager
-def _enough_room(path: Path) -> Iterator[None]:
+def enough_room(path: Path) -> Iterator[None]:
     """Say that a disk is full, and how to go on."""
     try:
         yield
@@ -233,6 +233,11 @@ def _enough_room(path: Path) -> Iterator[None]:
             problem=f"cannot write {path.name} ({error.strerror}{free_space(path.parent)})",
             hint="make room, or set downloads to another folder; the download goes on there",
         ) from error
+
+
+def is_page(start: bytes) -> bool:
+    """Whether the beginning of a file is that of a web page."""
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGE)
 
 
 def check_beginning(path: Path, source: str) -> None:
@@ -250,7 +255,7 @@ def check_beginning(path: Path, source: str) -> None:
     kind = next(
         (kind for end, kind in BEGINNINGS.items() if f"{path.name}.".find(f"{end}.") >= 0), b""
     )
-    page = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGE)
+    page = is_page(start)
     if page or not start or not start.startswith(kind):
         problem = "it is a web page, not data" if page else "it is not compressed with gzip"
         raise DataError(

@@ -36,17 +36,19 @@ class Staging:
 
     Args:
         folder: the final one, `root/name`; the staging folder is `root/.preparing-name/name`.
-        key: hash of everything that the content depends on.
+        key: hash of the settings and files that the content depends on.
+        downloaded: hash of what was downloaded from URLs, which the key cannot know.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, key: str, downloaded: str = "") -> None:
         self.final = folder
         self.root = folder.with_name(f".preparing-{folder.name}")
         self.folder = self.root / folder.name
         self.key = key
         self.done: dict[str, dict[str, Any]] = {}
         record = json_object(self.root / DONE)
-        if record.get("key") == key:
+        self.record = {"key": key, "downloaded": downloaded}
+        if {name: record.get(name) for name in self.record} == self.record:
             self.done = record["files"]
         elif self.root.exists():
             shutil.rmtree(self.root)
@@ -67,7 +69,7 @@ class Staging:
             make(part)
         self.done[name] = {"bytes": path.stat().st_size, "sha256": digests([path])[path]}
         with replace_file(self.root / DONE) as part:
-            part.write_text(json.dumps({"key": self.key, "files": self.done}))
+            part.write_text(json.dumps({**self.record, "files": self.done}))
 
     def finish(self) -> None:
         """Move the folder to its final name; what was there is replaced."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmrec.data.prepare import encoders
 from mmrec.data.prepare.images import open_picture
@@ -204,6 +206,18 @@ class Colours:
             return np.asarray(open_picture(path)).mean((0, 1))
         except OSError:
             return [np.nan] * 3
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """`picture((255, 0, 0))`: the bytes of a PNG of one colour."""
+
+    def make(colour):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), colour).save(file, "PNG")
+        return file.getvalue()
+
+    return make
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mmrec.config.errors import DataError
+from mmrec.config.errors import DataError, SettingError
 from mmrec.data import read_folder
 from mmrec.data.prepare import Amazon2014, Fetcher, check_folder, prepare_folder
 from mmrec.data.prepare.amazon2014 import image_features
@@ -64,6 +64,24 @@ def test_without_images_nothing_is_downloaded_for_them(prepare, amazon):
     folder = prepare(images=False)
     assert check_folder(folder)["modalities"] == {}
     assert IMAGES not in [path for path, _ in amazon.requests]
+
+
+def test_pictures_at_their_urls_replace_the_image_features(prepare, amazon, colours, picture):
+    metadata = gzip.decompress(amazon.files[METADATA]).replace(
+        b"http://example.org", amazon.url.encode()
+    )
+    amazon.files[METADATA] = gzip.compress(metadata)
+    amazon.files |= {f"/{item}.jpg": picture((item, 0, 0)) for item in range(40) if item != 7}
+    with pytest.raises(SettingError) as error:
+        prepare(image_model="timm:colours")
+    assert error.value.setting == "data.image_model"
+    folder = prepare(image_model="timm:colours", images=False)
+    image = check_folder(folder)["modalities"]["image"]
+    assert image["without"] == {"no_name": 1, "failed": 1, "corrupt": 0}  # items 3 and 7
+    ids = pl.read_csv(folder / "i_id_mapping.csv", separator="\t")["original_id"].to_list()
+    features = np.load(folder / "image_feat.npy")
+    assert features[ids.index("B000000009")].tolist() == [9, 0, 0]
+    assert len(colours.seen) == len(ids) - 2
 
 
 def spoil(server, path, *lines):
