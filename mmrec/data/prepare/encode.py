@@ -1,4 +1,4 @@
-"""Features of items by an encoder, in blocks that are kept when the work is interrupted.
+"""Features of items by an encoder, kept in blocks by the content of the items.
 
 Shape legend: I items, B items of a block, F width of the features.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +24,7 @@ from mmrec.config.errors import SettingError
 from mmrec.config.paths import cache_dir, expand, replace_file
 from mmrec.config.text import first_line, printable
 from mmrec.data.corpus import content_hash
+from mmrec.data.prepare.base import json_object
 
 log = logging.getLogger(__name__)
 Features = npt.NDArray[np.float32]
@@ -112,62 +115,78 @@ def encode_items(
     make: Callable[[], Encoder],
     modality: str,
     items: Sequence[str],
+    keys: Sequence[str],
     parts: Sequence[str],
     *,
     block: int,
 ) -> tuple[Features, dict[str, str]]:
-    """Encode items in their order, and keep the result in the cache folder.
+    """Encode items in their order, except those whose features are in the cache folder.
 
-    Finished blocks are kept until all are there.
+    Each finished block is kept there, and serves every data set whose items have the same content.
 
     Args:
         make: makes the encoder, if anything is left to encode.
         modality: named in file names and messages.
         items: for the encoder, in the order that is fast.
-        parts: everything that the features depend on, as text.
+        keys: hash of the content of each item.
+        parts: everything else that the features depend on, as text.
         block: number of items that are encoded before they are saved.
 
     Returns:
-        Features [I, F], memory-mapped, and the description of the encoder.
+        Features [I, F] in a temporary file, and the description of the encoder.
     """
-    key = content_hash([modality, *parts])[:32]
-    whole = cache_dir() / "prepare" / f"{modality}-{key}.npy"
-    about = whole.with_suffix(".json")
-    if not (whole.is_file() and about.is_file()):
-        folder = whole.with_suffix("")
-        folder.mkdir(parents=True, exist_ok=True)
+    name = f"{modality}-{content_hash([modality, *parts])[:32]}"
+    store = cache_dir() / "prepare" / name
+    about = store / "encoder.json"
+    known = _known(store) if about.is_file() else {}
+    if any(key not in known for key in keys):
         encoder = make()
-        blocks = _encode_blocks(encoder, modality, items, folder, block)
-        _join(blocks, whole, (len(items), encoder.width))
+        description = {"model": encoder.name, **encoder.versions}
+        if known and json_object(about) != description:
+            log.warning("%s: encoding all again with another version of the encoder", modality)
+            known = {}
+            shutil.rmtree(store)
+        store.mkdir(parents=True, exist_ok=True)
         with replace_file(about) as part:
-            part.write_text(json.dumps({"model": encoder.name, **encoder.versions}) + "\n")
-        shutil.rmtree(folder)
-    return np.lib.format.open_memmap(whole, mode="r"), json.loads(about.read_text())
+            part.write_text(json.dumps(description) + "\n")
+        missing = [place for place, key in enumerate(keys) if key not in known]
+        if len(missing) < len(keys):
+            log.info("%s: %d of %d are encoded", modality, len(keys) - len(missing), len(keys))
+        blocks = [missing[start : start + block] for start in range(0, len(missing), block)]
+        for places in steps(blocks, f"encode {modality}", "blocks"):
+            features = encoder.encode([items[place] for place in places])
+            named = [keys[place] for place in places]
+            path = store / f"{content_hash(named)[:32]}.npz"
+            with replace_file(path) as part, part.open("wb") as file:
+                np.savez(file, keys=np.array(named), features=features)
+            known |= {key: (path, row) for row, key in enumerate(named)}
+    return _gathered([known[key] for key in keys]), json_object(about)
 
 
-def _encode_blocks(
-    encoder: Encoder, modality: str, items: Sequence[str], folder: Path, block: int
-) -> list[Path]:
-    """Encode the blocks that are missing; return the files of all."""
-    blocks = [folder / f"{start}-{block}.npy" for start in range(0, len(items), block)]
-    missing = [number for number, path in enumerate(blocks) if not path.is_file()]
-    if len(missing) < len(blocks):
-        done = len(blocks) - len(missing)
-        log.info("%s: %d of %d blocks are encoded", modality, done, len(blocks))
-    for number in steps(missing, f"encode {modality}", "blocks"):
-        features = encoder.encode(items[number * block : (number + 1) * block])
-        with replace_file(blocks[number]) as part, part.open("wb") as file:
-            np.save(file, features)
-    return blocks
+def _known(store: Path) -> dict[str, tuple[Path, int]]:
+    """The file and the row of each item that is encoded."""
+    known: dict[str, tuple[Path, int]] = {}
+    for path in sorted(store.glob("[!.]*.npz")):
+        with np.load(path) as block:
+            known |= {key: (path, row) for row, key in enumerate(block["keys"].tolist())}
+    return known
 
 
-def _join(blocks: Sequence[Path], whole: Path, shape: tuple[int, int]) -> None:
-    """Copy blocks one after the other into an array [I, F]."""
-    with replace_file(whole) as part:
-        out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
-        start = 0
-        for path in blocks:
-            rows = np.load(path)
-            out[start : start + len(rows)] = rows
-            start += len(rows)
-        out.flush()
+def _gathered(places: Sequence[tuple[Path, int]]) -> Features:
+    """Copy rows of blocks into a temporary file in the cache folder [I, F]."""
+    by_block = defaultdict(list)
+    for place, (path, row) in enumerate(places):
+        by_block[path].append((place, row))
+    out: Features | None = None
+    for path, pairs in by_block.items():
+        with np.load(path) as block:
+            features = block["features"]
+        if out is None:
+            shape = (len(places), features.shape[1])
+            with TemporaryFile(dir=path.parent) as file:
+                out = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+        to, rows = np.array(pairs).T
+        out[to] = features[rows]
+    if out is None:
+        raise ValueError("no items")
+    return out

@@ -146,7 +146,8 @@ def encode_files(
         lambda: make(model),
         modality,
         [unique[each] for each in order],
-        [model.value, model.precision, *parts, *order],
+        [each[:32] for each in order],
+        [model.value, model.precision, *parts],
         block=BLOCK,
     )
     corrupt = [bool(np.isnan(row).all()) for row in matrix]

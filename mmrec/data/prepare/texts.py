@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from mmrec.config.errors import DataError
+from mmrec.data.corpus import content_hash
 from mmrec.data.prepare.base import Vectors
 from mmrec.data.prepare.encode import Encoder, Features, Model, encode_items
 
@@ -89,7 +90,8 @@ def encode_texts(
         lambda: make(model),
         "text",
         order.to_list(),
-        [model.value, model.precision, *parts, *order],
+        [content_hash([text])[:32] for text in order],
+        [model.value, model.precision, *parts],
         block=BLOCK,
     )
     rows = texts.replace_strict(

@@ -63,7 +63,7 @@ def test_each_text_has_its_features_and_an_empty_one_has_none():
     assert again.seen == []
 
 
-def test_interrupted_work_goes_on_without_encoding_twice(tmp_path):
+def test_interrupted_work_goes_on_without_encoding_twice():
     said = [letter * (place + 1) for place, letter in enumerate("abcdefg")]
     first = Lengths(fail_after=4)
     with pytest.raises(KeyboardInterrupt):
@@ -72,7 +72,25 @@ def test_interrupted_work_goes_on_without_encoding_twice(tmp_path):
     vectors, _ = encoded(second, said)
     assert first.seen + second.seen == said
     assert vectors.matrix[vectors.rows, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert not any(path.is_dir() for path in (tmp_path / "cache" / "prepare").iterdir())
+    third = Lengths()
+    vectors, _ = encoded(third, [*said, "h"])  # another set of texts
+    assert third.seen == ["h"]
+    assert vectors.matrix[vectors.rows, 0].tolist() == [1, 2, 3, 4, 5, 6, 7, 1]
+
+
+def test_features_of_other_versions_are_not_mixed(caplog):
+    encoded(Lengths(), ["a", "bb"])
+    newer = Lengths()
+    newer.versions = {"lengths": "2"}
+    _, about = encoded(newer, ["bb", "ccc"])
+    assert newer.seen == ["bb", "ccc"]
+    assert "another version" in caplog.text
+    assert about["lengths"] == "2"
+    again = Lengths()
+    encoded(again, ["bb", "ccc"])
+    assert again.seen == []
+    encoded(newer, ["a"])
+    assert newer.seen == ["bb", "ccc", "a"]
 
 
 def test_without_any_text_it_is_an_error():

@@ -201,7 +201,9 @@ def shop(server, tmp_path, monkeypatch, colours, picture):  # noqa: ARG001
     )
 
 
-def test_a_failed_picture_is_a_missing_modality_until_it_is_there(shop, server, fetcher, picture):
+def test_a_failed_picture_is_a_missing_modality_until_it_is_there(
+    shop, server, fetcher, picture, colours
+):
     server.faults["/3.png"] = [503] * 3
     folder = prepare_folder(shop, fetcher, {})
     image = check_folder(folder)["modalities"]["image"]
@@ -211,6 +213,7 @@ def test_a_failed_picture_is_a_missing_modality_until_it_is_there(shop, server, 
     assert prepare_folder(shop, fetcher, {}) == folder  # it is up to date
     folder = prepare_folder(shop, fetcher, {}, overwrite=True)
     assert check_folder(folder)["modalities"]["image"]["without"]["failed"] == 0
+    assert len(colours.seen) == 4  # each picture once
 
 
 def test_a_finished_file_is_written_again_if_more_is_downloaded(shop, server, fetcher, monkeypatch):
