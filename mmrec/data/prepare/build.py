@@ -15,6 +15,7 @@ from mmrec.config.errors import SettingError
 from mmrec.config.paths import expand
 from mmrec.data.corpus import content_hash
 from mmrec.data.files import digests
+from mmrec.data.prepare.audio import recording_problem
 from mmrec.data.prepare.base import RawData, RawFile
 from mmrec.data.prepare.cache import VERSION, cached
 from mmrec.data.prepare.check import check_folder, read_manifest
@@ -37,7 +38,10 @@ from mmrec.data.prepare.write import (
 )
 
 log = logging.getLogger(__name__)
-PROBLEMS = {"image": picture_problem}  # why a file of a modality cannot be decoded
+PROBLEMS = {
+    "image": picture_problem,
+    "audio": recording_problem,
+}  # why a file of a modality cannot be decoded
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mmrec.config.errors import SettingError
 from mmrec.data.files import digests
+from mmrec.data.prepare.audio import AudioEncoder
 from mmrec.data.prepare.base import RawFile
 from mmrec.data.prepare.encode import Encoder, Model
 from mmrec.data.prepare.images import PairedEncoder, TimmEncoder
@@ -19,23 +20,24 @@ class Library:
     """What loads a kind of model.
 
     Attributes:
-        package: that must be installed.
+        packages: that must be installed.
         extra: of mmrec, which installs it.
         encoder: class of encoders.
     """
 
-    package: str
+    packages: Sequence[str]
     extra: str
     encoder: Callable[[Model], Encoder]
 
 
 LIBRARIES: Mapping[str, Mapping[str, Library]] = {
-    "text": {"": Library("sentence_transformers", "text", SentenceEncoder)},
+    "text": {"": Library(["sentence_transformers"], "text", SentenceEncoder)},
     "image": {
-        "timm": Library("timm", "image", TimmEncoder),
-        "clip": Library("transformers", "image", PairedEncoder),
-        "siglip": Library("transformers", "image", PairedEncoder),
+        "timm": Library(["timm"], "image", TimmEncoder),
+        "clip": Library(["transformers"], "image", PairedEncoder),
+        "siglip": Library(["transformers"], "image", PairedEncoder),
     },
+    "audio": {"": Library(["transformers", "soundfile"], "audio", AudioEncoder)},
 }  # by modality, and the part of the setting before a colon
 
 
@@ -83,13 +85,14 @@ def check_model(model: Model) -> dict[str, RawFile]:
         SettingError: a package is missing, or there is no such folder.
     """
     library = _library(model)
-    if importlib.util.find_spec(library.package) is None:
-        raise SettingError(
-            setting=model.setting,
-            value=model.value,
-            problem=f"it needs the package {library.package}",
-            hint=f"pip install 'mmrec[{library.extra}]', or set it to null for no such features",
-        )
+    for package in library.packages:
+        if importlib.util.find_spec(package) is None:
+            raise SettingError(
+                setting=model.setting,
+                value=model.value,
+                problem=f"it needs the package {package}",
+                hint=f"pip install 'mmrec[{library.extra}]', or set it to null",
+            )
     if model.folder is None:
         if model.name.startswith((".", "/", "~")) or model.name.count("/") > 1:
             raise SettingError(

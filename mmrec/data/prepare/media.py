@@ -23,8 +23,8 @@ from mmrec.data.prepare.encode import Encoder, Model, encode_items
 log = logging.getLogger(__name__)
 BLOCK = 128  # files that are encoded before their features are saved
 SHOWN = 3  # files that are named in a warning
-NOUNS = {"image": "picture"}
-FOLDERS = {"image": "data.images"}
+NOUNS = {"image": "picture", "audio": "recording"}
+FOLDERS = {"image": "data.images", "audio": "data.audio"}
 
 
 def folder_files(folder: Path) -> dict[str, Path]:

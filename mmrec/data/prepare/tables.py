@@ -22,6 +22,7 @@ from mmrec.data.folder import Columns
 from mmrec.data.ids import RENAME
 from mmrec.data.item_details import item_columns
 from mmrec.data.labels import labels
+from mmrec.data.prepare import audio, images
 from mmrec.data.prepare.base import (
     Counts,
     Places,
@@ -34,7 +35,6 @@ from mmrec.data.prepare.base import (
     joined,
 )
 from mmrec.data.prepare.filters import Duplicates
-from mmrec.data.prepare.images import SUFFIXES
 from mmrec.data.prepare.media import FOLDERS, folder_digest, named_by_column, named_by_id
 from mmrec.data.prepare.numbering import Split
 from mmrec.data.tables import Column, read_table, reading, shown
@@ -54,6 +54,7 @@ PER_SECOND: dict[TimeUnit, int] = {
     "microseconds": 10**6,
     "nanoseconds": 10**9,
 }
+SUFFIXES = {"image": images.SUFFIXES, "audio": audio.SUFFIXES}
 FEATURE = ("file", "ids")  # what is said about a modality
 
 
@@ -63,9 +64,11 @@ class TableColumns(Columns):
 
     Attributes:
         image: of the table of items: URLs of pictures, or names of files in the folder of pictures.
+        audio: the same for recordings.
     """
 
     image: str | None = None
+    audio: str | None = None
 
 
 DEFAULT_COLUMNS = TableColumns()
@@ -90,6 +93,9 @@ class Tables(RawData):
             is empty.
         images: folder of pictures, for `image_model`; they are named by item id and a suffix, or
             `columns.image` names the file of each item.
+        audio: folder of recordings, for `audio_model`; see `images` and `columns.audio`.
+        audio_model: encodes the recordings of items: a model of transformers that reads sound, by
+            its name on the Hugging Face Hub or a folder; None encodes none.
         features: per modality, `file` (an `.npy` of floats [rows, width]) and `ids` (a table whose
             column of item ids has a line for each row). Without `ids` the rows are those of the
             table of items.
@@ -105,6 +111,8 @@ class Tables(RawData):
     category_separator: str = "|"
     text: Sequence[str] = ()
     images: str | None = None
+    audio: str | None = None
+    audio_model: str | None = None
     features: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -145,7 +153,8 @@ class Tables(RawData):
                 problem="there are no texts",
                 hint="set data.items to the table of items",
             )
-        self._check_places("image")
+        for modality in FOLDERS:
+            self._check_places(modality)
         check_files(
             {
                 "data.interactions": self.interactions,
@@ -158,6 +167,9 @@ class Tables(RawData):
                 },
             }
         )
+
+    def models(self) -> dict[str, str | None]:
+        return {**super().models(), "audio": self.audio_model}
 
     def _check_places(self, modality: str) -> None:
         """Refuse a model that has no files to read, and files that no model reads."""
@@ -202,10 +214,10 @@ class Tables(RawData):
             )
 
     def _folder(self, modality: str) -> str | None:
-        return {"image": self.images}[modality]
+        return {"image": self.images, "audio": self.audio}[modality]
 
     def _column(self, modality: str) -> str | None:
-        return {"image": self.columns.image}[modality]
+        return {"image": self.columns.image, "audio": self.columns.audio}[modality]
 
     def parse_key(self) -> list[str]:
         rated = str(self.min_rating is not None)
@@ -332,7 +344,7 @@ class Tables(RawData):
             return named_by_column(modality, home, names)
         if home is None:  # refused by `check`
             raise SettingError(setting=FOLDERS[modality], expected="a folder")
-        return named_by_id(modality, home, ids, SUFFIXES)
+        return named_by_id(modality, home, ids, SUFFIXES[modality])
 
     def read_vectors(self, files: Mapping[str, RawFile], ids: pl.Series) -> dict[str, Vectors]:
         found = {}

@@ -224,6 +224,6 @@ def picture():
 def colours(monkeypatch):
     """What `data.image_model=timm:colours` names."""
     monkeypatch.setattr(Colours, "seen", [])
-    library = encoders.Library("PIL", "image", Colours)
+    library = encoders.Library(["PIL"], "image", Colours)
     monkeypatch.setitem(encoders.LIBRARIES["image"], "timm", library)
     return Colours

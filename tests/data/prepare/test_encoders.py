@@ -19,8 +19,8 @@ def made(_model) -> Encoder:
 @pytest.fixture(autouse=True)
 def _libraries(monkeypatch):
     found = {
-        "text": {"": Library("numpy", "text", made)},
-        "image": {"net": Library("no_such_package", "image", made)},
+        "text": {"": Library(["numpy"], "text", made)},
+        "image": {"net": Library(["no_such_package"], "image", made)},
     }
     monkeypatch.setattr(encoders, "LIBRARIES", found)
 
