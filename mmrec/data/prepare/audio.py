@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from itertools import groupby
 from typing import Any
 
@@ -18,7 +17,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from mmrec.config.text import first_line, printable
-from mmrec.data.prepare.encode import Features, Model, device
+from mmrec.data.prepare.encode import Features, Model, device, versions
 
 SUFFIXES = frozenset((".aif", ".aiff", ".flac", ".mp3", ".ogg", ".opus", ".wav"))
 BATCH = 8
@@ -89,13 +88,13 @@ class AudioEncoder:
 
         self.name = model.name
         self.device, self.dtype = device(), model.dtype
+        extractor: Any = AutoFeatureExtractor
         try:
-            self.extractor: Any = AutoFeatureExtractor.from_pretrained(model.source)
+            self.extractor = extractor.from_pretrained(model.source)
             network: Any = AutoModel.from_pretrained(model.source, trust_remote_code=False)
             self.rate = int(self.extractor.sampling_rate)
         except (OSError, ValueError, ImportError, AttributeError) as error:
             raise model.not_loaded(error) from error
-        self.revision = getattr(network.config, "_commit_hash", None)
         if network.config.is_encoder_decoder:
             network = network.get_encoder()
         self.network: Any = network.eval().to(self.device, self.dtype)
@@ -106,10 +105,7 @@ class AudioEncoder:
 
     @property
     def versions(self) -> Mapping[str, str]:
-        return {
-            **({"revision": self.revision} if self.revision else {}),
-            **{name: version(name) for name in ("transformers", "soundfile", "scipy")},
-        }
+        return versions(self.network.config, ("transformers", "soundfile", "scipy"))
 
     def encode(self, items: Sequence[str]) -> Features:
         """Return features [B, F]; the row of a recording that cannot be decoded is NaN."""

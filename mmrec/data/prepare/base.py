@@ -108,7 +108,8 @@ class RawData(ABC):
         labels: a published table of the same interactions with labels (`x_label`), which replace
             the split.
         text_model: encodes the texts of items: a model of sentence-transformers or transformers by
-            its name on the Hugging Face Hub, or a folder; None makes no text features.
+            its name on the Hugging Face Hub or a folder, with `clip:` or `siglip:` before it for
+            those of pictures and texts; None makes no text features.
         image_model: encodes the pictures of items: `timm:`, `clip:` or `siglip:` and a name on the
             Hugging Face Hub or a folder; None encodes none.
         precision: of the weights and activations of encoders; the features are float32.

@@ -11,9 +11,10 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -109,6 +110,35 @@ def device() -> torch.device:
     """Return the GPU if there is one, else the CPU."""
     found = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if found is None else found
+
+
+def load_paired(model: Model) -> Any:
+    """Load a model of pictures and texts by transformers.
+
+    Raises:
+        SettingError: it is of another kind than the setting says.
+    """
+    from transformers import AutoModel
+
+    network: Any = AutoModel.from_pretrained(model.source, trust_remote_code=False)
+    kind = str(network.config.model_type)
+    if not kind.startswith(model.kind):
+        raise SettingError(
+            setting=model.setting,
+            value=model.value,
+            problem=f"it is a model of the kind {kind}",
+            expected=f"a model of the kind {model.kind}",
+        )
+    return network
+
+
+def versions(config: object, packages: Sequence[str]) -> dict[str, str]:
+    """Return the revision in a configuration of transformers, if known, and package versions."""
+    revision = getattr(config, "_commit_hash", None)
+    return {
+        **({"revision": str(revision)} if revision else {}),
+        **{name: version(name) for name in packages},
+    }
 
 
 def encode_items(

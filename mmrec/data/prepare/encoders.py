@@ -12,7 +12,7 @@ from mmrec.data.prepare.audio import AudioEncoder
 from mmrec.data.prepare.base import RawFile
 from mmrec.data.prepare.encode import Encoder, Model
 from mmrec.data.prepare.images import PairedEncoder, TimmEncoder
-from mmrec.data.prepare.texts import SentenceEncoder
+from mmrec.data.prepare.texts import PairedTextEncoder, SentenceEncoder
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,11 @@ class Library:
 
 
 LIBRARIES: Mapping[str, Mapping[str, Library]] = {
-    "text": {"": Library(["sentence_transformers"], "text", SentenceEncoder)},
+    "text": {
+        "": Library(["sentence_transformers"], "text", SentenceEncoder),
+        "clip": Library(["transformers"], "text", PairedTextEncoder),
+        "siglip": Library(["transformers"], "text", PairedTextEncoder),
+    },
     "image": {
         "timm": Library(["timm"], "image", TimmEncoder),
         "clip": Library(["transformers"], "image", PairedEncoder),
@@ -63,9 +67,9 @@ def parse_model(modality: str, value: str, precision: str) -> Model:
     """
     kinds = LIBRARIES[modality]
     setting = f"data.{modality}_model"
-    if "" in kinds:
-        return Model(setting, value, "", value, precision)
     kind, _, name = value.partition(":")
+    if "" in kinds and kind not in kinds:
+        kind, name = "", value
     if kind not in kinds or not name:
         raise SettingError(
             setting=setting,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mmrec.config.errors import SettingError
 from mmrec.config.text import first_line, printable
-from mmrec.data.prepare.encode import Features, Model, device
+from mmrec.data.prepare.encode import Features, Model, device, load_paired, versions
 
 SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")
@@ -170,28 +170,16 @@ class PairedEncoder(ImageEncoder):
 
     @property
     def versions(self) -> Mapping[str, str]:
-        revision = getattr(self.config, "_commit_hash", None)
-        return {
-            **({"revision": revision} if revision else {}),
-            **{name: version(name) for name in ("transformers", "pillow")},
-        }
+        return versions(self.network.config, ("transformers", "pillow"))
 
     def load(self, model: Model) -> torch.nn.Module:
-        from transformers import AutoImageProcessor, AutoModel
+        from transformers import AutoImageProcessor
 
-        network: Any = AutoModel.from_pretrained(model.source, trust_remote_code=False)
-        self.config = network.config
-        if not str(self.config.model_type).startswith(model.kind):
-            raise SettingError(
-                setting=model.setting,
-                value=model.value,
-                problem=f"it is a model of the kind {self.config.model_type}",
-                expected=f"a model of the kind {model.kind}",
-            )
+        network: torch.nn.Module = load_paired(model)
         # The same features whether torchvision is installed or not.
-        self.processor: Any = AutoImageProcessor.from_pretrained(model.source, backend="pil")
-        found: torch.nn.Module = network
-        return found
+        processor: Any = AutoImageProcessor
+        self.processor = processor.from_pretrained(model.source, backend="pil")
+        return network
 
     def inputs(self, picture: Image.Image) -> Tensor:
         found: Tensor = self.processor(images=picture, return_tensors="pt")["pixel_values"][0]

@@ -1,4 +1,4 @@
-"""Features of item texts by a model of sentence-transformers.
+"""Features of item texts by a model of sentence-transformers, CLIP or SigLIP.
 
 Shape legend: I items, B texts of a block, F width of the features.
 """
@@ -6,15 +6,24 @@ Shape legend: I items, B texts of a block, F width of the features.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
-from mmrec.config.errors import DataError
+from mmrec.config.errors import DataError, SettingError
 from mmrec.data.corpus import content_hash
 from mmrec.data.prepare.base import Vectors
-from mmrec.data.prepare.encode import Encoder, Features, Model, encode_items
+from mmrec.data.prepare.encode import (
+    Encoder,
+    Features,
+    Model,
+    device,
+    encode_items,
+    load_paired,
+    versions,
+)
 
 BLOCK = 1024  # texts that are encoded before they are saved
 BATCH = 64
@@ -42,21 +51,76 @@ class SentenceEncoder:
             )
         except (OSError, ValueError, ImportError) as error:
             raise model.not_loaded(error) from error
-        self.width = int(self.model.get_embedding_dimension())
+        width = self.model.get_embedding_dimension()
+        if width is None:
+            raise model.not_loaded(ValueError("its features have no fixed width"))
+        self.width = int(width)
 
     @property
     def versions(self) -> Mapping[str, str]:
         config = getattr(self.model[0], "config", None)
-        revision = getattr(config, "_commit_hash", None)
-        names = ("sentence-transformers", "transformers")
-        return {
-            **({"revision": revision} if revision else {}),
-            **{name: version(name) for name in names},
-        }
+        return versions(config, ("sentence-transformers", "transformers"))
 
     def encode(self, items: Sequence[str]) -> Features:
         found = self.model.encode([*items], batch_size=BATCH, show_progress_bar=False)
         return np.asarray(found, dtype=np.float32)
+
+
+class PairedTextEncoder:
+    """The texts' side of a model of pictures and texts, CLIP or SigLIP, on a GPU if there is one.
+
+    Its features are in the space of the pictures'.
+
+    Args:
+        model: on the Hugging Face Hub, or in a folder.
+
+    Raises:
+        SettingError: the model cannot be loaded.
+    """
+
+    def __init__(self, model: Model) -> None:
+        from transformers import AutoTokenizer
+
+        self.name = model.value
+        self.device = device()
+        tokenizer: Any = AutoTokenizer
+        try:
+            self.network = load_paired(model).eval().to(self.device, model.dtype)
+            self.tokenizer = tokenizer.from_pretrained(model.source)
+        except SettingError:
+            raise
+        except (OSError, ValueError, ImportError) as error:
+            raise model.not_loaded(error) from error
+        self.longest = self.network.config.text_config.max_position_embeddings
+        # SigLIP was trained on padded texts without a mask.
+        padded = model.kind == "siglip"
+        self.options: dict[str, Any] = {
+            "padding": "max_length" if padded else True,
+            "return_attention_mask": not padded,
+        }
+        self.width = self._run(["a"]).shape[1]
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        return versions(self.network.config, ("transformers",))
+
+    def encode(self, items: Sequence[str]) -> Features:
+        starts = range(0, len(items), BATCH)
+        return np.concatenate([self._run(items[start : start + BATCH]) for start in starts])
+
+    @torch.inference_mode()
+    def _run(self, texts: Sequence[str]) -> Features:
+        tokens = self.tokenizer(
+            [*texts],
+            **self.options,
+            truncation=True,
+            max_length=self.longest,
+            return_tensors="pt",
+        ).to(self.device)
+        found: Features = (
+            self.network.get_text_features(**tokens).pooler_output.float().cpu().numpy()
+        )
+        return found
 
 
 def encode_texts(

@@ -243,3 +243,40 @@ def colours(monkeypatch):
     library = encoders.Library(["PIL"], "image", Colours)
     monkeypatch.setitem(encoders.LIBRARIES["image"], "timm", library)
     return Colours
+
+
+def save_paired(kind, folder):
+    """Save a small network of CLIP or SigLIP with random weights."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2}
+    vision = {**sizes, "image_size": 32, "patch_size": 16}
+    text = {**sizes, "vocab_size": 12, "max_position_embeddings": 6, "eos_token_id": 11}
+    size = {"height": 32, "width": 32}
+    if kind == "clip":
+        config = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=6)
+        network, processor = transformers.CLIPModel(config), transformers.CLIPImageProcessorPil()
+        processor.size, processor.crop_size = {"shortest_edge": 32}, size
+    else:
+        config = transformers.SiglipConfig(vision_config=vision, text_config=text)
+        network = transformers.SiglipModel(config)
+        processor = transformers.SiglipImageProcessorPil()
+        processor.size = size
+    letters = [
+        *"ehprz",
+        *(f"{letter}</w>" for letter in "ehprz"),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    transformers.CLIPTokenizer(vocabulary, []).save_pretrained(folder)
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def paired():
+    """`paired("clip", folder)`: a small network of pictures and texts, saved in the folder."""
+    return save_paired

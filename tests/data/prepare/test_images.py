@@ -101,32 +101,9 @@ def test_damaged_and_huge_pictures_are_refused(damaged):
     assert "decompression bomb" in picture_problem(bomb)
 
 
-def paired(kind, folder):
-    """Save a small network of CLIP or SigLIP with random weights."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    sizes |= {"num_attention_heads": 2}
-    vision = {**sizes, "image_size": 32, "patch_size": 16}
-    text = {**sizes, "vocab_size": 8, "max_position_embeddings": 4}
-    size = {"height": 32, "width": 32}
-    if kind == "clip":
-        config = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=6)
-        network, processor = transformers.CLIPModel(config), transformers.CLIPImageProcessorPil()
-        processor.size, processor.crop_size = {"shortest_edge": 32}, size
-    else:
-        config = transformers.SiglipConfig(vision_config=vision, text_config=text)
-        network = transformers.SiglipModel(config)
-        processor = transformers.SiglipImageProcessorPil()
-        processor.size = size
-    network.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return network.eval()
-
-
 @pytest.mark.parametrize(("kind", "width"), [("clip", 6), ("siglip", 16)])
 def test_paired_models_encode_the_pictures_that_can_be_decoded(
-    tmp_path, damaged, kind, width, monkeypatch
+    tmp_path, paired, damaged, kind, width, monkeypatch
 ):
     monkeypatch.setattr("mmrec.data.prepare.images.BATCH", 2)
     network = paired(kind, tmp_path / "model")

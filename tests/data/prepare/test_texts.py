@@ -134,3 +134,20 @@ def test_minilm_puts_like_texts_near_each_other(amazon, minilm, tmp_path, monkey
     with pytest.raises(SettingError) as error:
         make_encoder(parse_model("text", str(tmp_path / "sets"), "float32"))
     assert error.value.setting == "data.text_model"
+
+
+@pytest.mark.parametrize(("kind", "width"), [("clip", 6), ("siglip", 16)])
+def test_paired_models_encode_texts_too(tmp_path, paired, kind, width, monkeypatch):
+    monkeypatch.setattr(texts, "BATCH", 2)
+    network = paired(kind, tmp_path)
+    encoder = make_encoder(parse_model("text", f"{kind}:{tmp_path}", "float32"))
+    said = ["he", "hep", "zzzzzzzzzzzzz"]  # the last is longer than the model reads
+    found = encoder.encode(said)
+    assert found.shape == (3, encoder.width) == (3, width)
+    rows = {"clip": [10, 1, 5, 11], "siglip": [10, 1, 5, 11, 11, 11]}[kind]  # h, e at the end
+    expected = network.get_text_features(torch.tensor([rows])).pooler_output[0].detach()
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(said[2:])[0], found[2], atol=1e-5)
+    with pytest.raises(SettingError) as error:
+        make_encoder(parse_model("text", f"clip:{tmp_path / 'nowhere'}", "float32"))
+    assert error.value.setting == "data.text_model"
