@@ -12,7 +12,7 @@ import pytest
 from hydra.errors import MissingConfigException
 
 from mmrec.commands.run import main
-from mmrec.config.hydra_errors import explain
+from mmrec.config.hydra_errors import explain_error
 from mmrec.config.startup import forget_peak_memory
 from mmrec.training.provenance import peak_rss_mib
 
@@ -164,7 +164,7 @@ def test_a_setting_of_a_search_that_is_not_chosen_names_the_right_key(words, key
 )
 def test_a_launcher_without_its_package_names_the_extra(choice, extra):
     error = MissingConfigException(f"Could not find 'hydra/launcher/{choice}'", choice)
-    said = explain(error, "config")
+    said = explain_error(error, "config")
     assert said == f"hydra/launcher={choice} needs a package: pip install 'mmrec[{extra}]'"
 
 
