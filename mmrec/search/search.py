@@ -253,8 +253,8 @@ class Search:
     def _rescue(self, trial: Trial | FrozenTrial) -> bool:
         """Record the values of a trial whose runs all finished before its worker was killed.
 
-        Reading the `result.json` of a seed takes about 4 ms; running the trial again takes as long as
-        the trial took, for example 23 s with BPR on `tiktok`.
+        Reading the `result.json` of a seed takes about 4 ms; running the trial again takes its full
+        time, for example 23 s with BPR on `tiktok`.
         """
         outcomes = []
         for seed in self._seeds():
