@@ -114,9 +114,9 @@ class RawData(ABC):
         is what an encoder reads and is not written to `items.csv`.
         """
 
-    @abstractmethod
     def read_vectors(self, files: Mapping[str, RawFile], ids: pl.Series) -> dict[str, Vectors]:
-        """Return features by modality, for the items with these ids."""
+        """Return features by modality, for the items with these ids; by default none."""
+        return {}
 
     def check(self) -> None:
         """Refuse settings that contradict each other.
@@ -141,6 +141,16 @@ class RawData(ABC):
     def folder(self) -> Path:
         """The folder that is written."""
         return (data_root() if self.root is None else expand(self.root)) / self.name
+
+    @property
+    def known(self) -> Mapping[str, int]:
+        """Published numbers of users, items and interactions after filtering; may be empty."""
+        return self.expected or {}
+
+    @property
+    def published(self) -> Mapping[str, int]:
+        """Published numbers of users, items and interactions in the files; may be empty."""
+        return {}
 
     @property
     def floor_split(self) -> bool:

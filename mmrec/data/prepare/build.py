@@ -102,8 +102,10 @@ def _prepare(
 
     parts = [*data.parse_key(), *used]
     parsed, counts = cached("parse", parts, lambda: data.read_interactions(files))
-    stages: list[dict[str, Any]] = [{"stage": "parse", **count(parsed), **counts}]
-    log.info("parse: %s", shown_counts(count(parsed)))
+    raw = count(parsed)
+    stages: list[dict[str, Any]] = [{"stage": "parse", **raw, **counts}]
+    log.info("parse: %s", shown_counts(raw))
+    differences = _differences(f"the file of {data.name}", data.published, raw)
     rules = data.key("min_rating", "duplicates", "k_core")
     kept, filtered = cached(
         "filter",
@@ -117,7 +119,7 @@ def _prepare(
     )
     stages += filtered
     final = count(kept)
-    differences = _differences(data, final)
+    differences |= _differences(data.name, data.known, final)
     numbered = number(
         kept,
         split=data.split,
@@ -199,20 +201,21 @@ def _is_current(folder: Path, key: str, *, overwrite: bool) -> bool:
     return False
 
 
-def _differences(data: RawData, found: dict[str, int]) -> dict[str, list[int]]:
-    """Compare counts with those that are known of a data set, and warn if they differ."""
-    expected = data.expected or {}
+def _differences(
+    name: str, expected: Mapping[str, int], found: dict[str, int]
+) -> dict[str, list[int]]:
+    """Compare counts with published ones, and warn if they differ."""
     differences = {
-        name: [found[name], number] for name, number in expected.items() if found[name] != number
+        what: [found[what], number] for what, number in expected.items() if found[what] != number
     }
     if differences:
         listed = "; ".join(
-            f"{number:,} {name} instead of {known:,}"
-            for name, (number, known) in differences.items()
+            f"{number:,} {what} instead of {known:,}"
+            for what, (number, known) in differences.items()
         )
         log.warning(
             "%s is not the published set: %s. Its results cannot be compared with published ones",
-            data.name,
+            name,
             listed,
         )
     return differences
