@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import polars as pl
 from annotated_types import Ge
 
-from mmrec.data.prepare.base import Counts, RawData, RawFile, check_files, clean_text, joined
+from mmrec.data.prepare.base import (
+    Counts,
+    RawData,
+    RawFile,
+    check_files,
+    clean_text,
+    in_order,
+    joined,
+)
 from mmrec.data.prepare.filters import Duplicates
 from mmrec.data.prepare.lines import Malformed, blocks, json_record, read_frame, records
 from mmrec.data.prepare.numbering import Split
@@ -152,19 +160,13 @@ class AmazonReviews(RawData):
             for number, block in blocks(path)
             for record in records(number, block, parse, bad)
         ]
-        columns = dict.fromkeys(["id", *DETAILS, *READ])
-        known = pl.DataFrame(items, schema=dict.fromkeys(columns, pl.String))
-        known = known.unique("id", keep="first", maintain_order=True)
-        frame = ids.to_frame("id").join(known, on="id", how="left", maintain_order="left")
-        missing = len(ids) - known["id"].is_in(ids.implode()).sum()
+        schema = dict.fromkeys(["id", *DETAILS, *READ], pl.String)
+        frame, counts = in_order(ids, pl.DataFrame(items, schema=schema))
         category = pl.col("categories").str.replace_all("|", " ", literal=True)
         said = frame.with_columns(category).select(text=joined(READ))
         frame = frame.select(DETAILS).hstack(said).with_columns(clean_text(pl.col(pl.String)))
-        return frame, {
-            "without_metadata": int(missing),
-            "metadata_unused": others,
-            "malformed_lines": bad.count,
-        }
+        counts["metadata_unused"] += others
+        return frame, {**counts, "malformed_lines": bad.count}
 
 
 def text_of(value: object) -> str | None:

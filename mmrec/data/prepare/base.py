@@ -220,6 +220,23 @@ def item_rows(ids: pl.Series, listed: pl.Series) -> tuple[npt.NDArray[np.int64],
     return found.fill_null(-1).cast(pl.Int64).to_numpy(), places.height - used
 
 
+def in_order(ids: pl.Series, known: pl.DataFrame) -> tuple[pl.DataFrame, Counts]:
+    """Bring details of items into the order of their ids.
+
+    Args:
+        ids: [I] of the items.
+        known: [M] details with the column `id`; of a repeated one the first counts.
+
+    Returns:
+        [I] details without `id`, null where an item has none, and how many ids are on one side
+        only.
+    """
+    rows, unused = item_rows(ids, known["id"])
+    places = pl.Series(rows)
+    frame = known.drop("id").select(pl.all().gather(places.set(places < 0, None)))
+    return frame, {"without_metadata": int((rows < 0).sum()), "metadata_unused": unused}
+
+
 def joined(columns: Sequence[str]) -> pl.Expr:
     """The texts of several columns, separated by blanks; missing ones are left out."""
     return clean_text(

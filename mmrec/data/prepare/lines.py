@@ -162,7 +162,7 @@ def read_frame(
     found: Iterable[Block],
     read: Callable[[bytes], pl.DataFrame],
     parse: Callable[[bytes], dict[str, Any]],
-    schema: Mapping[str, pl.DataType | type[pl.DataType]],
+    schema: Mapping[str, type[pl.DataType]],
     bad: Malformed,
 ) -> pl.DataFrame:
     """Return the records of a text as a table.
@@ -201,7 +201,7 @@ def read_frame(
 def read_delimited(
     found: Iterable[Block],
     separator: str,
-    schema: Mapping[str, type[pl.String | pl.Int64 | pl.Float64]],
+    schema: Mapping[str, type[pl.DataType]],
     bad: Malformed,
 ) -> pl.DataFrame:
     """Return a delimited text of ids and numbers, without header and quotes, as a table.
@@ -209,7 +209,7 @@ def read_delimited(
     Args:
         found: blocks of the text.
         separator: between columns; `::` too.
-        schema: [N] columns in the order of the text.
+        schema: [N] columns in the order of the text: String, Int64 or Float64.
         bad: counts malformed lines.
 
     Raises:
