@@ -7,6 +7,7 @@ from mmrec.data.prepare.base import RawData
 from mmrec.data.prepare.build import prepare_folder
 from mmrec.data.prepare.check import check_folder
 from mmrec.data.prepare.fetch import Fetcher
+from mmrec.data.prepare.microlens import MicroLens
 from mmrec.data.prepare.movielens import MovieLens
 from mmrec.data.prepare.tables import Tables
 
@@ -15,6 +16,7 @@ __all__ = [
     "Amazon2018",
     "Amazon2023",
     "Fetcher",
+    "MicroLens",
     "MovieLens",
     "RawData",
     "Tables",

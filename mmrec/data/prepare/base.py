@@ -17,12 +17,13 @@ import numpy.typing as npt
 import polars as pl
 from annotated_types import Ge
 
-from mmrec.config.errors import SettingError
+from mmrec.config.errors import DataError, SettingError
 from mmrec.config.paths import data_root, expand
 from mmrec.config.text import printable
 from mmrec.data.filters import check_filters
 from mmrec.data.prepare.filters import Duplicates
 from mmrec.data.prepare.numbering import Split
+from mmrec.data.tables import reading, shown
 
 if TYPE_CHECKING:
     from mmrec.data.prepare.fetch import Fetcher
@@ -218,6 +219,23 @@ def item_rows(ids: pl.Series, listed: pl.Series) -> tuple[npt.NDArray[np.int64],
     found = ids.to_frame("id").join(places, on="id", how="left", maintain_order="left")["place"]
     used = len(found) - found.null_count()
     return found.fill_null(-1).cast(pl.Int64).to_numpy(), places.height - used
+
+
+def open_matrix(path: Path) -> npt.NDArray[Any]:
+    """Open features [M, F] as a memory map; pickled objects are refused.
+
+    Raises:
+        DataError: the file is damaged, or has no floats of this shape.
+    """
+    with reading(path):
+        matrix = np.lib.format.open_memmap(path, mode="r")
+    if matrix.ndim != 2 or matrix.dtype.kind != "f" or not matrix.size:
+        raise DataError(
+            file=shown(path),
+            found=f"{matrix.dtype} of shape {list(matrix.shape)}",
+            expected="floats of shape [rows, width]",
+        )
+    return matrix
 
 
 def in_order(ids: pl.Series, known: pl.DataFrame) -> tuple[pl.DataFrame, Counts]:
