@@ -38,7 +38,7 @@ TEXT = (
     *("data.category", "data.duplicates", "data.fill", "data.interactions", "data.item_id"),
     *("data.items", "data.labels", "data.mirrors", "data.size", "data.split", "data.text"),
     *("data.features.*.*", "data.source_folder", "data.text_model", "data.time_unit"),
-    "data.vectors",
+    *("data.files", "data.page", "data.vectors"),
     *("logger.*.entity", "logger.*.experiment_name", "logger.*.group", "logger.*.job_type"),
     *("logger.*.name", "logger.*.path", "logger.*.prefix", "logger.*.project"),
     *("logger.*.root_dir", "logger.*.run_id", "logger.*.run_name", "logger.*.save_dir"),

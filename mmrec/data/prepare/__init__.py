@@ -9,6 +9,7 @@ from mmrec.data.prepare.check import check_folder
 from mmrec.data.prepare.fetch import Fetcher
 from mmrec.data.prepare.microlens import MicroLens
 from mmrec.data.prepare.movielens import MovieLens
+from mmrec.data.prepare.processed import ProcessedFolder
 from mmrec.data.prepare.tables import Tables
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Fetcher",
     "MicroLens",
     "MovieLens",
+    "ProcessedFolder",
     "RawData",
     "Tables",
     "check_folder",

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from mmrec.data.prepare.fetch import Fetcher
 
 Counts = dict[str, Any]
-NOT_CONTENT = ("mirrors", "expected")  # settings that change no byte of the result
+# Settings that change no byte of the data: digests of files say where they differ.
+NOT_CONTENT = ("mirrors", "expected", "source_folder", "page")
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,17 @@ class RawData(ABC):
 
     def read_vectors(self, files: Mapping[str, RawFile], ids: pl.Series) -> dict[str, Vectors]:
         """Return features by modality, for the items with these ids; by default none."""
+        return {}
+
+    def id_orders(self, files: Mapping[str, RawFile]) -> dict[str, pl.Series]:
+        """Return ids of users (`user`) and items (`item`) in the order of their numbers.
+
+        By default they are numbered by their first appearance.
+        """
+        return {}
+
+    def more_tables(self, files: Mapping[str, RawFile], ids: pl.Series) -> dict[str, pl.DataFrame]:
+        """Return further tables of the folder by file name, for the items with these ids."""
         return {}
 
     def check(self) -> None:

@@ -120,8 +120,14 @@ def _prepare(
     stages += filtered
     final = count(kept)
     differences |= _differences(data.name, data.known, final)
+    # Ids that only the order knows have a number; those that the filters removed have none.
+    orders = {
+        role: ids.filter(~ids.is_in(parsed[role].implode()) | ids.is_in(kept[role].implode()))
+        for role, ids in data.id_orders(files).items()
+    }
     numbered = number(
         kept,
+        orders=orders,
         split=data.split,
         seed=data.split_seed,
         floor=data.floor_split,
@@ -142,6 +148,8 @@ def _prepare(
     staging = Staging(folder, key)
     write_interactions(staging, numbered)
     write_items(staging, details)
+    for name, table in data.more_tables(files, numbered.items).items():
+        staging.write(name, table.write_csv)
     modalities = {kind: write_vectors(staging, kind, each) for kind, each in vectors.items()}
     manifest = write_manifest(
         staging,
