@@ -188,7 +188,7 @@ class Tables(RawData):
         elif "position" in kept:
             position = kept["position"].integers
             kept["position"].reject(position.is_null(), "an integer; number each user's rows")
-            frame = frame.with_columns(order=position)
+            frame = frame.with_columns(order=position, position=position)
         if "order" in frame.columns:  # within a second, or within a user
             frame = frame.sort("order", maintain_order=True).drop("order")
         return frame, {"rows": len(table.frame)}
