@@ -1,6 +1,6 @@
-"""Folders that others have processed: a table of interactions, features, ids and details by row.
+"""Processed folders: a table of interactions, features, ids and details by row.
 
-They have the files of MMRec (Zhou, 2023): `<name>.inter` with `x_label`, `image_feat.npy`,
+They have the files that MMRec (Zhou, 2023) reads: `<name>.inter` with `x_label`, `image_feat.npy`,
 `text_feat.npy`, `u_id_mapping.csv` and `i_id_mapping.csv`, and perhaps `items.csv` and
 `cold_items.csv`.
 
@@ -114,6 +114,13 @@ class ProcessedFolder(RawData):
         table = interactions_file(folder.parent, folder.name, self.interactions_file)
         features = sorted(folder.glob(f"*{FEATURES}"))
         side = [folder / name for name in SIDE_FILES if (folder / name).exists()]
+        for path in [*features, *side] if self.source_folder is None else []:
+            if path.name not in found:
+                raise DataError(
+                    file=path,
+                    problem="it is among the downloads and not in data.files",
+                    hint="add it to data.files, or delete it",
+                )
         used = digests([table, *features, *side])
         for path, digest in used.items():
             expected = self.sha256.get(path.name, digest)

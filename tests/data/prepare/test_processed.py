@@ -155,6 +155,9 @@ def test_a_folder_is_downloaded_from_the_first_mirror_that_has_it(
     server.files.clear()
     again = make(replace(loaded, root=str(tmp_path / "again")), tmp_path, offline=True)
     assert (again / "baby.inter").read_bytes() == copied
+    with pytest.raises(DataError) as error:
+        make(replace(loaded, files=FILES[:-1]), tmp_path)
+    assert error.value.file.endswith("i_id_mapping.csv")
 
 
 def test_a_web_page_in_place_of_a_file_is_an_error(data, published, server, tmp_path):
