@@ -93,7 +93,8 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
         sets = sorted(path.name for path in root.glob("*/"))
         near = difflib.get_close_matches(name, sets, n=1)
         remedy = f"did you mean data.name={near[0]}?" if near else ELSEWHERE
-        if (conf_dir() / "prepare" / f"{name}.yaml").is_file() and name != "tables":
+        source = conf_dir() / "prepare" / f"{name}.yaml"
+        if source.is_file() and f"\nname: {name}\n" in source.read_text():
             where = "" if root == data_root() else f" {_shell(f'data.root={root}')}"
             remedy = f"make it with `mmrec prepare data={name}{where}`, or {ELSEWHERE}"
         found = ", ".join([*map(printable, sets[:SHOWN]), *["..."] * (len(sets) > SHOWN)])

@@ -10,31 +10,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from annotated_types import Ge
 
-from mmrec.config.errors import SettingError
+from mmrec.config.errors import DataError, SettingError
 from mmrec.config.paths import data_root, expand
 from mmrec.config.text import printable
 from mmrec.data.filters import check_filters
 from mmrec.data.prepare.filters import Duplicates
 from mmrec.data.prepare.numbering import Split
+from mmrec.data.tables import reading, shown
 
 if TYPE_CHECKING:
     from mmrec.data.prepare.fetch import Fetcher
 
 Counts = dict[str, Any]
-NOT_CONTENT = (
-    "mirrors",
-    "expected",
-    "connections",
-    "rate",
-)  # settings that change no byte of the result
+# Settings that change no byte of the data: digests of files say where they differ.
+NOT_CONTENT = ("mirrors", "expected", "source_folder", "page", "connections", "rate")
 URL = r"(?i)^https?://"
+PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,8 @@ class RawData(ABC):
             those of pictures and texts; None makes no text features.
         image_model: encodes the pictures of items: `timm:`, `clip:` or `siglip:` and a name on the
             Hugging Face Hub or a folder; None encodes none.
-        precision: of the weights and activations of encoders; the features are float32.
+        precision: of the weights and activations of encoders, `float32`, `float16` or `bfloat16`;
+            the features are float32.
         connections: largest number of files that are downloaded from URLs at the same time.
         rate: largest number of such requests in a second; None: no limit.
         expected: known numbers of users, items and interactions after filtering.
@@ -128,7 +127,7 @@ class RawData(ABC):
     labels: str | None = None
     text_model: str | None = None
     image_model: str | None = None
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    precision: str = "float32"
     connections: Annotated[int, Ge(1)] = 8
     rate: Annotated[float, Ge(0.01)] | None = None
     expected: Mapping[str, int] | None = None
@@ -151,9 +150,20 @@ class RawData(ABC):
         is what an encoder reads and is not written to `items.csv`.
         """
 
-    @abstractmethod
     def read_vectors(self, files: Mapping[str, RawFile], ids: pl.Series) -> dict[str, Vectors]:
-        """Return features by modality, for the items with these ids."""
+        """Return features by modality, for the items with these ids; by default none."""
+        return {}
+
+    def id_orders(self, files: Mapping[str, RawFile]) -> dict[str, pl.Series]:
+        """Return ids of users (`user`) and items (`item`) in the order of their numbers.
+
+        By default they are numbered by their first appearance.
+        """
+        return {}
+
+    def more_tables(self, files: Mapping[str, RawFile], ids: pl.Series) -> dict[str, pl.DataFrame]:
+        """Return further tables of the folder by file name, for the items with these ids."""
+        return {}
 
     def models(self) -> dict[str, str | None]:
         """Return the settings that name models, by modality."""
@@ -182,6 +192,10 @@ class RawData(ABC):
             SettingError: names the setting.
         """
         check_filters(self.k_core, self.min_rating)
+        if self.precision not in PRECISIONS:
+            raise SettingError(
+                setting="data.precision", value=self.precision, expected=" or ".join(PRECISIONS)
+            )
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise SettingError(
                 setting="data.name", value=self.name, expected="the name of a folder, as shop"
@@ -198,6 +212,16 @@ class RawData(ABC):
     def folder(self) -> Path:
         """The folder that is written."""
         return (data_root() if self.root is None else expand(self.root)) / self.name
+
+    @property
+    def known(self) -> Mapping[str, int]:
+        """Published numbers of users, items and interactions after filtering; may be empty."""
+        return self.expected or {}
+
+    @property
+    def published(self) -> Mapping[str, int]:
+        """Published numbers of users, items and interactions in the files; may be empty."""
+        return {}
 
     @property
     def floor_split(self) -> bool:
@@ -265,6 +289,40 @@ def item_rows(ids: pl.Series, listed: pl.Series) -> tuple[npt.NDArray[np.int64],
     found = ids.to_frame("id").join(places, on="id", how="left", maintain_order="left")["place"]
     used = len(found) - found.null_count()
     return found.fill_null(-1).cast(pl.Int64).to_numpy(), places.height - used
+
+
+def open_matrix(path: Path) -> npt.NDArray[Any]:
+    """Open features [M, F] as a memory map; pickled objects are refused.
+
+    Raises:
+        DataError: the file is damaged, or has no floats of this shape.
+    """
+    with reading(path):
+        matrix = np.lib.format.open_memmap(path, mode="r")
+    if matrix.ndim != 2 or matrix.dtype.kind != "f" or not matrix.size:
+        raise DataError(
+            file=shown(path),
+            found=f"{matrix.dtype} of shape {list(matrix.shape)}",
+            expected="floats of shape [rows, width]",
+        )
+    return matrix
+
+
+def in_order(ids: pl.Series, known: pl.DataFrame) -> tuple[pl.DataFrame, Counts]:
+    """Bring details of items into the order of their ids.
+
+    Args:
+        ids: [I] of the items.
+        known: [M] details with the column `id`; of a repeated one the first counts.
+
+    Returns:
+        [I] details without `id`, null where an item has none, and how many ids are on one side
+        only.
+    """
+    rows, unused = item_rows(ids, known["id"])
+    places = pl.Series(rows)
+    frame = known.drop("id").select(pl.all().gather(places.set(places < 0, None)))
+    return frame, {"without_metadata": int((rows < 0).sum()), "metadata_unused": unused}
 
 
 def joined(columns: Sequence[str]) -> pl.Expr:

@@ -13,6 +13,7 @@ import zipfile
 from collections import Counter, defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 
 from mmrec.data.prepare import encoders
+from mmrec.data.prepare.base import RawFile
 from mmrec.data.prepare.images import open_picture
 
 USERS, ITEMS, SEED = 24, 14, 7
@@ -280,3 +282,9 @@ def save_paired(kind, folder):
 def paired():
     """`paired("clip", folder)`: a small network of pictures and texts, saved in the folder."""
     return save_paired
+
+
+@pytest.fixture
+def lines():
+    """Helpers that make files: records of reviews, gzipped lines, a file as a source."""
+    return SimpleNamespace(reviews=reviews, packed=packed, raw=lambda path: RawFile(path, ""))
