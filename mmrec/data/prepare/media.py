@@ -6,18 +6,21 @@ Shape legend: I items, M unique files, F width of the features.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from mmrec.config.bars import working
-from mmrec.config.errors import DataError
+from mmrec.config.errors import DataError, SettingError
+from mmrec.config.paths import expand
 from mmrec.config.text import printable
 from mmrec.data.corpus import content_hash
 from mmrec.data.files import digests
-from mmrec.data.prepare.base import URL, Places, RawFile, Vectors
+from mmrec.data.prepare import images
+from mmrec.data.prepare.base import URL, Places, RawData, RawFile, Vectors
 from mmrec.data.prepare.encode import Encoder, Model, encode_items
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,63 @@ BLOCK = 128  # files that are encoded before their features are saved
 SHOWN = 3  # files that are named in a warning
 NOUNS = {"image": "picture", "audio": "recording"}
 FOLDERS = {"image": "data.images", "audio": "data.audio"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithPictures(RawData):
+    """A source without pictures, to which the user adds a folder of them.
+
+    Attributes:
+        images: folder of pictures, named by item id and a suffix, for `image_model`.
+    """
+
+    images: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        check_folder("image", self.images, self.image_model)
+
+    def pictures(self) -> dict[str, RawFile]:
+        """Return the folder by its role, with the digest of what is in it; empty without one."""
+        return {} if self.images is None else {"images": folder_digest(expand(self.images))}
+
+    def places(
+        self, modality: str, files: Mapping[str, RawFile], ids: pl.Series, details: pl.DataFrame
+    ) -> Places:
+        """Return the files that are named by item id."""
+        return named_by_id(modality, files["images"].path, ids, images.SUFFIXES)
+
+
+def check_folder(modality: str, folder: str | None, model: str | None) -> None:
+    """Refuse a folder that no model reads or that does not exist, and a model without a folder.
+
+    Args:
+        modality: `image` or `audio`.
+        folder: of its files.
+        model: that reads them.
+
+    Raises:
+        SettingError: names the setting.
+    """
+    setting = f"data.{modality}_model"
+    if folder is None and model is not None:
+        raise SettingError(
+            setting=setting,
+            value=model,
+            problem="it has no files to read",
+            hint=f"set {FOLDERS[modality]} to a folder of files that are named by item id",
+        )
+    if folder is not None and model is None:
+        raise SettingError(
+            setting=FOLDERS[modality],
+            value=folder,
+            problem="no encoder reads these files",
+            hint=f"set {setting}",
+        )
+    if folder is not None and not expand(folder).is_dir():
+        raise SettingError(
+            setting=FOLDERS[modality], value=folder, problem="there is no such folder"
+        )
 
 
 def folder_files(folder: Path) -> dict[str, Path]:

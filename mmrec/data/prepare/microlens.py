@@ -22,7 +22,6 @@ from mmrec.config.paths import expand
 from mmrec.data.files import digests
 from mmrec.data.prepare.base import (
     Counts,
-    RawData,
     RawFile,
     Vectors,
     check_files,
@@ -33,6 +32,7 @@ from mmrec.data.prepare.base import (
 from mmrec.data.prepare.fetch import check_beginning
 from mmrec.data.prepare.filters import Duplicates
 from mmrec.data.prepare.lines import Malformed, below_header, blocks, csv_rows, read_delimited
+from mmrec.data.prepare.media import WithPictures
 from mmrec.data.prepare.numbering import Split
 from mmrec.data.tables import shown
 
@@ -58,7 +58,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class MicroLens(RawData):
+class MicroLens(WithPictures):
     """Views of short videos with titles and, for 100k, vectors.
 
     Attributes:
@@ -91,13 +91,14 @@ class MicroLens(RawData):
                 problem=f"no vectors of {self.size} are published",
                 hint="set data.vectors=[], and data.text_model to encode the titles",
             )
-        if "text" in self.vectors and self.text_model is not None:
-            raise SettingError(
-                setting="data.text_model",
-                value=self.text_model,
-                problem="data.vectors has text features already",
-                hint="leave text out of data.vectors, or set data.text_model=null",
-            )
+        for modality, model in self.models().items():
+            if modality in self.vectors and model is not None:
+                raise SettingError(
+                    setting=f"data.{modality}_model",
+                    value=model,
+                    problem=f"data.vectors has {modality} features already",
+                    hint=f"leave {modality} out of data.vectors, or set data.{modality}_model=null",
+                )
         if self.source_folder is not None and not expand(self.source_folder).is_dir():
             raise SettingError(
                 setting="data.source_folder",
@@ -112,10 +113,12 @@ class MicroLens(RawData):
         names = {"pairs": f"MicroLens-{self.size}_pairs.csv", "titles": TITLES[self.size]}
         names |= {f"vectors.{kind}": VECTORS[kind] for kind in self.vectors}
         if self.source_folder is None:
-            return {role: self._download(fetcher, role, name) for role, name in names.items()}
+            found = {role: self._download(fetcher, role, name) for role, name in names.items()}
+            return {**found, **self.pictures()}
         paths = {role: _existing(expand(self.source_folder), name) for role, name in names.items()}
-        found = digests(paths.values())
-        return {role: RawFile(path, found[path]) for role, path in paths.items()}
+        digest = digests(paths.values())
+        found = {role: RawFile(path, digest[path]) for role, path in paths.items()}
+        return {**found, **self.pictures()}
 
     def _download(self, fetcher: Fetcher, role: str, name: str) -> RawFile:
         folder = f"MicroLens-{self.size}-Dataset" + f"/{FEATURES}" * role.startswith("vectors.")

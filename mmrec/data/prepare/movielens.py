@@ -18,7 +18,6 @@ from annotated_types import Ge
 
 from mmrec.data.prepare.base import (
     Counts,
-    RawData,
     RawFile,
     check_files,
     clean_text,
@@ -34,6 +33,7 @@ from mmrec.data.prepare.lines import (
     read_delimited,
     records,
 )
+from mmrec.data.prepare.media import WithPictures
 from mmrec.data.prepare.numbering import Split
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovieLens(RawData):
-    """Ratings of movies, with titles and genres.
+class MovieLens(WithPictures):
+    """Ratings of movies, with titles and genres, and posters in a folder of the user.
 
     Attributes:
         size: which of the data sets.
@@ -83,7 +83,8 @@ class MovieLens(RawData):
     def fetch(self, fetcher: Fetcher) -> dict[str, RawFile]:
         name = f"ml-{self.size}.zip"
         urls = [f"{mirror.rstrip('/')}/{name}" for mirror in self.mirrors]
-        return {"archive": fetcher.fetch(name, urls, self.sha256.get(name), PAGE)}
+        archive = fetcher.fetch(name, urls, self.sha256.get(name), PAGE)
+        return {"archive": archive, **self.pictures()}
 
     def read_interactions(self, files: Mapping[str, RawFile]) -> tuple[pl.DataFrame, Counts]:
         path = files["archive"].path

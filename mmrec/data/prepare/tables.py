@@ -35,7 +35,13 @@ from mmrec.data.prepare.base import (
     open_matrix,
 )
 from mmrec.data.prepare.filters import Duplicates
-from mmrec.data.prepare.media import FOLDERS, folder_digest, named_by_column, named_by_id
+from mmrec.data.prepare.media import (
+    FOLDERS,
+    check_folder,
+    folder_digest,
+    named_by_column,
+    named_by_id,
+)
 from mmrec.data.prepare.numbering import Split
 from mmrec.data.tables import Column, read_table, shown
 from mmrec.data.times import moments
@@ -175,31 +181,14 @@ class Tables(RawData):
         """Refuse a model that has no files to read, and files that no model reads."""
         model, folder = self.models()[modality], self._folder(modality)
         column, setting = self._column(modality), f"data.columns.{modality}"
-        given = {FOLDERS[modality]: folder, setting: column}
-        if model is None:
-            for name, value in given.items():
-                if value is not None:
-                    raise SettingError(
-                        setting=name,
-                        value=value,
-                        problem="no encoder reads these files",
-                        hint=f"set data.{modality}_model",
-                    )
-            return
-        if folder is None and column is None:
+        if column is None or folder is not None:
+            check_folder(modality, folder, model)
+        if column is not None and model is None:
             raise SettingError(
-                setting=f"data.{modality}_model",
-                value=model,
-                problem="it has no files to read",
-                hint=f"set {FOLDERS[modality]} to a folder of files that are named by item id, or "
-                f"{setting} to a column of file names or URLs",
-            )
-        if modality in self.features:
-            raise SettingError(
-                setting=f"data.{modality}_model",
-                value=model,
-                problem=f"data.features.{modality} gives the vectors",
-                hint="leave one of them out",
+                setting=setting,
+                value=column,
+                problem="no encoder reads these files",
+                hint=f"set data.{modality}_model",
             )
         if column is not None and self.items is None:
             raise SettingError(
@@ -208,9 +197,12 @@ class Tables(RawData):
                 problem="it is a column of data.items, which is not set",
                 hint="set data.items to the table of items",
             )
-        if folder is not None and not expand(folder).is_dir():
+        if model is not None and modality in self.features:
             raise SettingError(
-                setting=FOLDERS[modality], value=folder, problem="there is no such folder"
+                setting=f"data.{modality}_model",
+                value=model,
+                problem=f"data.features.{modality} gives the vectors",
+                hint="leave one of them out",
             )
 
     def _folder(self, modality: str) -> str | None:

@@ -84,6 +84,16 @@ def data(server, size, tmp_path, monkeypatch):
     )
 
 
+def test_covers_in_a_folder_become_a_modality(data, tmp_path, colours, picture):
+    (tmp_path / "covers").mkdir()
+    (tmp_path / "covers" / "3.jpg").write_bytes(picture((3, 0, 0)))
+    chosen = {"vectors": [], "images": str(tmp_path / "covers"), "image_model": "timm:colours"}
+    folder = make(replace(data, **chosen), tmp_path)
+    features = np.load(folder / "image_feat.npy")
+    assert features[~np.isnan(features)].tolist() == [3, 0, 0]
+    assert colours.seen == ["3.jpg"]
+
+
 def path_of(server, part):
     [path] = [path for path in server.files if part in path]
     return path
@@ -184,6 +194,8 @@ def test_a_spoiled_file_is_an_error(data, server, tmp_path, part, content, probl
     [
         ({"size": "50k"}, "data.vectors"),
         ({"text_model": "an/encoder"}, "data.text_model"),
+        ({"image_model": "timm:net", "images": "."}, "data.image_model"),
+        ({"images": "covers", "vectors": [], "image_model": "timm:net"}, "data.images"),
         ({"source_folder": "missing"}, "data.source_folder"),
         ({"labels": "missing.inter"}, "data.labels"),
     ],

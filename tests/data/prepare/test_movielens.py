@@ -7,6 +7,7 @@ import io
 import random
 import zipfile
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -91,6 +92,22 @@ def prepare(server, size, tmp_path, monkeypatch):
         return prepare_folder(data, fetcher, {})
 
     return call
+
+
+def test_posters_in_a_folder_become_a_modality(prepare, tmp_path, colours, picture):
+    posters = tmp_path / "posters"
+    posters.mkdir()
+    for movie in range(1, 6):
+        (posters / f"{movie}.png").write_bytes(picture((movie, 0, 0)))
+    with pytest.raises(SettingError) as error:
+        prepare(images=str(posters))
+    assert error.value.setting == "data.images"
+    folder = prepare(images=str(posters), image_model="timm:colours")
+    assert len(colours.seen) == 5
+    ids = pl.read_csv(folder / "i_id_mapping.csv", separator="\t")["original_id"].to_list()
+    features = np.load(folder / "image_feat.npy")
+    expected = [[movie, 0, 0] if movie < 6 else [np.nan] * 3 for movie in ids]
+    np.testing.assert_array_equal(features, expected)
 
 
 def test_the_folder_holds_good_ratings_with_titles_and_genres(prepare, size):
