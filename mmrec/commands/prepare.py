@@ -65,15 +65,19 @@ def prepare(
     offline: bool = False,
     downloads: str | None = None,
     overwrite: bool = False,
+    card: bool | None = None,
 ) -> Path:
     """Make a data set from raw files, or verify one.
 
     Args:
         data: source and settings, a `RawData`.
-        check: a prepared folder, or the name of one in the folder of data sets, to verify instead.
+        check: folder of any data set, or the name of one in the folder of data sets, to verify
+            instead. Nothing is written to it, except with `card=True`.
         offline: download nothing.
         downloads: folder of downloaded files; None: `downloads` in the cache folder.
         overwrite: replace a folder that was prepared from other files or with other settings.
+        card: write the data card, `card.html` and `card.md`, into the folder; None: if a data set
+            is made.
 
     Returns:
         The folder of the data set.
@@ -82,7 +86,8 @@ def prepare(
         DataError: a file cannot be fetched or is invalid, or a folder differs from its manifest.
         SettingError: a setting is invalid.
     """
-    from mmrec.data.prepare import Fetcher, RawData, check_folder, prepare_folder
+    from mmrec.data.prepare import Fetcher, RawData, describe, inspect_folder, prepare_folder
+    from mmrec.report.data_card import write_card
 
     if (data is None) == (check is None):
         raise SettingError(
@@ -96,10 +101,18 @@ def prepare(
             folder = data_root() / check
         if not folder.is_dir():
             raise SettingError(setting="check", value=check, problem="there is no such folder")
-        manifest = check_folder(folder.absolute())
-        log.info("%s is as its manifest says: %d files", folder, len(manifest["files"]))
+        source, manifest = inspect_folder(folder.absolute())
+        found = describe(source, folder)
+        if card:
+            log.info("card: %s", write_card(folder, found, manifest))
         return folder
     if not isinstance(data, RawData):
         raise SettingError(setting="data", value=data, expected="a data set, as data=baby")
     kept = cache_dir() / "downloads" if downloads is None else expand(downloads)
-    return prepare_folder(data, Fetcher(kept, offline), versions(), overwrite=overwrite)
+    return prepare_folder(
+        data,
+        Fetcher(kept, offline),
+        versions(),
+        overwrite=overwrite,
+        write_card=None if card is False else write_card,
+    )

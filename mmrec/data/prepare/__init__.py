@@ -3,8 +3,19 @@
 from mmrec.data.prepare.amazon2014 import Amazon2014
 from mmrec.data.prepare.base import RawData
 from mmrec.data.prepare.build import prepare_folder
-from mmrec.data.prepare.check import check_folder
+from mmrec.data.prepare.card import Card, describe
+from mmrec.data.prepare.check import check_folder, inspect_folder
 from mmrec.data.prepare.fetch import Fetcher
 from mmrec.data.prepare.tables import Tables
 
-__all__ = ["Amazon2014", "Fetcher", "RawData", "Tables", "check_folder", "prepare_folder"]
+__all__ = [
+    "Amazon2014",
+    "Card",
+    "Fetcher",
+    "RawData",
+    "Tables",
+    "check_folder",
+    "describe",
+    "inspect_folder",
+    "prepare_folder",
+]

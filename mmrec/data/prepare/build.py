@@ -15,7 +15,8 @@ from mmrec.data.corpus import content_hash
 from mmrec.data.files import digests
 from mmrec.data.prepare.base import RawData, RawFile
 from mmrec.data.prepare.cache import VERSION, cached
-from mmrec.data.prepare.check import check_folder, read_manifest
+from mmrec.data.prepare.card import Card, describe
+from mmrec.data.prepare.check import check_folder, read_manifest, verified_source
 from mmrec.data.prepare.encode import Encoder, SentenceEncoder, check_model, encode_texts
 from mmrec.data.prepare.fetch import Fetcher
 from mmrec.data.prepare.filters import count, filter_interactions, shown_counts
@@ -23,6 +24,7 @@ from mmrec.data.prepare.numbering import number
 from mmrec.data.prepare.write import (
     MANIFEST,
     Staging,
+    complete_manifest,
     write_interactions,
     write_items,
     write_manifest,
@@ -30,6 +32,7 @@ from mmrec.data.prepare.write import (
 )
 
 log = logging.getLogger(__name__)
+WriteCard = Callable[[Path, Card, Mapping[str, Any]], object]
 
 
 def prepare_folder(
@@ -39,6 +42,7 @@ def prepare_folder(
     *,
     overwrite: bool = False,
     make_encoder: Callable[[str], Encoder] = SentenceEncoder,
+    write_card: WriteCard | None = None,
 ) -> Path:
     """Make the folder of a data set.
 
@@ -51,6 +55,7 @@ def prepare_folder(
         versions: of Python and packages, for the manifest.
         overwrite: replace a folder that was prepared from other files or with other settings.
         make_encoder: makes the encoder of texts from `data.text_model`.
+        write_card: writes the data card into the folder; None: there is none.
 
     Returns:
         The folder.
@@ -73,7 +78,9 @@ def prepare_folder(
             hint="wait until it is done; its stages are shared",
         ) from None
     with lock:
-        return _prepare(data, fetcher, versions, model, make_encoder, overwrite=overwrite)
+        return _prepare(
+            data, fetcher, versions, model, make_encoder, write_card, overwrite=overwrite
+        )
 
 
 def _prepare(
@@ -82,6 +89,7 @@ def _prepare(
     versions: Mapping[str, str],
     model: Mapping[str, RawFile],
     make_encoder: Callable[[str], Encoder],
+    write_card: WriteCard | None,
     *,
     overwrite: bool,
 ) -> Path:
@@ -141,7 +149,7 @@ def _prepare(
     write_interactions(staging, numbered)
     write_items(staging, details)
     modalities = {kind: write_vectors(staging, kind, each) for kind, each in vectors.items()}
-    manifest = write_manifest(
+    manifest = complete_manifest(
         staging,
         {
             "name": data.name,
@@ -165,7 +173,11 @@ def _prepare(
             "versions": dict(versions),
         },
     )
-    check_folder(staging.folder, manifest)
+    card = describe(verified_source(staging.folder, manifest), staging.folder)
+    manifest["alignment"] = card.alignment()
+    write_manifest(staging, manifest)
+    if write_card is not None:
+        write_card(staging.folder, card, manifest)
     staging.finish()
     log.info("%s: %s", folder, shown_counts(final))
     return folder

@@ -174,10 +174,13 @@ def _write_matrix(path: Path, vectors: Vectors) -> None:
     out.flush()
 
 
-def write_manifest(staging: Staging, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `manifest.json` with the digests of all files; it has no date and no machine in it."""
+def complete_manifest(staging: Staging, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest with the digests of all files; it has no date and no machine in it."""
     files = dict(sorted(staging.done.items()))
-    manifest = {"format": FORMAT, "key": staging.key, **content, "files": files}
+    return {"format": FORMAT, "key": staging.key, **content, "files": files}
+
+
+def write_manifest(staging: Staging, manifest: Mapping[str, Any]) -> None:
+    """Write `manifest.json`."""
     with replace_file(staging.folder / MANIFEST) as part:
         part.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    return manifest

@@ -49,6 +49,7 @@ def test_a_public_set_is_prepared_and_trained_on(words, composed, core, tmp_path
     assert [*card["modalities"]] == ["image"]
     assert run_command(settings(f"check={folder}")) == folder
     assert run_command(settings("check=baby")) == folder
+    assert "After each stage" in (folder / "card.html").read_text()
 
     with (folder / "image_feat.npy").open("r+b") as file:
         file.seek(-1, 2)
@@ -90,4 +91,4 @@ def test_a_set_or_a_folder_to_check_is_needed(tmp_path):
     assert error.value.setting == "check"
     with pytest.raises(DataError) as error:
         prepare(check=str(tmp_path))
-    assert error.value.problem == "no manifest.json"
+    assert error.value.problem == "no interactions"
