@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 from mmrec.commands.app import launch
 from mmrec.config.errors import SettingError
 from mmrec.config.paths import cache_dir, data_root, expand
-from mmrec.config.schema import TARGET, check_call, conf_dir
+from mmrec.config.schema import TARGET, check_call, check_value, conf_dir
 from mmrec.config.words import refuse_numbers
 from mmrec.training.provenance import versions
 
@@ -116,3 +117,75 @@ def prepare(
         overwrite=overwrite,
         write_card=None if card is False else write_card,
     )
+
+
+def prepare_missing(data: Mapping[str, Any]) -> None:
+    """Make the data set that a run reads, with the settings of conf/prepare, if it is missing.
+
+    Several processes may ask at once; one makes it and the others wait.
+
+    Args:
+        data: the `data` group of a run. Without `prepare: true` nothing is made.
+
+    Raises:
+        DataError: a file cannot be fetched or is invalid.
+        SettingError: no such set is known, or it cannot be made here.
+    """
+    from filelock import FileLock
+
+    wanted = data.get("prepare", False)
+    check_value(bool, wanted, "data.prepare")
+    if not wanted:
+        return
+    name, root = str(data.get("name")), data.get("root")
+    parent = data_root() if root is None else expand(root)
+    if (parent / name).is_dir():
+        return
+    known = sorted(path.stem for path in (conf_dir() / "prepare").glob("[!_]*.yaml"))
+    known.remove("tables")
+    if name not in known:
+        raise SettingError(
+            setting="data.prepare",
+            value=True,
+            problem=f"{parent} has no data set {name}, and it is none of {', '.join(known)}",
+            hint="`mmrec prepare data=tables` makes one from your own tables",
+        )
+    parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(parent / f".missing-{name}.lock"):
+        if (parent / name).is_dir():
+            return
+        log.info("%s has no data set %s; making it", parent, name)
+        try:
+            run_command(public_settings(name, root))
+        except SettingError as error:
+            raise SettingError(
+                setting="data.prepare",
+                value=True,
+                problem=str(error),
+                hint=f"or make it with other settings: `mmrec prepare data={name} ...`",
+            ) from error
+
+
+def public_settings(name: str, root: str | None) -> dict[str, Any]:
+    """Return the settings of the command for a public set, as plain containers.
+
+    Args:
+        name: of a file in conf/prepare.
+        root: folder of data sets; None: the usual one.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.singleton import Singleton
+    from omegaconf import OmegaConf
+
+    state = Singleton.get_state()  # of the run that asks
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config = compose("prepare", [f"{GROUP}={name}"])
+    finally:
+        Singleton.set_state(state)
+    config.data.root = root
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    settings: dict[str, Any] = plain
+    return settings

@@ -258,6 +258,8 @@ class FolderData(InteractionData):
         k_core: users and items with fewer interactions (a repeated pair counts once) are removed,
             until none has fewer; 0 keeps all.
         category_separator: between the categories of an item in `items.csv`.
+        prepare: read by the command `mmrec run`, which then makes a public set whose folder is
+            missing; `source` itself downloads nothing.
     """
 
     name: str = field(kw_only=False)
@@ -270,6 +272,7 @@ class FolderData(InteractionData):
     min_rating: float | None = None
     k_core: int = 0
     category_separator: str = "|"
+    prepare: bool = False
 
     def source(self) -> Source:
         """Read the folder."""

@@ -29,6 +29,7 @@ PAGE, TEXT = "card.html", "card.md"
 SIDE = 160  # pixels of a picture in the page
 PIXELS = 50_000_000  # of a picture that is opened
 NUMBERS = ("interactions", "users", "items", "train", "val", "test")  # of a stage
+WIDE = 3.0  # a larger lift makes the axis logarithmic
 QUANTILES = {"least": 0.0, "1/4": 0.25, "median": 0.5, "3/4": 0.75, "9/10": 0.9, "most": 1.0}
 LIFT = (
     "Lift: how many times as often as random pairs of items an item and its nearest neighbours by "
@@ -196,8 +197,9 @@ def _lift_figure(card: Card) -> Figure:
     axes.axvline(1, color=charts.TEXT, linewidth=0.8)
     axes.set_yticks(range(len(known)), [one_line(kind, 30) for kind in known])
     axes.set_ylim(-0.8, len(known) - 0.2)
-    axes.set_xscale("log")
-    charts.plain(axes.xaxis)
+    if max([float(lift.value or 1) for lift in known.values()], default=1) > WIDE:
+        axes.set_xscale("log")
+        charts.plain(axes.xaxis)
     charts.add_legend(axes)
     return figure
 
@@ -225,8 +227,8 @@ def _neighbour_tile(neighbour: Neighbour) -> Tile:
 
 def _tile(item: Item, note: str) -> Tile:
     picture = None if item.picture is None else _thumbnail(item.picture)
-    name = one_line(item.name, 40)
-    return Tile(one_line(item.title, 90) or name, note or name, picture)
+    name, title = one_line(item.name, 40), one_line(item.title, 90)
+    return Tile(title or name, note or (name if title else ""), picture)
 
 
 def _thumbnail(path: Path) -> bytes | None:
