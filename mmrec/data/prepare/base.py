@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 Counts = dict[str, Any]
 NOT_CONTENT = ("mirrors", "expected")  # settings that change no byte of the result
+# Settings of all sources that change no detail of an item.
+NOT_ITEMS = (
+    *(*NOT_CONTENT, "name", "min_rating", "duplicates", "k_core"),
+    *("split", "split_seed", "labels", "text_model"),
+)
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,10 @@ class RawData(ABC):
     def parse_key(self) -> list[str]:
         """Return what decides how files become interactions, as text."""
         return self.key("source")
+
+    def items_key(self) -> list[str]:
+        """Return what decides about the details of given items, as text."""
+        return self.key(*(name for name in self.settings() if name not in NOT_ITEMS))
 
     def settings(self) -> dict[str, Any]:
         """Return the settings by name, for the manifest."""

@@ -137,8 +137,9 @@ def _prepare(
     log.info("split: %s, %s", numbered.rule, shown_counts(numbered.parts()))
 
     ids = content_hash([*numbered.items])
+    sources = [file for file in used if not file.startswith("labels/")]
     details, item_counts = cached(
-        "items", [*data.key(), *used, ids], lambda: data.read_items(files, numbered.items)
+        "items", [*data.items_key(), *sources, ids], lambda: data.read_items(files, numbered.items)
     )
     vectors = data.read_vectors(files, numbered.items)
     encoder = None
