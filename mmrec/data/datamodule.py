@@ -39,6 +39,7 @@ from mmrec.data.planting import Roles
 from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler
 from mmrec.data.splits import COLD_SHARE, ColdItems, Split, needed_roles, split_corpus
 from mmrec.data.synthetic import planted
+from mmrec.tables.shards import table_size
 
 log = logging.getLogger(__name__)
 LARGE = 2**24  # bytes of a table of interactions whose split is cached
@@ -255,8 +256,8 @@ class FolderData(InteractionData):
         name: of the folder and its interaction file.
         root: the folder of data sets; None: `$MMREC_DATA`, else `data/`.
         columns: names of the columns of the interactions and of `items.csv`.
-        interactions_file: name of the interaction file; None: `<name>.inter`, or .csv, .tsv,
-            .parquet, .jsonl; text also with .gz.
+        interactions_file: name of the interaction file, or of a folder of Parquet files; None:
+            `<name>.inter`, or .csv, .tsv, .parquet, .jsonl; text also with .gz.
         separator: of the interaction file: `tab`, `comma`, `semicolon`, `pipe`, `double_colon`,
             `space`, or the characters themselves; None detects it.
         ids: meaning of ids that can be read in two ways: `rows` (row numbers) or `names` (original
@@ -296,7 +297,7 @@ class FolderData(InteractionData):
         if self.cache is False:
             return super().whole()
         files = find_files(self._root(), self.name, self.interactions_file, self.modalities)
-        if self.cache is None and files.interactions.stat().st_size < LARGE:
+        if self.cache is None and table_size(files.interactions) < LARGE:
             return self.apply_split(self._read(files))
 
         def build() -> Built:

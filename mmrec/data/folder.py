@@ -175,9 +175,9 @@ def read_folder(
         name: of the data set.
         columns: names of columns.
         modalities: names; each is read from `<modality>_feat.npy`. None reads all there are.
-        interactions_file: a delimited text, JSON lines or Parquet file in the folder. None looks
-            for `<name>.inter`, `.csv`, `.tsv`, `.parquet` and `.jsonl`, in this order, and then for
-            the text formats with `.gz`.
+        interactions_file: a delimited text, JSON lines or Parquet file in the folder, or a folder
+            of Parquet files there. None looks for `<name>.inter`, `.csv`, `.tsv`, `.parquet` and
+            `.jsonl`, in this order, and then for the text formats with `.gz`.
         separator: of the interactions: tab, comma, semicolon, pipe, double_colon, space, or the
             characters themselves; None detects it.
         ids: meaning of ids that can be read in two ways: `rows` (row numbers) or `names` (original

@@ -23,6 +23,7 @@ from mmrec.config.text import printable
 from mmrec.data.filters import check_filters
 from mmrec.data.prepare.filters import Duplicates
 from mmrec.data.prepare.numbering import Split
+from mmrec.tables.shards import is_table
 
 if TYPE_CHECKING:
     from mmrec.data.prepare.fetch import Fetcher
@@ -185,14 +186,16 @@ def check_files(settings: Mapping[str, str | None]) -> None:
     """Refuse paths of files that do not exist.
 
     Args:
-        settings: paths by the setting that holds them; None is no file.
+        settings: paths by the setting that holds them, also of folders of Parquet files; None is no
+            file.
 
     Raises:
         SettingError: names the first.
     """
     for setting, name in settings.items():
-        if name is not None and not expand(name).is_file():
-            problem = "it is a folder" if expand(name).is_dir() else "there is no such file"
+        if name is not None and not is_table(expand(name)):
+            folder = expand(name).is_dir()
+            problem = "it is a folder without Parquet files" if folder else "there is no such file"
             raise SettingError(
                 setting=setting,
                 value=printable(name),

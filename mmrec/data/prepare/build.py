@@ -30,6 +30,7 @@ from mmrec.data.prepare.write import (
     write_manifest,
     write_vectors,
 )
+from mmrec.tables.shards import table_size
 
 log = logging.getLogger(__name__)
 WriteCard = Callable[[Path, Card, Mapping[str, Any]], object]
@@ -158,7 +159,7 @@ def _prepare(
             "sources": {
                 role: {
                     "file": file.path.name,
-                    "bytes": file.path.stat().st_size,
+                    "bytes": table_size(file.path),
                     "sha256": file.sha256,
                     "url": file.url,
                 }
