@@ -126,6 +126,10 @@ lint: $(ENV) ## Check style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: docs
+docs: $(ENV) ## Build the manual in site/; warnings such as broken links are errors
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --clean --quiet
+
 .PHONY: format
 format: $(ENV) ## Format the code and apply automatic fixes
 	$(BIN)/ruff check --fix

@@ -44,7 +44,7 @@ SLOW = {
     *("test_any_value", "test_app", "test_cache", "test_cli", "test_command", "test_conf_files"),
     *("test_contract", "test_demo", "test_evaluate", "test_explain", "test_grid", "test_launchers"),
     *("test_lr_schedule", "test_stages"),
-    *("test_packaging", "test_processes", "test_readme", "test_recommend", "test_resume"),
+    *("test_packaging", "test_processes", "test_docs", "test_recommend", "test_resume"),
     *("test_run", "test_open_run", "test_settings", "test_similar", "test_studies", "test_sweep"),
     *("test_sweep_jobs", "test_sweep_samplers", "test_sweep_workers", "test_switches"),
     *("test_sequence_run", "test_tracking"),

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from polars.testing import assert_frame_equal
 
 from mmrec.config.errors import SettingError
-from mmrec.data import Interactions, files
-from mmrec.data.prepare import Fetcher, Tables, check_folder, prepare_folder
+from mmrec.data import Interactions, files, read_folder
+from mmrec.data.prepare import Fetcher, ProcessedFolder, Tables, check_folder, prepare_folder
 from mmrec.data.splits import random_per_user
 from mmrec.training.build import build
 
@@ -170,6 +170,29 @@ def test_two_short_epochs_lower_the_loss_and_beat_chance(
         found.append({k: float(v) for k, v in trainer.callback_metrics.items()})
     assert found[1]["train/bpr"] < found[0]["train/bpr"]
     assert found[1]["val/recall@20"] > 2 * 20 / data.corpus.n_items
+
+
+@pytest.mark.parametrize("name", ["scientific", "tiktok"])
+def test_a_processed_folder_is_copied(real_data, tmp_path, name):
+    data = ProcessedFolder(
+        name=name,
+        root=str(tmp_path),
+        source_folder=str(real_data / name),
+        duplicates="keep",
+        split="given",
+    )
+    folder = prepare_folder(data, Fetcher(tmp_path), {})
+    theirs, ours = (read_folder(root, name) for root in (real_data, folder.parent))
+    for part in ("user", "item", "time"):
+        first, second = (getattr(each.interactions, part) for each in (theirs, ours))
+        assert first is second is None or torch.equal(first, second)
+    assert torch.equal(theirs.label, ours.label)
+    assert theirs.cold is ours.cold is None or torch.equal(theirs.cold, ours.cold)
+    assert [*theirs.modalities] == [*ours.modalities]
+    for kind, content in theirs.modalities.items():
+        assert torch.equal(content.features, ours.modalities[kind].features)
+    titles = [None if each.item_titles is None else [*each.item_titles] for each in (theirs, ours)]
+    assert titles[0] == titles[1]
 
 
 def test_the_published_split_of_baby_is_reached_by_labels_and_by_counts(real_data, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrec.config.errors import SettingError
-from mmrec.config.hydra_errors import explain, instead
+from mmrec.config.hydra_errors import explain_error, instead
 from mmrec.config.paths import expand
 from mmrec.config.schema import TARGET, check_call, conf_dir
 from mmrec.config.startup import keep_freed_memory, rewrite_arguments, stdout_is_closed
@@ -91,7 +91,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
         if ours or wants_traceback:
             raise error from error.__cause__
         if isinstance(reason, HydraException | OmegaConfBaseException):
-            message = explain(reason, config_name)
+            message = explain_error(reason, config_name)
         else:
             message = " ".join(str(reason).split())
         logging.shutdown()

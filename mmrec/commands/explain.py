@@ -103,7 +103,7 @@ def explain(
         SettingError, setting="run", value=run, what="explaining needs", lower=lower
     )
     with torch.no_grad(), charts.style(), memory:
-        weights = sequences.of_train(opened)
+        weights = sequences.weights_in_train(opened)
         channels = list(weights.channels)
         known = gates.weighed(opened.model)
         if not (channels or known.measures or isinstance(opened.model, RoutedRecommender)):
@@ -124,7 +124,7 @@ def explain(
         folder.mkdir(parents=True, exist_ok=True)
         sections = [
             *gates.over_epochs(opened, channels),
-            *([gates.of_train(opened, weights)] if channels else []),
+            *([gates.train_weights(opened, weights)] if channels else []),
             *gates.of_items(opened, known, channels),
             *gates.measured(opened, known.measures),
             *(gates.known_roles(opened.result) if opened.at_best else []),

@@ -16,6 +16,7 @@ from mmrec.config.errors import SettingError
 from mmrec.config.paths import cache_dir, data_root, expand
 from mmrec.config.schema import TARGET, check_call, check_value, conf_dir
 from mmrec.config.words import refuse_numbers
+from mmrec.tables.headers import public_sets
 from mmrec.training.provenance import versions
 
 log = logging.getLogger(__name__)
@@ -141,8 +142,7 @@ def prepare_missing(data: Mapping[str, Any]) -> None:
     parent = data_root() if root is None else expand(root)
     if (parent / name).is_dir():
         return
-    known = sorted(path.stem for path in (conf_dir() / "prepare").glob("[!_]*.yaml"))
-    known.remove("tables")
+    known = public_sets()
     if name not in known:
         raise SettingError(
             setting="data.prepare",

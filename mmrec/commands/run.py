@@ -37,7 +37,7 @@ from mmrec.training.build import (
     warn_of_early_peaks,
 )
 from mmrec.training.code import code_digest
-from mmrec.training.fit import rank, select
+from mmrec.training.fit import rank, train_and_select
 from mmrec.training.processes import config_dirs, of_one_job
 from mmrec.training.provenance import config_hash, git_commit, peak_rss_mib, versions
 from mmrec.training.results import (
@@ -125,7 +125,7 @@ def run(
         config: as composed from conf/config.yaml; `run_dir` is where everything is written.
         overrides: words of the command line, to be kept beside the result; None: the run was not
             typed as a command, as one that another run needs.
-        watch: of a run in a search: where to report, as `mmrec.search.pruning.Watch` has it.
+        watch: of a run in a search: where to report, as `mmrec.search.pruning.ReportTarget` has it.
 
     Returns:
         The content of `result.json`.
@@ -278,7 +278,7 @@ def fit_and_test(run: Setup) -> None:
     Args:
         run: whose `result` gets the metrics, the seconds and the status.
     """
-    best = select(
+    best = train_and_select(
         run.trainer,
         run.model,
         run.data,

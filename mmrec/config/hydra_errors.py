@@ -31,7 +31,7 @@ NAMED_BY_DATA = {  # settings whose keys are modalities or columns
 PREPARED = "prepare"  # group of `data=` in the command of this name
 
 
-def explain(error: BaseException, config_name: str) -> str:
+def explain_error(error: BaseException, config_name: str) -> str:
     """One line for Hydra's own errors, with the nearest valid names."""
     text = str(error)
     if found := re.search(r"(?:Could not find|In .*: Could not find) '([^']+)'", text):

@@ -21,35 +21,37 @@ def exponential(shape: Sequence[int], rng: Generator) -> Tensor:
     return torch.empty(shape).exponential_(generator=rng)
 
 
-class Shop(NamedTuple):
+class CategoryLayout(NamedTuple):
     """The catalogue sorted by category, for drawing items.
 
     Attributes:
-        shelf: [I] int64, items sorted by category.
-        edge: [I] float64, ascending: category plus the cumulative share within it.
+        order: [I] int64, items sorted by category.
+        end: [I] float64, ascending: category plus the cumulative share within it.
         share: [I] float64, by item: its probability once its category is drawn.
     """
 
-    shelf: Tensor
-    edge: Tensor
+    order: Tensor
+    end: Tensor
     share: Tensor
 
 
-def lay_out(category: Tensor, popularity: Tensor) -> Shop:
+def by_category(category: Tensor, popularity: Tensor) -> CategoryLayout:
     """Divide each category among its items [I], half by popularity and half evenly."""
     size = torch.bincount(category).double()  # [C]
     weight = popularity.double().exp()  # [I]
     total = torch.zeros_like(size).index_add_(0, category, weight)
     share = (weight / total[category] + 1 / size[category]) / 2
-    shelf = category.argsort(stable=True)
-    return Shop(shelf, share[shelf].cumsum(0), share)
+    order = category.argsort(stable=True)
+    return CategoryLayout(order, share[order].cumsum(0), share)
 
 
-def meet(shop: Shop, liking: Tensor, draws: int, rng: Generator) -> tuple[Tensor, Tensor]:
+def sample_items(
+    layout: CategoryLayout, liking: Tensor, draws: int, rng: Generator
+) -> tuple[Tensor, Tensor]:
     """Draw the items that users meet, with importance weights.
 
     Args:
-        shop: the catalogue.
+        layout: the catalogue.
         liking: [B, C], logit of the mean item of each category.
         draws: K, unless users meet the whole catalogue.
         rng: random generator.
@@ -58,7 +60,7 @@ def meet(shop: Shop, liking: Tensor, draws: int, rng: Generator) -> tuple[Tensor
         Items [B, K] int64, and [B, K] float32: minus the log of the probability to be met; NEVER
         for an item that was drawn before.
     """
-    users, items = len(liking), len(shop.shelf)
+    users, items = len(liking), len(layout.order)
     if items <= WHOLE:
         return torch.arange(items).expand(users, -1), torch.zeros(users, items)
     category = (liking.double().softmax(1) + 1 / liking.shape[1]) / 2  # [B, C]
@@ -69,9 +71,9 @@ def meet(shop: Shop, liking: Tensor, draws: int, rng: Generator) -> tuple[Tensor
     drawn = torch.searchsorted(upper[:, :-1].contiguous(), place)
     chance = category.gather(1, drawn)
     within = 1 - (upper.gather(1, drawn) - place) / chance
-    slot = torch.bucketize(drawn + within, shop.edge[:-1])
-    met = shop.shelf[slot]
-    met_once = -torch.expm1(draws * torch.log1p(-chance * shop.share[met]))
+    slot = torch.bucketize(drawn + within, layout.end[:-1])
+    met = layout.order[slot]
+    met_once = -torch.expm1(draws * torch.log1p(-chance * layout.share[met]))
     log_weight = -met_once.log().float()
     log_weight[:, 1:].masked_fill_(met[:, 1:] == met[:, :-1], NEVER)
     return met, log_weight

@@ -19,18 +19,18 @@ from torch import Tensor
 from mmrec.config.errors import SettingError
 from mmrec.data.corpus import Categories, DataError, Interactions, Modality, Source, content_hash
 from mmrec.data.parts import repeated_pairs
-from mmrec.data.tables import Column, Table, shown
+from mmrec.data.tables import Column, FileTable, shown
 from mmrec.tables.headers import unused_signals
 
 log = logging.getLogger(__name__)
 
-Value = str | int | float | bool | None
-Where = Mapping[str, Value | list[Value]]
+Scalar = str | int | float | bool | None
+Where = Mapping[str, Scalar | list[Scalar]]
 
 
 def select_rows(
     name: str,
-    table: Table,
+    table: FileTable,
     columns: Mapping[str, Column],
     *,
     where: Where,
@@ -186,7 +186,7 @@ def select_items(modalities: Mapping[str, Modality], items: Tensor) -> dict[str,
     }
 
 
-def _accepts(table: Table, name: str, accepted: Value | list[Value]) -> pl.Series:
+def _accepts(table: FileTable, name: str, accepted: Scalar | list[Scalar]) -> pl.Series:
     """[N] bool: rows whose value, as text, is one of those accepted."""
     header = {column.split(":")[0]: column for column in table.frame.columns}
     match = name if name in table.frame.columns else header.get(name.split(":")[0])
@@ -245,7 +245,7 @@ def _log_kept(
     return after
 
 
-def _warn_of_unused(table: Table, used: Sequence[str]) -> None:
+def _warn_of_unused(table: FileTable, used: Sequence[str]) -> None:
     """Name columns that say how much a user liked an item, and that no setting uses."""
     for name in unused_signals(table.frame.columns, [column.split(":")[0] for column in used]):
         try:
@@ -270,7 +270,7 @@ def _warn_of_unused(table: Table, used: Sequence[str]) -> None:
         )
 
 
-def _written(value: Value | list[Value]) -> str:
+def _written(value: Scalar | list[Scalar]) -> str:
     """A value as it is typed on the command line."""
     if isinstance(value, list):
         return f"[{','.join(map(_written, value))}]"

@@ -57,7 +57,7 @@ class Index:
             known = f"a row number of 0..{self.count - 1}; correct it, or drop the line"
             column.reject(numbers.is_null(), known)
             return numbers
-        names = lookup(column, self.ids)
+        names = rows_of(column, self.ids)
         if self.source is None or reads_names(column, numbers, names, self.source, self.choice):
             column.reject(names.is_null(), "an id that is known; add it, or drop the line")
             return names
@@ -69,19 +69,19 @@ class Index:
         """Whether every id is both a row number and a listed original id, and the two differ."""
         if self.source is None or self.ids is None:
             return False
-        numbers, names = column.integers, lookup(column, self.ids)
+        numbers, names = column.integers, rows_of(column, self.ids)
         fit = not names.has_nulls() and numbers.is_between(0, self.count - 1).fill_null(False).all()
         return fit and bool((numbers != names).any())
 
     def known_rows(self, column: Column) -> pl.Series:
         """[N] int64 rows of a column of ids; null where an id is unknown."""
         if self.ids is not None and self.named:
-            return lookup(column, self.ids)
+            return rows_of(column, self.ids)
         numbers = column.integers
         return numbers.set(~numbers.is_between(0, self.count - 1), None)
 
 
-def lookup(column: Column, ids: pl.Series) -> pl.Series:
+def rows_of(column: Column, ids: pl.Series) -> pl.Series:
     """[N] row of each value among unique ids; null where it is none of them."""
     values = column.integers if ids.dtype.is_integer() else column.text
     table = pl.DataFrame({"id": ids, "row": range(len(ids))}, schema_overrides={"row": pl.Int64})
@@ -221,7 +221,7 @@ def item_index(
         expected = "a row number, because of data.ids=rows; correct the line, or set data.ids=names"
         item.reject(item.integers.is_null(), expected)
     if strict and choice == "names" and listed is not None:
-        known = lookup(item, listed)
+        known = rows_of(item, listed)
         expected = f"an id listed in {source}, because of data.ids=names; list it"
         item.reject(known.is_null(), f"{expected}, or set data.ids=rows")
     if listed is not None:
@@ -261,7 +261,7 @@ def _listed(
         numbers: more ids, of a file that has integers only.
         choice: configured meaning.
     """
-    ids, names = column.integers, lookup(column, listed)
+    ids, names = column.integers, rows_of(column, listed)
     known = max(height, len(listed))
     in_range = ids.set(~ids.is_between(0, known - 1), None)
     if reads_names(column, in_range, names, source, choice):

@@ -17,7 +17,7 @@ from mmrec.config.errors import DataError, SettingError
 from mmrec.config.text import printable
 from mmrec.data.corpus import Categories
 from mmrec.data.ids import RENAME, Index
-from mmrec.data.tables import Column, Table, read_table, shown, without_controls
+from mmrec.data.tables import Column, FileTable, read_table, shown, without_controls
 from mmrec.tables.headers import DEFAULTS, read_header
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,12 @@ def item_details(path: Path, *, item: str, categories: str, title: str) -> dict[
 
 
 def item_columns(
-    table: Table, item: str, *, remedy: str = RENAME, optional: Collection[str] = (), **names: str
+    table: FileTable,
+    item: str,
+    *,
+    remedy: str = RENAME,
+    optional: Collection[str] = (),
+    **names: str,
 ) -> dict[str, Column]:
     """Take the ids and further columns of a table of items.
 

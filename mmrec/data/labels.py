@@ -12,7 +12,7 @@ from contextlib import suppress
 import polars as pl
 
 from mmrec.data.corpus import DataError
-from mmrec.data.tables import Column, Table, shown
+from mmrec.data.tables import Column, FileTable, shown
 from mmrec.tables.headers import likely_columns
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def _parts(text: pl.Series) -> pl.Series:
     return text.str.to_lowercase().replace_strict(PARTS, default=None, return_dtype=pl.Int8)
 
 
-def warn_of_split(table: Table, used: Collection[str]) -> None:
+def warn_of_split(table: FileTable, used: Collection[str]) -> None:
     """Name the column that looks like a split, where none is read."""
     for column in likely_columns("label", table.frame.columns, used):
         with suppress(DataError):  # of a type without values

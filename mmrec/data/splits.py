@@ -360,9 +360,9 @@ def split_corpus(
             )
 
     label = drop_invalid(source.name, data, label, source.n_users, rule, keep_repeats=keep_repeats)
-    by_user = data.user.argsort(stable=True)
+    order = data.user.argsort(stable=True)
     train, val, test, warm = (
-        data.select(by_user[label[by_user] == part]) for part in (TRAIN, VAL, TEST, WARM)
+        data.select(order[label[order] == part]) for part in (TRAIN, VAL, TEST, WARM)
     )
     return Corpus(
         name=source.name,

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from mmrec.config.errors import SettingError
-from mmrec.data.choices import choose, exponential, lay_out, meet
+from mmrec.data.choices import by_category, choose, exponential, sample_items
 from mmrec.data.corpus import Categories, Interactions, Modality, Seed, Size, Source, content_hash
 from mmrec.data.planting import (
     BEGIN,
@@ -169,11 +169,13 @@ def planted(
     mean = torch.zeros_like(centre).index_add_(0, category, item)
     mean /= torch.bincount(category)[:, None]  # [C, D]
     liking = strength / math.sqrt(factors) * (begin + end) / 2 @ mean.T  # [U, C]
-    shop = lay_out(category, popularity)
+    layout = by_category(category, popularity)
 
     rows = []
     for block in torch.split(activity.argsort(descending=True, stable=True), BLOCK):
-        met, log_weight = meet(shop, liking[block], MET * int(activity[block[0]]), rng)  # [B, K]
+        met, log_weight = sample_items(
+            layout, liking[block], MET * int(activity[block[0]]), rng
+        )  # [B, K]
         base = log_weight + popularity[met] - exponential(met.shape, rng).log()
         appeal = taste.index_select(0, met.flatten()).view(*met.shape, -1)  # [B, K, (1+M)D]
         logits = torch.baddbmm(base[:, :, None], appeal, interests[block])  # [B, K, 2]

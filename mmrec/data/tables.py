@@ -135,7 +135,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class FileTable:
     """A table from a file.
 
     Attributes:
@@ -219,7 +219,9 @@ def without_controls(text: pl.Series) -> pl.Series:
     return text.str.replace_all(CONTROLS, " ")
 
 
-def read_table(path: Path, *, separator: str | None = None, setting: str | None = None) -> Table:
+def read_table(
+    path: Path, *, separator: str | None = None, setting: str | None = None
+) -> FileTable:
     """Read delimited text or JSON lines, either also compressed with gzip, or Parquet.
 
     The name tells the kind: `.parquet`, `.jsonl` or `.ndjson`; anything else is delimited text with
@@ -250,15 +252,15 @@ def read_table(path: Path, *, separator: str | None = None, setting: str | None 
             )
     with reading(path):
         if parts:
-            return Table(path, _joined(parts))
+            return FileTable(path, _joined(parts))
         if kind == ".parquet":
-            return Table(path, pl.read_parquet(path, glob=False))
+            return FileTable(path, pl.read_parquet(path, glob=False))
         content = _content(path)
         if not text:
             frame, lines = _json_lines(shown(path), content.removeprefix(BOM))
-            return Table(path, frame, lines, setting)
+            return FileTable(path, frame, lines, setting)
         parsed = parse_delimited(shown(path), content, chosen, setting or "separator")
-    return Table(path, parsed.frame, parsed.lines, setting)
+    return FileTable(path, parsed.frame, parsed.lines, setting)
 
 
 def _joined(paths: Sequence[Path]) -> pl.DataFrame:

@@ -174,7 +174,7 @@ def novelty(recommended: Tensor, item_counts: Tensor, n_users: int) -> Tensor:
     return (recommended * bits).sum(-1) / recommended.sum(-1)
 
 
-def inverse_norm(features: Tensor) -> Tensor:
+def inverse_row_norms(features: Tensor) -> Tensor:
     """1 / Euclidean norm of each row, 0 for a row of zeros: [I, F] -> [I]."""
     norm = torch.linalg.vector_norm(features, dim=1)
     return torch.where(norm > 0, 1 / norm, 0)
@@ -190,7 +190,7 @@ def diversity(
     Args:
         ranked: [B, K] int64; -1 is no item.
         features: [I, F].
-        inverse_norms: [I], as `inverse_norm(features)`; 0: no content, left out of the pairs.
+        inverse_norms: [I], as `inverse_row_norms(features)`; 0: no content, left out of the pairs.
         cutoffs: rising, C of them; the last is K.
 
     Returns:

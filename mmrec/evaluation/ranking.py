@@ -350,7 +350,7 @@ class _Content(nn.Module):
     def __init__(self, features: Tensor) -> None:
         super().__init__()
         self.register_buffer("features", features, persistent=False)
-        self.register_buffer("inverse_norm", metrics.inverse_norm(features), persistent=False)
+        self.register_buffer("inverse_norm", metrics.inverse_row_norms(features), persistent=False)
 
     def forward(self, ranked: Tensor, cutoffs: Sequence[int]) -> Tensor:
         """[B, K] -> [B, C]"""

@@ -45,7 +45,7 @@ from mmrec.nn import (
     item_labels,
 )
 from mmrec.nn.losses import full_cross_entropy, info_nce
-from mmrec.nn.transformer import Layout, Norm, Transformer, initialize, last_rows, layout
+from mmrec.nn.transformer import Layout, Normalization, Transformer, initialize, last_rows, layout
 
 ChannelWeights = Literal["category", "uniform"]
 Swap = Literal["after", "before", "mask"]
@@ -120,8 +120,8 @@ class CAMMSR(SequentialRecommender):
         swap_rate: float = 0.2,
         temperature: float = 0.2,
         time: bool = False,
-        norm: Norm = "dyt",
-        norm_inside: Norm = "layernorm",
+        norm: Normalization = "dyt",
+        norm_inside: Normalization = "layernorm",
         layers: int = 2,
         heads: int = 2,
         inner: int = 256,
@@ -140,7 +140,7 @@ class CAMMSR(SequentialRecommender):
         check_choice(ChannelWeights, channel_weights=channel_weights)
         check_choice(Swap, swap=swap)
         check_choice(Against, against=against)
-        check_choice(Norm, norm=norm, norm_inside=norm_inside)
+        check_choice(Normalization, norm=norm, norm_inside=norm_inside)
         check_choice(Samples, samples=samples)
         weighed = channel_weights == "category"
         if top_k is not None and not 1 <= top_k <= experts:

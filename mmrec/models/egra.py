@@ -50,7 +50,7 @@ from mmrec.nn.losses import bpr, info_nce, norm_penalty, pair_scores
 
 Merge = Literal["joint", "branch", "none"]
 Focus = Literal["hard", "easy", "none"]
-Ramp = Literal["linear", "exp", "constant"]
+RampShape = Literal["linear", "exp", "constant"]
 Sides = Literal["both", "users", "items"]
 LARGEST = 5.0  # of an entity's weight, where their mean is 1
 
@@ -96,7 +96,7 @@ class EGRA(Recommender):
         gamma: float = 0.5,
         neighbours: int = 10,
         align: float = 0.01,
-        ramp: Ramp = "linear",
+        ramp: RampShape = "linear",
         ramp_epochs: int = 50,
         temperature: float = 0.2,
         focus: Focus = "hard",
@@ -109,7 +109,7 @@ class EGRA(Recommender):
         check_at_least(0, layers=layers, gamma=gamma, align=align, rho=rho, l2=l2)
         check_at_least(0.01, temperature=temperature)  # below, one rival decides
         check_choice(Merge, item_graph=item_graph)
-        check_choice(Ramp, ramp=ramp)
+        check_choice(RampShape, ramp=ramp)
         check_choice(Focus, focus=focus)
         check_choice(Sides, sides=sides)
         super().__init__(corpus)

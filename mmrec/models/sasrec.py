@@ -30,7 +30,7 @@ from mmrec.models.sequential import SequentialRecommender
 from mmrec.nn.losses import gbce_power, sampled_bce, sampled_softmax
 from mmrec.nn.transformer import Transformer
 
-Loss = Literal["cross_entropy", "bce", "gbce", "sampled_softmax"]
+NextItemLoss = Literal["cross_entropy", "bce", "gbce", "sampled_softmax"]
 
 
 class SASRec(SequentialRecommender):
@@ -65,14 +65,14 @@ class SASRec(SequentialRecommender):
         dropout: float = 0.5,
         max_length: int = 50,
         samples: Samples = "causal",
-        loss: Loss = "cross_entropy",
+        loss: NextItemLoss = "cross_entropy",
         calibration: float = 0.75,
     ) -> None:
         check_at_least(1, dim=dim, layers=layers, heads=heads, inner=inner, max_length=max_length)
         check_share(calibration=calibration)
         check_share(dropout=dropout, whole=False)
         check_choice(Samples, samples=samples)
-        check_choice(Loss, loss=loss)
+        check_choice(NextItemLoss, loss=loss)
         super().__init__(corpus)
         self.max_length, self.samples = max_length, samples
         self.loss, self.calibration = loss, calibration

@@ -22,7 +22,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from mmrec.config.errors import SettingError
 from mmrec.data.batches import History, ranges
 
-Norm = Literal["layernorm", "dyt", "none"]
+Normalization = Literal["layernorm", "dyt", "none"]
 SHORT = 8  # items of the sequences in the first bucket; each further one has twice as many
 
 
@@ -154,7 +154,7 @@ class DyT(nn.Module):
         return self.gamma * torch.tanh(self.alpha * x) + self.beta
 
 
-def normalization(norm: Norm, dim: int) -> nn.Module:
+def normalization(norm: Normalization, dim: int) -> nn.Module:
     """Create the layer that a name stands for; `none` returns its input."""
     match norm:
         case "layernorm":
@@ -177,7 +177,7 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self, dim: int, heads: int, inner: int, dropout: float, norm: Norm = "layernorm"
+        self, dim: int, heads: int, inner: int, dropout: float, norm: Normalization = "layernorm"
     ) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
@@ -251,8 +251,8 @@ class Transformer(nn.Module):
         heads: int,
         inner: int,
         dropout: float,
-        norm: Norm = "layernorm",
-        norm_inside: Norm = "layernorm",
+        norm: Normalization = "layernorm",
+        norm_inside: Normalization = "layernorm",
     ) -> None:
         super().__init__()
         if dim % heads:

@@ -62,7 +62,7 @@ def loads(
     return figure
 
 
-def entropies(table: pl.DataFrame, trigger: int | None) -> Figure:
+def entropy_curves(table: pl.DataFrame, trigger: int | None) -> Figure:
     """How evenly experts are used, and how undecided the router is for a pair, epoch by epoch."""
     figure, axes = new_axes("epoch", "entropy, of its largest", "Routing entropy")
     names = {

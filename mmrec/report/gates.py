@@ -73,13 +73,13 @@ def over_epochs(opened: OpenRun, channels: list[str]) -> list[Section]:
             f"{about}{begun}{shown}",
             figures={
                 "load": gate_charts.loads(table, opened.model.experts, channels, trigger),
-                "entropy": gate_charts.entropies(table, trigger),
+                "entropy": gate_charts.entropy_curves(table, trigger),
             },
         )
     ]
 
 
-def of_train(opened: OpenRun, weights: Weights) -> Section:
+def train_weights(opened: OpenRun, weights: Weights) -> Section:
     """Mean weights of train pairs, by what is known of their items and users."""
     corpus, evaluation = opened.corpus, opened.model.evaluation
     user, item = weights.pairs.user, weights.pairs.item

@@ -62,7 +62,7 @@ class Weights(NamedTuple):
         return OF_SEQUENCES if self.in_sequences else OF_PAIRS
 
 
-def of_train(opened: OpenRun) -> Weights:
+def weights_in_train(opened: OpenRun) -> Weights:
     """Return the weights of train pairs, as sequences have them where the model reads these."""
     corpus = opened.corpus
     read = of_sequences(opened, torch.arange(corpus.n_users), "train")

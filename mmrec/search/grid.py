@@ -49,7 +49,7 @@ from mmrec.training.upstream import targets
 log = logging.getLogger(__name__)
 
 SEED = re.compile(r"seed=\d+")
-State = Literal["finished", "stopped", "new", "running"]
+RunState = Literal["finished", "stopped", "new", "running"]
 LOCKS = ".locks"
 
 
@@ -94,7 +94,7 @@ class Cell:
 
     words: tuple[str, ...]
     place: str
-    state: State
+    state: RunState
     ablation: str | None = None
 
 
@@ -341,7 +341,7 @@ def grid_settings(values: Mapping[str, Any]) -> GridSettings:
     return validated(GRID_SETTINGS, values, "grid")
 
 
-def _state(folder: Path) -> State:
+def _state(folder: Path) -> RunState:
     try:
         finished = read_result(folder)["status"] == "completed"
     except ResultError:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Watch:
+class ReportTarget:
     """What a run must know to report, in a form that travels to any process.
 
     Attributes:
@@ -56,7 +56,7 @@ class Pruning(Callback):
     """
 
     def __init__(self, watch: str) -> None:
-        self.watch = Watch(**json.loads(watch))
+        self.watch = ReportTarget(**json.loads(watch))
         self.pruned = False
         self._trial: Trial | None = None
 

@@ -46,11 +46,11 @@ class ByNumber(BaseSampler):
 
     def __init__(self, config: Mapping[str, Any] | None, space: Space) -> None:
         self.config, self.space = config, space
-        self.inner = build(config, space, 0)
+        self.inner = build_sampler(config, space, 0)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """The first that Optuna calls with a trial."""
-        self.inner = build(self.config, self.space, trial.number)
+        self.inner = build_sampler(self.config, self.space, trial.number)
         self.inner.before_trial(study, trial)
 
     def infer_relative_search_space(
@@ -82,7 +82,7 @@ class ByNumber(BaseSampler):
         self.inner.after_trial(study, trial, state, values)
 
 
-def build(config: Mapping[str, Any] | None, space: Space, number: int) -> BaseSampler:
+def build_sampler(config: Mapping[str, Any] | None, space: Space, number: int) -> BaseSampler:
     """The sampler of one trial.
 
     Args:

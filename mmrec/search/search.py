@@ -25,7 +25,7 @@ from mmrec.config.words import quoted
 from mmrec.search import samplers, study, summary
 from mmrec.search.objective import COSTS, excesses, mean_values, prunes
 from mmrec.search.plan import make_plan
-from mmrec.search.pruning import Watch
+from mmrec.search.pruning import ReportTarget
 from mmrec.search.settings import Settings
 from mmrec.search.space import place
 from mmrec.search.storage import TROUBLE, full_url, hidden, patiently
@@ -253,8 +253,8 @@ class Search:
     def _rescue(self, trial: Trial | FrozenTrial) -> bool:
         """Record the values of a trial whose runs all finished before its worker was killed.
 
-        It reads one `result.json` for each seed and saves the whole trial, which is otherwise run
-        again.
+        Reading the `result.json` of a seed takes about 4 ms; running the trial again takes its full
+        time, for example 23 s with BPR on `tiktok`.
         """
         outcomes = []
         for seed in self._seeds():
@@ -318,7 +318,7 @@ class Search:
         metric = self.plan.objectives[0]
         reports = first and len(self.plan.objectives) == 1 and metric.startswith("val/")
         reported = metric if reports else None
-        watch = Watch(self.url, self.name, trial._trial_id, reported, self.settings.pruner)
+        watch = ReportTarget(self.url, self.name, trial._trial_id, reported, self.settings.pruner)
         return [
             *self.plan.words(trial.params, seed),
             *place(self.folder, self._place(trial.number, seed)),

@@ -96,7 +96,8 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
         sets = sorted(path.name for path in root.glob("*/"))
         near = difflib.get_close_matches(name, sets, n=1)
         remedy = f"did you mean data.name={near[0]}?" if near else ELSEWHERE
-        if (conf_dir() / "prepare" / f"{name}.yaml").is_file() and name != "tables":
+        source = conf_dir() / "prepare" / f"{name}.yaml"
+        if source.is_file() and f"\nname: {name}\n" in source.read_text():
             where = "" if root == data_root() else f" {_shell(f'data.root={root}')}"
             remedy = f"make it with `mmrec prepare data={name}{where}`, or {ELSEWHERE}"
         found = ", ".join([*map(printable, sets[:SHOWN]), *["..."] * (len(sets) > SHOWN)])
@@ -133,6 +134,12 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
         remedy += "".join(f", or {other}" for other in tables[1:4])
     expected = files[0] if file else f"{name}.csv, or {name} with another ending of tables"
     raise DataError(file=folder, problem="no interactions", expected=expected, hint=remedy)
+
+
+def public_sets() -> list[str]:
+    """The data sets that `mmrec prepare` makes without further settings."""
+    files = sorted((conf_dir() / "prepare").glob("[!_]*.yaml"))
+    return [path.stem for path in files if f"name: {path.stem}" in path.read_text().splitlines()]
 
 
 def check_columns(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmrec.training.callbacks import Checkpoints, Timing
 
 
-def select(
+def train_and_select(
     trainer: Trainer,
     model: Recommender,
     data: InteractionData,

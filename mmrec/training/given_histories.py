@@ -21,7 +21,7 @@ from mmrec.config.errors import DataError, SettingError
 from mmrec.config.text import printable
 from mmrec.data import Interactions
 from mmrec.data.loaders import Histories, QueryLoader
-from mmrec.data.tables import Column, Table, read_table, shown
+from mmrec.data.tables import Column, FileTable, read_table, shown
 from mmrec.data.times import moments
 from mmrec.models import Recommender, SequentialRecommender
 from mmrec.tables.headers import DEFAULTS, likely_columns
@@ -201,7 +201,7 @@ def _report(run: OpenRun, file: str, unread: int, ids: pl.Series, listed: pl.Ser
         )
 
 
-def _column(table: Table, names: Names) -> Column:
+def _column(table: FileTable, names: Names) -> Column:
     """The column of users or items."""
     kind, role = names.kind, column_of(table, names)
     own = f", {names.column}" if names.column not in (None, kind, f"{kind}_id") else ""
@@ -209,7 +209,7 @@ def _column(table: Table, names: Names) -> Column:
     return table.columns({role: role}, remedy=remedy)[role]
 
 
-def _order(table: Table, run: OpenRun) -> dict[str, pl.Series]:
+def _order(table: FileTable, run: OpenRun) -> dict[str, pl.Series]:
     """What orders the rows of a user: `time`, and `moment` or `position` or both; [N] each.
 
     Columns have the names that the data have for them, or the usual ones.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmrec.data import InteractionData
-    from mmrec.data.tables import Column, Table
+    from mmrec.data.tables import Column, FileTable
 
 log = logging.getLogger(__name__)
 MANY = 100_000  # names, among which the nearest one takes too long to find
@@ -242,7 +242,7 @@ def _of_table(setting: str, path: Path, names: Names, *, skip: bool) -> Tensor:
     return found.unique(maintain_order=True).to_torch()
 
 
-def column_of(table: Table, names: Names) -> str:
+def column_of(table: FileTable, names: Names) -> str:
     """The column that lists users or items.
 
     Raises:

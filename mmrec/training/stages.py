@@ -48,7 +48,7 @@ from mmrec.training.upstream import (
 )
 
 log = logging.getLogger(__name__)
-State = Literal["finished", "interrupted", "new"]
+StageState = Literal["finished", "interrupted", "new"]
 Train = Callable[[DictConfig, None], Mapping[str, Any]]
 RECORD = "upstream.json"  # in the folder of the run that has a teacher
 
@@ -222,7 +222,7 @@ def _locked(target: Path) -> Iterator[None]:
         yield
 
 
-def _state(target: Path, corpus: Corpus, code: str) -> State:
+def _state(target: Path, corpus: Corpus, code: str) -> StageState:
     """Whether a teacher's run is finished; one that cannot be used is removed."""
     if not target.exists():
         return "new"
@@ -265,7 +265,7 @@ def is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def _train(plain: Mapping[str, Any], target: Path, state: State, train: Train) -> None:
+def _train(plain: Mapping[str, Any], target: Path, state: StageState, train: Train) -> None:
     config = teacher_config(plain, target)
     if state == "interrupted":
         try:

@@ -16,6 +16,8 @@ from mmrec.config.schema import check_call, conf_dir
 FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().glob("*/**/[!_]*.yaml"))
 NEEDS = {"data/folder.yaml": ["data.name=mine"]}
 NEEDS |= {"prepare/tables.yaml": ["prepare.name=mine", "prepare.interactions=mine.csv"]}
+NEEDS |= {"prepare/folder.yaml": ["prepare.name=mine"]}
+NEEDS |= {f"prepare/amazon{year}.yaml": ["prepare.category=Books"] for year in (2018, 2023)}
 NEEDS |= {"upstream/dropoutnet.yaml": ["model=dropoutnet"]}
 NEEDS |= {"upstream/run.yaml": ["upstream.run=outputs/mine"]}
 NEEDS |= {f"{path}": ["sweep.study_name=mine"] for path in FILES if path.parent.name == "sweep"}

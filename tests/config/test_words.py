@@ -28,7 +28,7 @@ from mmrec.config.words import (
     spelled_out,
 )
 from mmrec.data import Columns, FolderData, PlantedData
-from mmrec.data.prepare import Amazon2014, Tables
+from mmrec.data.prepare import Amazon2014, Amazon2023, MicroLens, MovieLens, ProcessedFolder, Tables
 from mmrec.search.grid import GridSettings
 from mmrec.search.settings import Settings
 from mmrec.search.space import parse
@@ -189,7 +189,8 @@ def text_kinds(kind) -> set[type]:
     ("prefix", "called"),
     [
         *(("", command) for command in (evaluate, explain, prepare, recommend, report)),
-        *(("data.", data) for data in (FolderData, PlantedData, Amazon2014, Tables)),
+        *(("data.", data) for data in (FolderData, PlantedData, Amazon2014, Amazon2023)),
+        *(("data.", data) for data in (MicroLens, MovieLens, ProcessedFolder, Tables)),
         ("data.columns.", Columns),
         *(("logger.x.", logger) for logger in (EpochTable, MLflow, WandB, TensorBoardLogger)),
         *(("sweep.", Settings), ("hydra.sweeper.", Settings)),

@@ -531,9 +531,10 @@ def test_a_missing_public_set_is_made_by_one_command(tmp_path, monkeypatch):
     with pytest.raises(DataError) as error:
         read_folder(tmp_path, "baby")
     assert "`mmrec prepare data=baby`" in error.value.hint
-    with pytest.raises(DataError) as error:
-        read_folder(tmp_path, "tables")
-    assert "prepare" not in error.value.hint
+    for source in ("tables", "folder", "amazon2018"):  # names of another kind than those of sets
+        with pytest.raises(DataError) as error:
+            read_folder(tmp_path, source)
+        assert "prepare" not in error.value.hint
 
 
 def test_a_missing_file_is_named_with_its_setting(root):

@@ -16,7 +16,7 @@ import pytest
 
 from mmrec.config.errors import DataError, SettingError
 from mmrec.data import Columns
-from mmrec.data.tables import Column, Table, read_table, shown
+from mmrec.data.tables import Column, FileTable, read_table, shown
 from mmrec.tables.headers import check_data
 
 
@@ -323,7 +323,7 @@ def test_control_characters_and_long_names_are_shown_safely(folder):
 
 
 def test_the_name_of_a_column_is_told_safely_where_its_type_is_wrong():
-    table = Table(Path("toys/t.parquet"), pl.DataFrame({"a\x1b": [[1]]}))
+    table = FileTable(Path("toys/t.parquet"), pl.DataFrame({"a\x1b": [[1]]}))
     with pytest.raises(DataError) as error:
         table.column("a\x1b")
     assert error.value.column == r"a\x1b"

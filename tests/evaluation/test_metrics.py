@@ -104,7 +104,7 @@ def test_what_is_recommended_is_described_as_by_pyg(seed, k):
     category = torch.randint(3, (n_items,), generator=generator)
     recommended = torch.bincount(ranked.flatten(), minlength=n_items)
     features = torch.eye(3)[category]  # a cosine of 1 in a category, of 0 between two
-    distance = metrics.diversity(ranked, features, metrics.inverse_norm(features), [k])
+    distance = metrics.diversity(ranked, features, metrics.inverse_row_norms(features), [k])
     for ours, theirs in (
         (metrics.coverage(recommended), pyg.LinkPredCoverage(k, n_items)),
         (metrics.popularity(recommended, counts), pyg.LinkPredAveragePopularity(k, counts)),
@@ -271,7 +271,7 @@ def test_diversity_is_one_minus_the_mean_cosine_of_all_pairs(seed):
     ranked = torch.stack([torch.randperm(12, generator=generator)[:6] for _ in range(4)])
     ranked[0, 2:] = -1
     cutoffs = (1, 2, 4, 6)
-    norms = metrics.inverse_norm(features)
+    norms = metrics.inverse_row_norms(features)
     values = metrics.diversity(ranked, features, norms, cutoffs)
     for row, items in enumerate(ranked.tolist()):
         for column, k in enumerate(cutoffs):

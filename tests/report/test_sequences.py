@@ -12,7 +12,7 @@ import torch
 from mmrec.data import Categories, History, InteractionData
 from mmrec.data.corpus import together
 from mmrec.models import CAMMSR, GatedLightGCN, SASRec
-from mmrec.report.sequences import along_sequences, categories_of, every_user, of_train
+from mmrec.report.sequences import along_sequences, categories_of, every_user, weights_in_train
 from mmrec.training.open_run import OpenRun
 
 
@@ -45,7 +45,7 @@ def weighed_alone(run, items):
 
 def test_train_is_weighed_as_sequences_have_it(opened):
     run = opened(CAMMSR, max_length=3)  # the oldest of four is not read
-    found = of_train(run)
+    found = weights_in_train(run)
     assert found.in_sequences
     assert "each item that the model reads" in found.about
     train, values = run.corpus.train, torch.stack([*found.channels.values()], 1)
@@ -65,7 +65,7 @@ def test_train_is_weighed_as_sequences_have_it(opened):
 
 def test_pairs_are_weighed_where_no_sequence_is_read(opened):
     run = opened(GatedLightGCN)
-    train, found = run.corpus.train, of_train(run)
+    train, found = run.corpus.train, weights_in_train(run)
     assert not found.in_sequences
     assert found.pairs is train
     expected = run.pair_weights(train.user, train.item)
@@ -76,7 +76,7 @@ def test_pairs_are_weighed_where_no_sequence_is_read(opened):
 
 def test_a_model_of_sequences_without_weights_shows_none(opened):
     run = opened(SASRec)
-    assert not of_train(run).channels
+    assert not weights_in_train(run).channels
     assert along_sequences(run, torch.tensor([1])) == []
 
 

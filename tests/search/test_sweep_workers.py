@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from mmrec.config.errors import SettingError
 from mmrec.search import storage, study
-from mmrec.search.pruning import Watch
+from mmrec.search.pruning import ReportTarget
 from mmrec.training.results import read_result
 
 TINY = (
@@ -259,7 +259,7 @@ def bad_trial(tmp_path):
         found.tell(good, 2.0)
     pruner = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 2}
     trial = found.ask()
-    return found, Watch(url, "mine", trial._trial_id, "val/recall@20", pruner)
+    return found, ReportTarget(url, "mine", trial._trial_id, "val/recall@20", pruner)
 
 
 WORDS = (*TINY, "model=bpr", "trainer.max_epochs=5")
@@ -304,7 +304,7 @@ def test_a_storage_that_is_gone_costs_a_report_not_the_run(composed, tmp_path, m
     from mmrec.commands.run import run
 
     monkeypatch.setattr(storage, "PAUSES", ())
-    watch = Watch("sqlite:////proc/nowhere/study.db", "mine", 1, "val/recall@20", None)
+    watch = ReportTarget("sqlite:////proc/nowhere/study.db", "mine", 1, "val/recall@20", None)
     words = (*WORDS, "trainer.max_epochs=1", f"run_dir={tmp_path}/run")
     assert run(composed(*words), [], watch.to_json())["status"] == "completed"
 

@@ -17,19 +17,21 @@ import numpy.typing as npt
 import polars as pl
 from annotated_types import Ge
 
-from mmrec.config.errors import SettingError
+from mmrec.config.errors import DataError, SettingError
 from mmrec.config.paths import data_root, expand
 from mmrec.config.text import printable
 from mmrec.data.filters import check_filters
 from mmrec.data.prepare.filters import Duplicates
 from mmrec.data.prepare.numbering import Split
+from mmrec.data.tables import reading, shown
 from mmrec.tables.shards import is_table
 
 if TYPE_CHECKING:
     from mmrec.data.prepare.fetch import Fetcher
 
 Counts = dict[str, Any]
-NOT_CONTENT = ("mirrors", "expected")  # settings that change no byte of the result
+# Settings that change no byte of the data: digests of files say where they differ.
+NOT_CONTENT = ("mirrors", "expected", "source_folder", "page")
 # Settings of all sources that change no detail of an item.
 NOT_ITEMS = (
     *(*NOT_CONTENT, "name", "min_rating", "duplicates", "k_core"),
@@ -120,9 +122,20 @@ class RawData(ABC):
         is what an encoder reads and is not written to `items.csv`.
         """
 
-    @abstractmethod
     def read_vectors(self, files: Mapping[str, RawFile], ids: pl.Series) -> dict[str, Vectors]:
-        """Return features by modality, for the items with these ids."""
+        """Return features by modality, for the items with these ids; by default none."""
+        return {}
+
+    def id_orders(self, files: Mapping[str, RawFile]) -> dict[str, pl.Series]:
+        """Return ids of users (`user`) and items (`item`) in the order of their numbers.
+
+        By default they are numbered by their first appearance.
+        """
+        return {}
+
+    def more_tables(self, files: Mapping[str, RawFile], ids: pl.Series) -> dict[str, pl.DataFrame]:
+        """Return further tables of the folder by file name, for the items with these ids."""
+        return {}
 
     def check(self) -> None:
         """Refuse settings that contradict each other.
@@ -147,6 +160,16 @@ class RawData(ABC):
     def folder(self) -> Path:
         """The folder that is written."""
         return (data_root() if self.root is None else expand(self.root)) / self.name
+
+    @property
+    def known(self) -> Mapping[str, int]:
+        """Published numbers of users, items and interactions after filtering; may be empty."""
+        return self.expected or {}
+
+    @property
+    def published(self) -> Mapping[str, int]:
+        """Published numbers of users, items and interactions in the files; may be empty."""
+        return {}
 
     @property
     def floor_split(self) -> bool:
@@ -220,6 +243,40 @@ def item_rows(ids: pl.Series, listed: pl.Series) -> tuple[npt.NDArray[np.int64],
     found = ids.to_frame("id").join(places, on="id", how="left", maintain_order="left")["place"]
     used = len(found) - found.null_count()
     return found.fill_null(-1).cast(pl.Int64).to_numpy(), places.height - used
+
+
+def open_matrix(path: Path) -> npt.NDArray[Any]:
+    """Open features [M, F] as a memory map; pickled objects are refused.
+
+    Raises:
+        DataError: the file is damaged, or has no floats of this shape.
+    """
+    with reading(path):
+        matrix = np.lib.format.open_memmap(path, mode="r")
+    if matrix.ndim != 2 or matrix.dtype.kind != "f" or not matrix.size:
+        raise DataError(
+            file=shown(path),
+            found=f"{matrix.dtype} of shape {list(matrix.shape)}",
+            expected="floats of shape [rows, width]",
+        )
+    return matrix
+
+
+def in_order(ids: pl.Series, known: pl.DataFrame) -> tuple[pl.DataFrame, Counts]:
+    """Bring details of items into the order of their ids.
+
+    Args:
+        ids: [I] of the items.
+        known: [M] details with the column `id`; of a repeated one the first counts.
+
+    Returns:
+        [I] details without `id`, null where an item has none, and how many ids are on one side
+        only.
+    """
+    rows, unused = item_rows(ids, known["id"])
+    places = pl.Series(rows)
+    frame = known.drop("id").select(pl.all().gather(places.set(places < 0, None)))
+    return frame, {"without_metadata": int((rows < 0).sum()), "metadata_unused": unused}
 
 
 def joined(columns: Sequence[str]) -> pl.Expr:

@@ -111,8 +111,10 @@ def _prepare(
 
     parts = [*data.parse_key(), *used]
     parsed, counts = cached("parse", parts, lambda: data.read_interactions(files))
-    stages: list[dict[str, Any]] = [{"stage": "parse", **count(parsed), **counts}]
-    log.info("parse: %s", shown_counts(count(parsed)))
+    raw = count(parsed)
+    stages: list[dict[str, Any]] = [{"stage": "parse", **raw, **counts}]
+    log.info("parse: %s", shown_counts(raw))
+    differences = _differences(f"the file of {data.name}", data.published, raw)
     rules = data.key("min_rating", "duplicates", "k_core")
     kept, filtered = cached(
         "filter",
@@ -126,9 +128,15 @@ def _prepare(
     )
     stages += filtered
     final = count(kept)
-    differences = _differences(data, final)
+    differences |= _differences(data.name, data.known, final)
+    # Ids that only the order knows have a number; those that the filters removed have none.
+    orders = {
+        role: ids.filter(~ids.is_in(parsed[role].implode()) | ids.is_in(kept[role].implode()))
+        for role, ids in data.id_orders(files).items()
+    }
     numbered = number(
         kept,
+        orders=orders,
         split=data.split,
         seed=data.split_seed,
         floor=data.floor_split,
@@ -150,6 +158,8 @@ def _prepare(
     staging = Staging(folder, key)
     write_interactions(staging, numbered)
     write_items(staging, details)
+    for name, table in data.more_tables(files, numbered.items).items():
+        staging.write(name, table.write_csv)
     modalities = {kind: write_vectors(staging, kind, each) for kind, each in vectors.items()}
     manifest = complete_manifest(
         staging,
@@ -213,20 +223,21 @@ def _is_current(folder: Path, key: str, *, overwrite: bool) -> bool:
     return False
 
 
-def _differences(data: RawData, found: dict[str, int]) -> dict[str, list[int]]:
-    """Compare counts with those that are known of a data set, and warn if they differ."""
-    expected = data.expected or {}
+def _differences(
+    name: str, expected: Mapping[str, int], found: dict[str, int]
+) -> dict[str, list[int]]:
+    """Compare counts with published ones, and warn if they differ."""
     differences = {
-        name: [found[name], number] for name, number in expected.items() if found[name] != number
+        what: [found[what], number] for what, number in expected.items() if found[what] != number
     }
     if differences:
         listed = "; ".join(
-            f"{number:,} {name} instead of {known:,}"
-            for name, (number, known) in differences.items()
+            f"{number:,} {what} instead of {known:,}"
+            for what, (number, known) in differences.items()
         )
         log.warning(
             "%s is not the published set: %s. Its results cannot be compared with published ones",
-            data.name,
+            name,
             listed,
         )
     return differences

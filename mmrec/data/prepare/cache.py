@@ -15,7 +15,7 @@ from mmrec.config.text import first_line
 from mmrec.data.corpus import content_hash
 
 log = logging.getLogger(__name__)
-VERSION = "1"  # change it when a stage computes something else from the same input
+VERSION = "2"  # change it when a stage computes something else from the same input
 COUNTS = "mmrec"  # key of the counts in the metadata of a Parquet file
 
 

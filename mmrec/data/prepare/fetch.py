@@ -31,7 +31,11 @@ ATTEMPTS = 5  # to get further with one mirror
 WAIT = 1.0  # seconds before the second attempt; doubled each time
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
 RETRIED = {408, 425, 429, 500, 502, 503, 504}  # a server may answer otherwise later
-BEGINNINGS = {".gz": b"\x1f\x8b"}  # of a file by its suffix
+BEGINNINGS = {  # of a file by its suffix, and what it then is
+    ".gz": (b"\x1f\x8b", "compressed with gzip"),
+    ".zip": (b"PK\x03\x04", "a zip archive"),
+    ".npy": (b"\x93NUMPY", "an array of NumPy"),
+}
 PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
@@ -247,12 +251,13 @@ def check_beginning(path: Path, source: str) -> None:
     """
     with path.open("rb") as file:
         start = file.read(512)
-    kind = next(
-        (kind for end, kind in BEGINNINGS.items() if f"{path.name}.".find(f"{end}.") >= 0), b""
+    kind, what = next(
+        (kind for end, kind in BEGINNINGS.items() if f"{path.name}.".find(f"{end}.") >= 0),
+        (b"", ""),
     )
     page = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGE)
     if page or not start or not start.startswith(kind):
-        problem = "it is a web page, not data" if page else "it is not compressed with gzip"
+        problem = "it is a web page, not data" if page else f"it is not {what}"
         raise DataError(
             file=path,
             problem=problem if start else "the file is empty",

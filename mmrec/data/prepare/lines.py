@@ -1,27 +1,42 @@
-"""Records of gzipped text, one on each line, in blocks; malformed lines are counted.
+"""Records of text, one on each line, in blocks; malformed lines are counted.
 
-Shape legend: N records of a block.
+A file may be compressed with gzip, or be a member of a zip archive. Nothing is extracted.
+
+Shape legend: N records.
 """
 
 from __future__ import annotations
 
 import ast
+import csv
 import gzip
+import io
 import json
 import logging
+import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from mmrec.config.errors import DataError
 from mmrec.config.text import first_line, printable
 from mmrec.data.tables import shown
+from mmrec.tables.delimited import BOM
 
 log = logging.getLogger(__name__)
 BLOCK = 2**24  # bytes of text at a time
 LONGEST = 2**22  # bytes of a line
 SHOWN = 3  # malformed lines that are logged
+DAMAGED = (
+    *(EOFError, OSError, zlib.error, zipfile.BadZipFile),
+    *(NotImplementedError, RuntimeError),  # zipfile, of an unknown compression, and of a password
+)
+Block = tuple[int, bytes]  # number of its first line, from 1, and whole lines
 
 
 class Malformed:
@@ -57,24 +72,44 @@ class Malformed:
             log.warning("%s, line %d is left out: %s", shown(self.path), line, found)
 
 
-def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Read gzipped text in blocks of whole lines.
+def blocks(path: Path, member: str | None = None) -> Iterator[Block]:
+    """Read text in blocks of whole lines.
+
+    Args:
+        path: of plain text, of text compressed with gzip (`.gz`), or of a zip archive.
+        member: name of the text in the archive. It is compared with the names in the archive and
+            never becomes a path.
 
     Yields:
         The number of the first line of a block, from 1, and its bytes.
 
     Raises:
-        DataError: the file is truncated or damaged.
+        DataError: the file is truncated or damaged, lacks the member, or has a line of more than
+            4 MiB.
     """
     number, rest = 1, b""
     try:
-        with gzip.open(path) as file:
+        with _opened(path, member) as file:
             while block := file.read(BLOCK):
                 whole, newline, rest = (rest + block).rpartition(b"\n")
                 if newline:
                     yield number, whole + newline
                     number += whole.count(b"\n") + 1
-    except (EOFError, OSError, zlib.error) as error:
+                if len(rest) > LONGEST:
+                    raise DataError(
+                        file=shown(path),
+                        line=number,
+                        found=f"more than {LONGEST // 2**20} MiB without a line break",
+                        expected="a record on each line",
+                        hint="delete the file, and download it again",
+                    )
+    except KeyError as error:
+        raise DataError(
+            file=shown(path),
+            problem=f"the archive has no {member}",
+            hint="delete it, and download it again",
+        ) from error
+    except DAMAGED as error:
         raise DataError(
             file=shown(path),
             line=number,
@@ -83,6 +118,160 @@ def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
     if rest:
         yield number, rest
+
+
+@contextmanager
+def _opened(path: Path, member: str | None) -> Iterator[Any]:
+    """A file or a member of an archive, opened for reading bytes."""
+    if member is not None:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+            yield file
+    else:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
+
+
+def below_header(found: Iterator[Block], path: Path, header: Sequence[str]) -> Iterator[Block]:
+    """Check the first line of a comma-separated text, and leave it out.
+
+    Args:
+        found: blocks of the text.
+        path: of the file, for messages.
+        header: names of the columns.
+
+    Raises:
+        DataError: the columns are others.
+    """
+    number, block = next(found, (1, b""))
+    line, _, rest = block.partition(b"\n")
+    names = line.removeprefix(BOM).decode(errors="replace").strip()
+    if names.replace('"', "").split(",") != [*header]:
+        raise DataError(
+            file=shown(path),
+            line=1,
+            found=printable(names) or "an empty file",
+            expected=",".join(header),
+            hint="delete the file, and download it again",
+        )
+    if rest:
+        yield number + 1, rest
+    yield from found
+
+
+def read_frame(
+    found: Iterable[Block],
+    read: Callable[[bytes], pl.DataFrame],
+    parse: Callable[[bytes], dict[str, Any]],
+    schema: Mapping[str, type[pl.DataType]],
+    bad: Malformed,
+) -> pl.DataFrame:
+    """Return the records of a text as a table.
+
+    Args:
+        found: blocks of the text.
+        read: reads a block in which every line is a record, and raises a PolarsError or returns
+            nulls for another.
+        parse: parses a line of such another block, and raises ValueError if it is malformed.
+        schema: [N] columns that both return.
+        bad: counts malformed lines.
+
+    Raises:
+        DataError: too many lines are malformed, or there is no record.
+    """
+    frames = [pl.DataFrame(schema=schema)]
+    for number, block in found:
+        lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        try:
+            frame = read(block)
+        except pl.exceptions.PolarsError:
+            frame = frames[0]
+        if frame.height != lines or frame.null_count().sum_horizontal().item():
+            frame = pl.DataFrame([*records(number, block, parse, bad)], schema=schema)
+        frames.append(frame)
+    if not (whole := pl.concat(frames)).height:
+        raise DataError(
+            file=shown(bad.path),
+            problem="no interaction in it",
+            expected=bad.expected,
+            hint="download it again",
+        )
+    return whole
+
+
+def read_delimited(
+    found: Iterable[Block],
+    separator: str,
+    schema: Mapping[str, type[pl.DataType]],
+    bad: Malformed,
+) -> pl.DataFrame:
+    """Return a delimited text of ids and numbers, without header and quotes, as a table.
+
+    Args:
+        found: blocks of the text.
+        separator: between columns; `::` too.
+        schema: [N] columns in the order of the text: String, Int64 or Float64.
+        bad: counts malformed lines.
+
+    Raises:
+        DataError: too many lines are malformed, or there is no record.
+    """
+    kinds: dict[Any, Callable[[str], Any]] = {pl.String: str, pl.Int64: int, pl.Float64: float}
+    simple = separator if len(separator) == 1 else "\t"
+
+    def read(block: bytes) -> pl.DataFrame:
+        if simple != separator:
+            if simple.encode() in block:
+                return pl.DataFrame()
+            block = block.replace(separator.encode(), simple.encode())
+        return pl.read_csv(
+            io.BytesIO(block), has_header=False, separator=simple, schema=schema, quote_char=None
+        )
+
+    def parse(line: bytes) -> dict[str, Any]:
+        values = line.decode().strip().split(separator)
+        if len(values) != len(schema) or not all(values):
+            raise ValueError("another number of values")
+        return {
+            name: kinds[kind](value)
+            for (name, kind), value in zip(schema.items(), values, strict=True)
+        }
+
+    return read_frame(found, read, parse, schema, bad)
+
+
+def csv_rows(
+    found: Iterator[Block], path: Path, encoding: str = "utf-8"
+) -> Iterator[tuple[int, list[str]]]:
+    """Read the rows of a comma-separated text, in which texts may be quoted.
+
+    Args:
+        found: blocks of the text.
+        path: of the file, for messages.
+        encoding: of the text; bytes that are invalid in it are replaced.
+
+    Yields:
+        The number of the last line of a row, and its values.
+
+    Raises:
+        DataError: a quoted text does not end.
+    """
+    start, first = next(found, (1, b""))
+    reader = csv.reader(
+        line.decode(encoding, "replace")
+        for block in chain([first], (block for _, block in found))
+        for line in block.splitlines(keepends=True)
+    )
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num + start - 1, row
+    except csv.Error as error:
+        raise DataError(
+            file=shown(path),
+            line=reader.line_num + start - 1,
+            problem=f"cannot be read ({first_line(error)})",
+            hint="delete the file, and download it again",
+        ) from error
 
 
 def records(

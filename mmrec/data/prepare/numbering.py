@@ -5,7 +5,7 @@ Shape legend: U users, I items, N interactions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +29,8 @@ class Numbered:
     """Interactions by row number.
 
     Attributes:
-        rows: [N] `user`, `item`, and perhaps `time` and `label`; ordered by user and time.
+        rows: [N] `user`, `item`, and perhaps `time`, `position` and `label`; ordered by user and
+            time.
         users: [U] original ids.
         items: [I] original ids.
         rule: how the interactions were split, for the manifest.
@@ -49,7 +50,13 @@ class Numbered:
 
 
 def number(
-    frame: pl.DataFrame, *, split: Split, seed: int, floor: bool, labels_file: Path | None
+    frame: pl.DataFrame,
+    *,
+    split: Split,
+    seed: int,
+    floor: bool,
+    labels_file: Path | None,
+    orders: Mapping[str, pl.Series] | None = None,
 ) -> Numbered:
     """Number users and items, and label each interaction.
 
@@ -58,17 +65,22 @@ def number(
     an id for another's row number.
 
     Args:
-        frame: [N] `user` and `item` as text, and perhaps `time` and `label`.
+        frame: [N] `user` and `item` as text, and perhaps `time`, `position` and `label`.
         split: rule; `given` takes the column `label`, `none` writes no labels.
         seed: of `random_per_user`.
         floor: see `random_per_user`.
         labels_file: table of interactions with labels, which replace the rule.
+        orders: ids of users (`user`) and items (`item`) in the order of their numbers, where it is
+            given.
 
     Raises:
         DataError: the labels are those of other interactions.
         SettingError: the interactions lack what the split needs.
     """
-    users, items = (_ids(frame[role]) for role in ("user", "item"))
+    given = orders or {}
+    users, items = (
+        given[role] if role in given else _ids(frame[role]) for role in ("user", "item")
+    )
     rule = "none"
     if labels_file is not None:
         frame, users, items = _with_labels(frame, labels_file, users, items)
@@ -96,8 +108,9 @@ def number(
     elif labels_file is None and split == "leave_one_out":
         rows = rows.with_columns(label=pl.Series(leave_one_out(_interactions(rows)).numpy()))
         rule = "leave_one_out"
-    order = [name for name in ("user", "item", "time", "label") if name in rows.columns]
-    return Numbered(rows.select(order), users, items, rule)
+    columns = ("user", "item", "time", "position", "label")
+    kept = rows.select(name for name in columns if name in rows.columns)
+    return Numbered(kept, users, items, rule)
 
 
 def _interactions(rows: pl.DataFrame) -> Interactions:

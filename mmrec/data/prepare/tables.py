@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import polars as pl
 from annotated_types import Ge
 
@@ -31,10 +30,11 @@ from mmrec.data.prepare.base import (
     clean_text,
     item_rows,
     joined,
+    open_matrix,
 )
 from mmrec.data.prepare.filters import Duplicates
 from mmrec.data.prepare.numbering import Split
-from mmrec.data.tables import Column, read_table, reading, shown
+from mmrec.data.tables import Column, read_table, shown
 from mmrec.data.times import moments
 from mmrec.tables.headers import DEFAULTS, check_columns
 
@@ -189,7 +189,7 @@ class Tables(RawData):
         elif "position" in kept:
             position = kept["position"].integers
             kept["position"].reject(position.is_null(), "an integer; number each user's rows")
-            frame = frame.with_columns(order=position)
+            frame = frame.with_columns(order=position, position=position)
         if "order" in frame.columns:  # within a second, or within a user
             frame = frame.sort("order", maintain_order=True).drop("order")
         return frame, {"rows": len(table.frame)}
@@ -248,14 +248,7 @@ class Tables(RawData):
         found = {}
         for kind in self.features:
             path = files[f"features.{kind}.file"].path
-            with reading(path):
-                matrix = np.lib.format.open_memmap(path, mode="r")
-            if matrix.ndim != 2 or matrix.dtype.kind != "f" or not matrix.size:
-                raise DataError(
-                    file=shown(path),
-                    found=f"{matrix.dtype} of shape {list(matrix.shape)}",
-                    expected="floats of shape [rows, width]",
-                )
+            matrix = open_matrix(path)
             listing = files.get(f"features.{kind}.ids") or files["items"]
             column = item_columns(read_table(listing.path), self._item_id())["item"]
             if len(column.values) != len(matrix):

@@ -102,8 +102,7 @@ def write_interactions(staging: Staging, data: Numbered) -> None:
     Raises:
         DataError: an id has a tab or a line break.
     """
-    names = {role: DEFAULTS[role] for role in ("user", "item", "time", "label")}
-    rows = data.rows.rename(names, strict=False)
+    rows = data.rows.rename(DEFAULTS, strict=False)
     staging.write(f"{staging.final.name}.inter", lambda path: rows.write_csv(path, separator="\t"))
     for role, ids, file in (
         ("user", data.users, "u_id_mapping.csv"),

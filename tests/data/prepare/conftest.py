@@ -8,9 +8,12 @@ import random
 import threading
 from collections import Counter, defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from mmrec.data.prepare.base import RawFile
 
 USERS, ITEMS, SEED = 24, 14, 7
 
@@ -152,3 +155,9 @@ def core():
         if kept == pairs:
             return {*pairs}
         pairs = kept
+
+
+@pytest.fixture
+def lines():
+    """Helpers that make files: records of reviews, gzipped lines, a file as a source."""
+    return SimpleNamespace(reviews=reviews, packed=packed, raw=lambda path: RawFile(path, ""))

@@ -111,6 +111,23 @@ def test_offline_without_files_says_where_they_go(words, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["prepare@data=amazon2018", "data.category=Books"], "Books_2018"),
+        (["prepare@data=amazon2023", "data.category=Books"], "Books_2023"),
+        (["prepare@data=movielens", "data.size=32m"], "ml-32m"),
+        (["prepare@data=microlens"], "microlens-100k"),
+    ],
+)
+def test_public_sets_are_named_by_what_was_chosen(words, name, tmp_path):
+    where = [f"downloads={tmp_path}", f"data.root={tmp_path}", "offline=true"]
+    with pytest.raises(DataError) as error:
+        run_command(settings(*words, *where, "data.text_model=null"))
+    assert "offline=true" in error.value.problem
+    assert (tmp_path / f".preparing-{name}.lock").exists()
+
+
+@pytest.mark.parametrize(
     ("word", "setting"),
     [
         ("data.k_core=-1", "data.k_core"),

@@ -56,7 +56,7 @@ def test_your_own_data_in_five_minutes(tmp_path, monkeypatch, composed):
     Path("orders.csv").write_text("\n".join(orders))
     Path("products.csv").write_text("\n".join(products))
 
-    own, _, check = words("prepare")
+    own, *_, check = words("prepare")
     folder = run_command(settings(own))
     assert folder == Path("data/shop")
     items = pl.read_csv(folder / "items.csv")

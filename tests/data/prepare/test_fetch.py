@@ -102,6 +102,15 @@ def test_a_web_page_is_no_data(fetch, server, fetcher):
     )
 
 
+@pytest.mark.parametrize("name", ["raw.json.gz", "raw.zip", "raw.npy"])
+def test_a_file_of_another_kind_than_its_name_is_no_data(fetcher, server, name):
+    server.files[f"/{name}"] = b"some text"
+    with pytest.raises(DataError) as error:
+        fetcher.fetch(name, [f"{server.url}/{name}"], None, PAGE)
+    assert "it is not " in error.value.problem
+    assert not (fetcher.folder / name).exists()
+
+
 def test_a_file_with_another_digest_is_refused(fetch):
     with pytest.raises(DataError) as error:
         fetch(sha256="0" * 64)

@@ -244,6 +244,16 @@ def test_a_unit_of_time_is_taken_as_given(tmp_path, unit, factor):
     assert (folder / "t.inter").read_text() == "userID\titemID\ttimestamp\n0\t0\t3\n0\t1\t5\n"
 
 
+def test_an_order_without_time_is_written(tmp_path):
+    (tmp_path / "p.csv").write_text("userID,itemID,position\na,x,7\na,y,3\nb,x,1\n")
+    files = {"root": str(tmp_path / "sets"), "interactions": str(tmp_path / "p.csv")}
+    folder = make(Tables(name="p", **files, split="none"), tmp_path)
+    text = "userID\titemID\tposition\n0\t0\t1\n1\t1\t3\n1\t0\t7\n"
+    assert (folder / "p.inter").read_text() == text
+    source = read_folder(folder.parent, "p")
+    assert source.interactions.time.tolist() == [1, 3, 7]
+
+
 def test_leave_one_out_holds_out_the_last(shop, tmp_path):
     folder = make(replace(shop, split="leave_one_out"), tmp_path)
     source = read_folder(folder.parent, "shop")

@@ -1,4 +1,4 @@
-"""What README shows is true: its code runs, its commands, settings and files exist."""
+"""What README and the docs show is true: code runs, commands, settings and files exist."""
 
 import json
 import os
@@ -9,22 +9,30 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from mmrec.commands.cli import COMMANDS
 from mmrec.config.schema import conf_dir
+from mmrec.config.words import prepared
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-LINK = re.compile(r"\]\(([^)#:]+)\)")
+README = ROOT / "README.md"
+PAGES = [README, *sorted(ROOT.glob("docs/**/*.md"))]
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#([^)\s]+))?\)")
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:python -m mmrec\.|mmrec )(\w+) (.*)$", re.MULTILINE)
 TINY = ("data.world.users=60", "data.world.items=60", "trainer=debug")
-KINDS = ("model", "routed model")  # that README shows how to add
+ADDED = {  # where it is shown how to add one
+    "model": (README, "Add a model"),
+    "routed model": (ROOT / "docs/extending.md", "A routed model"),
+}
 
 
-def section(title):
-    """A section of README, heading and all."""
-    return re.search(rf"^## {title}\n.*?(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)[0].strip()
+def section(path, title):
+    """A section of a page, heading and all."""
+    text = path.read_text()
+    return re.search(rf"^## {title}\n.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[0].strip()
 
 
 def blocks(text, language):
@@ -32,9 +40,14 @@ def blocks(text, language):
 
 
 def commands():
-    """Every command of README with its words, comments and line breaks resolved."""
-    shell = "".join(blocks(README, "bash")).replace("\\\n", " ")
-    return [(name, words.split(" #")[0].split()) for name, words in COMMAND.findall(shell)]
+    """Every command of each page with its words, comments and line breaks resolved."""
+    found = []
+    for path in PAGES:
+        shell = "".join(blocks(path.read_text(), "bash")).replace("\\\n", " ")
+        for name, words in COMMAND.findall(shell):
+            if (name, words := tuple(words.split(" #")[0].split())) not in found:
+                found.append((name, words))
+    return found
 
 
 # `python in_turn.py <commands>`: what `python <words>` does for each, started once.
@@ -85,10 +98,10 @@ def write(text, folder):
         (folder / path).write_text(code)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=ADDED)
 def added(request):
     """A section about a model of one's own."""
-    return section(f"Add a {request.param}")
+    return section(*ADDED[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +113,7 @@ def written(tmp_path_factory, added):
 
 
 def test_a_model_is_added_in_under_40_lines():
-    assert len(section("Add a model").splitlines()) < 40
+    assert len(section(*ADDED["model"]).splitlines()) < 40
 
 
 @pytest.mark.slow
@@ -125,15 +138,15 @@ def test_the_added_models_keep_the_contract_once_they_are_part_of_the_checkout(t
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     names = []
-    for kind in KINDS:
-        write(section(f"Add a {kind}"), tmp_path)
+    for place in ADDED.values():
+        write(section(*place), tmp_path)
     for module in (tmp_path / "mine").glob("*.py"):
         names.append(module.stem)
         shutil.copy(module, tmp_path / "mmrec/models")
         settings = (tmp_path / f"mine/conf/model/{module.stem}.yaml").read_text()
         moved = settings.replace("mine.", "mmrec.models.")
         (tmp_path / f"conf/model/{module.stem}.yaml").write_text(moved)
-    assert len(names) == len(KINDS)
+    assert len(names) == len(ADDED)
     contract = ("tests/models/test_contract.py", "-k", " or ".join(f"[{name}" for name in names))
     said = call(("-m", "pytest", "-q", "-p", "no:cacheprovider", *contract), cwd=tmp_path)
     assert int(re.search(r"\b(\d+) passed", said)[1]) > 20 * len(names)
@@ -141,7 +154,7 @@ def test_the_added_models_keep_the_contract_once_they_are_part_of_the_checkout(t
 
 @pytest.mark.slow
 def test_the_python_example_trains_and_tests(tmp_path):
-    trained, opened = blocks(section("From Python"), "python")
+    trained, opened = blocks(section(ROOT / "docs/python.md", "Models, data and trainer"), "python")
     (tmp_path / "example.py").write_text(trained)
     (tmp_path / "opened.py").write_text(opened + "print(type(run.model).__name__, run.data)")
     command = ("-m", "mmrec.run", "run_dir=outputs/first", "model=bpr", *TINY)
@@ -152,18 +165,31 @@ def test_the_python_example_trains_and_tests(tmp_path):
 
 @pytest.mark.slow
 def test_the_python_example_of_new_items_scores_them(tmp_path):
-    _, opened = blocks(section("From Python"), "python")
-    [scored] = blocks(section("Models"), "python")
+    [scored] = blocks((ROOT / "docs/cold-start.md").read_text(), "python")
     cold = ("data=planted_cold", "evaluation.cutoffs=[5,10]", "trainer.check_val_every_n_epoch=1")
-    command = ("-m", "mmrec.run", "model=mamex", *TINY, *cold, "run_dir=outputs/first")
-    made = "import numpy\narray = numpy.ones((3, run.model.item_features.widths[0]))\n"
-    (tmp_path / "new.py").write_text(opened + made + scored + "print(scores.shape)")
+    command = ("-m", "mmrec.run", "model=mamex", *TINY, *cold, "run_dir=outputs/cold")
+    opened, ranked = scored.split("with torch", 1)
+    made = "import numpy\narray = numpy.ones((3, run.model.item_features.widths[0]))\nwith torch"
+    (tmp_path / "new.py").write_text(opened + made + ranked + "print(scores.shape)")
     assert "torch.Size([2, 3])" in call(command, ("new.py",), cwd=tmp_path)
 
 
-@pytest.mark.parametrize("target", LINK.findall(README))
-def test_every_link_leads_to_a_file(target):
-    assert (ROOT / target).exists()
+def anchors(path):
+    """Fragments that the headings of a page have."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_link_leads_to_a_file_and_a_heading(path):
+    for target, anchor in LINK.findall(path.read_text()):
+        goal = path.parent / target
+        assert goal.exists(), target
+        assert not anchor or anchor in anchors(goal), f"{target}#{anchor}"
+
+
+def test_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 150
 
 
 def test_every_command_shown_is_one():
@@ -179,10 +205,10 @@ def test_every_setting_shown_is_one(command, words, composed):
     assert set(flags) <= {"-m", "--cfg", "--help", "--config-dir"}
     overrides = [word for word in overrides if word not in ("job", "mine/conf")]
     if command == "prepare":
-        for word in overrides:
-            group, _, choice = word.partition("=")
-            assert group == "data"
-            assert (conf_dir() / command / f"{choice}.yaml").is_file()
+        of_data = [re.sub("^data=", "prepare@data=", word) for word in overrides]
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            compose("prepare", prepared(of_data))
     elif command != "run":
         settings = (conf_dir() / f"{command}.yaml").read_text()
         for word in overrides:
@@ -197,6 +223,6 @@ def test_every_setting_shown_is_one(command, words, composed):
 
 
 def test_every_model_and_data_set_is_in_a_table():
-    for group in ("model", "data"):
+    for group, page in (("model", "docs/models/index.md"), ("data", "docs/datasets.md")):
         for path in (conf_dir() / group).glob("[!_]*.yaml"):
-            assert f"`{path.stem}`" in README
+            assert f"`{path.stem}`" in (ROOT / page).read_text()
