@@ -121,9 +121,12 @@ def test_a_set_without_content_and_time_has_a_card(folder):
     for path in folder.glob("*_feat.npy"):
         path.unlink()
     rows = pl.read_csv(folder / "<b>set.inter", separator="\t").select("userID", "itemID")
+    rows = pl.concat([rows, rows[:3]])
     rows.write_csv(folder / "<b>set.inter", separator="\t")
     card = describe(read_folder(folder.parent, folder.name), folder)
     html = write_card(folder, card).read_text()
+    assert (card.interactions, card.repeats) == (5 * USERS + 3, 3)
+    assert card.density == pytest.approx(5 / ITEMS)
     assert (card.periods, card.parts, card.content, card.warnings) == (None, {}, {}, [])
     assert "Concentration" in html
     assert "Neighbours" not in html

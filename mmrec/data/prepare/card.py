@@ -16,7 +16,6 @@ import numpy.typing as npt
 import torch
 
 from mmrec.data.corpus import SPLITS, Modality, Source
-from mmrec.data.parts import repeated_pairs
 from mmrec.data.prepare.lift import (
     CoInteraction,
     Lift,
@@ -177,7 +176,7 @@ def describe(source: Source, folder: Path, *, seed: int = 0) -> Card:
         users=int((user_degree > 0).sum()),
         items=source.n_items,
         interactions=len(rows),
-        repeats=int(repeated_pairs(rows).sum()),
+        repeats=len(rows) - shared.pairs,
         user_degree=user_degree,
         item_degree=torch.bincount(rows.item, minlength=source.n_items).numpy(),
         parts={}

@@ -74,6 +74,11 @@ class CoInteraction:
         self.matrix.sum_duplicates()
         self.matrix.data[:] = 1
 
+    @property
+    def pairs(self) -> int:
+        """The number of different user-item pairs."""
+        return int(self.matrix.nnz)
+
     def items(self) -> Rows:
         """The items with an interaction, in order."""
         return np.diff(self.matrix.indptr).nonzero()[0].astype(np.int64)
