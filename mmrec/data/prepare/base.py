@@ -24,6 +24,7 @@ from mmrec.data.filters import check_filters
 from mmrec.data.prepare.filters import Duplicates
 from mmrec.data.prepare.numbering import Split
 from mmrec.data.tables import reading, shown
+from mmrec.tables.shards import is_table
 
 if TYPE_CHECKING:
     from mmrec.data.prepare.fetch import Fetcher
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 Counts = dict[str, Any]
 # Settings that change no byte of the data: digests of files say where they differ.
 NOT_CONTENT = ("mirrors", "expected", "source_folder", "page")
+# Settings of all sources that change no detail of an item.
+NOT_ITEMS = (
+    *(*NOT_CONTENT, "name", "min_rating", "duplicates", "k_core"),
+    *("split", "split_seed", "labels", "text_model"),
+)
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,10 @@ class RawData(ABC):
         """Return what decides how files become interactions, as text."""
         return self.key("source")
 
+    def items_key(self) -> list[str]:
+        """Return what decides about the details of given items, as text."""
+        return self.key(*(name for name in self.settings() if name not in NOT_ITEMS))
+
     def settings(self) -> dict[str, Any]:
         """Return the settings by name, for the manifest."""
         settings = {"source": type(self).__name__, **asdict(self)}
@@ -199,14 +209,16 @@ def check_files(settings: Mapping[str, str | None]) -> None:
     """Refuse paths of files that do not exist.
 
     Args:
-        settings: paths by the setting that holds them; None is no file.
+        settings: paths by the setting that holds them, also of folders of Parquet files; None is no
+            file.
 
     Raises:
         SettingError: names the first.
     """
     for setting, name in settings.items():
-        if name is not None and not expand(name).is_file():
-            problem = "it is a folder" if expand(name).is_dir() else "there is no such file"
+        if name is not None and not is_table(expand(name)):
+            folder = expand(name).is_dir()
+            problem = "it is a folder without Parquet files" if folder else "there is no such file"
             raise SettingError(
                 setting=setting,
                 value=printable(name),

@@ -15,7 +15,8 @@ from mmrec.data.corpus import content_hash
 from mmrec.data.files import digests
 from mmrec.data.prepare.base import RawData, RawFile
 from mmrec.data.prepare.cache import VERSION, cached
-from mmrec.data.prepare.check import check_folder, read_manifest
+from mmrec.data.prepare.card import Card, describe
+from mmrec.data.prepare.check import check_folder, read_manifest, verified_source
 from mmrec.data.prepare.encode import Encoder, SentenceEncoder, check_model, encode_texts
 from mmrec.data.prepare.fetch import Fetcher
 from mmrec.data.prepare.filters import count, filter_interactions, shown_counts
@@ -23,13 +24,16 @@ from mmrec.data.prepare.numbering import number
 from mmrec.data.prepare.write import (
     MANIFEST,
     Staging,
+    complete_manifest,
     write_interactions,
     write_items,
     write_manifest,
     write_vectors,
 )
+from mmrec.tables.shards import table_size
 
 log = logging.getLogger(__name__)
+WriteCard = Callable[[Path, Card, Mapping[str, Any]], object]
 
 
 def prepare_folder(
@@ -39,6 +43,7 @@ def prepare_folder(
     *,
     overwrite: bool = False,
     make_encoder: Callable[[str], Encoder] = SentenceEncoder,
+    write_card: WriteCard | None = None,
 ) -> Path:
     """Make the folder of a data set.
 
@@ -51,6 +56,7 @@ def prepare_folder(
         versions: of Python and packages, for the manifest.
         overwrite: replace a folder that was prepared from other files or with other settings.
         make_encoder: makes the encoder of texts from `data.text_model`.
+        write_card: writes the data card into the folder; None: there is none.
 
     Returns:
         The folder.
@@ -73,7 +79,9 @@ def prepare_folder(
             hint="wait until it is done; its stages are shared",
         ) from None
     with lock:
-        return _prepare(data, fetcher, versions, model, make_encoder, overwrite=overwrite)
+        return _prepare(
+            data, fetcher, versions, model, make_encoder, write_card, overwrite=overwrite
+        )
 
 
 def _prepare(
@@ -82,6 +90,7 @@ def _prepare(
     versions: Mapping[str, str],
     model: Mapping[str, RawFile],
     make_encoder: Callable[[str], Encoder],
+    write_card: WriteCard | None,
     *,
     overwrite: bool,
 ) -> Path:
@@ -137,8 +146,9 @@ def _prepare(
     log.info("split: %s, %s", numbered.rule, shown_counts(numbered.parts()))
 
     ids = content_hash([*numbered.items])
+    sources = [file for file in used if not file.startswith("labels/")]
     details, item_counts = cached(
-        "items", [*data.key(), *used, ids], lambda: data.read_items(files, numbered.items)
+        "items", [*data.items_key(), *sources, ids], lambda: data.read_items(files, numbered.items)
     )
     vectors = data.read_vectors(files, numbered.items)
     encoder = None
@@ -151,7 +161,7 @@ def _prepare(
     for name, table in data.more_tables(files, numbered.items).items():
         staging.write(name, table.write_csv)
     modalities = {kind: write_vectors(staging, kind, each) for kind, each in vectors.items()}
-    manifest = write_manifest(
+    manifest = complete_manifest(
         staging,
         {
             "name": data.name,
@@ -159,7 +169,7 @@ def _prepare(
             "sources": {
                 role: {
                     "file": file.path.name,
-                    "bytes": file.path.stat().st_size,
+                    "bytes": table_size(file.path),
                     "sha256": file.sha256,
                     "url": file.url,
                 }
@@ -175,7 +185,11 @@ def _prepare(
             "versions": dict(versions),
         },
     )
-    check_folder(staging.folder, manifest)
+    card = describe(verified_source(staging.folder, manifest), staging.folder)
+    manifest["alignment"] = card.alignment()
+    write_manifest(staging, manifest)
+    if write_card is not None:
+        write_card(staging.folder, card, manifest)
     staging.finish()
     log.info("%s: %s", folder, shown_counts(final))
     return folder
