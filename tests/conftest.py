@@ -45,7 +45,15 @@ SLOW = {
     *("test_contract", "test_demo", "test_evaluate", "test_explain", "test_grid", "test_launchers"),
     *("test_lr_schedule", "test_stages"),
     *("test_packaging", "test_processes", "test_docs", "test_recommend", "test_resume"),
-    *("test_run", "test_open_run", "test_settings", "test_similar", "test_studies", "test_sweep"),
+    *(
+        "test_run",
+        "test_open_run",
+        "test_settings",
+        "test_shards",
+        "test_similar",
+        "test_studies",
+        "test_sweep",
+    ),
     *("test_sweep_jobs", "test_sweep_samplers", "test_sweep_workers", "test_switches"),
     *("test_sequence_run", "test_tracking"),
 }

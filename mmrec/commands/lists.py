@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +17,22 @@ SHOWN = 3  # users or items whose lists are printed when none are named
 WIDEST = 60  # characters of a printed value
 
 
-def write_lists(frames: Iterable[pl.DataFrame], path: Path) -> None:
+def write_lists(
+    frames: Iterable[pl.DataFrame], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write blocks of lists to one file; on any failure, an earlier file is kept.
 
     Args:
         frames: written as they come, so that memory holds one at a time.
         path: ends in one of `SUFFIXES`.
+        metadata: of a Parquet file.
     """
     import polars as pl
 
     from mmrec.config.text import spreadsheet_frame
 
     sinks: dict[str, Callable[..., Any]] = {
-        ".parquet": pl.LazyFrame.sink_parquet,
+        ".parquet": partial(pl.LazyFrame.sink_parquet, metadata=dict(metadata or {})),
         ".csv": pl.LazyFrame.sink_csv,
         ".jsonl": pl.LazyFrame.sink_ndjson,
     }

@@ -12,6 +12,17 @@ from omegaconf import DictConfig
 
 from mmrec.commands.app import answer, launch, output_file
 from mmrec.commands.lists import SHOWN, SUFFIXES, table_text, write_lists
+from mmrec.commands.shards import (
+    REQUEST,
+    Engine,
+    as_text,
+    is_written,
+    join,
+    parse_shard,
+    request_of,
+    write_all,
+)
+from mmrec.config.checks import check_choice
 from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.literals import Known, Masked
 from mmrec.config.paths import expand
@@ -56,6 +67,8 @@ def recommend(
     data_root: str | None = None,
     title: str | None = None,
     trust: str | Sequence[str] = (),
+    shard: str | int | None = None,
+    engine: Engine = "local",
 ) -> Path | None:
     """Write or print the k best items of each user, best first.
 
@@ -98,9 +111,14 @@ def recommend(
         data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
         title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
         trust: modules outside mmrec that the run may import; needed once for each.
+        shard: write a part of the users, for example `3/64` for the third of 64 parts; `64` writes
+            all 64. `output` is then a folder of Parquet files. Parts that exist are kept, and
+            `manifest.json` is written when all of them exist.
+        engine: of `shard=64`: `local` writes the parts one after another, `ray` as tasks of a Ray
+            cluster.
 
     Returns:
-        The output file, if there is one.
+        The output file or folder, if there is one.
 
     Raises:
         SettingError: an invalid setting, or an unknown user or item.
@@ -109,13 +127,39 @@ def recommend(
             like those that the model has learned from.
         NonFiniteScores: a score is NaN or infinite.
     """
-    path = output_file("output", output, SUFFIXES) if output else None
     for name, value in (("k", k), ("block", block)):
         if value is not None and value < 1:
             raise SettingError(setting=name, value=value, expected="1 or more")
+    length = LENGTH if k is None else k
     check_files(users=users, exclude=exclude, only=only)
     table = _table_of_histories(history)
     locate_run(run)  # before torch is loaded, which takes seconds
+    check_choice(Engine, engine=engine)
+    parts, request = None, None
+    if shard is None:
+        if engine != "local":
+            raise SettingError(
+                setting="engine",
+                value=engine,
+                problem="it writes lists in parts",
+                hint="add the number of parts, for example shard=64 output=lists",
+            )
+        path = output_file("output", output, SUFFIXES) if output else None
+    else:
+        parts = parse_shard(shard, output)
+        parts.folder.mkdir(parents=True, exist_ok=True)
+        deciding = {"k": length, "users": users, "items": items, "seen": seen, "history": history}
+        deciding |= {"exclude": exclude, "only": only, "title": title}
+        if parts.number is None:
+            machine = {"block": block, "accelerator": accelerator, "data_root": data_root}
+            where = {"run": run, "output": str(output), "trust": trust}
+            write_all(parts, engine, {**deciding, **machine, **where})
+            return parts.folder
+        path, request = parts.path(parts.number), request_of(run, deciding)
+        if is_written(parts, parts.number, request):
+            log.info("kept: %s", path)
+            join(parts, request)
+            return parts.folder
     import_torchmetrics()
 
     import polars as pl
@@ -136,6 +180,8 @@ def recommend(
         chosen = select("users", users, names)
     else:
         chosen = torch.arange(names.count if path else min(SHOWN, names.count))
+    if parts is not None:
+        chosen = parts.users(chosen)
     cold = 0 if given is not None else int((corpus.user_counts()[chosen] == 0).sum())
     if cold:
         log.warning(
@@ -148,19 +194,21 @@ def recommend(
             "items that users have in test, or in interactions that a filter such as "
             "data.min_rating removed, may be recommended; seen=all leaves them out"
         )
-    length = LENGTH if k is None else k
     known = cast("Known | None", history) if given is None else given
     lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer, known)
     what = "ranking this many users at a time needs"
     with memory_suffices(SettingError, setting="block", value=block, what=what, lower="it"):
         if path is not None:
-            write_lists(lists, path)
+            write_lists(lists, path, {} if request is None else {REQUEST: as_text(request)})
         else:
             log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
     if offer.new is not None:
         _warn_of_gaps(offer.new, corpus, items)
     if path is not None:
         log.info("users: %d, length of the lists: up to %d, file: %s", len(chosen), length, path)
+        if parts is not None and request is not None:
+            join(parts, request)
+            return parts.folder
     elif users is None:
         log.info(
             "%d of %d users; users=[...] selects others, output=recs.csv writes all",

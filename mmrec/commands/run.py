@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mmrec.commands.app import launch
+from mmrec.commands.prepare import prepare_missing
 from mmrec.commands.run_tables import draw_learning_curve, write_tables
 from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.paths import expand
@@ -221,7 +222,8 @@ def _set_up(
     """Check the configuration, build everything, and write what identifies the run."""
     start = time.perf_counter()
     if OmegaConf.is_dict(config.get("data")):  # report a misspelt column before torch is loaded
-        plain_data = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
+        plain_data: Any = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
+        prepare_missing(plain_data)
         check_data(plain_data, [*config_dirs(), *(overrides or ())])
     import_torchmetrics()
     from mmrec.training.card import buffer_values, introduce

@@ -76,6 +76,10 @@ class Interactions:
         return len(self.user)
 
 
+class CheckedInteractions(Interactions):
+    """Interactions whose indices a corpus has checked before, so that they need not be read."""
+
+
 class ByUser(NamedTuple):
     """Interactions grouped by user, in order of time.
 
@@ -143,6 +147,7 @@ class Source:
         fingerprint: hash of the content of everything above.
         clock: whether times are seconds, and not positions within a user.
         removed: interactions that filters removed, of users and items that are left.
+        kept_items: [I] rows of the items in the files of features, if filters removed some.
     """
 
     name: str
@@ -159,6 +164,7 @@ class Source:
     item_ids: pl.Series | None = None
     item_titles: pl.Series | None = None
     removed: Interactions | None = None
+    kept_items: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -260,7 +266,7 @@ class Corpus(TrainingView):
                 remedy = remedy if self.cold is None else COLD_REMEDY
                 raise empty_part(self.name, split, self.split, remedy)
         for split, rows in zip((*SPLITS, "warm"), (*parts, self.warm), strict=True):
-            if rows is None or not len(rows):
+            if rows is None or not len(rows) or isinstance(rows, CheckedInteractions):
                 continue
             for column, count in ((rows.user, self.n_users), (rows.item, self.n_items)):
                 if column.min() < 0 or column.max() >= count:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,21 +12,17 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Ge
 from lightning import LightningDataModule
+from torch import Tensor
 
 from mmrec.config.checks import check_at_least, check_choice
 from mmrec.config.errors import SettingError
 from mmrec.config.paths import data_root, expand
 from mmrec.data.batches import Pairs, Sequences
-from mmrec.data.corpus import (
-    Corpus,
-    Interactions,
-    Seed,
-    Size,
-    Source,
-)
+from mmrec.data.corpus import Corpus, Interactions, Modality, Seed, Size, Source
+from mmrec.data.corpus_cache import Built, cached_corpus
 from mmrec.data.corruption import Corruption, corrupt_modalities
-from mmrec.data.filters import Where
-from mmrec.data.folder import Columns, read_folder
+from mmrec.data.filters import Where, select_items
+from mmrec.data.folder import Columns, FolderFiles, find_files, fingerprint, read_folder
 from mmrec.data.ids import Ids
 from mmrec.data.loaders import (
     Dataset,
@@ -43,8 +39,15 @@ from mmrec.data.planting import Roles
 from mmrec.data.sampling import Distribution, EpochBatches, NegativeSampler
 from mmrec.data.splits import COLD_SHARE, ColdItems, Split, needed_roles, split_corpus
 from mmrec.data.synthetic import planted
+from mmrec.tables.shards import table_size
 
 log = logging.getLogger(__name__)
+LARGE = 2**24  # bytes of a table of interactions whose split is cached
+# Settings that bear on nothing up to the split.
+AFTER_SPLIT = {
+    *("modalities", "corrupt", "corrupt_how", "batch_size", "eval_batch_size", "negatives"),
+    *("distribution", "seed"),
+}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -134,7 +137,17 @@ class InteractionData(LightningDataModule):
                 problem="the model does not read the order of interactions, and counts pairs once",
                 hint="leave it out",
             )
-        source = self.source()
+        corpus = self.whole()
+        if self.modalities is not None:
+            corpus = select_modalities(corpus, self.modalities)
+        return corrupt_modalities(corpus, self.corrupt, how=self.corrupt_how, seed=self.split_seed)
+
+    def whole(self) -> Corpus:
+        """The data after the split, with all modalities as they are."""
+        return self.apply_split(self.source())
+
+    def apply_split(self, source: Source) -> Corpus:
+        """Split a source by the settings."""
         if self.ordered:  # before the split, which would offer one that needs no order
             check_ordered(source.name, source.interactions)
         split = self.split
@@ -148,7 +161,7 @@ class InteractionData(LightningDataModule):
                 "later items; data.split=leave_one_out holds out the last ones",
                 source.name,
             )
-        corpus = split_corpus(
+        return split_corpus(
             source,
             split=split,
             seed=self.split_seed,
@@ -159,9 +172,6 @@ class InteractionData(LightningDataModule):
             draw_repeats=self.draw_repeats,
             keep_repeats=self.ordered and self.keep_repeats is not False,
         )
-        if self.modalities is not None:
-            corpus = select_modalities(corpus, self.modalities)
-        return corrupt_modalities(corpus, self.corrupt, how=self.corrupt_how, seed=self.split_seed)
 
     def setup(self, stage: str) -> None:
         """Read or make the corpus, if that has not happened yet."""
@@ -246,8 +256,8 @@ class FolderData(InteractionData):
         name: of the folder and its interaction file.
         root: the folder of data sets; None: `$MMREC_DATA`, else `data/`.
         columns: names of the columns of the interactions and of `items.csv`.
-        interactions_file: name of the interaction file; None: `<name>.inter`, or .csv, .tsv,
-            .parquet, .jsonl; text also with .gz.
+        interactions_file: name of the interaction file, or of a folder of Parquet files; None:
+            `<name>.inter`, or .csv, .tsv, .parquet, .jsonl; text also with .gz.
         separator: of the interaction file: `tab`, `comma`, `semicolon`, `pipe`, `double_colon`,
             `space`, or the characters themselves; None detects it.
         ids: meaning of ids that can be read in two ways: `rows` (row numbers) or `names` (original
@@ -258,6 +268,11 @@ class FolderData(InteractionData):
         k_core: users and items with fewer interactions (a repeated pair counts once) are removed,
             until none has fewer; 0 keeps all.
         category_separator: between the categories of an item in `items.csv`.
+        cache: whether the split data are kept in the cache folder, from where processes and trials
+            map them into memory instead of reading the files again. None: if the table of
+            interactions has 16 MiB or more; smaller ones are read as fast.
+        prepare: read by the command `mmrec run`, which then makes a public set whose folder is
+            missing; `source` itself downloads nothing.
     """
 
     name: str = field(kw_only=False)
@@ -270,22 +285,68 @@ class FolderData(InteractionData):
     min_rating: float | None = None
     k_core: int = 0
     category_separator: str = "|"
+    cache: bool | None = None
+    prepare: bool = False
 
     def source(self) -> Source:
         """Read the folder."""
+        return self._read(None)
+
+    def whole(self) -> Corpus:
+        """The data after the split, perhaps from the cache."""
+        if self.cache is False:
+            return super().whole()
+        files = find_files(self._root(), self.name, self.interactions_file, self.modalities)
+        if self.cache is None and table_size(files.interactions) < LARGE:
+            return self.apply_split(self._read(files))
+
+        def build() -> Built:
+            source = self._read(files)
+            return Built(self.apply_split(source), source.kept_items)
+
+        def modalities(kept: Tensor | None) -> Mapping[str, Modality]:
+            content = files.read_features()
+            return content if kept is None else select_items(content, kept)
+
+        return cached_corpus(self._key(files), build, modalities)
+
+    def _root(self) -> Path:
+        return data_root() if self.root is None else expand(self.root)
+
+    def _how(self) -> dict[str, Any]:
+        """How the folder is read."""
+        return {
+            "columns": self.columns,
+            "separator": self.separator,
+            "ids": self.ids,
+            "where": self.where,
+            "min_rating": self.min_rating,
+            "k_core": self.k_core,
+            "category_separator": self.category_separator,
+        }
+
+    def _needed(self) -> tuple[str, ...]:
+        return needed_roles(self.split, self.cold_items, ordered=self.ordered)
+
+    def _key(self, files: FolderFiles) -> list[str]:
+        """Everything that the split data depend on, as text."""
+        named = [self.name, files.interactions.name, self.columns.title, *self._needed()]
+        rules = {
+            each.name: getattr(self, each.name)
+            for each in fields(InteractionData)
+            if each.name not in AFTER_SPLIT
+        }
+        return [fingerprint(files, **self._how()), *map(repr, named), repr(rules)]
+
+    def _read(self, files: FolderFiles | None) -> Source:
         return read_folder(
-            data_root() if self.root is None else expand(self.root),
+            self._root(),
             self.name,
-            columns=self.columns,
             modalities=self.modalities,
             interactions_file=self.interactions_file,
-            separator=self.separator,
-            ids=self.ids,
-            where=self.where,
-            min_rating=self.min_rating,
-            k_core=self.k_core,
-            category_separator=self.category_separator,
-            needed=needed_roles(self.split, self.cold_items, ordered=self.ordered),
+            needed=self._needed(),
+            files=files,
+            **self._how(),
         )
 
 

@@ -22,8 +22,9 @@ import torch
 
 from mmrec.config.paths import cache_dir, free_space, replace_file, reserve_space
 from mmrec.config.text import first_line
-from mmrec.data.corpus import DataError, Modality
+from mmrec.data.corpus import DataError, Modality, content_hash
 from mmrec.data.tables import reading, shown
+from mmrec.tables.shards import shards
 
 log = logging.getLogger(__name__)
 
@@ -58,15 +59,23 @@ def _caching(path: Path, size: int) -> Iterator[BinaryIO]:
 def digests(paths: Iterable[Path]) -> dict[Path, str]:
     """The sha256 of each file's content.
 
-    Each file is read in full every time: size, modification time and inode can all stay the same
-    when the content changes.
+    That of a folder of Parquet files is the hash of their names and digests. Each file is read in
+    full every time: size, modification time and inode can all stay the same when the content
+    changes.
 
     Raises:
         DataError: a file cannot be read.
     """
-    unique = list(dict.fromkeys(paths))
+    tables = {path: shards(path) for path in paths}
+    unique = list(dict.fromkeys(file for path, parts in tables.items() for file in parts or [path]))
     with ThreadPoolExecutor(HASHING) as pool:
-        return dict(zip(unique, pool.map(_sha256, unique), strict=True))
+        found = dict(zip(unique, pool.map(_sha256, unique), strict=True))
+    return {
+        path: content_hash([f"{file.name}: {found[file]}" for file in parts])
+        if parts
+        else found[path]
+        for path, parts in tables.items()
+    }
 
 
 def read_modality(path: Path, digest: str) -> Modality:

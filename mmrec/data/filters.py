@@ -158,14 +158,8 @@ def restrict_to_core(source: Source, k: int) -> Source:
         n_items=len(items),
         interactions=Interactions(user_row[kept.user], item_row[kept.item], kept.time),
         label=None if source.label is None else source.label[mask],
-        modalities={
-            kind: Modality(
-                features=modality.features[items],
-                present=modality.present[items],
-                digest=content_hash([modality.digest, items]),
-            )
-            for kind, modality in source.modalities.items()
-        },
+        modalities=select_items(source.modalities, items),
+        kept_items=items,
         categories=categories,
         cold=None if source.cold is None else source.cold[items],
         user_ids=_restrict_ids(source.user_ids, users),
@@ -173,6 +167,23 @@ def restrict_to_core(source: Source, k: int) -> Source:
         item_titles=titles if titles is None else titles.gather(items.numpy()),
         removed=None if source.removed is None else _renumbered(source.removed, user_row, item_row),
     )
+
+
+def select_items(modalities: Mapping[str, Modality], items: Tensor) -> dict[str, Modality]:
+    """The content of some items.
+
+    Args:
+        modalities: by name.
+        items: [M] rows, in the order that they shall have.
+    """
+    return {
+        kind: Modality(
+            features=modality.features[items],
+            present=modality.present[items],
+            digest=content_hash([modality.digest, items]),
+        )
+        for kind, modality in modalities.items()
+    }
 
 
 def _accepts(table: FileTable, name: str, accepted: Scalar | list[Scalar]) -> pl.Series:

@@ -68,6 +68,82 @@ class Columns:
 DEFAULT_COLUMNS = Columns()
 
 
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files of a data set.
+
+    Attributes:
+        interactions: the table of interactions.
+        features: by modality, in a fixed order.
+        side: other files that are read.
+        digest: hash of the content of each.
+    """
+
+    interactions: Path
+    features: Mapping[str, Path]
+    side: Sequence[Path]
+    digest: Mapping[Path, str]
+
+    def read_features(self) -> dict[str, Modality]:
+        """The content of the items, memory-mapped."""
+        return {
+            kind: read_modality(file, self.digest[file]) for kind, file in self.features.items()
+        }
+
+
+def find_files(
+    root: Path, name: str, interactions_file: str | None, modalities: Sequence[str] | None
+) -> FolderFiles:
+    """Find the files of a data set and hash their content.
+
+    Args:
+        root: folder of data sets.
+        name: of the data set.
+        interactions_file: see `read_folder`.
+        modalities: see `read_folder`.
+
+    Raises:
+        DataError: a file is missing or cannot be read.
+    """
+    path = find_interactions(root, name, interactions_file)
+    features = _feature_files(path.parent, modalities)
+    side = [file for each in SIDE_FILES if (file := path.parent / each).exists()]
+    return FolderFiles(path, features, side, digests([path, *features.values(), *side]))
+
+
+def fingerprint(
+    files: FolderFiles,
+    *,
+    columns: Columns,
+    separator: str | None,
+    ids: Ids | None,
+    where: Where,
+    min_rating: float | None,
+    k_core: int,
+    category_separator: str,
+) -> str:
+    """Hash of the content of files and of the settings that decide how it is read.
+
+    The arguments are those of `read_folder`.
+    """
+    changed = {
+        "separator": separator,
+        "rating": columns.rating,
+        "min_rating": min_rating,
+        "where": json.dumps(where, sort_keys=True) if where else None,
+        "ids": ids,
+        "categories": columns.categories if columns.categories != "categories" else None,
+        "category_separator": category_separator if category_separator != "|" else None,
+    }
+    return content_hash(
+        [files.digest[files.interactions], *(asdict(columns)[role] for role in DEFAULTS)]
+        + [f"k_core={k_core}"]
+        + [f"{file.name}: {files.digest[file]}" for file in (*files.features.values(), *files.side)]
+        # Settings that are not in use leave the fingerprint as it was before they existed.
+        + [f"{key}={value}" for key, value in changed.items() if value is not None]
+    )
+
+
 def read_folder(
     root: Path,
     name: str,
@@ -82,6 +158,7 @@ def read_folder(
     k_core: int = 0,
     category_separator: str = "|",
     needed: Collection[str] = OPTIONAL,
+    files: FolderFiles | None = None,
 ) -> Source:
     """Read the data set in the folder `root/name`.
 
@@ -98,9 +175,9 @@ def read_folder(
         name: of the data set.
         columns: names of columns.
         modalities: names; each is read from `<modality>_feat.npy`. None reads all there are.
-        interactions_file: a delimited text, JSON lines or Parquet file in the folder. None looks
-            for `<name>.inter`, `.csv`, `.tsv`, `.parquet` and `.jsonl`, in this order, and then for
-            the text formats with `.gz`.
+        interactions_file: a delimited text, JSON lines or Parquet file in the folder, or a folder
+            of Parquet files there. None looks for `<name>.inter`, `.csv`, `.tsv`, `.parquet` and
+            `.jsonl`, in this order, and then for the text formats with `.gz`.
         separator: of the interactions: tab, comma, semicolon, pipe, double_colon, space, or the
             characters themselves; None detects it.
         ids: meaning of ids that can be read in two ways: `rows` (row numbers) or `names` (original
@@ -114,6 +191,7 @@ def read_folder(
         category_separator: between the categories of an item.
         needed: of time, position and label, those that must be valid if the file has them. An
             invalid one of the others is ignored with a warning.
+        files: of the folder, if they are known; None: they are found and hashed.
 
     Raises:
         DataError: a file is missing or invalid.
@@ -127,10 +205,8 @@ def read_folder(
         expected = "one or more characters"
         raise SettingError(setting="data.category_separator", value="", expected=expected)
     check_filters(k_core, min_rating)
-    path = find_interactions(root, name, interactions_file)
-    features = _feature_files(path.parent, modalities)
-    side = [file for each in SIDE_FILES if (file := path.parent / each).exists()]
-    digest = digests([path, *features.values(), *side])
+    files = files or find_files(root, name, interactions_file, modalities)
+    path = files.interactions
 
     found, dropped = _interaction_columns(path, name, columns, separator, where, min_rating, needed)
     details = item_details(
@@ -143,20 +219,11 @@ def read_folder(
     cold: dict[str, Column] = {}
     if cold_items.exists():
         cold = item_columns(read_table(cold_items), columns.item, cold_label="cold_label")
-    content = {kind: read_modality(file, digest[file]) for kind, file in features.items()}
+    content = files.read_features()
     users = user_index(found["user"], ids)
     strict = not users.two_readings(found["user"])
     items = item_index(found["item"], details.get("item"), content, ids, strict=strict)
     rows, clock = _rows(found, users, items, needed)
-    changed = {
-        "separator": separator,
-        "rating": columns.rating,
-        "min_rating": min_rating,
-        "where": json.dumps(where, sort_keys=True) if where else None,
-        "ids": ids,
-        "categories": columns.categories if columns.categories != "categories" else None,
-        "category_separator": category_separator if category_separator != "|" else None,
-    }
     source = Source(
         name=name,
         n_users=users.count,
@@ -175,11 +242,15 @@ def read_folder(
         item_titles=item_titles(details, items),
         clock=clock,
         removed=_removed(dropped, users, items),
-        fingerprint=content_hash(
-            [digest[path], *(asdict(columns)[role] for role in DEFAULTS), f"k_core={k_core}"]
-            + [f"{file.name}: {digest[file]}" for file in (*features.values(), *side)]
-            # Settings that are not in use leave the fingerprint as it was before they existed.
-            + [f"{key}={value}" for key, value in changed.items() if value is not None]
+        fingerprint=fingerprint(
+            files,
+            columns=columns,
+            separator=separator,
+            ids=ids,
+            where=where,
+            min_rating=min_rating,
+            k_core=k_core,
+            category_separator=category_separator,
         ),
     )
     return restrict_to_core(source, k_core) if k_core else source

@@ -23,6 +23,7 @@ from mmrec.config.errors import DataError, SettingError
 from mmrec.config.text import first_line, printable
 from mmrec.tables.delimited import BOM, parse_delimited
 from mmrec.tables.separators import chosen_separator, header_advice
+from mmrec.tables.shards import shards
 
 GZIP = b"\x1f\x8b"
 # How files begin that are no text, whatever their name says.
@@ -221,10 +222,10 @@ def without_controls(text: pl.Series) -> pl.Series:
 def read_table(
     path: Path, *, separator: str | None = None, setting: str | None = None
 ) -> FileTable:
-    """Read delimited text or JSON lines, either also compressed with gzip, or a Parquet file.
+    """Read delimited text or JSON lines, either also compressed with gzip, or Parquet.
 
     The name tells the kind: `.parquet`, `.jsonl` or `.ndjson`; anything else is delimited text with
-    a header.
+    a header. A folder of Parquet files is one table, in the order of their names.
 
     Args:
         path: of the file.
@@ -236,7 +237,8 @@ def read_table(
         DataError: the file cannot be read; it has the line, if one is to blame.
         SettingError: a separator that is none, or that the kind of file does not have.
     """
-    kind = Path(path.name.removesuffix(".gz")).suffix
+    parts = shards(path)
+    kind = ".parquet" if parts else Path(path.name.removesuffix(".gz")).suffix
     text = kind not in {".parquet", ".jsonl", ".ndjson"}
     chosen = None
     if separator is not None:
@@ -249,6 +251,8 @@ def read_table(
                 hint="leave the setting out",
             )
     with reading(path):
+        if parts:
+            return FileTable(path, _joined(parts))
         if kind == ".parquet":
             return FileTable(path, pl.read_parquet(path, glob=False))
         content = _content(path)
@@ -257,6 +261,25 @@ def read_table(
             return FileTable(path, frame, lines, setting)
         parsed = parse_delimited(shown(path), content, chosen, setting or "separator")
     return FileTable(path, parsed.frame, parsed.lines, setting)
+
+
+def _joined(paths: Sequence[Path]) -> pl.DataFrame:
+    """The rows of Parquet files, which must have the same columns."""
+    first: dict[str, pl.DataType] = {}
+    for path in paths:
+        with reading(path):
+            schema = pl.read_parquet_schema(path)
+        first = first or dict(schema)
+        if dict(schema) != first:
+            name = min(name for name, _ in {*first.items()} ^ {*schema.items()})
+            raise DataError(
+                file=shown(path),
+                column=printable(name),
+                found=f"of type {schema[name]}" if name in schema else "missing",
+                expected=f"the columns and types of {paths[0].name}",
+                hint="write all files with one schema",
+            )
+    return pl.scan_parquet(list(paths), glob=False).collect(engine="streaming")
 
 
 def _content(path: Path) -> bytes:

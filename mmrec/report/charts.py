@@ -125,7 +125,7 @@ def quality_and_cost(
     label = "none is better at less"
     axes.plot(*zip(*sorted(front), strict=True), color=TEXT, linewidth=0.8, zorder=0, label=label)
     axes.set_xscale("log")
-    _plain(axes.xaxis)
+    plain(axes.xaxis)
     add_legend(axes)
     return figure
 
@@ -247,21 +247,21 @@ def _tidy(figure: Figure, *, wide: bool) -> None:
                 label.set_fontsize(7)
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log":
-                _plain(axis)
+                plain(axis)
 
 
-def rendered(figure: Figure) -> dict[str, bytes]:
-    """A figure for papers and slides, by suffix."""
+def rendered(figure: Figure, suffixes: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
+    """A figure for papers, slides and pages, by suffix."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # it is laid out, and need not be for each file
     found = {}
-    for suffix, metadata in (("png", None), ("svg", {"Date": None})):
+    for suffix in suffixes:
         file = io.BytesIO()
         figure.savefig(
             file,
             format=suffix,
             dpi=150,
-            metadata=metadata,
+            metadata={"Date": None} if suffix == "svg" else None,
             transparent=suffix == "svg",
             bbox_inches="tight",
         )
@@ -291,8 +291,8 @@ def new_axes(x: str, y: str, title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _plain(axis: Axis) -> None:
-    """Numbers at a logarithmic axis as they are: its powers would be mathematics, left unparsed."""
+def plain(axis: Axis) -> None:
+    """Write numbers at a logarithmic axis as they are; powers would be mathematics, unparsed."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

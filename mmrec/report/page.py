@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,28 @@ SEEN = {
 }
 
 
+@dataclass(frozen=True)
+class Tile:
+    """A picture or a name among others.
+
+    Attributes:
+        caption: below the picture.
+        note: below the caption.
+        picture: a JPEG; None if there is none.
+    """
+
+    caption: str
+    note: str = ""
+    picture: bytes | None = None
+
+    @property
+    def address(self) -> str | None:
+        """The picture as an address that needs no network."""
+        if self.picture is None:
+            return None
+        return f"data:image/jpeg;base64,{b64encode(self.picture).decode()}"
+
+
 @dataclass(frozen=True, eq=False)
 class Section:
     """A part of the page.
@@ -37,6 +60,8 @@ class Section:
         tables: shown below the text.
         figures: by name.
         details: longer texts by name, collapsed.
+        tiles: rows of them; the first of a row is the one that the others are compared with.
+        suffixes: formats of the figures; a page needs svg.
         rendered: content of the figures' files, by suffix; rendered on first use.
     """
 
@@ -46,10 +71,13 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     figures: dict[str, Figure] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
+    tiles: list[list[Tile]] = field(default_factory=list)
+    suffixes: Sequence[str] = ("png", "svg")
 
     @cached_property
     def rendered(self) -> dict[str, dict[str, bytes]]:
-        return {name: charts.rendered(figure) for name, figure in self.figures.items()}
+        figures = self.figures.items()
+        return {name: charts.rendered(figure, self.suffixes) for name, figure in figures}
 
 
 def left_out(reasons: Mapping[Path, str]) -> Section:
@@ -104,6 +132,7 @@ def page(title: str, summary: str, warnings: Sequence[str], sections: Sequence[S
                 for name, by_suffix in section.rendered.items()
             },
             "details": section.details,
+            "tiles": section.tiles,
         }
         for section in sections
     ]

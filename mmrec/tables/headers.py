@@ -19,6 +19,7 @@ from mmrec.config.errors import DataError, SettingError
 from mmrec.config.paths import conf_dir, data_root, expand
 from mmrec.config.text import printable
 from mmrec.tables.separators import chosen_separator, header_advice
+from mmrec.tables.shards import is_table, shards
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = True) -> Path:
     """Find the table of interactions in the folder `root/name`.
 
+    It is a file, or a folder of Parquet files.
+
     Args:
         root: folder of data sets.
         name: of the data set.
@@ -102,7 +105,7 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
             file=root, problem=f"no data set {name}", found=found or "none", hint=remedy
         )
     files = [file] if file else [f"{name}{kind}" for kind in KINDS]
-    existing = [candidate for candidate in files if (folder / candidate).is_file()]
+    existing = [candidate for candidate in files if is_table(folder / candidate)]
     if warn and len(existing) > 1:
         others = ", ".join(existing[1:])
         log.warning(
@@ -115,12 +118,15 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
         return folder / existing[0]
     if taken := [candidate for candidate in files if (folder / candidate).exists()]:
         raise DataError(
-            file=folder / taken[0], problem="it is a folder", expected="a table of interactions"
+            file=folder / taken[0],
+            problem="it is a folder without Parquet files",
+            expected="a table of interactions",
         )
     tables = sorted(
         path.name
         for path in folder.iterdir()
-        if path.is_file() and path.name.endswith(ENDS) and path.name not in SIDE_FILES
+        if (path.is_file() and path.name.endswith(ENDS) and path.name not in SIDE_FILES)
+        or shards(path)
     )
     remedy = "add the file, or set data.interactions_file to its name"
     if tables:
@@ -128,6 +134,12 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
         remedy += "".join(f", or {other}" for other in tables[1:4])
     expected = files[0] if file else f"{name}.csv, or {name} with another ending of tables"
     raise DataError(file=folder, problem="no interactions", expected=expected, hint=remedy)
+
+
+def public_sets() -> list[str]:
+    """The data sets that `mmrec prepare` makes without further settings."""
+    files = sorted((conf_dir() / "prepare").glob("[!_]*.yaml"))
+    return [path.stem for path in files if f"name: {path.stem}" in path.read_text().splitlines()]
 
 
 def check_columns(
@@ -350,8 +362,8 @@ def read_header(path: Path, separator: object = None) -> list[str] | None:
 
     kind = Path(path.name.removesuffix(".gz")).suffix
     try:
-        if kind == ".parquet":
-            return list(pl.read_parquet_schema(path))
+        if kind == ".parquet" or path.is_dir():
+            return list(pl.read_parquet_schema([*shards(path), path][0]))
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             block = file.read(BEGINNING)
         lines = block[: block.rfind(b"\n") + 1] if len(block) == BEGINNING else block

@@ -76,6 +76,7 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     _check_root(plain)
     for group in GROUPS:
         check_call(plain.get(group, {}), group)
+    plain["data"].pop("prepare", None)  # the command has read it, and results do not depend on it
     check_switches(plain)
     check_lr_schedule(plain)
     if "upstream" in plain:

@@ -22,6 +22,7 @@ VOLATILE = ("run_dir", "ckpt", "logger")  # where a run writes is no part of wha
 # How a run is shown and where it computes may differ among runs that belong together.
 FREE = (
     *VOLATILE,
+    "data.cache",
     "upstream.root",
     "trainer.accelerator",
     "trainer.devices",
@@ -35,8 +36,9 @@ FREE = (
 def config_hash(config: Mapping[str, Any]) -> str:
     """Hash a resolved configuration without the settings that say where it writes."""
     kept = without_added({key: value for key, value in config.items() if key not in VOLATILE})
-    if isinstance(upstream := kept.get("upstream"), Mapping):
-        kept["upstream"] = {key: value for key, value in upstream.items() if key != "root"}
+    for group, free in (("upstream", "root"), ("data", "cache")):
+        if isinstance(node := kept.get(group), Mapping):
+            kept[group] = {key: value for key, value in node.items() if key != free}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

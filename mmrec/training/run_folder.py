@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mmrec.models import Recommender
 
 # Settings that may differ after a resume.
-CHANGEABLE = (*VOLATILE, "trainer.", "data.root", "upstream.root")
+CHANGEABLE = (*VOLATILE, "trainer.", "data.cache", "data.root", "upstream.root")
 
 
 # What is written to the folder of a run; W&B links its own logs in a folder of its own.

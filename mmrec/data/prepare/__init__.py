@@ -5,7 +5,8 @@ from mmrec.data.prepare.amazon2018 import Amazon2018
 from mmrec.data.prepare.amazon2023 import Amazon2023
 from mmrec.data.prepare.base import RawData
 from mmrec.data.prepare.build import prepare_folder
-from mmrec.data.prepare.check import check_folder
+from mmrec.data.prepare.card import Card, describe
+from mmrec.data.prepare.check import check_folder, inspect_folder
 from mmrec.data.prepare.fetch import Fetcher
 from mmrec.data.prepare.microlens import MicroLens
 from mmrec.data.prepare.movielens import MovieLens
@@ -16,6 +17,7 @@ __all__ = [
     "Amazon2014",
     "Amazon2018",
     "Amazon2023",
+    "Card",
     "Fetcher",
     "MicroLens",
     "MovieLens",
@@ -24,5 +26,7 @@ __all__ = [
     "TableColumns",
     "Tables",
     "check_folder",
+    "describe",
+    "inspect_folder",
     "prepare_folder",
 ]

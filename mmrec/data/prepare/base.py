@@ -24,6 +24,7 @@ from mmrec.data.filters import check_filters
 from mmrec.data.prepare.filters import Duplicates
 from mmrec.data.prepare.numbering import Split
 from mmrec.data.tables import reading, shown
+from mmrec.tables.shards import is_table, shards
 
 if TYPE_CHECKING:
     from mmrec.data.prepare.fetch import Fetcher
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 Counts = dict[str, Any]
 # Settings that change no byte of the data: digests of files say where they differ.
 NOT_CONTENT = ("mirrors", "expected", "source_folder", "page", "connections", "rate")
+# Settings of all sources that change no detail of an item.
+NOT_ITEMS = (
+    *(*NOT_CONTENT, "name", "min_rating", "duplicates", "k_core"),
+    *("split", "split_seed", "labels", "text_model", "image_model", "audio_model", "precision"),
+    *("images", "audio"),
+)
 URL = r"(?i)^https?://"
 PRECISIONS = ("float32", "float16", "bfloat16")
 
@@ -52,7 +59,7 @@ class RawFile:
     @property
     def size(self) -> int:
         """Number of bytes, of a folder of all files in it."""
-        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        files = shards(self.path) or [self.path, *self.path.rglob("*")]
         return sum(file.stat().st_size for file in files if file.is_file())
 
 
@@ -232,6 +239,10 @@ class RawData(ABC):
         """Return what decides how files become interactions, as text."""
         return self.key("source")
 
+    def items_key(self) -> list[str]:
+        """Return what decides about the details of given items, as text."""
+        return self.key(*(name for name in self.settings() if name not in NOT_ITEMS))
+
     def settings(self) -> dict[str, Any]:
         """Return the settings by name, for the manifest."""
         settings = {"source": type(self).__name__, **asdict(self)}
@@ -257,14 +268,16 @@ def check_files(settings: Mapping[str, str | None]) -> None:
     """Refuse paths of files that do not exist.
 
     Args:
-        settings: paths by the setting that holds them; None is no file.
+        settings: paths by the setting that holds them, also of folders of Parquet files; None is no
+            file.
 
     Raises:
         SettingError: names the first.
     """
     for setting, name in settings.items():
-        if name is not None and not expand(name).is_file():
-            problem = "it is a folder" if expand(name).is_dir() else "there is no such file"
+        if name is not None and not is_table(expand(name)):
+            folder = expand(name).is_dir()
+            problem = "it is a folder without Parquet files" if folder else "there is no such file"
             raise SettingError(
                 setting=setting,
                 value=printable(name),

@@ -18,7 +18,8 @@ from mmrec.data.files import digests
 from mmrec.data.prepare.audio import recording_problem
 from mmrec.data.prepare.base import RawData, RawFile
 from mmrec.data.prepare.cache import VERSION, cached
-from mmrec.data.prepare.check import check_folder, read_manifest
+from mmrec.data.prepare.card import Card, describe
+from mmrec.data.prepare.check import check_folder, read_manifest, verified_source
 from mmrec.data.prepare.encode import Encoder, Model
 from mmrec.data.prepare.encoders import check_model, make_encoder, parse_model
 from mmrec.data.prepare.fetch import Fetcher
@@ -31,6 +32,7 @@ from mmrec.data.prepare.urls import Downloads
 from mmrec.data.prepare.write import (
     MANIFEST,
     Staging,
+    complete_manifest,
     write_interactions,
     write_items,
     write_manifest,
@@ -38,10 +40,12 @@ from mmrec.data.prepare.write import (
 )
 
 log = logging.getLogger(__name__)
+WriteCard = Callable[[Path, Card, Mapping[str, Any]], object]
 PROBLEMS = {
     "image": picture_problem,
     "audio": recording_problem,
 }  # why a file of a modality cannot be decoded
+MEDIA = ("images", "audio")  # roles of files that hold no interactions and no details
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def prepare_folder(
     *,
     overwrite: bool = False,
     make: Callable[[Model], Encoder] = make_encoder,
+    write_card: WriteCard | None = None,
 ) -> Path:
     """Make the folder of a data set.
 
@@ -82,6 +87,7 @@ def prepare_folder(
         versions: of Python and packages, for the manifest.
         overwrite: replace a folder that was prepared from other files or with other settings.
         make: makes the encoder of a model.
+        write_card: writes the data card into the folder; None: there is none.
 
     Returns:
         The folder.
@@ -110,7 +116,7 @@ def prepare_folder(
         ) from None
     with lock:
         encoders = Encoders(make, models, weights)
-        return _prepare(data, fetcher, versions, encoders, overwrite=overwrite)
+        return _prepare(data, fetcher, versions, encoders, write_card, overwrite=overwrite)
 
 
 def _prepare(
@@ -118,6 +124,7 @@ def _prepare(
     fetcher: Fetcher,
     versions: Mapping[str, str],
     encoders: Encoders,
+    write_card: WriteCard | None,
     *,
     overwrite: bool,
 ) -> Path:
@@ -136,7 +143,7 @@ def _prepare(
     if _is_current(folder, key, overwrite=overwrite):
         return folder
 
-    tables = _digests({role: file for role, file in files.items() if not file.path.is_dir()})
+    tables = _digests({role: file for role, file in files.items() if role not in MEDIA})
     parts = [*data.parse_key(), *tables]
     parsed, counts = cached("parse", parts, lambda: data.read_interactions(files))
     raw = count(parsed)
@@ -174,8 +181,9 @@ def _prepare(
     log.info("split: %s, %s", numbered.rule, shown_counts(numbered.parts()))
 
     ids = content_hash([*numbered.items])
+    sources = [file for file in tables if not file.startswith("labels/")]
     details, item_counts = cached(
-        "items", [*data.key(), *tables, ids], lambda: data.read_items(files, numbered.items)
+        "items", [*data.items_key(), *sources, ids], lambda: data.read_items(files, numbered.items)
     )
     vectors = data.read_vectors(files, numbered.items)
     about: dict[str, dict[str, str]] = {}
@@ -208,7 +216,7 @@ def _prepare(
         | ({"without": without[kind]} if kind in without else {})
         for kind, each in vectors.items()
     }
-    manifest = write_manifest(
+    manifest = complete_manifest(
         staging,
         {
             "name": data.name,
@@ -232,7 +240,11 @@ def _prepare(
             "versions": dict(versions),
         },
     )
-    check_folder(staging.folder, manifest)
+    card = describe(verified_source(staging.folder, manifest), staging.folder)
+    manifest["alignment"] = card.alignment()
+    write_manifest(staging, manifest)
+    if write_card is not None:
+        write_card(staging.folder, card, manifest)
     staging.finish()
     log.info("%s: %s", folder, shown_counts(final))
     return folder

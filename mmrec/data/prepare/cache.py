@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from mmrec.config.bars import working
-from mmrec.config.paths import cache_dir, replace_file
+from mmrec.config.paths import cache_dir, free_space, replace_file
 from mmrec.config.text import first_line
 from mmrec.data.corpus import content_hash
 
@@ -38,7 +38,18 @@ def cached(
             log.warning("%s is damaged (%s); building it again", path, first_line(error))
     with working(stage):
         frame, counts = build()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(path) as part:
-        frame.write_parquet(part, metadata={COUNTS: json.dumps(counts)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(path) as part:
+            frame.write_parquet(part, metadata={COUNTS: json.dumps(counts)})
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        log.warning(
+            "%s: the stage %s is not kept (%s%s); make room there, or set MMREC_CACHE to a folder "
+            "that can be written",
+            path.parent,
+            stage,
+            reason,
+            free_space(path.parent),
+        )
     return frame, counts

@@ -1,4 +1,4 @@
-"""Verify a prepared folder against its manifest."""
+"""Verify a folder: against its manifest, and as a run reads it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import torch
 from mmrec.config.bars import working
 from mmrec.config.errors import DataError
 from mmrec.config.text import first_line, printable
-from mmrec.data.files import digests
+from mmrec.data.corpus import SPLITS, Source
+from mmrec.data.files import FEATURES, digests
 from mmrec.data.folder import read_folder
 from mmrec.data.prepare.write import FORMAT, MANIFEST
+from mmrec.data.splits import split_corpus
 from mmrec.data.tables import shown
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(
             file=folder,
             problem=f"no {MANIFEST}",
-            hint="only folders made by mmrec prepare can be checked",
+            hint="prepare the data set, or give another folder",
         )
     try:
         found = json.loads(path.read_text())
@@ -77,6 +79,16 @@ def check_folder(folder: Path, manifest: Mapping[str, Any] | None = None) -> dic
         DataError: a file is missing or differs, or the reader finds other counts.
     """
     manifest = dict(read_manifest(folder) if manifest is None else manifest)
+    verified_source(folder, manifest)
+    return manifest
+
+
+def verified_source(folder: Path, manifest: Mapping[str, Any]) -> Source:
+    """Read a prepared folder once its files and counts are those of its manifest.
+
+    Raises:
+        DataError: see `check_folder`.
+    """
     name, known = manifest["name"], manifest["files"]
     with working("verify"):
         for file in known:
@@ -102,12 +114,7 @@ def check_folder(folder: Path, manifest: Mapping[str, Any] | None = None) -> dic
             modalities=[*manifest["modalities"]],
             ids="rows",
         )
-    seen = source.interactions
-    counts = {
-        "interactions": len(seen),
-        "users": len(torch.unique(seen.user)),
-        "items": len(torch.unique(seen.item)),
-    }
+    counts = counts_of(source)
     if counts != manifest["counts"]:
         raise DataError(
             file=shown(folder / f"{name}.inter"),
@@ -115,7 +122,56 @@ def check_folder(folder: Path, manifest: Mapping[str, Any] | None = None) -> dic
             expected=f"{manifest['counts']}, as in {MANIFEST}",
             hint="prepare the data set again with overwrite=true",
         )
-    for kind, content in source.modalities.items():
-        missing = int((~content.present).sum())
-        log.info("%s: width %d, %d items without it", kind, content.features.shape[1], missing)
-    return manifest
+    return source
+
+
+def counts_of(source: Source) -> dict[str, int]:
+    """Return the number of interactions, and of users and items that have one."""
+    seen = source.interactions
+    return {
+        "interactions": len(seen),
+        "users": len(torch.unique(seen.user)),
+        "items": len(torch.unique(seen.item)),
+    }
+
+
+def inspect_folder(folder: Path) -> tuple[Source, dict[str, Any] | None]:
+    """Read any folder as a run does, and log what is in it.
+
+    Ids, labels, shapes of features and values that are not finite are checked by the reader. A
+    folder with a manifest is also compared with it. Nothing is written to the folder.
+
+    Args:
+        folder: of the data set, with or without a manifest.
+
+    Returns:
+        The data set, and the manifest if there is one.
+
+    Raises:
+        DataError: a file is missing or invalid, or differs from the manifest.
+    """
+    manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else None
+    if manifest is not None:
+        source = verified_source(folder, manifest)
+        log.info("%s is as its manifest says: %d files", folder, len(manifest["files"]))
+    else:
+        log.info("%s has no %s; only its content is checked", folder, MANIFEST)
+        with working("read"):
+            source = read_folder(folder.parent, folder.name, interactions_file=_table(folder))
+    counts = ", ".join(f"{number:,} {what}" for what, number in counts_of(source).items())
+    log.info("%s: %s, of a catalogue of %s", source.name, counts, f"{source.n_items:,}")
+    if source.label is None:
+        log.info("%s: no column of labels; a run draws the split", source.name)
+    else:
+        parts = split_corpus(source, split="official")
+        sizes = ", ".join(f"{len(getattr(parts, part)):,} {part}" for part in SPLITS)
+        log.info("%s: split in the file: %s", source.name, sizes)
+    if not source.modalities:
+        log.info("%s: no features (*%s)", source.name, FEATURES)
+    return source, manifest
+
+
+def _table(folder: Path) -> str | None:
+    """The only `.inter` file of a folder that is not named after it; None: the reader looks."""
+    found = sorted(path.name for path in folder.glob("*.inter"))
+    return found[0] if len(found) == 1 else None

@@ -84,7 +84,8 @@ DEFAULT_COLUMNS = TableColumns()
 class Tables(RawData):
     """Interactions, items and vectors from files of the user.
 
-    Tables are delimited text or JSON lines, either also with `.gz`, or Parquet.
+    Tables are delimited text or JSON lines, either also with `.gz`, or Parquet: a file, or a folder
+    of files with the same columns.
 
     Attributes:
         interactions: path of the table of interactions.

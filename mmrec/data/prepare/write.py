@@ -5,9 +5,11 @@ Shape legend: U users, I items, N interactions, F width of a modality.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import polars as pl
 
 from mmrec.config.bars import working
 from mmrec.config.errors import DataError
-from mmrec.config.paths import replace_file
+from mmrec.config.paths import free_space, replace_file, reserve_space
 from mmrec.data.files import FEATURES, digests
 from mmrec.data.prepare.base import Vectors, json_object
 from mmrec.data.prepare.numbering import Numbered, unwritable
@@ -65,7 +67,7 @@ class Staging:
         known = self.done.get(name)
         if known and path.is_file() and path.stat().st_size == known["bytes"]:
             return
-        with working(f"write {name}"), replace_file(path) as part:
+        with working(f"write {name}"), _enough_room(path), replace_file(path) as part:
             make(part)
         self.done[name] = {"bytes": path.stat().st_size, "sha256": digests([path])[path]}
         with replace_file(self.root / DONE) as part:
@@ -78,6 +80,22 @@ class Staging:
             self.final.rename(old)
         self.folder.rename(self.final)
         shutil.rmtree(self.root)
+
+
+@contextmanager
+def _enough_room(path: Path) -> Iterator[None]:
+    """Say that a disk is full, and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(
+            file=path.parent,
+            problem=f"cannot write {path.name} ({error.strerror}{free_space(path.parent)})",
+            hint="make room and start again, which keeps finished files, or set data.root to "
+            "another folder",
+        ) from error
 
 
 def write_interactions(staging: Staging, data: Numbered) -> None:
@@ -147,7 +165,9 @@ def _write_matrix(path: Path, vectors: Vectors) -> None:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         offset = file.tell()
-        file.truncate(offset + 4 * shape[0] * width)
+        size = offset + 4 * shape[0] * width
+        reserve_space(file, size)  # a full disk would end the process when the map is written
+        file.truncate(size)
     out = np.memmap(path, dtype="<f4", mode="r+", offset=offset, shape=shape)
     total = np.zeros(width)
     starts = range(0, len(order), step)
@@ -175,10 +195,13 @@ def _write_matrix(path: Path, vectors: Vectors) -> None:
     out.flush()
 
 
-def write_manifest(staging: Staging, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `manifest.json` with the digests of all files; it has no date and no machine in it."""
+def complete_manifest(staging: Staging, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest with the digests of all files; it has no date and no machine in it."""
     files = dict(sorted(staging.done.items()))
-    manifest = {"format": FORMAT, "key": staging.key, **content, "files": files}
+    return {"format": FORMAT, "key": staging.key, **content, "files": files}
+
+
+def write_manifest(staging: Staging, manifest: Mapping[str, Any]) -> None:
+    """Write `manifest.json`."""
     with replace_file(staging.folder / MANIFEST) as part:
         part.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    return manifest

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from mmrec.commands import prepare as command
 from mmrec.commands.prepare import prepare, run_command
 from mmrec.commands.run import run
 from mmrec.config.errors import DataError, SettingError
 from mmrec.config.schema import conf_dir
+from mmrec.data.prepare import encoders
 
 TINY = ("trainer=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
 
@@ -49,6 +53,7 @@ def test_a_public_set_is_prepared_and_trained_on(words, composed, core, tmp_path
     assert [*card["modalities"]] == ["image"]
     assert run_command(settings(f"check={folder}")) == folder
     assert run_command(settings("check=baby")) == folder
+    assert "After each stage" in (folder / "card.html").read_text()
 
     with (folder / "image_feat.npy").open("r+b") as file:
         file.seek(-1, 2)
@@ -56,6 +61,51 @@ def test_a_public_set_is_prepared_and_trained_on(words, composed, core, tmp_path
     with pytest.raises(DataError) as error:
         run_command(settings(f"check={folder}"))
     assert error.value.file == "baby/image_feat.npy"
+
+
+@pytest.mark.usefixtures("words")
+def test_a_run_makes_a_missing_public_set(amazon, composed, core, tmp_path, monkeypatch):
+    known = command.public_settings
+
+    def local(name, root):
+        plain = known(name, root)
+        assert plain["data"]["text_model"] == "sentence-transformers/all-MiniLM-L6-v2"
+        plain["data"] |= {"mirrors": [amazon.url], "text_model": None}
+        return plain
+
+    monkeypatch.setattr(command, "public_settings", local)
+    few = ("evaluation.cutoffs=[5]", "monitor=val/recall@5", "data.prepare=true", *TINY)
+    result = run(composed("data=baby", "model=lightgcn", *few, f"run_dir={tmp_path / 'run'}"), [])
+    card = result["data_card"]
+    assert card["train"] + card["val"] + card["test"] == len(core)
+    assert "prepare" not in (tmp_path / "run" / "config.yaml").read_text()
+    asked = len(amazon.requests)
+    again = composed("data=baby", "model=lightgcn", *few, f"run_dir={tmp_path / 'again'}")
+    assert run(again, [])["config_hash"] == result["config_hash"]
+    assert len(amazon.requests) == asked
+
+
+def test_only_public_sets_are_made(tmp_path):
+    data = {"name": "nobody", "root": str(tmp_path), "prepare": True}
+    with pytest.raises(SettingError) as error:
+        command.prepare_missing(data)
+    assert "baby, beauty" in error.value.problem
+    command.prepare_missing(data | {"prepare": False})
+    with pytest.raises(SettingError) as error:
+        command.prepare_missing(data | {"prepare": "perhaps"})
+    assert error.value.setting == "data.prepare"
+    (tmp_path / "nobody").mkdir()
+    command.prepare_missing(data)
+
+
+def test_a_set_that_cannot_be_made_names_the_command(tmp_path, monkeypatch):
+    library = replace(encoders.LIBRARIES["text"][""], packages=["no_such_package"])
+    monkeypatch.setitem(encoders.LIBRARIES["text"], "", library)
+    with pytest.raises(SettingError) as error:
+        command.prepare_missing({"name": "baby", "root": str(tmp_path), "prepare": True})
+    assert "mmrec[text]" in error.value.problem
+    assert "`mmrec prepare data=baby" in error.value.hint
+    assert not (tmp_path / "baby").exists()
 
 
 def test_offline_without_files_says_where_they_go(words, tmp_path):
@@ -107,4 +157,4 @@ def test_a_set_or_a_folder_to_check_is_needed(tmp_path):
     assert error.value.setting == "check"
     with pytest.raises(DataError) as error:
         prepare(check=str(tmp_path))
-    assert error.value.problem == "no manifest.json"
+    assert error.value.problem == "no interactions"

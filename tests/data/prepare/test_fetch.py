@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
+import os
 import random
 
 import pytest
 
 from mmrec.config.errors import DataError
 from mmrec.data.prepare import Fetcher
+from mmrec.data.prepare import fetch as fetch_module
 
 PAGE = "http://example.org/links.html"
 BODY = gzip.compress(random.Random(0).randbytes(3_000_000), mtime=0)
@@ -128,3 +131,49 @@ def test_offline_takes_what_is_there(fetch, server, fetcher):
     assert server.requests == []
     known = json.loads((fetcher.folder / f"{NAME}.json").read_text())
     assert known["sha256"] == hashlib.sha256(BODY).hexdigest()
+
+
+def unfinished(fetcher, server, body, tag='"one"'):
+    """Leave a partial file as a killed download does."""
+    fetcher.folder.mkdir(parents=True)
+    (fetcher.folder / f"{NAME}.partial").write_bytes(body)
+    record = {"url": f"{server.url}/{NAME}", "tag": tag}
+    (fetcher.folder / f"{NAME}.partial.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("extra", [b"", b"more"], ids=["whole", "longer"])
+def test_a_range_that_the_server_lacks_starts_the_download_again(fetch, server, fetcher, extra):
+    unfinished(fetcher, server, BODY + extra)
+    server.faults[f"/{NAME}"] = [416]
+    assert fetch().path.read_bytes() == BODY
+    assert [asked for _, asked in server.requests] == [f"bytes={len(BODY + extra)}-", None]
+    assert not [*fetcher.folder.glob("*.partial*")]
+
+
+def test_a_server_that_refuses_every_range_ends_the_download(fetch, server):
+    server.faults[f"/{NAME}"] = [416] * 9
+    with pytest.raises(DataError) as error:
+        fetch()
+    assert "416" in error.value.problem
+    assert "into" in error.value.hint
+    assert len(server.requests) == 3
+
+
+def test_a_full_disk_says_so_and_the_download_goes_on(fetch, server, fetcher, monkeypatch):
+    whole, failing = fetch_module._blocks, [True]
+
+    def blocks(answer, file):
+        for number, block in enumerate(whole(answer, file)):
+            if number == 1 and failing:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            yield block
+
+    monkeypatch.setattr(fetch_module, "_blocks", blocks)
+    with pytest.raises(DataError) as error:
+        fetch()
+    assert error.value.file == str(fetcher.folder)
+    assert error.value.problem.startswith(f"cannot write {NAME}.partial (No space left on device, ")
+    assert "make room" in error.value.hint
+    failing.clear()
+    assert fetch().path.read_bytes() == BODY
+    assert [asked for _, asked in server.requests] == [None, f"bytes={2**20}-"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 from dataclasses import replace
 
@@ -300,3 +302,46 @@ def test_counts_other_than_known_ones_are_a_warning(shop, tmp_path, caplog):
     [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "instead of 7" in said
     assert check_folder(shop.folder)["unexpected"]["interactions"][1] == 7
+
+
+def test_items_are_read_again_only_for_what_changes_them(shop, tmp_path, monkeypatch):
+    read, real = [], Tables.read_items
+
+    def counted(self, files, ids):
+        read.append(self)
+        return real(self, files, ids)
+
+    monkeypatch.setattr(Tables, "read_items", counted)
+    labels = str(make(shop, tmp_path) / "shop.inter")
+    for changed in ({"split_seed": 1}, {"split": "leave_one_out"}, {"labels": labels}):
+        make(replace(shop, name=f"with_{next(iter(changed))}", **changed), tmp_path)
+    assert len(read) == 1
+    make(replace(shop, name="other_categories", category_separator="Room"), tmp_path)
+    make(replace(shop, name="other_items", min_rating=4), tmp_path)
+    assert len(read) == 3
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_and_the_next_call_goes_on(shop, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("mmrec.data.prepare.write._write_matrix", full)
+        with pytest.raises(DataError) as error:
+            make(shop, tmp_path)
+    staging = tmp_path / "sets" / ".preparing-shop" / "shop"
+    assert error.value.file == str(staging)
+    assert error.value.problem.startswith("cannot write image_feat.npy (No space left on device, ")
+    assert "data.root" in error.value.hint
+    assert not shop.folder.exists()
+    assert not [*staging.glob(".*")]
+    before = (staging / "items.csv").stat().st_mtime_ns
+    folder = make(shop, tmp_path)
+    assert (folder / "items.csv").stat().st_mtime_ns == before
+
+
+def test_a_stage_that_cannot_be_cached_is_not_lost(shop, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    assert check_folder(make(shop, tmp_path))["counts"]["users"] == 30
+    assert "the stage parse is not kept (No space left on device, " in caplog.text

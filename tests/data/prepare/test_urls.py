@@ -220,15 +220,15 @@ def test_a_finished_file_is_written_again_if_more_is_downloaded(shop, server, fe
     from mmrec.data.prepare import build
 
     server.faults["/3.png"] = [503] * 3
-    checked = build.check_folder
+    checked = build.verified_source
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "check_folder", killed)
+    monkeypatch.setattr(build, "verified_source", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare_folder(shop, fetcher, {})
-    monkeypatch.setattr(build, "check_folder", checked)
+    monkeypatch.setattr(build, "verified_source", checked)
     server.files["/3.png"] = server.files["/2.png"]
     manifest = check_folder(prepare_folder(shop, fetcher, {}))
     assert manifest["modalities"]["image"]["missing"] == 0

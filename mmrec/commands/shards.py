@@ -1,0 +1,248 @@
+"""Recommendation lists in parts: `shard=3/64` of the users, or all parts at once.
+
+Each part is a Parquet file in a folder. Its metadata hold the request, so that a part is written
+once and parts of different requests are not mixed. When all parts exist, `manifest.json` lists
+them. Several machines may write parts of one folder on a shared disk at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from mmrec.config.errors import SettingError
+from mmrec.config.paths import expand, replace_file
+from mmrec.training.results import locate_run, read_result
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Engine = Literal["local", "ray"]
+MANIFEST = "manifest.json"
+REQUEST = "mmrec.request"  # key in a part's metadata
+NUMBERS = re.compile(r"(?:(\d+)/)?(\d+)")
+TABLES = ("users", "exclude", "only", "history")  # settings that may name a file
+FOLDERS = ("items",)
+MOST = 99_999  # parts; their numbers have five digits
+
+log = logging.getLogger(__name__)
+
+
+class Parts(NamedTuple):
+    """The parts of a folder, and which of them is meant.
+
+    Attributes:
+        folder: contains the parts.
+        total: number of parts.
+        number: from 1; None: all of them.
+    """
+
+    folder: Path
+    total: int
+    number: int | None
+
+    def path(self, number: int) -> Path:
+        """Return the file of a part."""
+        return self.folder / f"part-{number:05d}-of-{self.total:05d}.parquet"
+
+    def users(self, chosen: Tensor) -> Tensor:
+        """Return the users of this part, a block of consecutive ones: [Q] -> [Q / total].
+
+        Raises:
+            SettingError: there are more parts than users.
+        """
+        assert self.number is not None
+        if self.total > len(chosen):
+            raise SettingError(
+                setting="shard",
+                value=f"{self.number}/{self.total}",
+                problem=f"there are only {len(chosen)} users",
+            )
+        ends = [place * len(chosen) // self.total for place in (self.number - 1, self.number)]
+        return chosen[slice(*ends)]
+
+
+def parse_shard(shard: str | int, output: str | None) -> Parts:
+    """Read `shard=3/64` (the third of 64 parts) or `shard=64` (all of them).
+
+    Args:
+        shard: the setting.
+        output: the folder of the parts; it is made if it does not exist.
+
+    Raises:
+        SettingError: `shard` has another form, or `output` is not a folder's name.
+    """
+    found = NUMBERS.fullmatch(str(shard))
+    number = int(found[1]) if found and found[1] else None
+    if not found or not 1 <= (1 if number is None else number) <= int(found[2]) <= MOST:
+        raise SettingError(
+            setting="shard",
+            value=shard,
+            expected=f"a part and the number of parts, for example 3/64, or 64 for all parts; at "
+            f"most {MOST} parts",
+        )
+    folder = expand(output) if output else None
+    if folder is None or folder.suffix or (folder.exists() and not folder.is_dir()):
+        raise SettingError(
+            setting="output",
+            value=output,
+            problem="with shard= it names the folder of the parts",
+            expected="for example output=lists",
+        )
+    return Parts(folder, int(found[2]), number)
+
+
+def request_of(run: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe what decides the lists: the checkpoint, the data, and the settings.
+
+    Args:
+        run: folder, `result.json` or checkpoint of the run.
+        settings: those of `recommend`; tables and folders are replaced by digests of their content.
+    """
+    from mmrec.data.files import digests
+
+    folder, checkpoint = locate_run(run)
+    request = dict(settings)
+    for name in (*TABLES, *FOLDERS):
+        value = settings.get(name)
+        if not isinstance(value, str | Path) or not (path := expand(value)).exists():
+            continue
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        request[name] = sorted(digests([f for f in files if f.is_file()]).values())
+    return {
+        **request,
+        "checkpoint": next(iter(digests([checkpoint]).values())),
+        "data": read_result(folder)["data_card"]["fingerprint"],
+    }
+
+
+def is_written(parts: Parts, number: int, request: Mapping[str, Any]) -> bool:
+    """Return whether a part exists.
+
+    Raises:
+        SettingError: the file belongs to another request.
+    """
+    import polars as pl
+
+    path = parts.path(number)
+    if not path.is_file():
+        return False
+    if pl.read_parquet_metadata(path).get(REQUEST) != as_text(request):
+        raise SettingError(
+            setting="output",
+            value=str(parts.folder),
+            problem=f"{path.name} there belongs to another request",
+            hint="choose another folder, or remove this one",
+        )
+    return True
+
+
+def as_text(request: Mapping[str, Any]) -> str:
+    """Return a request as it stands in the metadata of a part."""
+    return json.dumps(request, sort_keys=True, default=str)
+
+
+def join(parts: Parts, request: Mapping[str, Any]) -> None:
+    """Write the manifest if all parts exist."""
+    import polars as pl
+
+    paths = [parts.path(number) for number in range(1, parts.total + 1)]
+    missing = sum(not path.is_file() for path in paths)
+    if missing:
+        log.info("%d of %d parts are still missing in %s", missing, parts.total, parts.folder)
+        return
+    files = []
+    for number, path in enumerate(paths, 1):
+        is_written(parts, number, request)
+        rows, users = (
+            pl.scan_parquet(path, glob=False)
+            .select(pl.len(), pl.col("user").n_unique().alias("users"))
+            .collect()
+            .row(0)
+        )
+        files.append({"file": path.name, "users": users, "rows": rows})
+    manifest = {
+        "format": 1,
+        "request": json.loads(as_text(request)),
+        "users": sum(file["users"] for file in files),
+        "rows": sum(file["rows"] for file in files),
+        "parts": files,
+    }
+    with replace_file(parts.folder / MANIFEST) as part:
+        part.write_text(json.dumps(manifest, indent=2) + "\n")
+    log.info("all %d parts exist: %s", parts.total, parts.folder / MANIFEST)
+
+
+def write_all(parts: Parts, engine: Engine, settings: Mapping[str, Any]) -> None:
+    """Write every part that does not exist.
+
+    Args:
+        parts: the folder and the number of parts.
+        engine: `local`: one after another in this process. `ray`: as tasks of a Ray cluster, one
+            CPU and with `accelerator=gpu` one GPU each; the folder must be on a disk that all
+            machines share. `RAY_ADDRESS` names the cluster; without it one is started here.
+        settings: those of `recommend` for each part, but for `shard`.
+    """
+    apart = ("run", "output", "block", "accelerator", "data_root", "trust")
+    deciding = {name: value for name, value in settings.items() if name not in apart}
+    request = request_of(settings["run"], deciding)
+    numbers = [n for n in range(1, parts.total + 1) if not is_written(parts, n, request)]
+    log.info("parts to write: %d of %d", len(numbers), parts.total)
+    if engine == "local":
+        for number in numbers:
+            _write(number, parts.total, settings)
+    elif numbers:
+        _with_ray(numbers, parts.total, settings)
+    join(parts, request)
+
+
+def _write(number: int, count: int, settings: Mapping[str, Any]) -> None:
+    """Write one part."""
+    from mmrec.commands.recommend import recommend
+
+    recommend(**settings, shard=f"{number}/{count}")
+
+
+def _with_ray(numbers: Sequence[int], count: int, settings: Mapping[str, Any]) -> None:
+    """Write parts as tasks of a Ray cluster.
+
+    Raises:
+        SettingError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise SettingError(
+            setting="engine",
+            value="ray",
+            problem="Ray is not installed",
+            hint="pip install 'mmrec[ray]'",
+        ) from None
+
+    whole = {**settings}
+    for name in ("run", "output", "data_root", *FOLDERS, *TABLES):
+        value = whole.get(name)
+        if isinstance(value, str | Path) and (path := expand(value)).exists():
+            whole[name] = str(path.resolve())  # a task has another working directory
+    passed = ("MMREC_DATA", "MMREC_CACHE", "PYTHONPATH")
+    ray.init(
+        ignore_reinit_error=True,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {name: os.environ[name] for name in passed if name in os.environ}},
+    )
+    try:
+        gpus = 1 if settings.get("accelerator") == "gpu" else 0
+        write = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_write)
+        waiting = [write.remote(number, count, whole) for number in numbers]
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            ray.get(done)
+            log.info("parts written: %d of %d", len(numbers) - len(waiting), len(numbers))
+    finally:
+        ray.shutdown()
