@@ -123,8 +123,9 @@ def test_make_lists_every_target():
     assert sorted(listed) == sorted(TARGET.findall((ROOT / "Makefile").read_text()))
 
 
-def test_every_make_command_in_the_readme_is_a_target():
-    mentioned = set(MENTIONED.findall((ROOT / "README.md").read_text()))
+def test_every_make_command_in_the_pages_is_a_target():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
+    mentioned = {name for page in pages for name in MENTIONED.findall(page.read_text())}
     assert "test" in mentioned
     targets = TARGET.findall((ROOT / "Makefile").read_text())
     for name in mentioned:
