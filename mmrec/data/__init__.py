@@ -17,6 +17,7 @@ from mmrec.data.corpus import (
 from mmrec.data.datamodule import FolderData, InteractionData, PlantedData
 from mmrec.data.folder import read_folder, read_items
 from mmrec.data.frames import FrameData, read_frames
+from mmrec.data.memory import MemoryData
 from mmrec.data.planting import Roles
 from mmrec.data.pyg import PygData, from_pyg
 from mmrec.data.splits import split_corpus
@@ -34,6 +35,7 @@ __all__ = [
     "History",
     "InteractionData",
     "Interactions",
+    "MemoryData",
     "Modality",
     "Pairs",
     "PlantedData",
