@@ -331,12 +331,7 @@ class Corpus(TrainingView):
 
     @classmethod
     def from_pyg(cls, graph: HeteroData, **settings: Any) -> Corpus:
-        """Make a corpus of a PyTorch Geometric graph, and split it.
-
-        Args:
-            graph: see `mmrec.data.from_pyg`.
-            settings: of `mmrec.data.PygData`, for example `item` or `split`.
-        """
+        """Split a PyTorch Geometric graph; `settings` are those of `mmrec.data.PygData`."""
         from mmrec.data.pyg import PygData
 
         return PygData(graph, **settings).corpus

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cached_property
 
 import polars as pl
 from torch import Tensor
 
 from mmrec.config.errors import SettingError
 from mmrec.data.corpus import Corpus, DataError, content_hash
-from mmrec.data.corruption import corrupt_modalities
-from mmrec.data.datamodule import InteractionData, select_modalities
+from mmrec.data.datamodule import InteractionData
 from mmrec.data.loaders import check_ordered
 
 AT_HAND: ContextVar[Corpus | None] = ContextVar("AT_HAND", default=None)
@@ -86,9 +84,8 @@ class MemoryData(InteractionData):
                 )
         self._corpus = AT_HAND.get()  # the block may have ended when the data are read
 
-    @cached_property
-    def corpus(self) -> Corpus:
-        """The corpus, with the modalities that are asked for.
+    def whole(self) -> Corpus:
+        """The corpus at hand.
 
         Raises:
             DataError: no corpus is at hand, or one with another digest.
@@ -109,6 +106,4 @@ class MemoryData(InteractionData):
             )
         if self.ordered:
             check_ordered(corpus.name, corpus.train)
-        if self.modalities is not None:
-            corpus = select_modalities(corpus, self.modalities)
-        return corrupt_modalities(corpus, self.corrupt, how=self.corrupt_how, seed=self.split_seed)
+        return corpus
