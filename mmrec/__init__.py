@@ -1,9 +1,24 @@
 """Multimodal recommendation: Hydra composes the experiment, Lightning runs it."""
 
+from __future__ import annotations
+
 import os
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmrec.api import Corpus, OpenRun, fit, open_run
 
 __version__ = "0.1.0"
+__all__ = ["Corpus", "OpenRun", "__version__", "fit", "open_run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is offered on first use, as torch takes seconds."""
+    if name.startswith("_") or name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("mmrec.api"), name)
 
 
 def _started_by_python_m() -> bool:

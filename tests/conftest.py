@@ -43,7 +43,7 @@ LEFT_OUT = {
 SLOW = {
     *("test_any_value", "test_app", "test_cache", "test_cli", "test_command", "test_conf_files"),
     *("test_contract", "test_demo", "test_evaluate", "test_explain", "test_grid", "test_launchers"),
-    *("test_lr_schedule", "test_stages"),
+    *("test_api", "test_docs_python", "test_export", "test_lr_schedule", "test_stages"),
     *("test_packaging", "test_processes", "test_docs", "test_recommend", "test_resume"),
     *(
         "test_run",
@@ -62,6 +62,7 @@ SLOW = {
 SHARED = {
     *("test_command", "test_evaluate", "test_explain", "test_given_histories", "test_open_run"),
     *("test_recommend", "test_sequence_run", "test_similar", "test_tracking"),
+    *("test_api", "test_docs_python", "test_export"),
 }
 
 COLOURS = (38, 16, 10, 10, 8, 8, 6, 6)  # users who like each; unequal, so that popularity tells

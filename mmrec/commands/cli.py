@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "recompute the metrics of a run from its checkpoint",
     "recommend": "write or print the best items of each user",
     "similar": "write or print the most similar items of each item",
+    "export": "write the vectors of users and items of a run",
     "explain": "show which experts and modalities carry the scores of a run",
     "prepare": "make a data set from raw files or your own tables",
     "report": "compare runs: tables, figures and a page",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,11 @@ from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.schema import conf_dir
 from mmrec.config.startup import import_torchmetrics
 from mmrec.training.names import allowed_items, check_files, item_names, select
+from mmrec.training.ranked_lists import similar_lists
 from mmrec.training.results import locate_run
 
 if TYPE_CHECKING:
     import polars as pl
-    from torch import Tensor
-
-    from mmrec.training.open_run import OpenRun
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +103,7 @@ def similar(
     else:
         chosen = torch.arange(names.count if path else min(SHOWN, names.count))
     allowed = allowed_items(exclude, only, names)
-    lists = similar_items(opened, chosen, k, allowed=allowed, block=block)
+    lists = similar_lists(opened, chosen, k, allowed=allowed, block=block)
     what = "comparing this many items at a time needs"
     try:
         with memory_suffices(SettingError, setting="block", value=block, what=what, lower="it"):
@@ -129,61 +127,6 @@ def similar(
             names.count,
         )
     return path
-
-
-def similar_items(
-    opened: OpenRun, items: Tensor, k: int, *, allowed: Tensor | None = None, block: int = 512
-) -> Iterator[pl.DataFrame]:
-    """The rows of `similar`, a block of items at a time; an item is not in its own list.
-
-    Args:
-        opened: a run.
-        items: [N] int64.
-        k: length of the lists.
-        allowed: [I] bool, items that may be listed; None: all.
-        block: items that are compared at a time.
-
-    Raises:
-        NoSimilarity: the model has nothing by which items can be compared.
-        NonFiniteScores: a similarity is NaN.
-    """
-    import polars as pl
-    import torch
-
-    from mmrec.evaluation import NonFiniteScores
-    from mmrec.evaluation.metrics import rank_items
-
-    corpus, model = opened.corpus, opened.model
-    with torch.no_grad():
-        encoded = model.encode()
-        for batch in torch.split(items, min(block, corpus.n_items)):
-            scores = model.item_similarity(encoded, batch).float()  # [B, I]
-            if scores.isnan().any():
-                raise NonFiniteScores(
-                    f"{opened.checkpoint}: a similarity of items is NaN; the model has diverged, "
-                    "so use another run"
-                )
-            scores = scores.scatter(1, batch[:, None], -torch.inf)
-            if allowed is not None:
-                scores = scores.masked_fill(~allowed, -torch.inf)
-            ranked = rank_items(scores, batch, min(k, scores.shape[1]))  # [B, k]
-            row, place = (ranked >= 0).nonzero(as_tuple=True)
-            found = ranked[row, place]
-            columns = {
-                "item": batch[row],
-                "similar": found,
-                "rank": place + 1,
-                "similarity": scores[row, found],
-            }
-            frame = pl.DataFrame({name: value.numpy() for name, value in columns.items()})
-            for ids, end in ((corpus.item_ids, "id"), (corpus.item_titles, "title")):
-                if ids is not None:
-                    item = "title" if end == "title" else "item_id"
-                    frame = frame.with_columns(
-                        ids.gather(frame["item"]).alias(item),
-                        ids.gather(frame["similar"]).alias(f"similar_{end}"),
-                    )
-            yield frame
 
 
 def _for_people(frame: pl.DataFrame) -> pl.DataFrame:

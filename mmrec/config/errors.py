@@ -76,7 +76,7 @@ class DataError(ValueError):
         message: instead of a message made of the fields, where no single place is wrong.
         file: as shown to the user, or the name of data that are not in a file.
         line: in a file of text, from 1.
-        row: in an array or a table without lines, from 0.
+        row: in an array or a table without lines, from 0; or the label of a row of a DataFrame.
         column: its name, or its number from 0.
         problem: what is wrong, where `found` and `expected` do not say it.
         found: what is there.
@@ -100,7 +100,7 @@ class DataError(ValueError):
         *,
         file: object = None,
         line: int | None = None,
-        row: int | None = None,
+        row: int | str | None = None,
         column: str | int | None = None,
         found: str | None = None,
         expected: str | None = None,

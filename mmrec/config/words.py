@@ -19,7 +19,8 @@ from mmrec.config.schema import conf_dir
 # Settings that hold text, or lists of text: a test compares them with the signatures behind them.
 # `*` stands for a part of the name; with `[]`, only the elements of a list are text.
 TEXT = (
-    *("baseline", "by", "candidates", "ckpt", "exclude", "history", "items", "metric", "metrics"),
+    *("baseline", "by", "candidates", "ckpt", "exclude", "history", "index", "items", "metric"),
+    "metrics",
     *(
         "monitor",
         "only",

@@ -1,5 +1,6 @@
 """From files to batches."""
 
+from mmrec.data.assembly import Columns
 from mmrec.data.batches import History, Pairs, Queries, Sequences, Triplets
 from mmrec.data.corpus import (
     ByUser,
@@ -14,7 +15,9 @@ from mmrec.data.corpus import (
     require_modalities,
 )
 from mmrec.data.datamodule import FolderData, InteractionData, PlantedData
-from mmrec.data.folder import Columns, read_folder, read_items
+from mmrec.data.folder import read_folder, read_items
+from mmrec.data.frames import FrameData, read_frames
+from mmrec.data.memory import MemoryData
 from mmrec.data.planting import Roles
 from mmrec.data.pyg import PygData, from_pyg
 from mmrec.data.splits import split_corpus
@@ -28,9 +31,11 @@ __all__ = [
     "Corpus",
     "DataError",
     "FolderData",
+    "FrameData",
     "History",
     "InteractionData",
     "Interactions",
+    "MemoryData",
     "Modality",
     "Pairs",
     "PlantedData",
@@ -48,6 +53,7 @@ __all__ = [
     "planted",
     "planted_sequential",
     "read_folder",
+    "read_frames",
     "read_items",
     "require_modalities",
     "split_corpus",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -303,6 +303,38 @@ class Corpus(TrainingView):
             "without_content": self.without_content(),
             "split": self.split,
         }
+
+    @classmethod
+    def from_frames(
+        cls,
+        interactions: Any,
+        items: Any = None,
+        features: Mapping[str, Any] | None = None,
+        *,
+        ordered: bool = False,
+        **settings: Any,
+    ) -> Corpus:
+        """Make a corpus of DataFrames or a sparse matrix, and split it.
+
+        Args:
+            interactions: a row each, or a sparse matrix [U, I]; see `mmrec.data.read_frames`.
+            items: a row each.
+            features: by modality.
+            ordered: the corpus is for a model that reads the order of interactions. Then repeated
+                pairs are kept, and interactions need a time or a position.
+            settings: further ones of `mmrec.data.FrameData`, for example `split`, `split_seed`,
+                `columns` or `k_core`.
+        """
+        from mmrec.data.frames import corpus_of
+
+        return corpus_of(interactions, items, features or {}, ordered=ordered, **settings)
+
+    @classmethod
+    def from_pyg(cls, graph: HeteroData, **settings: Any) -> Corpus:
+        """Split a PyTorch Geometric graph; `settings` are those of `mmrec.data.PygData`."""
+        from mmrec.data.pyg import PygData
+
+        return PygData(graph, **settings).corpus
 
     def to_pyg(self) -> HeteroData:
         """Convert to a PyTorch Geometric graph; see `mmrec.data.pyg.to_pyg`."""

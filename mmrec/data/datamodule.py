@@ -17,12 +17,13 @@ from torch import Tensor
 from mmrec.config.checks import check_at_least, check_choice
 from mmrec.config.errors import SettingError
 from mmrec.config.paths import data_root, expand
+from mmrec.data.assembly import Columns
 from mmrec.data.batches import Pairs, Sequences
 from mmrec.data.corpus import Corpus, Interactions, Modality, Seed, Size, Source
 from mmrec.data.corpus_cache import Built, cached_corpus
 from mmrec.data.corruption import Corruption, corrupt_modalities
 from mmrec.data.filters import Where, select_items
-from mmrec.data.folder import Columns, FolderFiles, find_files, fingerprint, read_folder
+from mmrec.data.folder import FolderFiles, find_files, fingerprint, read_folder
 from mmrec.data.ids import Ids
 from mmrec.data.loaders import (
     Dataset,

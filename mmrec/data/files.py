@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from mmrec.config.paths import cache_dir, free_space, replace_file, reserve_space
 from mmrec.config.text import first_line
@@ -92,23 +93,13 @@ def read_modality(path: Path, digest: str) -> Modality:
         DataError: not such a file, an infinite value, or a row of which only a part is NaN.
     """
     array = _open(path)
-    if array.ndim == 2 and not array.size:
-        raise DataError(
-            file=shown(path), problem=f"it has no values, its shape is {list(array.shape)}"
-        )
-    if array.dtype.kind != "f" or array.dtype.itemsize > 8 or array.ndim != 2 or not array.size:
-        raise DataError(
-            file=shown(path),
-            found=f"{array.dtype} of shape {list(array.shape)}",
-            expected="float16, float32 or float64 of shape [items, width]",
-            hint="save floats, one row per item",
-        )
+    _check_array(array, shown(path))
     folder = cache_dir() / "features"
     mask, copy = folder / f"{digest}.present.npy", folder / f"{digest}.npy"
     plain = array.dtype == np.float32 and array.flags.c_contiguous
     known = _cached(mask, (len(array),), np.bool_)
     if known is None:
-        present = _scan(array, path)
+        present = _scan(array, shown(path), path.name.removesuffix(FEATURES))
         _write_array(mask, present.dtype, present.shape, [present])
     else:
         present = np.array(known)
@@ -119,10 +110,48 @@ def read_modality(path: Path, digest: str) -> Modality:
             converted = _open(copy)
         array = converted
     features = torch.from_numpy(array)
-    # The first item that has features is all that is read of a healthy file.
-    if not features[int(present.argmax())].any() and not features.any():
-        log.warning("%s: every feature is zero or missing; the modality says nothing", shown(path))
+    _warn_if_empty(features, present, shown(path))
     return Modality(features=features, present=torch.from_numpy(present), digest=digest)
+
+
+def modality_of(array: npt.NDArray[Any], where: str, kind: str) -> Modality:
+    """Features from memory, checked as those of a file; the array is not changed.
+
+    Args:
+        array: float16, float32 or float64, [items, F]; a row of NaN is missing.
+        where: what messages call the array.
+        kind: name of the modality.
+
+    Raises:
+        DataError: as of `read_modality`.
+    """
+    _check_array(array, where)
+    present = _scan(array, where, kind)
+    # A copy, so that what the caller later writes to the array changes no model.
+    features = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    features[torch.from_numpy(~present)] = 0
+    _warn_if_empty(features, present, where)
+    mask = torch.from_numpy(present)
+    return Modality(features, mask, content_hash([features, mask]))
+
+
+def _check_array(array: npt.NDArray[Any], where: str) -> None:
+    """Refuse an array that cannot be the features of items."""
+    if array.ndim == 2 and not array.size:
+        raise DataError(file=where, problem=f"it has no values, its shape is {list(array.shape)}")
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8 or array.ndim != 2 or not array.size:
+        raise DataError(
+            file=where,
+            found=f"{array.dtype} of shape {list(array.shape)}",
+            expected="float16, float32 or float64 of shape [items, width]",
+            hint="save floats, one row per item",
+        )
+
+
+def _warn_if_empty(features: Tensor, present: npt.NDArray[np.bool_], where: str) -> None:
+    # The first item that has features is all that is read of healthy ones.
+    if not features[int(present.argmax())].any() and not features.any():
+        log.warning("%s: every feature is zero or missing; the modality says nothing", where)
 
 
 def _sha256(path: Path) -> str:
@@ -146,7 +175,7 @@ def _blocks(array: npt.NDArray[Any]) -> Iterator[tuple[slice, npt.NDArray[np.flo
         yield rows, values
 
 
-def _scan(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.bool_]:
+def _scan(array: npt.NDArray[Any], where: str, kind: str) -> npt.NDArray[np.bool_]:
     """[I] bool: the rows that are not missing."""
     present, zeros = np.ones(len(array), dtype=np.bool_), 0
     for rows, values in _blocks(array):
@@ -161,17 +190,16 @@ def _scan(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.bool_]:
             row, column = np.argwhere(bad)[0]
             given = array[rows.start + row, column]
             raise DataError(
-                file=shown(path),
+                file=where,
                 row=rows.start + int(row),
                 column=int(column),
                 found=f"{given:g}",
-                expected=f"a finite float32, or a row of NaN for a missing "
-                f"{path.name.removesuffix(FEATURES)}",
+                expected=f"a finite float32, or a row of NaN for a missing {kind}",
             )
     if 0 < zeros < present.sum():
         log.warning(
             "%s: %d rows are zero, and count as content; a row of NaN says that it is missing",
-            shown(path),
+            where,
             zeros,
         )
     return present

@@ -14,58 +14,26 @@ from pathlib import Path
 import polars as pl
 
 from mmrec.config.errors import SettingError
-from mmrec.data.corpus import DataError, Interactions, Modality, Source, content_hash
+from mmrec.data.assembly import (
+    DEFAULT_COLUMNS,
+    OPTIONAL,
+    Columns,
+    assemble,
+    interaction_columns,
+)
+from mmrec.data.corpus import DataError, Modality, Source, content_hash
 from mmrec.data.files import FEATURES, digests, read_modality
-from mmrec.data.filters import Where, check_filters, restrict_to_core, select_rows
-from mmrec.data.ids import RENAME, Ids, Index, item_index, originals, user_index
+from mmrec.data.filters import Where, check_filters, restrict_to_core
+from mmrec.data.ids import ITEMS, USERS, Ids, item_index, originals, user_index
 from mmrec.data.item_details import (
-    cold_labels,
-    item_categories,
     item_columns,
     item_details,
-    item_titles,
 )
-from mmrec.data.labels import labels, warn_of_split
-from mmrec.data.tables import Column, read_table, shown
-from mmrec.data.times import moments
-from mmrec.tables.headers import DEFAULTS, SIDE_FILES, check_columns
+from mmrec.data.tables import Column, read_table
+from mmrec.tables.headers import DEFAULTS, SIDE_FILES
 from mmrec.tables.headers import interactions_file as find_interactions
 
 log = logging.getLogger(__name__)
-OPTIONAL = ("time", "position", "label")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Names of columns; a type as in `user_id:token` may be left out.
-
-    Time, position, label, categories and title are read if the file has them; a name other than
-    the default must be there.
-
-    Attributes:
-        user: user ids in the interactions.
-        item: item ids in the interactions, and in `items.csv` and `cold_items.csv`, which may also
-            call them `itemID`.
-        time: numbers since 1970 or ISO 8601 text, see `mmrec.data.times.moments`.
-        position: order within a user, among interactions of the same time, or of all without time.
-        label: split: 0 or train, 1, valid, val or validation, 2 or test; case does not matter.
-        rating: numbers that `min_rating` is compared with; None: there are none.
-        categories: of an item, in `items.csv`.
-        title: of an item, in `items.csv`; `title` also stands for a column with another usual name,
-            such as `name`, if there is only one.
-    """
-
-    user: str = DEFAULTS["user"]
-    item: str = DEFAULTS["item"]
-    time: str = DEFAULTS["time"]
-    position: str = DEFAULTS["position"]
-    label: str = DEFAULTS["label"]
-    rating: str | None = None
-    categories: str = "categories"
-    title: str = "title"
-
-
-DEFAULT_COLUMNS = Columns()
 
 
 @dataclass(frozen=True)
@@ -208,7 +176,8 @@ def read_folder(
     files = files or find_files(root, name, interactions_file, modalities)
     path = files.interactions
 
-    found, dropped = _interaction_columns(path, name, columns, separator, where, min_rating, needed)
+    table = read_table(path, separator=separator, setting="data.separator")
+    found, dropped = interaction_columns(table, name, columns, where, min_rating, needed)
     details = item_details(
         path.parent / "items.csv",
         item=columns.item,
@@ -220,28 +189,21 @@ def read_folder(
     if cold_items.exists():
         cold = item_columns(read_table(cold_items), columns.item, cold_label="cold_label")
     content = files.read_features()
-    users = user_index(found["user"], ids)
+    users = user_index(found["user"], ids, originals(path.with_name(USERS), "userID"))
     strict = not users.two_readings(found["user"])
-    items = item_index(found["item"], details.get("item"), content, ids, strict=strict)
-    rows, clock = _rows(found, users, items, needed)
-    source = Source(
-        name=name,
-        n_users=users.count,
-        n_items=items.count,
-        interactions=Interactions(
-            user=rows["user"].to_torch(),
-            item=rows["item"].to_torch(),
-            time=rows["time"].to_torch() if "time" in rows.columns else None,
-        ),
-        label=rows["label"].to_torch() if "label" in rows.columns else None,
-        modalities=content,
-        categories=item_categories(details, items, category_separator),
-        cold=cold_labels(cold, items),
-        user_ids=users.ids,
-        item_ids=items.ids,
-        item_titles=item_titles(details, items),
-        clock=clock,
-        removed=_removed(dropped, users, items),
+    listed = originals(path.with_name(ITEMS), "itemID")
+    items = item_index(found["item"], details.get("item"), content, ids, listed, strict=strict)
+    source = assemble(
+        name,
+        found,
+        dropped,
+        users,
+        items,
+        details,
+        content=content,
+        cold=cold,
+        category_separator=category_separator,
+        needed=needed,
         fingerprint=fingerprint(
             files,
             columns=columns,
@@ -285,9 +247,9 @@ def read_items(folder: Path) -> tuple[dict[str, Modality], pl.Series | None]:
         log.warning("%s is not read: content is in <modality>%s", path, FEATURES)
     digest = digests([*files.values()])
     content = {kind: read_modality(path, digest[path]) for kind, path in files.items()}
-    ids = originals(folder / "i_id_mapping.csv", "itemID")
+    ids = originals(folder / ITEMS, "itemID")
     rows = {f"{kind}{FEATURES}": len(each.features) for kind, each in content.items()}
-    rows |= {} if ids is None else {"i_id_mapping.csv": len(ids)}
+    rows |= {} if ids is None else {ITEMS: len(ids)}
     if len(set(rows.values())) > 1:
         listed = ", ".join(f"{file} {count}" for file, count in rows.items())
         raise DataError(file=folder, found=listed, expected="as many rows in each, one an item")
@@ -307,81 +269,3 @@ def _feature_files(folder: Path, modalities: Sequence[str] | None) -> dict[str, 
     return {
         kind: folder / f"{kind}{FEATURES}" for kind in (known if modalities is None else modalities)
     }
-
-
-def _interaction_columns(
-    path: Path,
-    name: str,
-    columns: Columns,
-    separator: str | None,
-    where: Where,
-    min_rating: float | None,
-    needed: Collection[str],
-) -> tuple[dict[str, Column], dict[str, Column]]:
-    """The columns of the interactions by role, and those of the lines that filters remove."""
-    table = read_table(path, separator=separator, setting="data.separator")
-    roles = asdict(columns)
-    check_columns(shown(path), table.frame.columns, roles, min_rating=min_rating)
-    names = {role: roles[role] for role in (*DEFAULTS, "rating") if roles[role] is not None}
-    found = table.columns(names, optional=OPTIONAL, remedy=RENAME)
-    if found["user"].values.is_empty():
-        raise DataError(
-            file=shown(path),
-            problem="no interaction below the header",
-            hint="give a file that has some",
-        )
-    used = [column.name for column in found.values()]
-    if "label" not in found and "label" in needed:
-        warn_of_split(table, used)
-    kept, removed = select_rows(name, table, found, where=where, min_rating=min_rating, used=used)
-    for role in ("user", "item"):
-        kept[role].reject(kept[role].values.is_null(), "an id; complete the line, or drop it")
-    return kept, removed
-
-
-def _removed(columns: Mapping[str, Column], users: Index, items: Index) -> Interactions | None:
-    """Interactions that filters removed, of users and items that are left."""
-    if not columns:
-        return None
-    pairs = {"user": users.known_rows(columns["user"]), "item": items.known_rows(columns["item"])}
-    frame = pl.DataFrame(pairs).drop_nulls().unique(maintain_order=True)
-    return Interactions(frame["user"].to_torch(), frame["item"].to_torch())
-
-
-def _rows(
-    found: Mapping[str, Column], users: Index, items: Index, needed: Collection[str]
-) -> tuple[pl.DataFrame, bool]:
-    """Interactions as numbers: user, item and, where known, time and label.
-
-    Returns:
-        The table, and whether its time is in seconds rather than a position within the user.
-    """
-    table = {"user": users.rows(found["user"]), "item": items.rows(found["item"])}
-    order = []
-    for role in OPTIONAL:
-        if role not in found:
-            continue
-        try:
-            if role == "time":
-                table["time"], table["moment"] = moments(found[role])
-                order.append("moment")
-            elif role == "position":
-                table["position"] = _positions(found[role])
-                order.append("position")
-            else:
-                table["label"] = labels(found[role])
-        except DataError as error:
-            if role in needed:
-                raise
-            log.warning("%s; data.split does not need %s, which is ignored", error, role)
-    frame = pl.DataFrame(table)
-    if order:
-        frame = frame.sort("user", *order, maintain_order=True)
-        frame = frame.with_columns(time=pl.col("time" if "time" in table else "position"))
-    return frame, "time" in table
-
-
-def _positions(column: Column) -> pl.Series:
-    """[N] int64."""
-    column.reject(column.integers.is_null(), "an integer; number each user's rows")
-    return column.integers

@@ -24,6 +24,7 @@ Ids = Literal["rows", "names"]
 RENAME = "rename {nearest} to {name} if that is it"
 NOT_NEGATIVE = "0 or more; number the ids from 0"
 CHOOSE = "set data.ids=rows or data.ids=names"
+USERS, ITEMS = "u_id_mapping.csv", "i_id_mapping.csv"
 SPARSE, MANY = 10, 10_000  # row numbers of a mapping are below 10 per row, or 10,000
 
 
@@ -164,20 +165,19 @@ def originals(path: Path, key: str) -> pl.Series | None:
     return ids
 
 
-def user_index(user: Column, choice: Ids | None = None) -> Index:
+def user_index(user: Column, choice: Ids | None = None, listed: pl.Series | None = None) -> Index:
     """Rows of users, listed in `u_id_mapping.csv` if it exists.
 
     Args:
         user: ids of the interactions; none is null.
         choice: configured meaning of ids that can be read in two ways.
+        listed: the content of that file, as `originals` returns it.
 
     Raises:
         DataError: an id is unknown, or can be read in two ways.
     """
-    mapping = user.path.with_name("u_id_mapping.csv")
-    listed = originals(mapping, "userID")
     if listed is not None:
-        return _listed(user, listed, mapping.name, 0, pl.Series(dtype=pl.Int64), choice)
+        return _listed(user, listed, USERS, 0, pl.Series(dtype=pl.Int64), choice)
     return _unlisted(user, pl.Series(dtype=pl.Int64), choice)
 
 
@@ -186,6 +186,7 @@ def item_index(
     detail: Column | None,
     content: Mapping[str, Modality],
     choice: Ids | None = None,
+    listed: pl.Series | None = None,
     *,
     strict: bool = True,
 ) -> Index:
@@ -196,16 +197,16 @@ def item_index(
         detail: ids of `items.csv`, if it exists.
         content: features by name.
         choice: configured meaning of ids that can be read in two ways.
+        listed: the content of `i_id_mapping.csv`, as `originals` returns it, if it exists.
         strict: refuse a meaning that no id can have; else it may be for the users alone.
 
     Raises:
         DataError: an id is unknown or can be read in two ways, or the features have another number
             of rows.
     """
-    mapping = item.path.with_name("i_id_mapping.csv")
     heights = {f"{kind}{FEATURES}": len(each.features) for kind, each in content.items()}
     height = max(heights.values(), default=0)
-    listed, source = originals(mapping, "itemID"), mapping.name
+    source = ITEMS
     numbers = pl.Series(dtype=pl.Int64)
     if detail is not None and not detail.integers.has_nulls():
         numbers = detail.integers
@@ -227,7 +228,7 @@ def item_index(
     if listed is not None:
         index = _listed(item, listed, source, height, numbers, choice)
     elif heights:
-        index = _in_order_of_features(item, heights, choice, numbers, strict=strict)
+        index = in_order_of_features(item, heights, choice, numbers, strict=strict)
     else:
         index = _unlisted(item, numbers, choice)
     for file, rows in heights.items():
@@ -293,7 +294,7 @@ def _extended(column: Column, listed: pl.Series, choice: Ids | None) -> pl.Serie
     return pl.concat([listed, more.alias(listed.name)])
 
 
-def _in_order_of_features(
+def in_order_of_features(
     column: Column,
     heights: Mapping[str, int],
     choice: Ids | None,

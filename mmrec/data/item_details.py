@@ -54,13 +54,31 @@ def item_details(path: Path, *, item: str, categories: str, title: str) -> dict[
             problem=f"it is a column of {shown(path)}, which does not exist",
             hint=f"{rename}, or leave the setting out",
         )
-    optional = [role for role in names if role not in renamed]
-    remedy = f"set data.columns.{{role}}={{nearest}}, or {RENAME}"
     if not path.exists():
         return {}
-    table = read_table(path)
+    return detail_columns(read_table(path), item=item, categories=categories, title=title)
+
+
+def detail_columns(
+    table: FileTable, *, item: str, categories: str, title: str, **more: str
+) -> dict[str, Column]:
+    """Take ids, categories and titles from a table of items.
+
+    Args:
+        table: of items.
+        item: as of `item_details`, and so are the next two.
+        categories: column of categories.
+        title: column of titles.
+        more: columns of further roles, which the table may lack.
+
+    Raises:
+        DataError: the table lacks a column, or an id.
+    """
+    path, names = table.path, {"categories": categories, "title": title, **more}
+    optional = [role for role, name in names.items() if name == role]
+    remedy = f"set data.columns.{{role}}={{nearest}}, or {RENAME}"
     header = {name.partition(":")[0] for name in table.frame.columns}
-    taken = {item, categories, title, DEFAULTS["item"]}
+    taken = {item, *names.values(), DEFAULTS["item"]}
     if title == "title" and "title" not in header:
         likely = sorted(name for name in header - taken if name.lower() in TITLES)
         if len(likely) == 1:

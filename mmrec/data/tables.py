@@ -11,7 +11,7 @@ import io
 import json
 import tokenize
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -70,7 +70,7 @@ def reading(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a file, with the lines of its values.
+    """One column of a table, with the lines or labels of its values.
 
     Attributes:
         path: of the file.
@@ -78,6 +78,7 @@ class Column:
         values: [N] text, or numbers, booleans and dates from a typed file.
         rows: [N] the row of each value in the file, from 0; None: all rows in order.
         lines: the line of each row of the file, from 1; None if the file has no lines.
+        labels: what each row is called in messages; None: by its number.
     """
 
     path: Path
@@ -85,6 +86,7 @@ class Column:
     values: pl.Series
     rows: pl.Series | None = None
     lines: Sequence[int] | pl.Series | None = None
+    labels: Sequence[Hashable] | None = None
 
     @cached_property
     def integers(self) -> pl.Series:
@@ -105,10 +107,15 @@ class Column:
         kept = rows if self.rows is None else self.rows.gather(rows)
         return replace(self, values=self.values.gather(rows), rows=kept)
 
-    def place(self, index: int) -> tuple[int | None, int | None]:
-        """The line of a value in its file, or its row from 0 in a file without lines."""
+    def place(self, index: int) -> tuple[int | None, int | str | None]:
+        """The line of a value in its file, or its row (label, or number from 0) without lines."""
         row = index if self.rows is None else int(self.rows[index])
-        return (None, row) if self.lines is None else (int(self.lines[row]), None)
+        if self.lines is not None:
+            return int(self.lines[row]), None
+        if self.labels is None:
+            return None, row
+        label = self.labels[row]
+        return None, label if isinstance(label, int) else printable(label)
 
     def reject(self, bad: pl.Series, expected: str) -> None:
         """Raise a DataError about the first row where `bad` [N] is true or null, if there is one.
@@ -136,19 +143,21 @@ class Column:
 
 @dataclass(frozen=True)
 class FileTable:
-    """A table from a file.
+    """A table from a file, or from a DataFrame, whose `path` is then no file but its name.
 
     Attributes:
         path: of the file.
         frame: its content; all columns of a text are text.
         lines: [N] the line of each row, from 1; None if the file has no lines.
         setting: sets the separator, for messages; None if no setting does.
+        labels: [N] what each row is called in messages; None: by its number.
     """
 
     path: Path
     frame: pl.DataFrame
     lines: Sequence[int] | pl.Series | None = None
     setting: str | None = None
+    labels: Sequence[Hashable] | None = None
 
     def column(self, name: str) -> Column:
         """The column of this name.
@@ -170,7 +179,7 @@ class FileTable:
                 expected="text, integers, floats, booleans or dates",
                 hint="convert the column",
             )
-        return Column(self.path, name, values, lines=self.lines)
+        return Column(self.path, name, values, lines=self.lines, labels=self.labels)
 
     def columns(
         self, names: Mapping[str, str], *, optional: Collection[str] = (), remedy: str

@@ -1,13 +1,8 @@
 """Metrics, and how a ranking is judged."""
 
+from mmrec.evaluation.finite import NonFiniteScores, check_finite
 from mmrec.evaluation.protocol import Evaluation
-from mmrec.evaluation.ranking import (
-    ACCURACY,
-    NonFiniteScores,
-    RankingMetric,
-    Rankings,
-    check_finite,
-)
+from mmrec.evaluation.ranking import ACCURACY, RankingMetric, Rankings
 
 __all__ = [
     "ACCURACY",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmrec.evaluation.finite import check_finite
 from mmrec.evaluation.metrics import rank_items
-from mmrec.evaluation.ranking import check_finite
 
 
 def best_items(

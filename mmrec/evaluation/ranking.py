@@ -17,6 +17,8 @@ from torchmetrics import Metric
 from mmrec.data.batches import ranges
 from mmrec.data.corpus import Corpus, Interactions
 from mmrec.evaluation import metrics
+from mmrec.evaluation.finite import check_finite
+from mmrec.evaluation.pairs import checked_pairs
 from mmrec.evaluation.protocol import (
     Evaluation,
     Part,
@@ -27,6 +29,7 @@ from mmrec.evaluation.protocol import (
     seen_interactions,
 )
 
+Cutoffs = tuple[int, ...]
 ACCURACY = ("recall", "hit_rate", "precision", "ndcg", "mrr", "map")
 GROUPED = ("recall", "ndcg")
 ITEM_GROUPS = ("head", "mid", "tail")
@@ -38,15 +41,11 @@ USER_GROUPS = ("active", "regular", "occasional")
 UNIT = 2.0**-40
 
 
-class NonFiniteScores(ValueError):
-    """A model gave NaN or infinity where a score was due."""
-
-
 class RankingMetric(Metric):
     """Mean metrics over the users who have a held-out item in a split.
 
     States are sums, so the result is the same whatever the batches and the number of processes.
-    Feed it with `update`, and every user once.
+    Feed it with `update`, and every user once. `from_pairs` makes one without a corpus.
 
     Args:
         corpus: what is evaluated on.
@@ -96,27 +95,62 @@ class RankingMetric(Metric):
         detailed: bool,
     ) -> None:
         super().__init__()
-        ranked = candidates(corpus, part, evaluation)  # [I] bool
-        self.cutoffs = cutoffs = evaluation.cutoffs
         self.detailed = detailed
-        self.n_users, self.n_items = corpus.n_users, corpus.n_items
-        relevant = held_out_in(corpus, part)
-        self._constant("excluded", (~ranked).nonzero().squeeze(1))
-        pairs = torch.unique(relevant.user * corpus.n_items + relevant.item)  # [N] sorted
-        relevant = Interactions(pairs // corpus.n_items, pairs % corpus.n_items)
+        self._constant("excluded", (~candidates(corpus, part, evaluation)).nonzero().squeeze(1))
         seen = seen_interactions(corpus, part, evaluation.resolved(needs_history=False).seen)
-        again = torch.isin(seen.user * corpus.n_items + seen.item, pairs)  # held out after all
-        masked = seen.select(~again).by_user(corpus.n_users)
-        held_out = torch.bincount(relevant.user, minlength=corpus.n_users)
-        self._constant("users", held_out.nonzero().squeeze(1))  # [Q]
-        self._constant("held_out", held_out)  # [U]
+        size = corpus.n_users, corpus.n_items
+        held_out = self._prepare(held_out_in(corpus, part), seen, size, evaluation.cutoffs)
+        if detailed:
+            self._add_details(corpus, held_out, evaluation)
+
+    @classmethod
+    def from_pairs(
+        cls,
+        held_out: Tensor,
+        seen: Tensor | None = None,
+        *,
+        n_users: int,
+        n_items: int,
+        cutoffs: Sequence[int] = (5, 10, 20, 50),
+    ) -> RankingMetric:
+        """Make a metric of pairs of users and items, without a corpus.
+
+        Args:
+            held_out: [2, N] int64, users and items to be found.
+            seen: [2, M] int64, pairs that are masked, unless they are held out; None: none.
+            n_users: U.
+            n_items: I.
+            cutoffs: lengths of the lists that are judged, rising.
+
+        Raises:
+            ValueError: a pair is out of range, there is no pair, or a cutoff exceeds the catalogue.
+        """
+        pairs, lengths = checked_pairs(held_out, seen, n_users, n_items, cutoffs)
+        metric = cls.__new__(cls)
+        Metric.__init__(metric)
+        metric.detailed = False
+        metric._prepare(*pairs, (n_users, n_items), lengths)
+        metric._constant("excluded", torch.empty(0, dtype=torch.int64))
+        return metric
+
+    def _prepare(
+        self, held_out: Interactions, seen: Interactions, size: tuple[int, int], cutoffs: Cutoffs
+    ) -> Interactions:
+        """Keep what every metric needs; return the held-out pairs, each once and sorted."""
+        self.n_users, self.n_items = n_users, n_items = size
+        self.cutoffs = cutoffs
+        pairs = torch.unique(held_out.user * n_items + held_out.item)  # [N] sorted
+        again = torch.isin(seen.user * n_items + seen.item, pairs)  # held out after all
+        masked = seen.select(~again).by_user(n_users)
+        count = torch.bincount(pairs // n_items, minlength=n_users)
+        self._constant("users", count.nonzero().squeeze(1))  # [Q]
+        self._constant("held_out", count)  # [U]
         self._constant("pairs", pairs)
         self._constant("seen_start", masked.start)  # [U + 1]
         self._constant("seen_item", masked.item)
         self._summed("accuracy", len(ACCURACY), len(cutoffs))
         self._summed("n_evaluated")
-        if detailed:
-            self._add_details(corpus, relevant, evaluation)
+        return Interactions(pairs // n_items, pairs % n_items)
 
     def _add_details(self, corpus: Corpus, relevant: Interactions, evaluation: Evaluation) -> None:
         item_group = groups(corpus.item_counts(), evaluation.item_groups)
@@ -363,19 +397,3 @@ def _units(values: Tensor) -> Tensor:
 
 def _mean(units: Tensor, count: Tensor) -> Tensor:
     return units.double() * UNIT / count
-
-
-def check_finite(users: Tensor, scores: Tensor, remedy: str) -> None:
-    """Refuse scores [B, I] of users [B] that cannot be ranked.
-
-    Raises:
-        NonFiniteScores: names the first that is NaN or infinite, and the remedy.
-    """
-    low, high = scores.aminmax()
-    if low.isfinite() and high.isfinite():
-        return
-    row, item = (~scores.isfinite()).nonzero()[0].tolist()
-    raise NonFiniteScores(
-        f"the score of user {users[row].item()} for item {item} is {scores[row, item].item()}; "
-        f"{remedy}"
-    )

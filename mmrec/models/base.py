@@ -153,6 +153,15 @@ class Recommender(LightningModule):
             )
         return encoded.users[queries.user] @ encoded.items.T  # [B, I]
 
+    def dot_product(self, encoded: Any) -> Embeddings | None:
+        """Return vectors whose dot products are the scores; None: users have no vector.
+
+        Args:
+            encoded: as returned by `encode`.
+        """
+        own = type(self).score is not Recommender.score
+        return None if own or not isinstance(encoded, Embeddings) else encoded
+
     def encode_items(
         self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None
     ) -> Tensor:

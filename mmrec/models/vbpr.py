@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmrec.config.checks import check_at_least, check_choice
 from mmrec.data import Queries, TrainingView, Triplets, require_modalities
-from mmrec.models.base import Recommender
+from mmrec.models.base import Embeddings, Recommender
 from mmrec.nn import Features, embedding_linear, lookup
 from mmrec.nn.losses import Norm, bpr, norm_penalty, pair_scores
 
@@ -92,6 +92,14 @@ class VBPR(Recommender):
             "bpr": bpr(positive + b_i, negative + b_j),
             "l2": self.l2 * norm_penalty(self.norm, *rows, b_i, b_j),
         }
+
+    def dot_product(self, encoded: Encoded) -> Embeddings:
+        """The biases are one more dimension of items, in which all users are 1."""
+        ones = encoded.users.new_ones(len(encoded.users), 1)
+        return Embeddings(
+            torch.cat([encoded.users, ones], 1),
+            torch.cat([encoded.items, encoded.bias[:, None]], 1),
+        )
 
     def score(self, encoded: Encoded, queries: Queries) -> Tensor:
         """Add the item biases to the dot products: [B, I]."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -29,18 +29,20 @@ from torch import Tensor
 from mmrec.config.bars import steps
 from mmrec.config.errors import SettingError, memory_suffices
 from mmrec.config.literals import Known, Masked
-from mmrec.config.paths import data_root as default_data_root
-from mmrec.config.paths import expand
 from mmrec.config.schema import TARGET
-from mmrec.data import Corpus, DataError, InteractionData, Modality, Queries
+from mmrec.data import Corpus, DataError, InteractionData, MemoryData, Modality, Queries
 from mmrec.data.loaders import QueryLoader, queries_for
+from mmrec.data.memory import at_hand
 from mmrec.models import NoNewItems, Recommender, RoutedRecommender
 from mmrec.nn import fused_ranking
 from mmrec.training.build import build
 from mmrec.training.results import BEST, CONFIG, ResultError, locate_run, read_result
-from mmrec.training.stored_config import KINDS, read_run_config
+from mmrec.training.stored_config import KINDS, placed, read_run_config, titled
 from mmrec.training.trainer import quiet_lightning
 from mmrec.training.upstream import saved_teacher
+
+if TYPE_CHECKING:
+    from mmrec.training.vectors import Vectors
 
 log = logging.getLogger(__name__)
 SEED_NOTES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # what Lightning writes to the environment
@@ -109,6 +111,68 @@ class OpenRun:
             return torch.empty(len(users), 0)
         return self.model.pair_gates(self._of_pairs(users), items)
 
+    def recommend(
+        self,
+        users: Iterable[int | str] | None = None,
+        k: int = 20,
+        *,
+        seen: Masked = "train+val",
+        exclude: Sequence[int | str] | None = None,
+        only: Sequence[int | str] | None = None,
+        accelerator: str = "auto",
+        block: int = 512,
+    ) -> pl.DataFrame:
+        """Return the best items of users, best first.
+
+        The columns are `user`, `item` (row numbers), `rank` (from 1), `score`, `user_id`,
+        `item_id` (names, as the data have them) and, where items have titles, `title`.
+
+        Args:
+            users: names: ids where the data have them, else row numbers; None: everybody.
+            k: length of the lists; they are shorter where there are fewer candidates.
+            seen: items that are masked, as in the command `recommend`.
+            exclude: items that are not recommended.
+            only: items that may be recommended; None: all.
+            accelerator: `auto`, `cpu` or `gpu`.
+            block: users that are scored at a time.
+
+        Raises:
+            SettingError: a user or an item is unknown, or another argument is invalid.
+        """
+        from mmrec.training.ranked_lists import recommended
+
+        return recommended(self, users, k, seen, exclude, only, accelerator, block)
+
+    def similar_items(
+        self, items: Iterable[int | str] | None = None, k: int = 10, *, block: int = 512
+    ) -> pl.DataFrame:
+        """Return the items that are most similar to some items, the most similar first.
+
+        The columns are `item`, `similar` (row numbers), `rank`, `similarity`, `item_id`,
+        `similar_id` and, where items have titles, `title` and `similar_title`.
+
+        Args:
+            items: names, as for `recommend`; None: all.
+            k: length of the lists.
+            block: items that are compared at a time.
+
+        Raises:
+            SettingError: an item is unknown, or the model has nothing to compare items by.
+        """
+        from mmrec.training.ranked_lists import compared
+
+        return compared(self, items, k, block)
+
+    def embeddings(self) -> Vectors:
+        """Return the vectors of users and items, with their names.
+
+        Raises:
+            SettingError: the model has no vectors.
+        """
+        from mmrec.training.vectors import vectors_of
+
+        return vectors_of(self)
+
     def recommend_sequences(
         self,
         sequences: Sequence[Sequence[int | str]],
@@ -121,7 +185,7 @@ class OpenRun:
     ) -> pl.DataFrame:
         """Return the best items after sequences that were not in training.
 
-        The columns are those of the command `recommend`; `user` is the number of the sequence.
+        The columns are those of `recommend` but `user_id`; `user` is the number of the sequence.
 
         Args:
             sequences: items in order of time, the oldest first: rows of the data (numbers), or
@@ -140,14 +204,13 @@ class OpenRun:
                 unknown, or times are missing or wrong.
         """
         from mmrec.training.given_histories import list_histories
-        from mmrec.training.ranked_lists import ranked_lists
+        from mmrec.training.ranked_lists import check_positive, ranked_lists, with_names
 
-        for name, value in (("k", k), ("block", block)):
-            if value < 1:
-                raise SettingError(setting=name, value=value, expected="1 or more")
+        check_positive(k=k, block=block)
         given = list_histories(self, sequences, times)
         users = torch.arange(len(given))
-        return pl.concat(ranked_lists(self, users, k, seen, block, accelerator, history=given))
+        lists = ranked_lists(self, users, k, seen, block, accelerator, history=given)
+        return with_names(pl.concat(lists), "item")
 
     def _of_pairs(self, users: Tensor) -> Queries:
         """One query a pair, on the model's device."""
@@ -159,6 +222,7 @@ class OpenRun:
 def open_run(
     path: str | Path,
     *,
+    data: Corpus | None = None,
     trust: str | Sequence[str] = (),
     data_root: str | Path | None = None,
     title: str | None = None,
@@ -169,13 +233,15 @@ def open_run(
 
     Args:
         path: the run's folder or its `result.json`, for the best weights; or a checkpoint in it.
+        data: the corpus of a run that was trained on one in memory; others read their data.
         trust: modules or packages outside mmrec that the run may import, as `mine` or
             `mine.models`. A module that was trusted once, or trained with, needs no repetition.
         data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
         title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
 
     Raises:
-        SettingError: `data_root` or `title` is given for data that are not read from a folder.
+        SettingError: `data_root` or `title` is given for data that are not read from a folder, or
+            `data` for data that are read or made.
         ResultError: a file is missing or malformed, or the configuration names a class that may
             not be imported.
         DataError: the data differ from those that the run was trained on.
@@ -189,17 +255,21 @@ def open_run(
             "or the file was removed: run it again"
         )
     checked = {name: config[name] for name in (*KINDS, "seed")}
-    checked["data"] = _placed(config["data"], data_root)
+    checked["data"] = placed(config["data"], data_root)
     if title is not None:
-        checked["data"] |= _titled(config["data"], title)
+        checked["data"] |= titled(config["data"], title)
+    if data is not None and not issubclass(get_object(config["data"][TARGET]), MemoryData):
+        raise SettingError(
+            setting="data", problem="the run reads its own data", hint="leave the argument out"
+        )
     checked["model"] = {**config["model"], **_unfused(config["model"])}
     memory = memory_suffices(ResultError, str(folder / CONFIG))
-    with generators_kept(), _silent("mmrec.data"), memory:
+    with generators_kept(), _silent("mmrec.data"), memory, at_hand(data):
         kind = get_object(config["model"][TARGET])
-        data, model = build(checked, lambda _: saved_teacher(kind, checkpoint))
-        _check_data(folder, result["data_card"], data.corpus)
+        module, model = build(checked, lambda _: saved_teacher(kind, checkpoint))
+        _check_data(folder, result["data_card"], module.corpus)
     _load(model, checkpoint)
-    return OpenRun(folder, checkpoint, config, result, data, model.eval())
+    return OpenRun(folder, checkpoint, config, result, module, model.eval())
 
 
 @contextmanager
@@ -212,52 +282,6 @@ def _silent(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _placed(data: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
-    """The data's settings with the folder of data sets that is there now.
-
-    Raises:
-        SettingError: the data have no such folder.
-    """
-    if "root" not in data:
-        if root is not None:
-            what = str(data[TARGET]).rpartition(".")[2]
-            raise SettingError(
-                setting="data.root",
-                value=root,
-                problem=f"{what} reads no folder",
-                hint="leave the setting out",
-            )
-        return dict(data)
-    if root is not None:
-        return {**data, "root": str(root)}
-    recorded, name = data["root"], data.get("name")
-    moved = isinstance(recorded, str) and not expand(recorded).joinpath(str(name)).is_dir()
-    if moved and os.environ.get("MMREC_DATA"):
-        log.info(
-            "data: %s is not in %s, read from MMREC_DATA=%s", name, recorded, default_data_root()
-        )
-        return {**data, "root": None}
-    return dict(data)
-
-
-def _titled(data: Mapping[str, Any], title: str) -> dict[str, Any]:
-    """The names of columns with another one for titles.
-
-    Raises:
-        SettingError: the data have no such names.
-    """
-    if "root" not in data:
-        what = str(data[TARGET]).rpartition(".")[2]
-        raise SettingError(
-            setting="data.columns.title",
-            value=title,
-            problem=f"{what} reads no folder",
-            hint="leave the setting out",
-        )
-    columns = data.get("columns") or {TARGET: "mmrec.data.Columns"}
-    return {"columns": {**columns, "title": title}}
 
 
 @contextmanager

@@ -6,12 +6,13 @@ Nothing heavy is imported with this module: a command checks its settings before
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mmrec.config.errors import SettingError
 from mmrec.config.literals import Known, Masked
-from mmrec.training.names import Names, item_names
+from mmrec.training.names import Names, allowed_items, item_names, select, user_names
 
 if TYPE_CHECKING:
     import polars as pl
@@ -137,3 +138,134 @@ def masked_interactions(corpus: Corpus, seen: Masked) -> Interactions:
         return seen_interactions(corpus, "test", seen)
     others = [part for part in (corpus.warm, corpus.removed) if part is not None]
     return together(corpus.train, corpus.val, corpus.test, *others)
+
+
+def similar_lists(
+    opened: OpenRun, items: Tensor, k: int, *, allowed: Tensor | None = None, block: int = 512
+) -> Iterator[pl.DataFrame]:
+    """The rows of `similar`, a block of items at a time; an item is not in its own list.
+
+    Args:
+        opened: a run.
+        items: [N] int64.
+        k: length of the lists.
+        allowed: [I] bool, items that may be listed; None: all.
+        block: items that are compared at a time.
+
+    Raises:
+        NoSimilarity: the model has nothing by which items can be compared.
+        NonFiniteScores: a similarity is NaN.
+    """
+    import polars as pl
+    import torch
+
+    from mmrec.evaluation import NonFiniteScores
+    from mmrec.evaluation.metrics import rank_items
+
+    corpus, model = opened.corpus, opened.model
+    with torch.no_grad():
+        encoded = model.encode()
+        for batch in torch.split(items, min(block, corpus.n_items)):
+            scores = model.item_similarity(encoded, batch).float()  # [B, I]
+            if scores.isnan().any():
+                raise NonFiniteScores(
+                    f"{opened.checkpoint}: a similarity of items is NaN; the model has diverged, "
+                    "so use another run"
+                )
+            scores = scores.scatter(1, batch[:, None], -torch.inf)
+            if allowed is not None:
+                scores = scores.masked_fill(~allowed, -torch.inf)
+            ranked = rank_items(scores, batch, min(k, scores.shape[1]))  # [B, k]
+            row, place = (ranked >= 0).nonzero(as_tuple=True)
+            found = ranked[row, place]
+            columns = {
+                "item": batch[row],
+                "similar": found,
+                "rank": place + 1,
+                "similarity": scores[row, found],
+            }
+            frame = pl.DataFrame({name: value.numpy() for name, value in columns.items()})
+            for ids, end in ((corpus.item_ids, "id"), (corpus.item_titles, "title")):
+                if ids is not None:
+                    item = "title" if end == "title" else "item_id"
+                    frame = frame.with_columns(
+                        ids.gather(frame["item"]).alias(item),
+                        ids.gather(frame["similar"]).alias(f"similar_{end}"),
+                    )
+            yield frame
+
+
+def with_names(frame: pl.DataFrame, *kinds: str) -> pl.DataFrame:
+    """Add columns such as `item_id` where row numbers are the names.
+
+    Args:
+        frame: lists.
+        kinds: columns of row numbers.
+    """
+    for name in kinds:
+        if f"{name}_id" not in frame.columns:
+            frame = frame.with_columns(frame[name].alias(f"{name}_id"))
+    return frame
+
+
+def check_positive(**arguments: int) -> None:
+    """Refuse arguments below 1.
+
+    Raises:
+        SettingError: names the first.
+    """
+    for name, value in arguments.items():
+        if value < 1:
+            raise SettingError(setting=name, value=value, expected="1 or more")
+
+
+def recommended(
+    opened: OpenRun,
+    users: Iterable[int | str] | None,
+    k: int,
+    seen: Masked,
+    exclude: Sequence[int | str] | None,
+    only: Sequence[int | str] | None,
+    accelerator: str,
+    block: int,
+) -> pl.DataFrame:
+    """Return the lists of `OpenRun.recommend`."""
+    import polars as pl
+
+    check_positive(k=k, block=block)
+    offer = offered(opened.data, None)
+    # Names in a list are ids; alone, a text could be the path of a table.
+    left_out, listed = (None if names is None else list(names) for names in (exclude, only))
+    offer = offer._replace(allowed=allowed_items(left_out, listed, offer.names))
+    chosen = _chosen("users", users, user_names(opened.data))
+    lists = ranked_lists(opened, chosen, k, seen, block, accelerator, offer)
+    return with_names(pl.concat(lists), "user", "item")
+
+
+def compared(
+    opened: OpenRun, items: Iterable[int | str] | None, k: int, block: int
+) -> pl.DataFrame:
+    """Return the lists of `OpenRun.similar_items`."""
+    import polars as pl
+
+    from mmrec.models import NoSimilarity
+
+    check_positive(k=k, block=block)
+    chosen = _chosen("items", items, item_names(opened.data))
+    try:
+        return with_names(
+            pl.concat(similar_lists(opened, chosen, k, block=block)), "item", "similar"
+        )
+    except NoSimilarity as error:
+        raise SettingError(setting="run", value=opened.folder, problem=str(error)) from None
+
+
+def _chosen(setting: str, asked: Iterable[int | str] | None, names: Names) -> Tensor:
+    """Row numbers of names in their order; of everything without names."""
+    import torch
+
+    if asked is None:
+        return torch.arange(names.count)
+    if isinstance(asked, str | bytes):
+        raise SettingError(setting=setting, value=asked, expected=f"a list, as [{asked!r}]")
+    return select(setting, list(asked), names)

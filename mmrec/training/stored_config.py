@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch.optim import Optimizer
 
 from mmrec.config.errors import SettingError
 from mmrec.config.old_runs import unsupported
+from mmrec.config.paths import data_root as default_data_root
+from mmrec.config.paths import expand
 from mmrec.config.schema import TARGET, check_call
 from mmrec.config.text import one_line
 from mmrec.data import InteractionData
@@ -201,3 +204,49 @@ def _below(node: object, place: str) -> Iterator[tuple[str, object]]:
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from _below(value, f"{place}[{index}]")
+
+
+def placed(data: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
+    """The data's settings with the folder of data sets that is there now.
+
+    Raises:
+        SettingError: the data have no such folder.
+    """
+    if "root" not in data:
+        if root is not None:
+            what = str(data[TARGET]).rpartition(".")[2]
+            raise SettingError(
+                setting="data.root",
+                value=root,
+                problem=f"{what} reads no folder",
+                hint="leave the setting out",
+            )
+        return dict(data)
+    if root is not None:
+        return {**data, "root": str(root)}
+    recorded, name = data["root"], data.get("name")
+    moved = isinstance(recorded, str) and not expand(recorded).joinpath(str(name)).is_dir()
+    if moved and os.environ.get("MMREC_DATA"):
+        log.info(
+            "data: %s is not in %s, read from MMREC_DATA=%s", name, recorded, default_data_root()
+        )
+        return {**data, "root": None}
+    return dict(data)
+
+
+def titled(data: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """The names of columns with another one for titles.
+
+    Raises:
+        SettingError: the data have no such names.
+    """
+    if "root" not in data:
+        what = str(data[TARGET]).rpartition(".")[2]
+        raise SettingError(
+            setting="data.columns.title",
+            value=title,
+            problem=f"{what} reads no folder",
+            hint="leave the setting out",
+        )
+    columns = data.get("columns") or {TARGET: "mmrec.data.Columns"}
+    return {"columns": {**columns, "title": title}}

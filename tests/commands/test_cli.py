@@ -19,7 +19,7 @@ from mmrec.config.schema import conf_dir
 from mmrec.training.trust import leave_run_folders
 
 CONFIGS = {"run": "config.yaml"}
-COMMANDS = ("run", "evaluate", "recommend", "similar", "explain", "prepare", "report")
+COMMANDS = ("run", "evaluate", "recommend", "similar", "export", "explain", "prepare", "report")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_it_tells_its_version(call):
     [
         ("recomend", "recommend"),
         ("rnu", "run"),
-        ("zzz", "; there are evaluate, explain, prepare"),
+        ("zzz", "; there are evaluate, explain, export, prepare"),
     ],
 )
 def test_an_unknown_command_is_one_line_with_the_nearest(call, word, nearest):
@@ -99,6 +99,7 @@ def test_an_unknown_command_is_one_line_with_the_nearest(call, word, nearest):
         ("evaluate", "Recompute a run's numbers"),
         ("recommend", "Write or print the best items of each user"),
         ("similar", "Write or print the most similar items"),
+        ("export", "Write the vectors of users and items"),
         ("report", "Compare runs"),
         ("prepare", "Make a data set from public raw files"),
         ("explain", "Show which experts"),

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from mmrec.commands.run import run
-from mmrec.commands.similar import similar, similar_items
+from mmrec.commands.similar import similar
 from mmrec.config.errors import SettingError
 from mmrec.evaluation import NonFiniteScores
 from mmrec.training.open_run import open_run
+from mmrec.training.ranked_lists import similar_lists
 
 TINY = ("trainer=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
 WORLD = ("data.world.users=60", "data.world.items=50", "data.world.widths=4")
@@ -80,7 +81,7 @@ def test_vectors_of_several_experts_are_compared_side_by_side(runs):
     with torch.no_grad():
         vectors = opened.model.encode().items  # [E, I, D]
     joined = torch.cat(list(vectors), dim=1).numpy()
-    [frame] = similar_items(opened, torch.tensor([3]), 5)
+    [frame] = similar_lists(opened, torch.tensor([3]), 5)
     assert frame["similar"].to_list() == naive(joined, 3, 5)[0]
 
 
@@ -93,7 +94,7 @@ def test_vectors_of_several_experts_are_compared_side_by_side(runs):
 )
 @pytest.mark.slow
 def test_models_with_vectors_or_weights_have_similar_items(model, runs):
-    [frame] = similar_items(open_run(runs(model)), torch.tensor([0, 9]), 3)
+    [frame] = similar_lists(open_run(runs(model)), torch.tensor([0, 9]), 3)
     assert frame["item"].to_list() == [0, 0, 0, 9, 9, 9]
     assert not (frame["item"] == frame["similar"]).any()
     assert frame["similarity"].is_finite().all()
@@ -101,7 +102,7 @@ def test_models_with_vectors_or_weights_have_similar_items(model, runs):
 
 def test_ease_compares_items_by_what_it_has_learned(runs):
     opened = open_run(runs("ease"))
-    [frame] = similar_items(opened, torch.tensor([5]), 3)
+    [frame] = similar_lists(opened, torch.tensor([5]), 3)
     row = opened.model.weights[5].tolist()
     expected = sorted((n for n in range(ITEMS) if n != 5), key=lambda n: -row[n])[:3]
     assert frame["similar"].to_list() == expected
@@ -109,7 +110,7 @@ def test_ease_compares_items_by_what_it_has_learned(runs):
 
 def test_item_knn_lists_neighbours_only(runs):
     opened = open_run(runs("item_knn"))
-    [frame] = similar_items(opened, torch.tensor([5]), ITEMS)
+    [frame] = similar_lists(opened, torch.tensor([5]), ITEMS)
     row = opened.model.similarity.to_dense()[:, 5]
     row[5] = 0
     assert {*frame["similar"]} == {*row.nonzero().flatten().tolist()}

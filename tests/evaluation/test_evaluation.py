@@ -488,3 +488,49 @@ def test_moving_to_half_precision_keeps_the_result():
 def test_nothing_of_the_metric_enters_a_checkpoint():
     metric = RankingMetric(make_corpus(), "test", Evaluation(CUTOFFS), detailed=True)
     assert not metric.state_dict()
+
+
+def stacked(*parts):
+    return torch.cat([torch.stack([part.user, part.item]) for part in parts], 1)
+
+
+def test_pairs_alone_give_the_metrics_of_a_corpus():
+    corpus = make_corpus()
+    scores = random_scores(corpus)
+    whole = RankingMetric(
+        corpus, "test", Evaluation(cutoffs=CUTOFFS, seen="train+val"), detailed=False
+    )
+    alone = RankingMetric.from_pairs(
+        stacked(corpus.test, corpus.test),  # a repeated pair counts once
+        stacked(corpus.train, corpus.val),
+        n_users=corpus.n_users,
+        n_items=corpus.n_items,
+        cutoffs=CUTOFFS,
+    )
+    assert torch.equal(whole.users, alone.users)
+    assert feed(alone, scores).compute() == feed(whole, scores).compute()
+    assert feed(copy.deepcopy(alone), scores).compute() == alone.compute()
+
+
+@pytest.mark.parametrize(
+    ("held_out", "seen", "more", "message"),
+    [
+        ([[0], [9]], None, {}, "an item of held_out lies outside 0..8"),
+        ([[0], [1]], [[5], [1]], {}, "a user of seen lies outside 0..4"),
+        ([[0, 1]], None, {}, r"held_out is int64 \[1, 2\], expected int64 \[2, N\]"),
+        ([[0.5], [1]], None, {}, "held_out is float32"),
+        ([[0], [1]], None, {"cutoffs": [20]}, "the cutoff 20 exceeds the catalogue of 9 items"),
+        ([[0], [1]], None, {"cutoffs": [3, 2]}, "cutoffs"),
+    ],
+)
+def test_pairs_that_cannot_be_are_refused(held_out, seen, more, message):
+    given = None if seen is None else torch.tensor(seen)
+    with pytest.raises(ValueError, match=message):
+        RankingMetric.from_pairs(
+            torch.tensor(held_out), given, **{"n_users": 5, "n_items": 9, "cutoffs": [2], **more}
+        )
+
+
+def test_no_held_out_pair_is_refused():
+    with pytest.raises(ValueError, match="no pair"):
+        RankingMetric.from_pairs(torch.empty(2, 0, dtype=torch.int64), n_users=5, n_items=9)

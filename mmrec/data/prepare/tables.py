@@ -15,9 +15,9 @@ from annotated_types import Ge
 
 from mmrec.config.errors import DataError, SettingError
 from mmrec.config.paths import expand
+from mmrec.data.assembly import Columns
 from mmrec.data.files import digests
 from mmrec.data.filters import Where, select_rows
-from mmrec.data.folder import Columns
 from mmrec.data.ids import RENAME
 from mmrec.data.item_details import item_columns
 from mmrec.data.labels import labels
