@@ -68,6 +68,15 @@ def test_a_model_with_a_teacher_trains_on_a_corpus(tmp_path):
     assert run.result["upstream"]["model"] == "wmf"
 
 
+def test_cold_items_are_waited_for_as_in_the_data_sets_with_them(tmp_path):
+    cold = corpus(split="item_cold")
+    settings = {"evaluation.cutoffs": [2], "monitor": "val/recall@2"}
+    run = fit("item_knn", cold, run_dir=tmp_path / "run", settings=settings)
+    assert run.config["trainer"]["check_val_every_n_epoch"] == 10
+    assert run.config["callbacks"]["early_stopping"]["patience"] == 20
+    assert "test_cold/recall@2" in run.result["metrics"]
+
+
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     """A run on a data set by name, in a working directory of its own."""
