@@ -262,7 +262,7 @@ def test_new_items_are_encoded_as_known_ones_are(corpus, fusion):
             {"visual": torch.tensor([[math.nan] * 8, [math.nan] * 7 + [1.0]])},
             1,
             "visual",
-            "NaN in a part",
+            "partly NaN",
         ),
         ({"visual": torch.ones(8)}, None, "visual", "of shape [8]"),
         ({"visual": torch.tensor(1.0)}, None, "visual", "of shape []"),
@@ -304,7 +304,7 @@ def test_a_modality_of_new_items_that_training_had_not_is_refused(corpus, given)
     with pytest.raises(DataError) as error:
         made(corpus).encode_items(*given)
     assert error.value.problem == "unknown modality smell"
-    assert error.value.expected == "those of training, visual, textual, audio"
+    assert error.value.expected == "the modalities of training: visual, textual, audio"
 
 
 @torch.no_grad()
@@ -343,9 +343,9 @@ def test_concatenated_modalities_have_no_weights(corpus):
 
 
 def test_features_of_new_items_need_the_name_of_their_modality(corpus):
-    with pytest.raises(TypeError, match=r'by modality, \{"visual": array, "textual": array'):
+    with pytest.raises(TypeError, match=r'to array, \{"visual": array, "textual": array'):
         made(corpus).encode_items(torch.ones(2, 8))
-    with pytest.raises(TypeError, match=r"present: found list; expected a bool"):
+    with pytest.raises(TypeError, match=r"present: found list; expected a mapping"):
         made(corpus).encode_items({"visual": torch.ones(2, 8)}, [True, True])
 
 

@@ -100,7 +100,7 @@ def test_a_compiled_run_opens_where_nothing_compiles(magnet_folder, monkeypatch,
     monkeypatch.setenv("CXX", "nowhere/g++")
     fused_ranking.cache_clear()
     assert open_run(folder).model.ranking is ranking
-    assert "ranked without model.fused: it needs a C++ compiler" in caplog.text
+    assert "ranked without model.fused: it needs a GPU, or a C++ compiler" in caplog.text
 
 
 def change(folder: Path, place: str, value: object) -> None:
