@@ -93,7 +93,7 @@ def test_neighbours_that_no_modality_has_are_named(checkerboard):
     with pytest.raises(SettingError) as error:
         ItemKNN(checkerboard(missing=8), k=88)
     assert (error.value.setting, error.value.value) == ("model.k", 88)
-    assert error.value.problem == "only 88 items have visual"
+    assert error.value.problem == "only 88 items have modality visual"
 
 
 def test_most_pop_counts(small_corpus):

@@ -415,7 +415,9 @@ def test_features_that_are_all_alike_still_rank(corpus):
 
 
 def test_features_that_are_all_zero_are_no_content(corpus):
-    with pytest.raises(ValueError, match=r"k is 10, but 0 of 40 items have content"):
+    with pytest.raises(
+        ValueError, match=r"k=10 neighbours are not possible: 0 of 40 items have content"
+    ):
         MAGNET(featured(corpus, torch.zeros))
 
 
