@@ -280,7 +280,9 @@ def test_a_model_of_ids_says_that_it_cannot_rank_new_items(finished, content, tm
     with pytest.raises(SettingError) as error:
         recommend(run=finished, items=str(content[1]), output=str(tmp_path / "new.csv"), k=5)
     assert error.value.setting == "items"
-    assert error.value.problem.startswith("LightGCN knows the items of its training only")
+    assert error.value.problem.startswith(
+        "LightGCN cannot score items that were not in the training data"
+    )
 
 
 def test_the_size_of_a_block_changes_nothing(shop, tmp_path):

@@ -419,7 +419,7 @@ def test_new_items_are_encoded_in_the_models_own_digits(corpus, dtype):
 def test_training_tells_that_one_modality_cannot_be_hidden(
     modalities, chance, told, checkerboard, quiet_trainer, caplog
 ):
-    message = "model.modality_dropout hides nothing: there is one modality"
+    message = "model.modality_dropout has no effect"
     model, data = made(checkerboard(modalities), modality_dropout=chance), InteractionData()
     data.corpus = checkerboard(modalities)
     assert message not in caplog.text  # a run that is only opened says nothing
@@ -437,7 +437,7 @@ def test_what_is_said_to_be_absent_may_be_anything(corpus):
 
 
 def test_a_model_of_ids_cannot_encode_new_items(corpus):
-    with pytest.raises(TypeError, match=r"BPR knows the items of its training only.* as mamex"):
+    with pytest.raises(TypeError, match=r"BPR cannot score items that were not .* example mamex"):
         BPR(corpus).encode_items({})
 
 
@@ -515,7 +515,7 @@ def test_more_experts_than_a_modality_has_cannot_be_kept(corpus):
     with pytest.raises(TooFewExperts) as error:
         made(corpus).route_by(Constant(top_k=5))
     assert (error.value.setting, error.value.value) == ("router_schedule.top_k", 5)
-    assert error.value.problem.startswith("the model has 4 experts of each modality (visual/1, ")
+    assert error.value.problem.startswith("the model has 4 experts per modality (visual/1, ")
 
 
 def test_a_modality_that_no_item_has_is_refused(corpus):
