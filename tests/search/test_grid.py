@@ -273,4 +273,4 @@ def test_a_mistake_is_one_line_before_anything_runs(words, message, grid, tmp_pa
 
 def test_a_grid_without_m_says_so(grid):
     grid("grid=runs", *SMALL)
-    assert grid.error.startswith("error: grid: it needs a multirun; add -m")
+    assert grid.error.startswith("error: grid: it requires a multirun; add -m")

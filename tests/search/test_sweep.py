@@ -264,7 +264,7 @@ def test_a_setting_that_was_taken_away_is_told_of_in_the_file(search, tmp_path):
 
 def test_a_search_without_m_says_so(in_process):
     said = in_process(mmrec.commands.run.main, "sweep=bpr", "run_dir=never")
-    assert "sweep: it needs a multirun; add -m" in said
+    assert "sweep: it requires a multirun; add -m" in said
 
 
 def test_a_search_file_that_sets_more_than_a_search_is_refused(search, tmp_path):
