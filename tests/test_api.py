@@ -98,7 +98,7 @@ def test_a_data_set_is_named_as_on_the_command_line(planted):
     [
         ({"model": "lightgnc"}, "did you mean lightgcn"),
         ({"settings": {"model.layer": 3}}, "did you mean model.layers"),
-        ({"settings": {"model.layers": "3x"}}, "expected a whole number"),
+        ({"settings": {"model.layers": "3x"}}, "expected an integer"),
         ({"settings": {"data.cold_share": 0.3}}, "split already"),
         ({"settings": {"model.layers": [torch.ones(1)]}}, "a value is a torch.Tensor"),
         ({"sed": 1}, "sed: no such setting"),

@@ -137,7 +137,7 @@ def test_a_setting_of_another_group_is_named_whole(command, tmp_path):
 
 def test_a_folder_of_data_without_a_name_is_one_line(command, tmp_path):
     message = command("model=bpr", "data=folder", f"run_dir={tmp_path / 'run'}")
-    assert "data.name: give it a value, as data.name=" in message
+    assert "data.name: a value is required; add data.name=" in message
 
 
 @pytest.mark.parametrize("below", ["a_file/run", "a_file/deep/er/run"])
