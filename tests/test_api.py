@@ -107,12 +107,12 @@ def test_a_data_set_is_named_as_on_the_command_line(planted):
     [
         ({"model": "lightgnc"}, "did you mean lightgcn"),
         ({"settings": {"model.layer": 3}}, "did you mean model.layers"),
-        ({"settings": {"model.layers": "3x"}}, "expected a whole number"),
+        ({"settings": {"model.layers": "3x"}}, "expected an integer"),
         ({"settings": {"data.cold_share": 0.3}}, "split already"),
         ({"settings": {"model.layers": [torch.ones(1)]}}, "a value is a torch.Tensor"),
         ({"sed": 1}, "sed: no such setting"),
         ({"data": TABLE}, r"it is a DataFrame.*Corpus.from_frames"),
-        ({"ablation": "magnet/dominant_only"}, "it is one of model=magnet"),
+        ({"ablation": "magnet/dominant_only"}, "it is an ablation of model=magnet"),
     ],
 )
 def test_wrong_settings_are_named_before_a_folder_is_made(tmp_path, arguments, message):

@@ -1,4 +1,4 @@
-"""The configuration: its schema and checks, errors, paths, text and process settings."""
+"""Configuration: schema, checks, errors, paths, text and process settings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, plain log lines everywhere else."""
+"""Progress of slow operations: a bar in a terminal, or log lines otherwise."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-DELAY = 2.0  # seconds of work before anything is shown
+DELAY = 2.0  # seconds before progress is shown
 
 
 def in_terminal() -> bool:
-    """Return whether the output is read in a terminal; a redirected log gets no bars."""
+    """Return whether stdout and stderr are terminals; redirected output has no bars."""
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
@@ -26,14 +26,14 @@ def in_terminal() -> bool:
 def working(
     what: str, total: int | None = None, unit: str = "it"
 ) -> Iterator[Callable[[], object]]:
-    """Show the progress of work that takes longer than `DELAY` seconds.
+    """Show the progress of an operation that takes longer than `DELAY` seconds.
 
-    In a terminal this is a bar, which disappears at the end. Without a total, or in a redirected
-    log, it is one line when the delay has passed and one with the duration at the end.
+    In a terminal, a bar is shown, which disappears at the end. Without a total, or if output is
+    redirected, one line is logged after the delay, and one with the duration at the end.
 
     Args:
-        what: name of the work.
-        total: number of steps; None if the work cannot be counted.
+        what: name of the operation.
+        total: number of steps; None if unknown.
         unit: name of a step.
 
     Yields:
@@ -57,11 +57,11 @@ def working(
 
 
 def steps(items: Iterable[T], what: str, unit: str = "it") -> Iterator[T]:
-    """Iterate over items and show the progress as `working` does.
+    """Iterate over items and show the progress like `working`.
 
     Args:
-        items: what to iterate over.
-        what: name of the work.
+        items: items to iterate over.
+        what: name of the operation.
         unit: name of a step.
 
     Yields:
@@ -75,7 +75,7 @@ def steps(items: Iterable[T], what: str, unit: str = "it") -> Iterator[T]:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds: `8.3 s`, `41 s`, `3 min 07 s`, `2 h 05 min`."""
+    """Format a duration, for example `8.3 s`, `41 s`, `3 min 07 s` or `2 h 05 min`."""
     if 0 < seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Checks of settings; errors name the setting as it is typed."""
+"""Checks of settings; errors have the full name of the setting."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from mmrec.config.errors import SettingError
 
 
 def check_at_least(least: float, group: str = "model", /, **settings: float) -> None:
-    """Refuse a value that is smaller, infinite or NaN.
+    """Check that values are finite and not less than a minimum.
 
     Args:
-        least: smallest value that is allowed.
-        group: that the settings are of.
-        settings: by name.
+        least: minimum value.
+        group: group of the settings.
+        settings: values by name.
 
     Raises:
-        SettingError: names the first that is not allowed.
+        SettingError: a value is invalid.
     """
     for name, value in settings.items():
         if not (isfinite(value) and value >= least):
@@ -29,33 +29,33 @@ def check_at_least(least: float, group: str = "model", /, **settings: float) -> 
 
 
 def check_share(*, whole: bool = True, **settings: float) -> None:
-    """Refuse a value that is not a share.
+    """Check that values are in [0, 1], or in [0, 1).
 
     Args:
-        whole: 1 is allowed.
-        settings: of a model, by name.
+        whole: whether 1 is allowed.
+        settings: values of a model's settings by name.
 
     Raises:
-        SettingError: names the first that is not allowed.
+        SettingError: a value is invalid.
     """
     for name, value in settings.items():
         if not (0 <= value <= 1 and (whole or value < 1)):
             end = "1" if whole else "below 1"
             raise SettingError(
-                setting=f"model.{name}", value=value, expected=f"a share from 0 to {end}"
+                setting=f"model.{name}", value=value, expected=f"a number from 0 to {end}"
             )
 
 
 def check_choice(choices: object, group: str = "model", /, **settings: str) -> None:
-    """Refuse a value that is not one of the choices.
+    """Check that values are among the choices.
 
     Args:
-        choices: a `Literal`.
-        group: that the settings are of.
-        settings: by name.
+        choices: a `Literal` type with the choices.
+        group: group of the settings.
+        settings: values by name.
 
     Raises:
-        SettingError: names the first that is not allowed.
+        SettingError: a value is invalid.
     """
     for name, value in settings.items():
         if value not in get_args(choices):

@@ -1,6 +1,6 @@
-"""Folders that Hydra creates: `~` in a file of settings is the home folder, as on a command line.
+"""Expand `~` in the folders that Hydra creates, also if they are set in YAML files.
 
-Hydra imports this module at every start, so it is kept light.
+Hydra imports this module at each start, so its imports are fast.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class HomeFolders(Callback):
         """Expand the folder of a multirun."""
         if folder := _expand(config, "hydra.sweep.dir"):
             with flag_override(config.hydra, "readonly", False):
-                # Hydra composes the settings of each job anew, from these overrides.
+                # Hydra composes the settings of each job from these overrides.
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
 
 
 def _expand(config: DictConfig, setting: str) -> str | None:
-    """Expand a setting in place; returns what has changed."""
+    """Expand a setting in place, and return the new value; None if it is unchanged."""
     group, _, name = setting.rpartition(".")
     node: Any = OmegaConf.select(config, group) if group else config
     plain: Any = OmegaConf.to_container(node, resolve=False)
-    folder = plain.get(name)  # it may refer to other settings
+    folder = plain.get(name)  # may be an interpolation
     if not isinstance(folder, str) or not folder.startswith("~"):
         return None
     with flag_override(node, "readonly", False):

@@ -1,7 +1,7 @@
-"""Paths on the command line: `~` is the home folder, and any name may be typed as it is.
+"""Paths on the command line: expand `~`, and quote characters that Hydra rejects.
 
 Shells expand `~` only at the start of a word, so `data.root=~/sets` often reaches the program
-unchanged. Hydra refuses it, as it refuses letters outside ASCII, `+`, `=`, `#` and brackets.
+unchanged. Hydra rejects `~`, non-ASCII letters, `+`, `=`, `#` and brackets in values.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from mmrec.config.paths import expand
 from mmrec.config.words import quoted
 
 OF_LOGGER = ("path", "root_dir", "save_dir")
-# Settings that hold one path. `*` stands for a part of the name.
+# Settings with a single path; `*` matches a part of the name.
 PATHS = (
     *("ckpt", "data.interactions_file", "data.root", "hydra.run.dir", "hydra.sweep.dir"),
     *(f"logger.*.{name}" for name in OF_LOGGER),
     *("output", "per_user", "run", "run_dir", "upstream.root", "upstream.run"),
 )
-# Settings that hold a path or a URL, or a list of them.
+# Settings with a path or URL, or a list of them.
 LISTS = ("hydra.searchpath", "hydra.sweeper.storage", "runs", "storages", "sweep.storage")
-EITHER = ("exclude", "items", "only", "users")  # a path; a list holds ids
+EITHER = ("exclude", "items", "only", "users")  # a path, or a list of ids
 FOLDER_OPTIONS = ("--config-dir", "-cd")
 _SAFE = re.compile(r"[A-Za-z0-9_./\-]*")
 _TOKEN = re.compile(
@@ -33,16 +33,16 @@ _HOME = re.compile(r"(^|:///)(~[^/]*)(?=/|$)")
 
 
 def with_home(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line with expanded and, where Hydra needs it, quoted paths.
+    """Return command line arguments with expanded paths, quoted if Hydra requires it.
 
-    With `-m`, a value with commas stays a list of values.
+    With `-m`, a value with commas remains a list of values.
     """
     many = bool({"-m", "--multirun"} & {*words})
     return list(_words(words, many))
 
 
 def logger_with_home(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a logger with expanded paths, which may come from a file."""
+    """Return the settings of a logger with expanded paths."""
     return {
         name: str(expand(value)) if name in OF_LOGGER and isinstance(value, str) else value
         for name, value in settings.items()
@@ -88,14 +88,14 @@ def _is(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _expanded(found: re.Match[str]) -> str:
-    """A value or an element of a list; quoted if it is a path of the home folder."""
+    """Expand a value or list element, and quote it if it has changed."""
     text = _unquoted(found[0].strip())
     path = _with_home(text)
     return found[0] if path == text else quoted(path)
 
 
 def _with_home(text: str) -> str:
-    """A path or a URL of a file with the home folder in the place of `~`."""
+    """Replace `~` in a path or file URL by the home folder."""
     return _HOME.sub(lambda home: f"{home[1]}{expand(home[2])}", text)
 
 

@@ -1,8 +1,8 @@
-"""Hydra's own errors in one line, with the nearest valid names and what to do.
+"""Convert Hydra's errors to one line with similar valid names and a hint.
 
-Hydra names the setting only in the text of its exceptions, so the text is matched with patterns. A
-text that no pattern matches is shown as it is. What this buys: for the mistyped `model.layer=3`
-Hydra prints 5 lines without a valid name; here it is one line with `did you mean model.layers?`.
+Hydra's exceptions contain the setting only in their text, so the text is matched with patterns.
+Text without a match is shown unchanged. For the misspelt `model.layer=3`, Hydra prints 5 lines
+without a valid name; here it is one line with `did you mean model.layers?`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ NAMED_BY_DATA = {  # settings whose keys are modalities or columns
 }
 
 
-PREPARED = "prepare"  # group of `data=` in the command of this name
+PREPARED = "prepare"  # group of `data=` in `mmrec prepare`
 
 
 def explain_error(error: BaseException, config_name: str) -> str:
-    """One line for Hydra's own errors, with the nearest valid names."""
+    """Return an error of Hydra as one line, with similar valid names."""
     text = str(error)
     if found := re.search(r"(?:Could not find|In .*: Could not find) '([^']+)'", text):
         group, _, choice = found[1].rpartition("/")
         if group == "hydra/launcher" and choice in EXTRAS:
-            return f"{group}={choice} needs a package: pip install 'mmrec[{EXTRAS[choice]}]'"
+            return f"{group}={choice} requires a package: pip install 'mmrec[{EXTRAS[choice]}]'"
         typed = "data" if group == PREPARED else group
         return f"{typed}={choice}: there is no conf/{found[1]}.yaml" + instead(group, choice)
     if found := re.search(r"Could not (?:override|append to config|delete) '([^']+)'", text):
@@ -47,7 +47,7 @@ def explain_error(error: BaseException, config_name: str) -> str:
         if config_name == "config" and not chosen and (unread := unread_search_setting(key)):
             return str(unread)
         if key == PREPARED and config_name == "config":
-            return f"{key}: a run has no such group; data sets are made by `mmrec prepare data=...`"
+            return f"{key}: a run has no such group; prepare data with `mmrec prepare data=...`"
         known = _keys(config_name)
         for place in (key, key.rpartition(".")[0]):
             if place in NAMED_BY_DATA:
@@ -56,42 +56,42 @@ def explain_error(error: BaseException, config_name: str) -> str:
             if not {"-m", "--multirun"} & {*sys.argv}:
                 chosen_word = next((w for w in sys.argv if w.startswith(f"{group}=")), group)
                 return f"{key}: {chosen_word} has no such setting"
-            return f"{key}: some of the combined choices lack this setting; run them apart"
+            return f"{key}: some of the combined choices lack this setting; run them separately"
         if below := [k for k in known if k.startswith(f"{key}.")]:
-            return f"{key}: expected one of the settings below it: {', '.join(below)}"
+            return f"{key}: expected one of its settings: {', '.join(below)}"
         if config_name == "config" and key in _of_folders():
             return f"{key}: only data sets in folders have this setting; add data=folder"
         if key.startswith("trainer.") and f"+{key}" not in sys.argv and key in _of_trainer():
-            return f"{key}: conf/trainer does not set it; add it with +{key}=..."
+            return f"{key}: not set by conf/trainer; add it with +{key}=..."
         elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
         return f"{key}: no such setting" + nearest(key, elsewhere or known)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=([^']+,[^']+)'", text):
         key, value = found.groups()
         if config_name == "config" and (key == "seed" or (conf_dir() / key).is_dir()):
             return f"{key}={value}: several values need a multirun: add -m"
-        return f"{key}={value}: a list has brackets, {key}=[{value}]; quote a text with commas"
+        return f"{key}={value}: use brackets for a list, {key}=[{value}], or quote the text"
     if found := re.search(r"Error parsing override '([^']*)'\s*missing EQUAL", text):
-        return f"{found[1]}: expected a setting and its value, as run=outputs/... or seed=1"
+        return f"{found[1]}: expected setting=value, for example run=outputs/... or seed=1"
     if re.search(
         r"Ambiguous value|mismatched|extraneous|no viable alternative|token recog|NoViableAlt", text
     ):
         setting, _, value = next(_unreadable(sys.argv[1:]), "").partition("=")
         if value.count("[") > value.count("]"):
             return (
-                f"{setting}={value}: a bracket is not closed; a list with spaces needs quotes in a "
-                f"shell, as '{setting}=[a, b]'"
+                f"{setting}={value}: a bracket is not closed; in a shell, quote lists with spaces: "
+                f"'{setting}=[a, b]'"
             )
-        hint = f""", as "{setting}='{value}'" in a shell""" if value else ""
+        hint = f""", in a shell "{setting}='{value}'\"""" if value else ""
         reason = " ".join(text.partition("See https://")[0].split())
-        return f"{reason}; quote values that hold signs or brackets{hint}"
+        return f"{reason}; quote values with special characters or brackets{hint}"
     if "NoneType is incompatible" in text and (found := re.search(r"'([^=' ]+)=", text)):
         return (
-            f"{found[1]}: choice() accepts no null inside another function; list the values, as "
-            f"{found[1]}=null,1"
+            f"{found[1]}: choice() does not accept null inside another function; list the values, "
+            f"for example {found[1]}=null,1"
         )
     if found := re.search(r"Missing mandatory value: (\S+)", text):
         key = getattr(error, "full_key", None) or found[1]
-        return f"{key}: give it a value, as {key}=...; --help says what it may be"
+        return f"{key}: a value is required; add {key}=... (see --help)"
     cause = f": {error.__cause__}" if error.__cause__ else ""
     if found := re.search(r"BasicSweeper.*unexpected keyword argument '(\w+)'", text + cause):
         unread = unread_search_setting(found[1])
@@ -100,7 +100,7 @@ def explain_error(error: BaseException, config_name: str) -> str:
 
 
 def _unreadable(words: Sequence[str]) -> Iterator[str]:
-    """The settings of a command line that Hydra's grammar does not allow."""
+    """Yield the command line settings that Hydra cannot parse."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -114,7 +114,7 @@ def _unreadable(words: Sequence[str]) -> Iterator[str]:
 
 
 def _of_trainer() -> set[str]:
-    """The settings of Lightning's trainer."""
+    """Return the settings of Lightning's trainer."""
     import inspect
 
     from lightning import Trainer
@@ -123,7 +123,7 @@ def _of_trainer() -> set[str]:
 
 
 def _of_folders() -> set[str]:
-    """The settings of a data set in a folder."""
+    """Return the settings of data sets in folders."""
     from omegaconf import OmegaConf
 
     config = OmegaConf.to_container(OmegaConf.load(conf_dir() / "data/folder.yaml"), resolve=False)
@@ -132,19 +132,20 @@ def _of_folders() -> set[str]:
 
 
 def instead(group: str, choice: str) -> str:
-    """The end of an error about an unknown choice: the nearest choices, or all of them."""
+    """Return the end of an error about an unknown choice: similar choices, or all choices."""
     there = sorted(_choices(group))
     if group == "data":
         near = nearest(choice, there)
         start = " For" if near.endswith("?") else "; for"
-        return f"{near}{start} a folder of your own, give data=folder data.name={choice}"
+        return f"{near}{start} a folder of your own, use data=folder data.name={choice}"
     if group == PREPARED:
         near = nearest(choice, there)
         start = " For" if near.endswith("?") else "; for"
-        return f"{near}{start} tables of your own, give data=tables data.name={choice}"
+        return f"{near}{start} tables of your own, use data=tables data.name={choice}"
     if group == "experiment" and choice.endswith("-best"):
-        return f"; those of a search are found with --config-dir multirun/{choice[:-5]}"
-    return f"; there are {', '.join(there)}" if 0 < len(there) < 9 else nearest(choice, there)
+        return f"; for the best trial of a search, add --config-dir multirun/{choice[:-5]}"
+    listed = f"; the choices are {', '.join(there)}"
+    return listed if 0 < len(there) < 9 else nearest(choice, there)
 
 
 def _choices(group: str) -> list[str]:
@@ -155,7 +156,7 @@ def _choices(group: str) -> list[str]:
 
 
 def _keys(config_name: str) -> list[str]:
-    """Every setting and group of the default composition, plus those of the choices made."""
+    """Return all settings and groups of the default composition and of the selected choices."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -168,7 +169,7 @@ def _keys(config_name: str) -> list[str]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             composed = compose(config_name, overrides=chosen)
-        except HydraException:  # a choice lies in another folder
+        except HydraException:  # a choice is in another folder
             composed = compose(config_name)
     config = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(config, dict)

@@ -1,23 +1,23 @@
-"""Check that the files of this package are its own."""
+"""Check that no other package has installed files into this package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-FOREIGN = "predictor.py"  # a module of the other package that has no counterpart here
+FOREIGN = "predictor.py"  # a module that exists only in the other package
 
 
 def check_installation(folder: Path) -> None:
-    """Refuse an installation that another package has mixed with.
+    """Check that the installation contains no files of another package.
 
-    The package `multimodal-recommender` also installs a top-level `mmrec`. Whichever is installed
-    last overwrites files of the other one.
+    The package `multimodal-recommender` also installs a top-level `mmrec`. The package that is
+    installed last overwrites files of the other one.
 
     Args:
-        folder: where this package is installed.
+        folder: folder of this package.
 
     Raises:
-        ImportError: files of the other package lie in the folder.
+        ImportError: the folder contains files of the other package.
     """
     if (folder / FOREIGN).exists():
         raise ImportError(

@@ -1,8 +1,8 @@
-"""Settings and parameters in run folders of earlier versions of mmrec that have changed since.
+"""Compatibility with run folders of earlier versions of mmrec.
 
-A removed setting is dropped from the configuration of an old run if it holds the value that the
-code still implements. With any other value the run cannot be opened. Renamed parameters are found
-under their new names.
+A removed setting is dropped from the configuration of an old run if it has the value that the code
+still implements. With other values, the run cannot be opened. Renamed parameters are mapped to
+their new names.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-# By class: the removed settings, each with the value that means "as now".
+# Removed settings by class, with the value that equals the current behaviour.
 REMOVED: Mapping[str, Mapping[str, object]] = {
     "mmrec.models.MAGNET": {"hidden": 0, "agreement": "cosine"},
 }
-# By class: the removed values of settings that remain.
+# Removed values of existing settings by class.
 REMOVED_CHOICES: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "mmrec.models.MAGNET": {"content": ("gated",)},
 }
 
-# Settings that were added, each with the value that means "as before".
+# Added settings, with the value that equals the earlier behaviour.
 ADDED: Mapping[str, object] = {"data.corrupt_how": "noise", "data.keep_repeats": None}
 
-# Where classes that a run folder may name were before: prefixes of dotted names.
+# Old and new prefixes of the dotted names of moved classes.
 MOVED: Mapping[str, str] = {"mmrec.schedules.": "mmrec.nn.schedules."}
 
-# Projections of modalities; more than 64 modalities are not expected.
+# Parameters of projections, for up to 64 modalities.
 PROJECTIONS = {f"project.each.{place}.linear.": f"project.{place}." for place in range(64)}
 
-# By class: prefixes of parameters in old checkpoints, and what they are now.
+# Old and new prefixes of renamed parameters by class.
 RENAMED_PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "mmrec.models.vbpr.VBPR": PROJECTIONS,
     "mmrec.models.gated_lightgcn.GatedLightGCN": PROJECTIONS,
@@ -39,13 +39,13 @@ RENAMED_PARAMETERS: Mapping[str, Mapping[str, str]] = {
 
 
 def without_removed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop removed settings that hold the value that means "as now", and follow moved classes.
+    """Drop removed settings with the current behaviour, and rename moved classes.
 
     Args:
-        config: the groups of a run's `config.yaml`.
+        config: groups of the `config.yaml` of a run.
 
     Returns:
-        A copy; all other settings are unchanged.
+        A copy, in which all other settings are unchanged.
     """
     return {
         group: {
@@ -60,12 +60,12 @@ def without_removed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_added(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop added settings that hold the value that means "as before".
+    """Drop added settings with the earlier behaviour.
 
-    So a run has the same hash in every version that computes the same.
+    Equal runs therefore have the same hash in all versions.
 
     Args:
-        config: groups of settings, or settings by their dotted names.
+        config: groups of settings, or settings by dotted name.
     """
     left = {name: value for name, value in config.items() if not _means_before(name, value)}
     return {
@@ -85,7 +85,7 @@ def _means_before(name: str, value: object) -> bool:
 
 
 def _moved(target: object) -> object:
-    """The dotted name of a class where it is now."""
+    """Return the current dotted name of a class."""
     for old, new in MOVED.items():
         if isinstance(target, str) and target.startswith(old):
             return new + target.removeprefix(old)
@@ -93,10 +93,10 @@ def _moved(target: object) -> object:
 
 
 def unsupported(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that ask for something that was removed: name and value.
+    """Yield the name and value of settings that are no longer supported.
 
     Args:
-        config: the result of `without_removed`.
+        config: result of `without_removed`.
     """
     for group, node in config.items():
         if not isinstance(node, Mapping):
@@ -107,11 +107,11 @@ def unsupported(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def rename_parameters(state: Mapping[str, Any], kinds: Iterable[type]) -> dict[str, Any]:
-    """Return the parameters of a checkpoint under their current names.
+    """Return the parameters of a checkpoint with their current names.
 
     Args:
         state: parameters by name.
-        kinds: the model's class and its base classes.
+        kinds: class of the model and its base classes.
     """
     renamed = {}
     tables = [RENAMED_PARAMETERS.get(f"{k.__module__}.{k.__qualname__}", {}) for k in kinds]

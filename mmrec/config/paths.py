@@ -1,4 +1,4 @@
-"""Where the framework keeps things on disk."""
+"""Paths of the framework, and atomic writes."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ except ImportError:  # Windows
 
 
 def cache_dir() -> Path:
-    """The folder of rebuildable results: `MMREC_CACHE`, else `~/.cache/mmrec`."""
+    """Return the cache folder: `MMREC_CACHE`, or else `~/.cache/mmrec`."""
     return expand(os.environ.get("MMREC_CACHE") or "~/.cache/mmrec")
 
 
 def data_root() -> Path:
-    """The folder that holds the data sets: `MMREC_DATA`, else `./data`."""
+    """Return the folder of data sets: `MMREC_DATA`, or else `./data`."""
     return expand(os.environ.get("MMREC_DATA") or "data")
 
 
 @cache
 def conf_dir() -> Path:
-    """The configuration's folder: the installed package's own, else the checkout's."""
+    """Return the configuration folder of the installed package, or else of the checkout."""
     package = Path(str(resources.files("mmrec")))
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
 
 
 def expand(path: str | Path) -> Path:
-    """The path, with `~` or `~user` at its beginning replaced by the home folder."""
+    """Replace `~` or `~user` at the start of a path by the home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # no such user
@@ -46,14 +46,14 @@ def expand(path: str | Path) -> Path:
 
 
 def outward_link(folder: Path, *, below: Path | None = None) -> Path | None:
-    """Find a symbolic link in a folder that leads out of it.
+    """Find a symbolic link in a folder that points outside the folder.
 
     Args:
-        folder: what must contain everything; it may itself be reached by a link.
-        below: the part of the folder to search; None searches all of it.
+        folder: folder to search; it may itself be a link.
+        below: part of the folder to search; None searches the whole folder.
 
     Returns:
-        The first link found, else None.
+        The first such link, or None.
     """
     home = folder.resolve()
     top = below or folder
@@ -69,16 +69,16 @@ def outward_link(folder: Path, *, below: Path | None = None) -> Path | None:
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Write beside a file, then move the result into its place.
+    """Write a file atomically: to a temporary file, which then replaces the target.
 
-    A failed write leaves nothing behind. The leftover of a killed process is removed by the next
-    write of the same file, with its `pieces_folder`.
+    A failed write leaves no files. Temporary files of killed processes, and their `pieces_folder`,
+    are removed by the next write of the same file.
 
     Args:
-        path: the final name.
+        path: path of the file.
 
     Yields:
-        The name to write to, in the same folder.
+        Path of the temporary file, in the same folder.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     lock: AbstractContextManager[None] = nullcontext()
@@ -95,10 +95,10 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def pieces_folder(part: Path) -> Iterator[Path]:
-    """Create a folder beside an unfinished file for pieces of it, and remove it at the end.
+    """Create a folder for pieces of an unfinished file, and remove it at the end.
 
     Args:
-        part: the name that `replace_file` yields.
+        part: temporary file of `replace_file`.
     """
     folder = _pieces(part)
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -113,13 +113,13 @@ def _pieces(part: Path) -> Path:
 
 
 def reserve_space(file: BinaryIO, size: int) -> None:
-    """Allocate the space of a new file, so that a full disk is noticed before anything is written.
+    """Allocate the space of a new file, so that a full disk is detected before writing.
 
-    The file then has `size` bytes; whoever writes less truncates it.
+    The file then has `size` bytes; truncate it after writing less.
 
     Args:
-        file: open for writing.
-        size: in bytes.
+        file: file opened for writing.
+        size: size in bytes.
 
     Raises:
         OSError: there is not enough space.
@@ -128,13 +128,13 @@ def reserve_space(file: BinaryIO, size: int) -> None:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            # The file system has no reservations; writing notices a full disk later.
+            # The file system does not support allocation; a full disk is detected when writing.
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
 
 
 def free_space(folder: Path) -> str:
-    """The free space of a folder as the end of a message, `, 1.0 MB free`; empty if unknown."""
+    """Format the free space of a folder for a message, `, 1.0 MB free`; empty if unknown."""
     try:
         return f", {shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
     except OSError:
@@ -143,10 +143,10 @@ def free_space(folder: Path) -> str:
 
 @contextmanager
 def _locked(part: Path) -> Iterator[None]:
-    """Create a file and hold its lock; the lock of a process that dies is released."""
+    """Create a file and lock it; the lock is released if the process dies."""
     while True:
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # the file system may not support locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Another process may have removed the file before it was locked.
         with suppress(FileNotFoundError):
@@ -160,9 +160,9 @@ def _locked(part: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove the unfinished versions of a file that no living process has locked."""
+    """Remove temporary versions of a file that are not locked by a process."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.part"):
-        with suppress(OSError):  # locked, or removed by another process in the meantime
+        with suppress(OSError):  # locked, or already removed by another process
             if part.is_symlink():
                 part.unlink()
             elif part.is_file():

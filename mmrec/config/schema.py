@@ -1,4 +1,4 @@
-"""Where the configuration lives, and what is checked before anything is built."""
+"""Checks of the configuration against the signatures of its classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HYDRA_KEYS: dict[str, Any] = {
 }
 KINDS = {
     bool: "true or false",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     str: "text",
     list: "a list",
@@ -46,37 +46,37 @@ ROOT = (
     "ckpt",
     "run_dir",
 )
-# Groups that a resolved configuration leaves out if they are empty.
+# Groups that are omitted from a resolved configuration if they are empty.
 OPTIONAL = ("lr_schedule", "upstream")
 
 
-GIVEN = {"corpus", "params"}  # arguments that are no settings: what a model and an optimizer get
-TOLD = {  # types of pydantic's errors, and what messages say instead
+GIVEN = {"corpus", "params"}  # arguments that are passed by the framework and are not settings
+TOLD = {  # types of pydantic's errors, and our messages
     "float_": "expected a number, for example 0.01",
-    "int_": "expected a whole number, for example 10",
+    "int_": "expected an integer, for example 10",
     "bool_": "expected true or false",
     "string_type": "expected text",
 }
 
 
 def nearest(word: str, choices: Iterable[str], n: int = 3) -> str:
-    """`; did you mean a or b?`, with the choices nearest to a word or that hold it, or all."""
+    """Return `; did you mean a or b?` with similar choices, or a list of all choices."""
     known = sorted(choices)
     near = difflib.get_close_matches(word, known, n=n, cutoff=0.5)
     near = near or [choice for choice in known if len(word) > 2 and word in choice][:n]
     if near:
         return f"; did you mean {' or '.join(near)}?"
-    return f"; there are {', '.join(known)}" if known else ""
+    return f"; the choices are {', '.join(known)}" if known else ""
 
 
 def unread_search_setting(key: str) -> SettingError | None:
-    """The error about a setting of a search or grid where none is chosen.
+    """Return the error for a setting of a search or grid if none is selected.
 
     Args:
-        key: as typed, for example `n_trials` or `sweep.n_trials`.
+        key: name of the setting, for example `n_trials` or `sweep.n_trials`.
 
     Returns:
-        None if it is no such setting.
+        The error; None if it is not a setting of a search or grid.
     """
     import yaml
 
@@ -86,18 +86,18 @@ def unread_search_setting(key: str) -> SettingError | None:
         known = name in yaml.safe_load(path.read_text()) and not name.startswith("_")
         if group == kind or (not group and known):
             chosen = "sweep=<model>" if kind == "sweep" else "grid=<name>"
-            given = None  # where the settings of what is chosen are
+            given = None  # prefix of the settings of the selected search or grid
             if any(word.startswith(f"{kind}=") for word in sys.argv):
                 given = kind
             elif f"hydra/sweeper={sweeper}" in sys.argv:
                 given = "hydra.sweeper"
             if given:
-                hint = f"give {given}.{name}=..."
+                hint = f"use {given}.{name}=..."
                 return SettingError(setting=key, problem="no such setting", hint=hint)
             return SettingError(
                 setting=key,
-                problem=f"no {'search' if kind == 'sweep' else 'grid'} is chosen",
-                hint=f"with -m, give {chosen} {kind}.{name}=..., or hydra/sweeper={sweeper} "
+                problem=f"no {'search' if kind == 'sweep' else 'grid'} is selected",
+                hint=f"use -m with {chosen} {kind}.{name}=..., or with hydra/sweeper={sweeper} "
                 f"hydra.sweeper.{name}=...",
             )
     return None
@@ -106,16 +106,16 @@ def unread_search_setting(key: str) -> SettingError | None:
 def check_monitor(
     monitor: str, cutoffs: Iterable[int], metrics: Iterable[str], setting: str = "monitor"
 ) -> None:
-    """Selection may look at a validation metric at one of the cutoffs, and at nothing else.
+    """Check that the metric used for selection is a validation metric at one of the cutoffs.
 
     Args:
-        monitor: a metric.
-        cutoffs: of the evaluation.
-        metrics: names without cutoff.
-        setting: that holds the metric.
+        monitor: name of the metric.
+        cutoffs: cutoffs of the evaluation.
+        metrics: names of all metrics, without cutoff.
+        setting: name of the setting.
 
     Raises:
-        SettingError: it is none.
+        SettingError: the metric is invalid.
     """
     valid = [f"val/{metric}@{k}" for metric in metrics for k in cutoffs]
     if monitor not in valid:
@@ -127,17 +127,17 @@ def check_monitor(
 
 
 def check_call(config: Mapping[str, Any], path: str) -> None:
-    """Check a node with `_target_`, and those below it, against the signature of what it calls.
+    """Check a node with `_target_`, and the nodes below it, against the signature of its class.
 
-    The signature is the schema. An unknown keyword, a missing one, or a value that is not of the
-    declared type and range is an error that names the setting as it is typed.
+    The signature is the schema: unknown arguments, missing arguments, and values outside the
+    declared type and range are errors.
 
     Args:
-        config: plain containers.
-        path: of the node, for example `data`; empty for the whole configuration.
+        config: node as plain containers.
+        path: path of the node, for example `data`; empty for the whole configuration.
 
     Raises:
-        SettingError: says which setting, its value, and what is expected.
+        SettingError: a setting is invalid.
     """
     prefix = f"{path}." if path else ""
     for key, value in config.items():
@@ -154,10 +154,10 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
         hints = get_type_hints(
             target.__init__ if inspect.isclass(target) else target, include_extras=True
         )
-    except (NameError, TypeError, ValueError):  # of what is not written in Python
+    except (NameError, TypeError, ValueError):  # not written in Python
         return
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return  # a library's function that takes anything says itself what it can't use
+        return  # functions with **kwargs check their arguments themselves
     for key, value in config.items():
         if str(key).startswith("_"):
             continue
@@ -170,11 +170,14 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
         if isinstance(value, Mapping) and TARGET in value:
             if _takes_functions(hint) and value.get("_partial_") is not True:
                 raise SettingError(
-                    setting=f"{prefix}{key}._partial_", expected="true, as it is called later"
+                    setting=f"{prefix}{key}._partial_",
+                    expected="true, because the function is called later",
                 )
         elif isinstance(value, Mapping) and _takes_functions(hint):
             raise SettingError(
-                setting=f"{prefix}{key}", problem=f"it has no {TARGET}", hint="name a function"
+                setting=f"{prefix}{key}",
+                problem=f"it has no {TARGET}",
+                hint=f"set {TARGET} to the dotted name of a function",
             )
         elif not any(TARGET in node for _, node in _mappings(value)):
             check_value(hint, value, f"{prefix}{key}")
@@ -184,36 +187,38 @@ def check_call(config: Mapping[str, Any], path: str) -> None:
         variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY)
         if parameter.default is parameter.empty and named and not variable and key not in config:
             raise SettingError(
-                setting=f"{prefix}{key}", problem=f"give it a value; {config[TARGET]} needs it"
+                setting=f"{prefix}{key}",
+                problem=f"it is missing; {config[TARGET]} requires a value",
             )
 
 
 def check_value(hint: Any, value: Any, setting: str) -> None:
-    """Check a value against a type annotation; no value is converted to fit.
+    """Check a value against a type annotation, without conversion.
 
-    Text is not a number, true is not 1, and 3.0 is not a whole number: a value that pydantic would
-    convert is refused, since what is called gets it as it is. NaN and infinity are refused too.
+    Text is not a number, true is not 1, and 3.0 is not an integer: values that pydantic would
+    convert are rejected, because the class receives the original value. NaN and infinity are
+    rejected as well.
 
     Args:
-        hint: a type, also with ranges: `Annotated[float, Gt(0)]`.
-        value: plain containers.
-        setting: as typed on the command line.
+        hint: type annotation, which may have ranges: `Annotated[float, Gt(0)]`.
+        value: value as plain containers.
+        setting: full name of the setting.
 
     Raises:
-        SettingError: names the setting and what is expected.
+        SettingError: the value is invalid.
     """
     from pydantic import PydanticUserError, ValidationError
 
     try:
         adapter = _adapter(hint)
     except PydanticUserError:
-        return  # not a type that pydantic knows
+        return  # pydantic does not support the type
     try:
         found = adapter.validate_python(value)
     except ValidationError as error:
         errors = error.errors()
         place, part = _deepest(value, errors)
-        # A tensor is never typed, so an alternative to it says more.
+        # Users cannot enter tensors, so only other alternatives are useful in the message.
         typed = [e for e in errors if e.get("ctx", {}).get("class") != "Tensor"] or errors
         expected = " or ".join(dict.fromkeys(map(_told, typed)))
         raise SettingError(setting=f"{setting}{place}", value=part, problem=expected) from None
@@ -224,7 +229,7 @@ def check_value(hint: Any, value: Any, setting: str) -> None:
 
 @cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
-    """Build pydantic's validator of a type, which costs more than a validation."""
+    """Create pydantic's validator of a type, cached because it is slow."""
     from pydantic import ConfigDict, TypeAdapter
 
     config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
@@ -232,7 +237,7 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _mappings(value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """A mapping, or those in a list, each with its place in it."""
+    """Yield a mapping, or the mappings in a list with their paths."""
     if isinstance(value, Mapping):
         yield "", value
     elif isinstance(value, list):
@@ -245,10 +250,10 @@ def _takes_functions(hint: Any) -> bool:
 
 
 def _deepest(value: Any, errors: Sequence[Mapping[str, Any]]) -> tuple[str, Any]:
-    """The setting below a mapping that an error is about, as `.visual`, and its value."""
+    """Return the path below a mapping where an error occurred, for example `.visual`, and value."""
     for error in errors:
         place, part = "", value
-        for key in error["loc"]:  # names of types in a union are among the keys
+        for key in error["loc"]:  # keys also contain names of types in a union
             if isinstance(part, Mapping) and key in part:
                 place, part = f"{place}.{key}", part[key]
         if place:
@@ -257,9 +262,9 @@ def _deepest(value: Any, errors: Sequence[Mapping[str, Any]]) -> tuple[str, Any]
 
 
 def _converted(value: Any, found: Any) -> tuple[Any, Any] | None:
-    """The first part of a value that validation has converted, before and after; None: no part.
+    """Return the first part of a value that pydantic has converted, before and after; or None.
 
-    A list may be a tuple, and a whole number a float.
+    Lists are accepted for tuples, and integers for floats.
     """
     if isinstance(value, Mapping) and isinstance(found, Mapping):
         pairs = [(value[key], found[key]) for key in found]
@@ -278,10 +283,10 @@ def _kind(value: Any) -> str:
 
 
 def _told(error: Mapping[str, Any]) -> str:
-    """What pydantic says, but for one value where there should be several."""
+    """Return the message for an error of pydantic."""
     alone = error["type"] == "is_instance_of" and error["ctx"]["class"] == "Sequence"
     if not error["loc"] and (alone or error["type"] == "sequence_str"):
-        return "expected a list, as [a,b]"
+        return "expected a list, for example [a,b]"
     for start, what in TOLD.items():
         if error["type"].startswith(start):
             return what
@@ -289,16 +294,16 @@ def _told(error: Mapping[str, Any]) -> str:
 
 
 def _imported(name: str, place: str) -> Any:
-    """What a `_target_` names.
+    """Import the object of a `_target_`.
 
     Raises:
-        SettingError: it cannot be imported.
+        SettingError: it cannot be imported or called.
     """
     from hydra.utils import get_object
 
     try:
         target = get_object(name)
-    except (AttributeError, ImportError, ValueError) as error:  # of what is no name, too
+    except (AttributeError, ImportError, ValueError) as error:  # also for invalid names
         module, _, last = str(name).rpartition(".")
         reason = error.__cause__ or error
         what = f"{type(reason).__name__}: {reason}"
@@ -309,20 +314,20 @@ def _imported(name: str, place: str) -> Any:
             elif above in sys.modules:
                 what = f"{above} has no {missing}{nearest(missing, _public(above))}"
             else:
-                what = f"there is no module {reason.name}; install it, or extend PYTHONPATH"
+                what = f"no module {reason.name} was found; install it, or add it to PYTHONPATH"
         raise SettingError(setting=place, value=name, problem=what) from error
     if not callable(target):
         raise SettingError(
             setting=place,
             value=name,
-            problem="it cannot be called",
-            hint="name a class or a function",
+            problem="it is not callable",
+            hint="use the dotted name of a class or function",
         )
     return target
 
 
 def _public(module: str) -> list[str]:
-    """The names in a module, and those of the modules in a package."""
+    """Return the public names in a module, including submodules of a package."""
     found = sys.modules[module]
     below = (info.name for info in pkgutil.iter_modules(getattr(found, "__path__", ())))
     return sorted({name for name in (*vars(found), *below) if not name.startswith("_")})

@@ -1,7 +1,7 @@
-"""What a command changes in its own process, and what each change buys.
+"""Process settings of commands, each with its measured benefit.
 
-Only commands call these functions: importing mmrec changes nothing. Figures are of one CPU thread
-(torch 2.13, x86-64 Linux).
+Only commands call these functions; importing mmrec has no side effects. Measured on one CPU thread
+(PyTorch 2.13, x86-64 Linux).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from mmrec.config.home import with_home
 from mmrec.config.words import prepared
 
-# Packages that torchmetrics imports, where they are installed, for metrics that are not used here.
+# Optional packages that torchmetrics imports for metrics that are not used here.
 OTHER_FIELDS = {
     *("librosa", "matplotlib", "nltk", "onnxruntime"),
     *("scipy", "torchaudio", "torchvision", "transformers"),
@@ -27,25 +27,25 @@ OTHER_FIELDS = {
 
 
 def rewrite_arguments() -> None:
-    """Quote and expand words of the command line that Hydra would misread.
+    """Quote and expand command line arguments that Hydra would parse incorrectly.
 
-    Without it Hydra reads `data.name=1_000` as the number 1000, and refuses `data.root=~/sets` and
-    paths with spaces, `+`, `=`, brackets or letters outside ASCII.
+    Hydra parses `data.name=1_000` as the number 1000, and rejects `data.root=~/sets` and paths with
+    spaces, `+`, `=`, brackets or non-ASCII letters.
     """
     sys.argv[1:] = prepared(with_home(sys.argv[1:]))
 
 
 def stdout_is_closed() -> bool:
-    """Whether the reader of stdout has left, as `| head` does; if so, stdout goes nowhere.
+    """Return whether the reader of stdout has exited, for example `| head`; redirect stdout if so.
 
-    Without it `mmrec run --help | true` ends with status 1 and the line `error: [Errno 32] Broken
-    pipe`, instead of the usual status 141 and no line. A second `flush` does not tell: Python drops
-    what it could not write.
+    Otherwise `mmrec run --help | true` ends with status 1 and `error: [Errno 32] Broken pipe`,
+    instead of the usual status 141 without output. A second `flush` does not detect this, because
+    Python discards the output that it could not write.
     """
     if not hasattr(select, "poll"):  # Windows
         return False
     poll = select.poll()
-    poll.register(sys.stdout, 0)  # a broken pipe is reported in any case
+    poll.register(sys.stdout, 0)  # a broken pipe is always reported
     closed = bool(poll.poll(0))
     if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at exit
@@ -55,9 +55,9 @@ def stdout_is_closed() -> bool:
 def keep_freed_memory() -> None:
     """Let the C library reuse freed memory instead of returning it to the system (glibc only).
 
-    Each training step on a CPU allocates the same large tensors. An epoch of LightGCN on `baby`
-    takes 1.44 s of CPU time with it and 1.66 s without. Tensors above 32 MiB, the largest threshold
-    that glibc accepts, are always returned.
+    Training steps on a CPU allocate the same large tensors repeatedly. An epoch of LightGCN on
+    `baby` takes 1.44 s of CPU time instead of 1.66 s. Tensors above 32 MiB, the largest threshold
+    of glibc, are always returned.
     """
     trim_threshold, mmap_threshold = -1, -3  # malloc.h
     with suppress(AttributeError, OSError, TypeError):
@@ -67,26 +67,26 @@ def keep_freed_memory() -> None:
 
 
 def leave_memory_unfilled() -> None:
-    """Do not fill new tensors with NaN where torch is deterministic.
+    """Do not fill new tensors with NaN in PyTorch's deterministic mode.
 
-    The filling finds bugs in kernels and costs a pass over memory: a LightGCN step on 28,000 nodes
-    takes 22.7 ms with it and 17.8 ms without.
+    Filling detects bugs in kernels but needs a pass over memory: without it, a LightGCN step on
+    28,000 nodes takes 17.8 ms instead of 22.7 ms.
     """
     import torch
 
-    # torch replaces this module by an object that has the attribute.
+    # PyTorch replaces this module by an object with the attribute.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def import_torchmetrics() -> None:
-    """Import torchmetrics without packages for other fields, which stay importable afterwards.
+    """Import torchmetrics without its optional packages, which can still be imported later.
 
-    Otherwise it imports matplotlib.pyplot and scipy.signal, for sound and for `Metric.plot`.
-    Without them a command starts in 8.6 s instead of 12.2 s, with 428 MiB instead of 515 MiB.
+    Otherwise, it imports matplotlib.pyplot and scipy.signal, for audio metrics and `Metric.plot`.
+    Without them, a command starts in 8.6 s instead of 12.2 s, with 428 MiB instead of 515 MiB.
     """
     if "torchmetrics" in sys.modules:
         return
-    import torch  # noqa: F401  (it looks for some of these packages itself)
+    import torch  # noqa: F401  (PyTorch itself searches for some of these packages)
     from lightning_utilities.core import imports
 
     hidden = OTHER_FIELDS - sys.modules.keys()
@@ -110,10 +110,10 @@ def import_torchmetrics() -> None:
 
 
 def forget_peak_memory() -> None:
-    """Start the measurement of peak memory anew, for the next run of a multirun; Linux only.
+    """Reset the measurement of peak memory for the next run of a multirun (Linux only).
 
-    Without it every run reports at least the peak of the largest run before it: after 300 MiB were
-    allocated and freed, the reported peak stays 300 MiB higher.
+    Otherwise, each run reports at least the peak of all earlier runs: after 300 MiB are allocated
+    and freed, the reported peak remains 300 MiB higher.
     """
     gc.collect()
     with suppress(AttributeError, OSError, TypeError):

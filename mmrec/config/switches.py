@@ -1,7 +1,7 @@
-"""Which settings of Lightning's trainer a run accepts, and within which ranges.
+"""Checks of the settings of Lightning's trainer.
 
-A run validates all users after whole epochs, keeps the best epoch and tests it once. A setting of
-the trainer that would change this without a sign, or that would have no effect, is refused.
+A run validates all users after whole epochs, keeps the best epoch and tests it once. Trainer
+settings that would silently change this, or that have no effect, are rejected.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from annotated_types import Ge, Gt
 from mmrec.config.errors import SettingError
 from mmrec.config.schema import TARGET, check_value
 
-ENVIRONMENT = "PL_TRAINER_"  # Lightning's prefix of variables that hold defaults
-EARLY_STOPPING = "Early stopping conditioned on metric"  # how Lightning's error begins
-SMALL_TRIAL = "trainer.fast_dev_run=true tries a few batches of everything"
+ENVIRONMENT = "PL_TRAINER_"  # prefix of environment variables with Lightning's defaults
+EARLY_STOPPING = "Early stopping conditioned on metric"  # start of an error message of Lightning
+SMALL_TRIAL = "use trainer.fast_dev_run=true to try a few batches of each stage"
 
-# Setting: the values that change nothing, and what to use instead of any other value.
+# By setting: the allowed values, and the hint for other values.
 FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "barebones": ((False,), "a run logs metrics and saves checkpoints"),
     "callbacks": ((), "add the callback to the group callbacks: +callbacks.NAME={_target_: ...}"),
-    "default_root_dir": ((), "set run_dir, the folder of everything that a run writes"),
-    "enable_autolog_hparams": ((True,), "choose trackers with logger=..."),
+    "default_root_dir": ((), "set run_dir, the folder of all files of a run"),
+    "enable_autolog_hparams": ((True,), "select trackers with logger=..."),
     "enable_checkpointing": (
         (True,),
         "the best epoch is tested from its checkpoint; trainer.fast_dev_run=true keeps none",
     ),
-    "limit_predict_batches": ((1.0,), "a run predicts nothing; see mmrec.recommend"),
-    "limit_test_batches": ((1.0,), f"the test needs all its users; {SMALL_TRIAL}"),
-    "limit_val_batches": ((1.0,), f"each validation needs all its users; {SMALL_TRIAL}"),
-    "logger": ((), "choose with the group logger, for example logger=none"),
+    "limit_predict_batches": ((1.0,), "runs do not predict; see mmrec.recommend"),
+    "limit_test_batches": ((1.0,), f"the test requires all users; {SMALL_TRIAL}"),
+    "limit_val_batches": ((1.0,), f"validation requires all users; {SMALL_TRIAL}"),
+    "logger": ((), "use the group logger, for example logger=none"),
     "max_steps": ((-1,), "training ends after a whole epoch; set trainer.max_epochs"),
     "min_steps": ((0,), "training ends after a whole epoch; set trainer.min_epochs"),
-    "model_registry": ((), "logger=wandb and logger=mlflow upload with logger.NAME.artifact=true"),
+    "model_registry": ((), "use logger=wandb or logger=mlflow with logger.NAME.artifact=true"),
     "overfit_batches": (
         (0, 0.0),
-        "it would validate on part of the users; set trainer.limit_train_batches",
+        "it would validate only some of the users; set trainer.limit_train_batches",
     ),
     "plugins": ((), "set trainer.strategy or trainer.precision"),
     "reload_dataloaders_every_n_epochs": (
         (0,),
-        "batches depend on the seed and the epoch alone, so reloading changes nothing",
+        "batches depend only on the seed and the epoch, so reloading has no effect",
     ),
-    "use_distributed_sampler": ((False,), "the data module shares rows among the processes"),
+    "use_distributed_sampler": ((False,), "the data module distributes rows over the processes"),
     "val_check_interval": (
         (1.0,),
-        "a run is validated after whole epochs; set trainer.check_val_every_n_epoch",
+        "validation runs after whole epochs; set trainer.check_val_every_n_epoch",
     ),
 }
 
-# Ranges that the constructors of libraries do not declare.
+# Ranges that libraries do not declare.
 RANGES: dict[str, Any] = {
     "trainer.max_epochs": Annotated[int, Ge(-1)],
     "trainer.min_epochs": Annotated[int, Ge(0)] | None,
@@ -78,21 +78,22 @@ RANGES: dict[str, Any] = {
 
 
 def check_switches(plain: Mapping[str, Any]) -> None:
-    """Refuse trainer settings that a run cannot have.
+    """Check the settings of the trainer and the ranges of optimizer settings.
 
     Args:
-        plain: the resolved configuration.
+        plain: resolved configuration.
 
     Raises:
-        SettingError: names the setting, and what to set instead.
+        SettingError: a setting is not supported or out of range.
     """
     for name in sorted(os.environ):
         if name.startswith(ENVIRONMENT):
             setting = name.removeprefix(ENVIRONMENT).lower()
             raise SettingError(
                 setting=name,
-                problem="it is set, and would change a run without a trace in its config.yaml",
-                hint=f"unset it, and give trainer.{setting}= instead",
+                problem="this environment variable would change runs without a record in "
+                "config.yaml",
+                hint=f"unset it, and set trainer.{setting}= instead",
             )
     trainer = plain["trainer"]
     for name, (allowed, instead) in FIXED.items():
@@ -110,21 +111,21 @@ def check_switches(plain: Mapping[str, Any]) -> None:
         raise SettingError(
             setting="trainer.max_epochs",
             value=trainer.get("max_epochs"),
-            expected="1 or more, or -1 to train until early stopping",
+            expected="at least 1, or -1 to train until early stopping",
         )
     if trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None:
         raise SettingError(
             setting="trainer.gradient_clip_algorithm",
             value=trainer["gradient_clip_algorithm"],
             problem="it has no effect without trainer.gradient_clip_val",
-            hint="set that too",
+            hint="set both",
         )
     if trainer["max_epochs"] == -1 and not _stops(plain):
         raise SettingError(
             setting="trainer.max_epochs",
             value=-1,
             problem="training never ends without callbacks.early_stopping or trainer.max_time",
-            hint="set one of them",
+            hint="set one of the two",
         )
 
 
@@ -137,13 +138,13 @@ def _stops(plain: Mapping[str, Any]) -> bool:
 
 
 def partial(trainer: Mapping[str, Any]) -> list[str]:
-    """Settings that make a run less than a whole one: trained, or judged, on part of the data.
+    """Return the settings that restrict a run to a part of the data.
 
     Args:
-        trainer: the group of settings, resolved.
+        trainer: resolved settings of the trainer.
 
     Returns:
-        Each as typed, for example `trainer.limit_train_batches=3`; empty for a whole run.
+        Settings as overrides, for example `trainer.limit_train_batches=3`; empty for a full run.
     """
     limit = trainer.get("limit_train_batches")
     whole = limit is None or (type(limit) is float and limit == 1)
@@ -153,26 +154,26 @@ def partial(trainer: Mapping[str, Any]) -> list[str]:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether Lightning refuses a setting, rather than fails."""
+    """Return whether an error means that Lightning rejects a setting."""
     return type(error).__name__ == "MisconfigurationException" or EARLY_STOPPING in str(error)
 
 
 def setting_error(
     error: BaseException, node: Mapping[str, Any], path: str = "trainer"
 ) -> SettingError:
-    """Say which setting Lightning's error is about.
+    """Convert an error of Lightning to a `SettingError` with the name of the setting.
 
     Args:
-        error: that Lightning raised when it was given the settings.
-        node: the settings.
-        path: of the node.
+        error: error raised by Lightning for the settings.
+        node: settings.
+        path: path of the settings.
     """
     text = " ".join(str(error).split())
     if EARLY_STOPPING in text:
         return SettingError(setting="callbacks", problem=text)
     named = [name for name in node if re.search(rf"\b{re.escape(str(name))}\b", text)]
     named = named or [name for name in ("accelerator", "devices", "strategy") if name in node]
-    hint = "trainer=auto takes what there is" if "accelerator" in named else None
+    hint = "use trainer=auto to select available hardware" if "accelerator" in named else None
     if not named:
         return SettingError(setting=path, problem=text)
     if len(named) == 1:

@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-LIMIT = 80  # characters of a value that a message shows
-CELL = 300  # characters of a reason, or of a table cell
-WORD = 400  # characters of a word in a log line; paths are rarely longer
+LIMIT = 80  # maximum length of a value in a message
+CELL = 300  # maximum length of a reason or of a table cell
+WORD = 400  # maximum length of a word in a log line; paths are rarely longer
 
 _LONG_WORD = re.compile(rf"\S{{{WORD + 1},}}")
-# Spreadsheets evaluate a cell that begins with one of these, unless it is a number.
+# Spreadsheets evaluate cells that start with one of these, unless they are numbers.
 _FORMULA = r"^[=+\-@\t\r\n]"
 _NUMBER = r"[+\-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+\-]?\d+)?"
 _HARMLESS = rf"^{_NUMBER}(?: ?%| to {_NUMBER})?$"
 
 
 def printable(text: object, limit: int = LIMIT) -> str:
-    """Return text that is safe to print: no control characters, and not too long.
+    """Return text that is safe to print: without control characters, and shortened.
 
-    Control characters, line breaks and invisible formatting characters are written as escape
-    sequences, so text from a file cannot send commands to a terminal. The middle of long text is
-    replaced by an ellipsis.
+    Control characters, line breaks and invisible formatting characters are escaped, so that text
+    from a file cannot send commands to a terminal. The middle of long text is replaced by an
+    ellipsis.
 
     Args:
-        text: converted with `str`.
-        limit: the maximum number of characters before escaping.
+        text: object, converted with `str`.
+        limit: maximum number of characters before escaping.
     """
     return _escaped(shortened(str(text), limit))
 
@@ -43,14 +43,14 @@ def shortened(text: str, limit: int = LIMIT) -> str:
 
 
 def one_line(text: object, limit: int = CELL) -> str:
-    """Return `printable` text in which a run of white space is a single space."""
+    """Return `printable` text with each sequence of white space replaced by a single space."""
     return printable(" ".join(str(text).split()), limit)
 
 
 def log_text(text: str) -> str:
     """Return a log message with long words shortened and control characters escaped.
 
-    Line breaks and tabs stay.
+    Line breaks and tabs are kept.
     """
     short = _LONG_WORD.sub(lambda found: shortened(found[0], WORD), text)
     return _escaped(short, keep="\n\t")
@@ -66,9 +66,10 @@ def _escaped(text: str, keep: str = "") -> str:
 
 
 def file_name(text: str, limit: int = 100) -> str:
-    """Return a text as a part of a file name: lower-case letters, digits, `_` and `-`.
+    """Convert text to a part of a file name with lower-case letters, digits, `_` and `-`.
 
-    Long texts are cut and end in a digest, so that different texts keep different names.
+    Long text is truncated and gets a digest as suffix, so that different texts have different
+    names.
     """
     slug = re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")
     if len(slug) <= limit:
@@ -78,10 +79,10 @@ def file_name(text: str, limit: int = 100) -> str:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Return a cell of a CSV file, with an apostrophe before what a spreadsheet would evaluate.
+    """Return a cell of a CSV file, with an apostrophe before text that could be a formula.
 
-    Affected are texts that begin with `=`, `+`, `-`, `@`, a tab or a line break. Numbers,
-    percentages and ranges of numbers stay as they are.
+    This affects text that starts with `=`, `+`, `-`, `@`, a tab or a line break. Numbers,
+    percentages and ranges of numbers are unchanged.
     """
     if re.match(_FORMULA, text) and not re.match(_HARMLESS, text):
         return f"'{text}"
@@ -102,5 +103,5 @@ def spreadsheet_frame(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def first_line(error: object) -> str:
-    """What an error says, in a line; its type if it says nothing."""
+    """Return the first line of an error message, or its type if it has no message."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,7 +1,8 @@
-"""Words of the command line, rewritten before Hydra reads them.
+"""Rewrite command line arguments before Hydra parses them.
 
-Hydra reads `1_000` as 1000, `1e5` as 100000.0 and `true` as a boolean. Ids, names, tags, columns
-and paths are text, so such values are quoted. Imports nothing heavy: `--help` reads this module.
+Hydra parses `1_000` as 1000, `1e5` as 100000.0 and `true` as a boolean. Ids, names, tags, columns
+and paths are text, so such values are quoted. The imports are fast, because `--help` imports this
+module.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 from mmrec.config.errors import SettingError
 from mmrec.config.schema import conf_dir
 
-# Settings that hold text, or lists of text: a test compares them with the signatures behind them.
-# `*` stands for a part of the name; with `[]`, only the elements of a list are text.
+# Settings with text or lists of text; a test compares them with the signatures of the classes.
+# `*` matches a part of the name; with `[]`, only the elements of a list are text.
 TEXT = (
     *("baseline", "by", "candidates", "ckpt", "exclude", "history", "index", "items", "metric"),
     "metrics",
@@ -51,25 +52,25 @@ TEXT = (
     *("hydra.sweeper.objective", "hydra.sweeper.storage", "hydra.sweeper.study_name"),
     *(f"hydra.launcher.{name}" for name in ("account", "name", "partition", "qos")),
 )
-# Values that are compared as text; null is an empty cell.
+# Settings whose values are compared as text; null is an empty cell.
 COMPARED = ("data.where.*",)
-KEEPING = {"choice", "str"}  # functions whose arguments may be text that looks like a number
+KEEPING = {"choice", "str"}  # functions whose arguments can be text that looks like a number
 
 
 def prepared(words: Sequence[str]) -> list[str]:
-    """The words of a command line as Hydra is to read them."""
+    """Return command line arguments in the form that Hydra parses correctly."""
     return [spelled_out(as_text(word)) for word in folders_first(words)]
 
 
 def quoted(text: str) -> str:
-    """Text as a value that Hydra takes as it is."""
+    """Quote text so that Hydra does not change it."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return QuotedString(text, Quote.single).with_quotes()
 
 
 def folders_first(words: Sequence[str]) -> list[str]:
-    """Move `--config-dir` and `-m` before the settings, as Hydra takes no settings on both sides.
+    """Move `--config-dir` and `-m` before the settings, because Hydra requires them on one side.
 
     Hydra uses only the last of several folders, so the others are added to its search path.
     """
@@ -93,7 +94,7 @@ def folders_first(words: Sequence[str]) -> list[str]:
 
 @cache
 def is_text(setting: str, *, element: bool = False) -> bool:
-    """Whether a setting holds text.
+    """Return whether the value of a setting is text.
 
     Args:
         setting: dotted name, or the name of a configuration group.
@@ -105,13 +106,13 @@ def is_text(setting: str, *, element: bool = False) -> bool:
 
 
 def as_text(word: str) -> str:
-    """Quote what Hydra would read as a number, boolean or null where the setting holds text.
+    """Quote values of text settings that Hydra would parse as a number, boolean or null.
 
-    `null` stays null, except in a list.
+    `null` is not quoted, except in a list.
 
     Args:
-        word: `setting=value`, also with `+`, `++` or `@package`; other words are returned as they
-            are, and so is what Hydra cannot read.
+        word: `setting=value`, also with `+`, `++` or `@package`. Other arguments, and those that
+            Hydra cannot parse, are returned unchanged.
     """
     setting, _, value = word.partition("=")
     if word.startswith("-") or not value:
@@ -127,7 +128,7 @@ def as_text(word: str) -> str:
 
 
 def _unreadable(value: str) -> bool:
-    """Whether Hydra's grammar has no such value, for example `[zoë]` or `[O'Brien]`."""
+    """Return whether Hydra cannot parse a value, for example `[zoë]` or `[O'Brien]`."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -139,7 +140,7 @@ def _unreadable(value: str) -> bool:
 
 
 def _as_element(text: str) -> str:
-    """An element of a list as it was typed; quotes around it stay."""
+    """Quote an element of a list, unless it is already quoted."""
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         inner = text[1:-1]
@@ -148,10 +149,10 @@ def _as_element(text: str) -> str:
 
 
 def spelled_out(word: str) -> str:
-    """`a=choice(null,'1_0')` as `a=null,'1_0'`.
+    """Convert `a=choice(null,'1_0')` to `a=null,'1_0'`.
 
-    In Hydra, `choice()` refuses null and drops quotes; a list does neither. Other words are
-    returned as they are.
+    In Hydra, `choice()` rejects null and drops quotes, but a list of values does not. Other
+    arguments are returned unchanged.
     """
     setting, _, value = word.partition("=")
     inner = value.strip().removeprefix("choice(")
@@ -166,18 +167,18 @@ def spelled_out(word: str) -> str:
         depth -= token.type in (Kind.PCLOSE, Kind.BRACKET_CLOSE, Kind.BRACE_CLOSE)
         needed |= token.type in (Kind.NULL, Kind.QUOTED_VALUE)
         if depth == 0 and token.type == Kind.PCLOSE and token is not tokens[-1]:
-            return word  # text behind the function, which Hydra refuses
+            return word  # text after the function, which Hydra rejects
     return f"{setting}={inner[:-1]}" if needed else word
 
 
 def refuse_numbers(config: Mapping[str, Any]) -> None:
-    """Refuse numbers in settings that hold text: YAML has read `1_000` as 1000.
+    """Check that text settings have no numbers, because YAML parses `1_000` as 1000.
 
     Args:
-        config: plain containers.
+        config: configuration as plain containers.
 
     Raises:
-        SettingError: names the first such setting.
+        SettingError: a text setting has a number or boolean.
     """
     for setting, value, element in _leaves(config, ""):
         text = is_text(setting, element=element) or _matches(setting, COMPARED)
@@ -191,12 +192,12 @@ def refuse_numbers(config: Mapping[str, Any]) -> None:
 
 
 def _matches(setting: str, patterns: Sequence[str]) -> bool:
-    """Whether a setting fits a pattern; brackets mean themselves."""
+    """Return whether a setting matches a pattern; brackets are literal."""
     return any(fnmatchcase(setting, pattern.replace("[]", "[[]]")) for pattern in patterns)
 
 
 def _tokens(value: str) -> list[Any]:
-    """Tokens of a value in Hydra's grammar; none if it is not in it."""
+    """Return the tokens of a value in Hydra's grammar; empty if it is invalid."""
     from antlr4 import InputStream  # type: ignore[import-untyped]
     from hydra.core.override_parser.overrides_visitor import HydraErrorListener
     from hydra.errors import HydraException
@@ -214,16 +215,16 @@ def _tokens(value: str) -> list[Any]:
 
 
 def _misread(setting: str, value: str) -> Iterator[tuple[int, int]]:
-    """Where a value holds text that Hydra would not read as text: start and end of each place."""
+    """Yield the start and end of each text in a value that Hydra would not parse as text."""
     from hydra.grammar.gen.OverrideLexer import OverrideLexer as Kind
 
     converted = {Kind.INT, Kind.FLOAT, Kind.BOOL}
     enclosing: list[tuple[str, str]] = []  # bracket or function, and the setting around it
     primitive: list[Any] = []
-    named = True  # whether the setting of the coming value is known; not before a key of a dict
+    named = True  # whether the setting of the next value is known; false before a key of a dict
 
     def judged() -> Iterator[tuple[int, int]]:
-        """The primitive that has just ended, if Hydra would convert it."""
+        """Yield the primitive that has just ended, if Hydra would convert it."""
         tokens = [token for token in primitive if token.type != Kind.WS]
         primitive.clear()
         if len(tokens) != 1 or not named:
@@ -267,7 +268,7 @@ def _misread(setting: str, value: str) -> Iterator[tuple[int, int]]:
 
 
 def _leaves(node: Any, setting: str, *, element: bool = False) -> Iterator[tuple[str, Any, bool]]:
-    """Each value below a node with its setting, and whether it is an element of a list."""
+    """Yield each value below a node, with its setting and whether it is an element of a list."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from _leaves(value, f"{setting}.{key}" if setting else str(key))

@@ -1,6 +1,6 @@
-"""Read YAML that somebody else may have written, with bounded time and memory.
+"""Read untrusted YAML with bounded time and memory.
 
-Values are those that OmegaConf reads: `1e-3` is a number, and dates are text.
+Values are parsed like in OmegaConf: `1e-3` is a number, and dates are text.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import yaml
 
 from mmrec.config.text import one_line
 
-BYTES = 2**20  # of a file
-DEPTH = 40  # of nested lists and mappings
-NODES = 100_000
-SCALAR = 20_000  # characters of a value
-DIGITS = 1000  # characters of a number
+BYTES = 2**20  # maximum size of a file
+DEPTH = 40  # maximum depth of nested lists and mappings
+NODES = 100_000  # maximum number of values
+SCALAR = 20_000  # maximum length of a value
+DIGITS = 1000  # maximum length of a number
 _FLOAT = re.compile(
     r"""^(?:[-+]?[0-9]+(?:_[0-9]+)*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
     |[-+]?[0-9]+(?:_[0-9]+)*(?:[eE][-+]?[0-9]+)
@@ -36,11 +36,11 @@ else:
 
 
 class YamlFileError(ValueError):
-    """A YAML file is too large, malformed, or uses more than plain values."""
+    """Raised if a YAML file is too large, malformed, or has other than plain values."""
 
 
 class _Loader(_Base):
-    """YAML as OmegaConf reads it: its floats, text for dates, and no duplicate keys."""
+    """YAML loader with OmegaConf's floats, dates as text, and no duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys: set[tuple[str, str]] = set()
@@ -65,8 +65,8 @@ def read_yaml(path: Path) -> Any:
     """Read a YAML file of plain values: mappings, lists, text, numbers, booleans and null.
 
     Raises:
-        YamlFileError: the file is larger than 1 MiB, nested more than 40 levels deep, malformed,
-            or it has aliases, merge keys, tags or duplicate keys. The message names the file.
+        YamlFileError: the file is larger than 1 MiB, nested more than 40 levels deep, malformed, or
+            has aliases, merge keys, tags or duplicate keys. The message has the path.
         OSError: the file cannot be opened.
     """
     with path.open("rb") as file:
@@ -84,7 +84,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _check(text: str) -> None:
-    """Refuse a document by its events, before anything is built from them."""
+    """Check the events of a document, before values are created."""
     depth = nodes = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionEndEvent):

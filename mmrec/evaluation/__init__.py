@@ -1,4 +1,4 @@
-"""Metrics, and how a ranking is judged."""
+"""Ranking metrics and the evaluation protocol."""
 
 from mmrec.evaluation.finite import NonFiniteScores, check_finite
 from mmrec.evaluation.protocol import Evaluation

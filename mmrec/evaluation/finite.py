@@ -1,4 +1,4 @@
-"""Refuse scores that cannot be ranked."""
+"""Check that scores are finite."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from torch import Tensor
 
 
 class NonFiniteScores(ValueError):
-    """A model gave NaN or infinity where a score was due."""
+    """Raised if a score is NaN or infinite."""
 
 
 def check_finite(users: Tensor, scores: Tensor, remedy: str) -> None:
-    """Refuse scores [B, I] of users [B] that cannot be ranked.
+    """Check that all scores [B, I] of users [B] are finite.
 
     Raises:
-        NonFiniteScores: names the first that is NaN or infinite, and the remedy.
+        NonFiniteScores: a score is NaN or infinite; the message ends with the remedy.
     """
     low, high = scores.aminmax()
     if low.isfinite() and high.isfinite():

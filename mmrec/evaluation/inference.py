@@ -1,4 +1,4 @@
-"""The best items of users, from scores."""
+"""Top-k items of users from scores."""
 
 from __future__ import annotations
 
@@ -17,20 +17,24 @@ def best_items(
     allowed: Tensor | None = None,
     ties: Tensor | None = None,
 ) -> Tensor:
-    """The k best of each row: [B, min(k, I)]; -1 where there are fewer candidates.
+    """Return the top-k items of each row.
 
     Args:
-        scores: [B, I].
-        users: [B], for errors and, without `ties`, for the order of equal scores.
-        k: length of a list.
-        mask: [2, N] rows and items that are not candidates.
-        allowed: [I] bool, items that are candidates for anybody; None: all.
-        ties: [B] int64; rows with the same number order equal scores alike.
+        scores: scores, [B, I].
+        users: users, [B], for error messages and, without `ties`, for the order of equal scores.
+        k: length of the lists.
+        mask: rows and items to exclude, [2, N].
+        allowed: mask of the candidates, [I] bool; None for all items.
+        ties: seeds of the order of equal scores, [B] int64; rows with equal seeds have the same
+            order.
+
+    Returns:
+        Items, best first, [B, min(k, I)] int64; -1 if there are fewer candidates.
 
     Raises:
         NonFiniteScores: a score is NaN or infinite.
     """
-    check_finite(users, scores, "the model has diverged: recommend from another run")
+    check_finite(users, scores, "the model has diverged; recommend from another run")
     if mask is not None:
         scores = scores.index_put(tuple(mask), scores.new_tensor(-torch.inf))
     if allowed is not None:

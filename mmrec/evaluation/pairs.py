@@ -1,4 +1,4 @@
-"""Pairs of users and items that a metric is made of, checked."""
+"""Checked user-item pairs for a metric without a corpus."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def checked_pairs(
     """Return held-out and seen pairs as interactions, and the cutoffs.
 
     Args:
-        held_out: [2, N] int64, users and items.
-        seen: [2, M] int64; None: none.
-        n_users: U.
-        n_items: I.
-        cutoffs: lengths of lists, rising.
+        held_out: users and held-out items, [2, N] int64.
+        seen: pairs to mask, [2, M] int64; None masks none.
+        n_users: number of users U.
+        n_items: number of items I.
+        cutoffs: lengths of the lists, in ascending order.
 
     Raises:
         ValueError: a pair is out of range, there is no held-out pair, or a cutoff is invalid.
@@ -35,7 +35,7 @@ def checked_pairs(
             if len(row) and (row.min() < 0 or row.max() >= count):
                 raise ValueError(f"{kind} of {name} lies outside 0..{count - 1}")
     if not held_out.numel():
-        raise ValueError("held_out has no pair")
+        raise ValueError("held_out has no pair; at least one is required")
     lengths = Evaluation(cutoffs=tuple(cutoffs)).cutoffs
     if lengths[-1] > n_items:
         raise ValueError(f"the cutoff {lengths[-1]} exceeds the catalogue of {n_items} items")

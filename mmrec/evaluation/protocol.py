@@ -1,6 +1,6 @@
-"""The evaluation protocol: candidates, masked items, histories and held-out items.
+"""Evaluation protocol: candidates, masked items, histories and held-out items.
 
-I items, N counts.
+Shapes: I items, N counts.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ class Evaluation:
     """Settings of an evaluation.
 
     Attributes:
-        cutoffs: lengths of the lists that are judged, rising.
-        seen: what is no candidate. `train`: the user's train items; `train+val`: at test the
-            validation items as well; `none`: nothing, the whole catalogue is ranked. None: `none`
-            for a model that reads histories, else `train`. A held-out item is always a candidate.
-        item_groups: share of the items that are head (most popular), and mid; the rest is tail.
-        user_groups: share of the users that are active (the most train interactions), and regular;
-            the rest is occasional.
-        candidates: `all` items; the `cold` ones, of validation and test together; or those of the
-            `split` that is judged. None: the cold ones where there are any, else all.
-        history: parts that the sequence of a test query is made of; at validation it is made of
-            train. Other models than those that read histories know train only, whatever this says.
-            None: `train+val` for a model that reads histories, else `train`.
+        cutoffs: lengths of the evaluated lists, in ascending order.
+        seen: items that are masked for a user. `train`: training items; `train+val`: training items
+            and, at test, also validation items; `none`: no items. None selects `none` for models
+            that use histories, and `train` for others. Held-out items are never masked.
+        item_groups: shares of the head items (most popular) and of the mid items; the remaining
+            items are the tail.
+        user_groups: shares of the active users (most training interactions) and of the regular
+            users; the remaining users are occasional.
+        candidates: items to rank: `all`; `cold`, the cold-start items of validation and test; or
+            `split`, the cold-start items of the evaluated split. None selects `cold` for data with
+            cold-start items, and `all` for others.
+        history: parts that form the sequences of test queries; at validation, it is always `train`.
+            It applies only to models that use histories. None selects `train+val` for them, and
+            `train` for others.
 
     Raises:
         SettingError: a setting is invalid.
@@ -49,14 +51,14 @@ class Evaluation:
     history: TestHistory | None = None
 
     def __post_init__(self) -> None:
-        # YAML has lists only.
+        # Settings from YAML are lists.
         object.__setattr__(self, "cutoffs", tuple(self.cutoffs))
         whole = all(type(k) is int and k > 0 for k in self.cutoffs)
         if not (self.cutoffs and whole and list(self.cutoffs) == sorted(set(self.cutoffs))):
             raise SettingError(
                 setting="cutoffs",
                 value=[*self.cutoffs],
-                expected="whole numbers above 0 in rising order, as [5, 10, 20, 50]",
+                expected="positive integers in ascending order, for example [5, 10, 20, 50]",
             )
         for name, kind in (("seen", Seen), ("candidates", Candidates), ("history", TestHistory)):
             value, choices = getattr(self, name), get_args(kind)
@@ -69,14 +71,14 @@ class Evaluation:
                 raise SettingError(
                     setting=name,
                     value=[*shares],
-                    expected="two shares above 0 that leave something for a third, as [0.2, 0.3]",
+                    expected="two positive shares with a sum below 1, for example [0.2, 0.3]",
                 )
 
     def resolved(self, needs_history: bool) -> Evaluation:
-        """Return the evaluation with the defaults of `seen` and `history` for a model.
+        """Return a copy with the default values of `seen` and `history` for a model.
 
         Args:
-            needs_history: whether the model reads histories.
+            needs_history: whether the model uses histories.
         """
         return replace(
             self,
@@ -85,10 +87,10 @@ class Evaluation:
         )
 
     def candidates_in(self, corpus: Corpus) -> Candidates:
-        """What is ranked.
+        """Return the kind of candidates for a data set.
 
         Raises:
-            SettingError: cold items, where there are none.
+            SettingError: `candidates` selects cold-start items, but the data have none.
         """
         if self.candidates is None:
             return "all" if corpus.cold is None else "cold"
@@ -96,13 +98,13 @@ class Evaluation:
             raise SettingError(
                 setting="evaluation.candidates",
                 value=self.candidates,
-                problem=f"it ranks cold items, and {corpus.name} has none",
-                hint="choose data.split=item_cold, or leave the setting out",
+                problem=f"it requires cold-start items, but {corpus.name} has none",
+                hint="use data.split=item_cold, or remove the setting",
             )
         return self.candidates
 
     def card(self, corpus: Corpus) -> dict[str, str]:
-        """Return the settings that a result records about its evaluation, apart from cutoffs."""
+        """Return the evaluation settings recorded in results, except the cutoffs."""
         resolved = self.resolved(needs_history=False)
         return {
             "seen": str(resolved.seen),
@@ -117,15 +119,15 @@ def held_out_in(corpus: Corpus, part: Part) -> Interactions:
         return corpus.val
     if part == "test":
         return corpus.test
-    assert corpus.warm is not None, f"{part} stands beside cold items, and there are none"
+    assert corpus.warm is not None, f"{part} requires cold-start items, but there are none"
     return corpus.warm if part == "test_warm" else together(corpus.test, corpus.warm)
 
 
 def check_rankable(corpus: Corpus, evaluation: Evaluation) -> None:
-    """Refuse cutoffs beyond what any part ranks: before a run, and not when it comes to its test.
+    """Check before a run that all parts have enough candidates for the cutoffs.
 
     Raises:
-        SettingError: names the cutoff, and those that fit.
+        SettingError: a cutoff exceeds the number of candidates; the hint has valid cutoffs.
     """
     parts: tuple[Part, ...] = ("val", "test", *beside_test(corpus))
     for part in parts:
@@ -133,16 +135,16 @@ def check_rankable(corpus: Corpus, evaluation: Evaluation) -> None:
 
 
 def beside_test(corpus: Corpus) -> tuple[Part, ...]:
-    """What is judged beside cold items."""
+    """Return the additional parts evaluated at test for data with cold-start items."""
     warm = corpus.cold is not None and corpus.warm is not None and len(corpus.warm)
     return ("test_warm", "test_all") if warm else ()
 
 
 def candidates(corpus: Corpus, part: Part, evaluation: Evaluation) -> Tensor:
-    """What a part ranks: [I] bool.
+    """Return the mask of the candidates of a part: [I] bool.
 
     Raises:
-        SettingError: fewer items than a cutoff.
+        SettingError: a cutoff exceeds the number of candidates.
     """
     ranked, what = _ranked(corpus, part, evaluation)
     cutoffs = evaluation.cutoffs
@@ -152,33 +154,33 @@ def candidates(corpus: Corpus, part: Part, evaluation: Evaluation) -> Tensor:
         raise SettingError(
             setting="evaluation.cutoffs",
             value=[*cutoffs],
-            problem=f"{cutoffs[-1]} is larger than the {what} of {corpus.name}, {count} items",
-            hint=f"leave it out, as evaluation.cutoffs=[{fits}] monitor=val/recall@{few[-1]} of a "
-            f"run, or cutoffs=[{fits}] of evaluate",
+            problem=f"the cutoff {cutoffs[-1]} exceeds the {count} {what} of {corpus.name}",
+            hint=f"set evaluation.cutoffs=[{fits}] monitor=val/recall@{few[-1]} for a run, or "
+            f"cutoffs=[{fits}] for mmrec evaluate",
         )
     return ranked
 
 
 def _ranked(corpus: Corpus, part: Part, evaluation: Evaluation) -> tuple[Tensor, str]:
-    """What a part ranks, and what that is called."""
+    """Return the candidates of a part, and their name for error messages."""
     kind = evaluation.candidates_in(corpus)
     if corpus.cold is not None and part == "test_warm":
         return corpus.cold == TRAIN, "warm items"
     if corpus.cold is None or part == "test_all" or kind == "all":
-        return torch.ones(corpus.n_items, dtype=torch.bool), "catalogue"
+        return torch.ones(corpus.n_items, dtype=torch.bool), "items"
     if kind == "cold":
-        return corpus.cold != TRAIN, "cold candidates"
+        return corpus.cold != TRAIN, "cold-start items"
     of = "val" if part == "val" else "test"
-    return corpus.cold == (VAL if of == "val" else TEST), f"cold candidates in {of}"
+    return corpus.cold == (VAL if of == "val" else TEST), f"cold-start items in {of}"
 
 
 def seen_interactions(corpus: Corpus, part: Part, seen: Seen | None) -> Interactions:
-    """Return the interactions that are masked when a part is ranked.
+    """Return the interactions that are masked when ranking.
 
     Args:
-        corpus: what is ranked.
-        part: whose users rank.
-        seen: of a resolved evaluation.
+        corpus: data set.
+        part: evaluated part.
+        seen: masking rule of a resolved evaluation.
     """
     if seen == "none":
         return corpus.train.select(torch.empty(0, dtype=torch.int64))
@@ -188,16 +190,16 @@ def seen_interactions(corpus: Corpus, part: Part, seen: Seen | None) -> Interact
 
 
 def groups(counts: Tensor, shares: tuple[float, float]) -> Tensor:
-    """Cuts by rank into three: 0 for the highest counts, then 1, then 2.
+    """Split into three groups by rank: 0 for the highest counts, then 1, then 2.
 
     Equal counts are ordered by index.
 
     Args:
         counts: [N] int64.
-        shares: of the N, those in group 0 and those in group 1; rounded to whole numbers.
+        shares: shares of group 0 and of group 1; group sizes are rounded to integers.
 
     Returns:
-        [N] int64.
+        Groups, [N] int64.
     """
     first, second = (round(share * len(counts)) for share in (shares[0], sum(shares)))
     order = counts.argsort(descending=True, stable=True)

@@ -1,7 +1,7 @@
-"""Full-ranking evaluation: score, mask what is seen, rank, look for the held-out items.
+"""Full-ranking evaluation: mask seen items, rank all candidates, and compare with held-out items.
 
-Shape legend: U users, I items, N interactions, B users of a batch, K the largest cutoff, C cutoffs,
-A accuracy metrics, G = 3 groups, M modalities.
+Shapes: U users, Q evaluated users, I items, N interactions, B users of a batch, K largest cutoff,
+C cutoffs, A accuracy metrics, G = 3 groups, M modalities.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ GROUPED = ("recall", "ndcg")
 ITEM_GROUPS = ("head", "mid", "tail")
 USER_GROUPS = ("active", "regular", "occasional")
 
-# Sums are kept in whole units of 2^-40, so that they do not depend on the order of users, batches
-# and processes; room for four million users. In float64, 200 orders of 19,445 users had 6 different
-# means. Units take 45 us of CPU time for 512 users of 6 metrics at 4 cutoffs, and float64 11 us.
+# Sums are stored in integer units of 2^-40, so that they do not depend on the order of users,
+# batches and processes, for up to four million users. In float64, 200 orders of 19,445 users gave 6
+# different means. For 512 users, 6 metrics and 4 cutoffs, units take 45 us, and float64 11 us.
 UNIT = 2.0**-40
 
 
 class RankingMetric(Metric):
-    """Mean metrics over the users who have a held-out item in a split.
+    """Ranking metrics, averaged over the users with held-out items in a part of the split.
 
-    States are sums, so the result is the same whatever the batches and the number of processes.
-    Feed it with `update`, and every user once. `from_pairs` makes one without a corpus.
+    Call `update` once for each user in `users`, then `compute`. States are integer sums, so results
+    do not depend on batches or processes. See `from_pairs` for a metric without a corpus.
 
     Args:
-        corpus: what is evaluated on.
-        part: what is held out: `val`, `test`, or under `item_cold` `test_warm` and `test_all`, warm
-            items among warm ones, and all among all.
-        evaluation: cutoffs, masks and groups.
-        detailed: also metrics beyond accuracy, metrics by group, and values by user.
+        corpus: data set with the split.
+        part: held-out part: `val`, `test`, or, with the split `item_cold`, also `test_warm` (warm
+            items ranked among warm items) and `test_all` (all items).
+        evaluation: cutoffs, masking and groups.
+        detailed: also compute beyond-accuracy metrics, metrics by group, and values per user.
 
     Attributes:
-        users: [Q] int64, sorted: those to be queried.
+        users: users with held-out items, sorted, [Q] int64.
 
     Raises:
-        ValueError: a cutoff beyond the catalogue.
+        SettingError: a cutoff exceeds the number of candidates.
     """
 
     full_state_update = False
@@ -113,14 +113,14 @@ class RankingMetric(Metric):
         n_items: int,
         cutoffs: Sequence[int] = (5, 10, 20, 50),
     ) -> RankingMetric:
-        """Make a metric of pairs of users and items, without a corpus.
+        """Create a metric from user-item pairs, without a corpus.
 
         Args:
-            held_out: [2, N] int64, users and items to be found.
-            seen: [2, M] int64, pairs that are masked, unless they are held out; None: none.
-            n_users: U.
-            n_items: I.
-            cutoffs: lengths of the lists that are judged, rising.
+            held_out: users and held-out items, [2, N] int64.
+            seen: pairs to mask unless they are held out, [2, M] int64; None masks none.
+            n_users: number of users U.
+            n_items: number of items I.
+            cutoffs: lengths of the evaluated lists, in ascending order.
 
         Raises:
             ValueError: a pair is out of range, there is no pair, or a cutoff exceeds the catalogue.
@@ -136,11 +136,11 @@ class RankingMetric(Metric):
     def _prepare(
         self, held_out: Interactions, seen: Interactions, size: tuple[int, int], cutoffs: Cutoffs
     ) -> Interactions:
-        """Keep what every metric needs; return the held-out pairs, each once and sorted."""
+        """Register the shared buffers and states; return the distinct held-out pairs, sorted."""
         self.n_users, self.n_items = n_users, n_items = size
         self.cutoffs = cutoffs
         pairs = torch.unique(held_out.user * n_items + held_out.item)  # [N] sorted
-        again = torch.isin(seen.user * n_items + seen.item, pairs)  # held out after all
+        again = torch.isin(seen.user * n_items + seen.item, pairs)  # seen and held out
         masked = seen.select(~again).by_user(n_users)
         count = torch.bincount(pairs // n_items, minlength=n_users)
         self._constant("users", count.nonzero().squeeze(1))  # [Q]
@@ -178,20 +178,20 @@ class RankingMetric(Metric):
         self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, users: Tensor, scores: Tensor) -> None:
-        """Judges the rankings of some users; those without a held-out item do not count.
+        """Rank the items of a batch of users; users without held-out items are ignored.
 
         Args:
-            users: [B] int64.
-            scores: [B, I], finite; overwritten.
+            users: users, [B] int64.
+            scores: finite scores, [B, I]; overwritten.
 
         Raises:
             NonFiniteScores: a score is NaN or infinite.
-            ValueError: scores of another shape.
+            ValueError: the shape of `scores` is wrong.
         """
         if scores.shape != (len(users), self.n_items):
             raise ValueError(
-                f"scores of shape {list(scores.shape)} for {len(users)} users and {self.n_items} "
-                f"items: score() must return [{len(users)}, {self.n_items}]"
+                f"score() must return a tensor of shape [{len(users)}, {self.n_items}] for "
+                f"{len(users)} users and {self.n_items} items, found shape {list(scores.shape)}"
             )
         counted = self.held_out[users] > 0
         if not counted.all():
@@ -202,8 +202,7 @@ class RankingMetric(Metric):
         check_finite(
             users,
             scores,
-            "scores must be finite: the model has diverged, lower the learning rate or clip "
-            "gradients",
+            "the model has diverged; lower the learning rate or clip gradients",
         )
         scores[self._seen_of(users)] = -torch.inf
         if len(self.excluded):
@@ -219,19 +218,19 @@ class RankingMetric(Metric):
             self._of_users.append((users.cpu(), values.flatten(1).cpu()))
 
     def _seen_of(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and item of everything that the users have seen."""
+        """Return the rows and items of the seen interactions of users [B]."""
         begin = self.seen_start[users]  # [B]
         row, place = ranges(begin, self.seen_start[users + 1] - begin)
         return row, self.seen_item[place]
 
     def _hits(self, users: Tensor, ranked: Tensor) -> Tensor:
-        """[B, K] bool: which ranked items are held out."""
+        """Return the mask of ranked items that are held out: [B, K] bool."""
         pairs = users[:, None] * self.n_items + ranked
         place = torch.searchsorted(self.pairs, pairs).clamp(max=len(self.pairs) - 1)
         return (self.pairs[place] == pairs) & (ranked >= 0)
 
     def _at_cutoffs(self, values: dict[str, Tensor], names: Sequence[str]) -> Tensor:
-        """[..., K] by name -> [..., A, C]."""
+        """Select the cutoffs and stack metrics: [..., K] by name -> [..., A, C]."""
         last = torch.tensor(self.cutoffs, device=self.held_out.device) - 1
         return torch.stack([values[name][..., last] for name in names], dim=-2)
 
@@ -263,16 +262,17 @@ class RankingMetric(Metric):
             self.n_diversity[place] += (~value.isnan()).sum(0)
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over users as float64 scalars, named as `recall@20` or `tail/ndcg@10`.
+        """Return means over users as float64 scalars by name, for example `recall@20`.
 
-        Left out are groups that no evaluated user has anything in, the diversity of lists without
-        two items to compare, and popularity, novelty and groups of items where all are cold.
+        Metrics of groups have names like `tail/ndcg@10`. Undefined metrics are omitted: groups
+        without held-out items, diversity without lists to compare, and popularity, novelty and item
+        groups if all candidates are cold-start items.
 
         Raises:
             ValueError: no user was evaluated.
         """
         if not self.n_evaluated:
-            raise ValueError("no user was evaluated; call update() with the users of this metric")
+            raise ValueError("no user was evaluated; call update() with the users in self.users")
         result = self._named(ACCURACY, _mean(self.accuracy, self.n_evaluated))
         if not self.detailed:
             return result
@@ -298,13 +298,13 @@ class RankingMetric(Metric):
         return {k: v for k, v in result.items() if not (v.isnan() or k.startswith(idle))}
 
     def _named(self, names: Sequence[str], values: Tensor) -> dict[str, Tensor]:
-        """[A, C] -> scalars by name and cutoff."""
+        """Return scalars by name and cutoff from values [A, C]."""
         keys = [f"{name}@{k}" for name in names for k in self.cutoffs]
         return dict(zip(keys, values.flatten(), strict=True))
 
     def per_user(self) -> pl.DataFrame:
-        """`user` and every accuracy metric at every cutoff, of the users that this process saw."""
-        assert self.detailed, "values by user are kept by a detailed metric only"
+        """Return accuracy metrics per user at all cutoffs, for the users of this process."""
+        assert self.detailed, "values per user require detailed=True"
         columns = [f"{name}@{k}" for name in ACCURACY for k in self.cutoffs]
         users = torch.cat([torch.empty(0, dtype=torch.int64), *(u for u, _ in self._of_users)])
         values = torch.cat([torch.empty(0, len(columns)), *(v for _, v in self._of_users)])
@@ -312,26 +312,26 @@ class RankingMetric(Metric):
         return frame.insert_column(0, pl.Series("user", users.numpy())).sort("user")
 
     def reset(self) -> None:
-        """Forgets everything that was evaluated."""
+        """Reset all states."""
         super().reset()
         if self.detailed:
             self._of_users = []
 
 
 class Rankings(nn.Module):
-    """All that is judged in one pass over users: a split, and beside it what it costs warm items.
+    """All metrics computed in one pass over users: those of a split, and those of warm items.
 
-    Under `item_cold` the test split is of cold items. `test_cold/` repeats its accuracy, and
-    `test_warm/` and `test_all/` stand beside it where warm items are held out too.
+    With the split `item_cold`, the test metrics are those of cold-start items. `test_cold/` repeats
+    their accuracy; `test_warm/` and `test_all/` are added if warm items are held out as well.
 
     Args:
-        corpus: what is evaluated on.
-        split: `val` or `test`, the latter in detail.
-        evaluation: cutoffs, masks and groups.
+        corpus: data set with the split.
+        split: `val`, or `test` with detailed metrics.
+        evaluation: cutoffs, masking and groups.
 
     Attributes:
-        main: of the split.
-        users: [Q] int64, sorted: those to be queried.
+        main: metric of the split.
+        users: users to evaluate, sorted, [Q] int64.
     """
 
     def __init__(
@@ -351,18 +351,18 @@ class Rankings(nn.Module):
         return dict(self.beside.items())  # type: ignore[arg-type]
 
     def reset(self) -> None:
-        """Forget everything that was evaluated."""
+        """Reset all metrics."""
         for metric in (self.main, *self._beside().values()):
             metric.reset()
 
     def update(self, users: Tensor, scores: Tensor) -> None:
-        """Judge some users' scores, as `RankingMetric.update` does; they are overwritten."""
+        """Update all metrics with scores, which are overwritten. See `RankingMetric.update`."""
         for metric in self._beside().values():
             metric.update(users, scores.clone())
         self.main.update(users, scores)
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over users, named as `test/recall@20` or `test_all/ndcg@10`."""
+        """Return means over users by name, for example `test/recall@20`, `test_all/ndcg@10`."""
         found: dict[str, dict[str, Tensor]] = {self.split: self.main.compute()}
         if self.cold:
             names = [f"{name}@{k}" for name in ACCURACY for k in self.main.cutoffs]
@@ -371,12 +371,12 @@ class Rankings(nn.Module):
         return {f"{part}/{name}": v for part, values in found.items() for name, v in values.items()}
 
     def per_user(self) -> pl.DataFrame:
-        """Of the split, as `RankingMetric.per_user`."""
+        """Return values per user of the split. See `RankingMetric.per_user`."""
         return self.main.per_user()
 
 
 class _Content(nn.Module):
-    """One modality, for the diversity of lists."""
+    """Features of one modality, for the diversity of lists."""
 
     features: Tensor
     inverse_norm: Tensor
@@ -387,7 +387,7 @@ class _Content(nn.Module):
         self.register_buffer("inverse_norm", metrics.inverse_row_norms(features), persistent=False)
 
     def forward(self, ranked: Tensor, cutoffs: Sequence[int]) -> Tensor:
-        """[B, K] -> [B, C]"""
+        """Return the diversity of ranked lists: [B, K] -> [B, C]."""
         return metrics.diversity(ranked, self.features, self.inverse_norm, cutoffs)
 
 

@@ -1,6 +1,6 @@
-"""How well a model's weights tell what planted data have planted.
+"""Recovery of the planted roles of synthetic data from model weights.
 
-Shape legend: I items, M modalities, C channels.
+Shapes: I items, N selected items, M modalities.
 """
 
 from __future__ import annotations
@@ -24,25 +24,29 @@ def role_recovery(
     items: Tensor | None = None,
     deals: int = 100,
 ) -> dict[str, float]:
-    """Compare what a model found to matter for items with their true roles.
+    """Compare the channel weights of items with their planted roles.
 
-    Items count that have every modality. `auc/<modality>`: among those
-    with a dominant modality, how well its share of the modalities' weights tells the items where it
-    is this one. `nmi`: mutual information, normalised (0: none, 1: the same partition), of the role
-    and the modality of the largest weight; `nmi/expert` of the role and the group. Equal weights
-    give an AUC of one half and an NMI of zero; `chance/...` is what the same weights give, in the
-    mean, when they are dealt to items at random.
+    Only items that have all modalities are included. The metrics are:
+
+    - `auc/<modality>`: AUC of the modality's weight for the items that it dominates, among the
+      items with a dominant modality; `auc` is the mean.
+    - `nmi`: normalised mutual information of the role and the modality with the largest weight
+      (0: independent, 1: identical partition).
+    - `nmi/expert`: normalised mutual information of the role and `group`.
+    - `chance/...`: mean of each metric with weights shuffled over items.
+
+    Equal weights give an AUC of 0.5 and an NMI of 0.
 
     Args:
-        corpus: the model's.
-        truth: of the planted data.
-        weights: channel -> [I], as `Recommender.item_weights` has it.
-        group: [I] int64 of each item, as the expert of its largest gate.
-        items: [I] bool, those that count; None: with a train interaction.
-        deals: of the same weights at random, whose mean is chance; 0 leaves chance out.
+        corpus: data of the model.
+        truth: roles of the planted data.
+        weights: weight of each channel, [I] by name; see `Recommender.item_weights`.
+        group: group of each item, for example the expert with its largest gate, [I] int64.
+        items: mask of the items to include, [I] bool; None for items with training interactions.
+        deals: number of random shuffles for `chance/...`; 0 omits these metrics.
 
     Returns:
-        By name; empty unless two modalities have a weight, and some items count.
+        Metrics by name; empty if fewer than two modalities have weights, or no item is included.
     """
     names = [name for name in corpus.modalities if name in weights]
     if len(names) < 2:
@@ -76,21 +80,21 @@ def role_recovery(
 
 
 def rounded(weights: Tensor) -> Tensor:
-    """To what they say: the order of equal ones would be that of their last bits."""
+    """Round weights, so that rounding errors do not order equal weights."""
     return weights.double().round(decimals=5)
 
 
 def dominance_areas(truth: Roles, role: Tensor, weights: Mapping[str, Tensor]) -> dict[str, float]:
-    """How well each modality's weight tells the items that it dominates from the others'.
+    """Return the AUC of each modality's weight for the items that it dominates.
 
     Args:
-        truth: whose names of roles count.
-        role: [N], of some items.
-        weights: modality -> [N], of the same.
+        truth: names of the roles.
+        role: roles of items, [N].
+        weights: weights of the same items, [N] by modality.
 
     Returns:
-        Modality -> area under the ROC curve, among items of which one modality is dominant; without
-        those of which there are none, or no others.
+        Area under the ROC curve by modality, among items with a dominant modality. Modalities that
+        dominate none or all of these items are omitted.
     """
     from torchmetrics.functional.classification import binary_auroc
 
@@ -108,6 +112,6 @@ def dominance_areas(truth: Roles, role: Tensor, weights: Mapping[str, Tensor]) -
 def _mutual_information(one: Tensor, other: Tensor) -> float:
     from torchmetrics.functional.clustering import normalized_mutual_info_score
 
-    # Said, so that torch need not warn that it does not check.
+    # An explicit setting avoids PyTorch's warning that invariants are not checked.
     with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
         return float(normalized_mutual_info_score(one, other))

@@ -1,4 +1,4 @@
-"""Graphs over users and items, built once from train interactions and content."""
+"""Graphs of users and items, built from training interactions and content."""
 
 from mmrec.graphs.bipartite import (
     degree_weights,

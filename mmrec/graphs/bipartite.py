@@ -1,6 +1,6 @@
-"""The user-item graph.
+"""User-item graphs.
 
-U users, I items, N interactions.
+Shapes: U users, I items, N interactions.
 """
 
 from __future__ import annotations
@@ -13,31 +13,34 @@ from mmrec.graphs.sparse import csr_matrix, symmetric_normalization
 
 
 def degree_weights(interactions: Interactions, weights: Tensor | None = None) -> Tensor:
-    """[N] float32: w / sqrt(d_u d_i) of each interaction, d summing weights.
+    """Return `w / sqrt(d_u d_i)` of each interaction, where degrees d are sums of weights w.
 
     Args:
-        interactions: the edges.
-        weights: [N] float64, w; 1 each if None.
+        interactions: edges of the graph.
+        weights: weights w, [N] float64; None for 1.
+
+    Returns:
+        Normalised weights, [N] float32.
     """
     user, item = interactions.user, interactions.item
     degrees = torch.bincount(user, weights)[user] * torch.bincount(item, weights)[item]  # [N]
-    scale = degrees.double().rsqrt().masked_fill(degrees == 0, 0.0)  # where all weights are zero
+    scale = degrees.double().rsqrt().masked_fill(degrees == 0, 0.0)  # 0 if all weights are 0
     return (scale if weights is None else weights * scale).float()
 
 
 def normalized_adjacency(
     interactions: Interactions, n_users: int, n_items: int, weights: Tensor | None = None
 ) -> Tensor:
-    """D^-1/2 [[0, R], [R^T, 0]] D^-1/2, the matrix that LightGCN and its kin propagate with.
+    """Return the normalised adjacency `D^-1/2 [[0, R], [R^T, 0]] D^-1/2` used by LightGCN.
 
     Args:
-        interactions: the edges, each pair once.
-        n_users: U.
-        n_items: I.
-        weights: [N] float64, of the edges in R; 1 each if None.
+        interactions: edges of the graph, each pair once.
+        n_users: number of users U.
+        n_items: number of items I.
+        weights: weights of the edges in R, [N] float64; None for 1.
 
     Returns:
-        [U+I, U+I] sparse CSR float32, symmetric; users come first. A node without edges has an
+        [U+I, U+I] sparse CSR float32, symmetric, with users first. Nodes without edges have an
         empty row.
     """
     user, item = interactions.user, interactions.item + n_users
@@ -51,12 +54,12 @@ def normalized_adjacency(
 
 
 def normalized_interactions(interactions: Interactions, n_users: int, n_items: int) -> Tensor:
-    """D_u^-1/2 R D_i^-1/2, the upper right block of `normalized_adjacency`.
+    """Return `D_u^-1/2 R D_i^-1/2`, the upper right block of `normalized_adjacency`.
 
     Args:
-        interactions: the edges, each pair once.
-        n_users: U.
-        n_items: I.
+        interactions: edges of the graph, each pair once.
+        n_users: number of users U.
+        n_items: number of items I.
 
     Returns:
         [U, I] sparse CSR float32.
@@ -66,15 +69,15 @@ def normalized_interactions(interactions: Interactions, n_users: int, n_items: i
 
 
 def mean_adjacency(interactions: Interactions, n_users: int, n_items: int) -> Tensor:
-    """D^-1 [[0, R], [R^T, 0]], the mean over the neighbours of each node.
+    """Return `D^-1 [[0, R], [R^T, 0]]`, the mean over the neighbours of each node.
 
     Args:
-        interactions: the edges, each pair once.
-        n_users: U.
-        n_items: I.
+        interactions: edges of the graph, each pair once.
+        n_users: number of users U.
+        n_items: number of items I.
 
     Returns:
-        [U+I, U+I] sparse CSR float32, rows of nodes with edges sum to 1; users come first.
+        [U+I, U+I] sparse CSR float32, with users first. Rows of nodes with edges sum to 1.
     """
     user, item = interactions.user, interactions.item + n_users
     rows, columns = torch.cat([user, item]), torch.cat([item, user])
@@ -86,18 +89,18 @@ def mean_adjacency(interactions: Interactions, n_users: int, n_items: int) -> Te
 def joint_adjacency(
     interactions: Interactions, n_users: int, n_items: int, item_graph: Tensor, weight: float = 1.0
 ) -> Tensor:
-    """D^-1/2 [[0, R], [R^T, w S]] D^-1/2: interactions and an item graph, normalised together.
+    """Return `D^-1/2 [[0, R], [R^T, w S]] D^-1/2`: a joint graph of interactions and items.
 
     Args:
-        interactions: the edges of R, each pair once.
-        n_users: U.
-        n_items: I.
-        item_graph: S, [I, I] sparse CSR with entries of at least 0.
-        weight: w, above 0.
+        interactions: edges of R, each pair once.
+        n_users: number of users U.
+        n_items: number of items I.
+        item_graph: item graph S, [I, I] sparse CSR with non-negative entries.
+        weight: weight w of the item graph, above 0.
 
     Returns:
-        [U+I, U+I] sparse CSR float32; users come first. It is symmetric if S is. D holds the row
-        sums; a node without edges has an empty row.
+        [U+I, U+I] sparse CSR float32, with users first; symmetric if S is symmetric. D holds the
+        row sums. Nodes without edges have an empty row.
     """
     user, item = interactions.user, interactions.item + n_users
     row, column = item_graph.to_sparse().indices() + n_users
@@ -110,11 +113,11 @@ def joint_adjacency(
 
 
 def interaction_block(adjacency: Tensor, n_users: int) -> Tensor:
-    """Return the upper right block of a graph `[[0, R], [..., ...]]`: [U, I] sparse CSR.
+    """Return the upper right block R of a graph `[[0, R], [..., ...]]`: [U, I] sparse CSR.
 
     Args:
-        adjacency: [U+I, U+I] sparse CSR, users first, without edges between users.
-        n_users: U.
+        adjacency: [U+I, U+I] sparse CSR, with users first, without edges between users.
+        n_users: number of users U.
     """
     start = adjacency.crow_indices()[: n_users + 1]
     entries = slice(int(start[-1]))
@@ -134,16 +137,17 @@ def sampled_adjacency(
     generator: torch.Generator | None = None,
     by_degree: bool = False,
 ) -> Tensor:
-    """`normalized_adjacency` of a random part of the train interactions.
+    """Return the `normalized_adjacency` of a random sample of the training interactions.
 
     Args:
-        corpus: whose train interactions are the edges.
-        keep: fraction of the edges that survive.
-        generator: source of randomness; torch's default if None.
-        by_degree: draw edges in proportion to `1 / sqrt(d_u d_i)`, as FREEDOM does, and not evenly.
+        corpus: training interactions.
+        keep: fraction of the edges to keep.
+        generator: random generator; None uses the default generator of PyTorch.
+        by_degree: sample edges in proportion to `1 / sqrt(d_u d_i)`, as in FREEDOM, instead of
+            uniformly.
 
     Returns:
-        [U+I, U+I] sparse CSR float32, normalised by the degrees that are left.
+        [U+I, U+I] sparse CSR float32, normalised by the degrees of the sample.
     """
     train = corpus.train
     weights = degree_weights(train).double() if by_degree else None
@@ -158,28 +162,28 @@ def sample_edges(
     generator: torch.Generator | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Edges that survive a dropout, drawn without replacement.
+    """Sample edges without replacement.
 
     Args:
-        n_edges: N.
-        keep: fraction of the edges that survive.
-        generator: source of randomness; torch's default if None.
-        weights: [N] positive; each draw takes an edge in proportion to its weight among those left.
-            Equal if None. FREEDOM draws by `degree_weights`.
+        n_edges: number of edges N.
+        keep: fraction of the edges to keep.
+        generator: random generator; None uses the default generator of PyTorch.
+        weights: positive weights, [N]; each draw selects an edge in proportion to its weight among
+            the remaining edges. None samples uniformly.
 
     Returns:
-        [floor(N * keep)] int64, ascending.
+        Indices of the sampled edges in ascending order, [floor(N * keep)] int64.
 
     Raises:
-        ValueError: `keep` leaves no edge, or is above 1.
+        ValueError: no edge would be kept, or `keep` is above 1.
     """
     count = int(n_edges * keep)
     if not 0 < count <= n_edges:
         raise ValueError(
-            f"keep is {keep} of {n_edges} edges; give a fraction that leaves one, at most 1"
+            f"keep must be at most 1 and keep at least one edge; found {keep} of {n_edges} edges"
         )
-    # The smallest of exponential arrival times are a weighted draw without replacement;
-    # torch.multinomial refuses more than 2^24 categories.
+    # The smallest exponential arrival times are a weighted sample without replacement;
+    # torch.multinomial is limited to 2^24 categories.
     arrival = torch.empty(n_edges, dtype=torch.float64).exponential_(generator=generator)
     if weights is not None:
         arrival /= weights

@@ -1,4 +1,4 @@
-"""Results that take long to build, kept on disk under what they were built from."""
+"""On-disk cache of slow results."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ Key: TypeAlias = str | int | float | Sequence["Key"] | Mapping[str, "Key"] | Non
 def cached(
     name: str, key: Mapping[str, Key], build: Callable[[], Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """What `build` returns, read from the cache if the same key was built before.
+    """Return the result of `build`, from the cache if the key is known.
 
-    Of several processes that ask at once, one builds and the others wait. A damaged entry is built
-    again. Where the cache cannot be written, the value is built and not kept.
+    If several processes request the same key, one builds the result and the others wait. Damaged
+    entries are rebuilt. If the cache is not writable, the result is built but not stored.
 
     Args:
-        name: what is built, a folder of the cache.
-        key: all that the value depends on: digests of content, and every argument.
-        build: makes dense tensors.
+        name: folder of the cache.
+        key: everything the result depends on: digests of content, and all arguments.
+        build: function that returns dense tensors by name.
 
     Raises:
         TypeError: a part of the key is not plain data.
     """
-    # json writes the shortest digits that read back as the same float, so no two floats meet.
+    # JSON represents floats exactly, so different floats have different keys.
     text = json.dumps(dict(key), sort_keys=True)
     entry = cache_dir() / name / f"{hashlib.sha256(text.encode()).hexdigest()}.pt"
     with ExitStack() as stack:
-        with suppress(OSError):  # a cache that cannot be written may still be read
+        with suppress(OSError):  # a read-only cache can still be read
             entry.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(entry.with_suffix(".lock")))
         tensors = _read(entry)
@@ -57,8 +57,8 @@ def _read(entry: Path) -> dict[str, Tensor] | None:
         tensors: dict[str, Tensor] = torch.load(entry, weights_only=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except Exception as error:  # damage shows in many ways, and the remedy is always the same
-        logger.warning("%s cannot be read (%s); building it again", entry, error)
+    except Exception as error:  # damaged files raise many types of errors
+        logger.warning("cannot read the cache entry %s (%s); rebuilding it", entry, error)
         return None
     return tensors
 
@@ -69,11 +69,11 @@ def _write(entry: Path, tensors: Mapping[str, Tensor]) -> None:
         with replace_file(entry) as part, part.open("wb") as file:
             reserve_space(file, size)
             torch.save(dict(tensors), file)
-            file.truncate()  # tensors that share memory take less
-    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+            file.truncate()  # tensors that share memory need less than the reserved space
+    except (OSError, RuntimeError) as error:  # PyTorch raises RuntimeError on a full disk
         logger.warning(
-            "%s: cannot write %.1f MB (%s%s), so the result is not kept; make room there, or set "
-            "MMREC_CACHE to a folder that can be written",
+            "cannot write to the cache folder %s (%.1f MB: %s%s), so the result is not cached; "
+            "free disk space, or set MMREC_CACHE to a writable folder",
             entry.parent,
             size / 1e6,
             getattr(error, "strerror", None) or first_line(error),

@@ -1,4 +1,7 @@
-"""Item-item graphs of content."""
+"""Item graphs from content.
+
+Shapes: I items, k neighbours per item.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,17 @@ from mmrec.graphs.sparse import csr_matrix
 
 
 def content_similarity(modalities: Mapping[str, Modality], k: int) -> Tensor:
-    """Mean over modalities of the cosine between near neighbours.
+    """Return cosines of nearest neighbours, averaged over modalities.
 
     Args:
-        modalities: by name.
-        k: neighbours of each item in each modality; an edge chosen by either end counts for both.
+        modalities: modalities by name.
+        k: number of neighbours per item and modality; edges are added in both directions.
 
     Returns:
-        [I, I] sparse CSR, symmetric, zero diagonal; entries in 0..1.
+        [I, I] sparse CSR, symmetric, with zero diagonal and entries in 0..1.
 
     Raises:
-        SettingError: fewer items have a modality than neighbours are asked for.
+        SettingError: too few items have a modality for k neighbours.
     """
     check_neighbours(modalities, k, "model.k")
     graphs = [
@@ -38,14 +41,14 @@ def content_similarity(modalities: Mapping[str, Modality], k: int) -> Tensor:
 
 
 def content_graphs(modalities: Mapping[str, Modality], k: int) -> list[Tensor]:
-    """Build an item graph of each modality: near neighbours by cosine, symmetrically normalised.
+    """Build a symmetrically normalised graph of nearest neighbours by cosine for each modality.
 
     Args:
-        modalities: by name.
-        k: neighbours of each item; an edge chosen by either end counts for both.
+        modalities: modalities by name.
+        k: number of neighbours per item; edges are added in both directions.
 
     Returns:
-        [I, I] sparse CSR for each modality, symmetric.
+        One symmetric [I, I] sparse CSR matrix per modality.
     """
     return [
         knn_adjacency(
@@ -58,15 +61,16 @@ def content_graphs(modalities: Mapping[str, Modality], k: int) -> list[Tensor]:
 def modality_shares(
     modalities: Mapping[str, Modality], weights: Mapping[str, float] | None
 ) -> dict[str, float]:
-    """Return the share of each modality in an item graph as FREEDOM has it; shares sum to 1.
+    """Return the share of each modality in the item graph of FREEDOM; shares sum to 1.
 
     Args:
-        modalities: by name.
-        weights: of each modality. None gives `image` the share of 0.1 and divides the rest among
-            the others, as published models do; without `image` all shares are equal.
+        modalities: modalities by name.
+        weights: weight of each modality. None gives `image` a share of 0.1 and divides the rest
+            among the others, as in published models; without `image` all shares are equal.
 
     Raises:
-        SettingError: weights that do not name the modalities, or are negative, or all zero.
+        SettingError: the names are not those of the modalities, a weight is negative, or all
+            weights are zero.
     """
     if weights is None:
         others = len(modalities) - 1
@@ -79,7 +83,7 @@ def modality_shares(
         raise SettingError(
             setting="model.modality_weights",
             value=dict(weights),
-            expected=f"a weight of 0 or more for each modality, for example {{{example}}}",
+            expected=f"a weight of at least 0 for each modality, for example {{{example}}}",
         )
     return {name: weights[name] / total for name in modalities}
 
@@ -87,15 +91,15 @@ def modality_shares(
 def weighted_content_graph(
     modalities: Mapping[str, Modality], shares: Mapping[str, float], neighbours: int
 ) -> Tensor:
-    """Build an item graph as FREEDOM does: the weighted sum of binary graphs of each modality.
+    """Build the item graph of FREEDOM: the weighted sum of one binary graph per modality.
 
     Zhou and Shen, MM 2023, Eq. 1 to 4. https://arxiv.org/abs/2211.06924
 
     Args:
-        modalities: by name.
+        modalities: modalities by name.
         shares: weight of each modality.
-        neighbours: nearest items of each item by cosine, itself included. A modality gives each of
-            them the same weight, `share / neighbours`.
+        neighbours: number of nearest neighbours per item by cosine, including the item itself. Each
+            edge of a modality has the weight `share / neighbours`.
 
     Returns:
         [I, I] sparse CSR, directed.
@@ -114,21 +118,23 @@ def weighted_content_graph(
 
 
 def shared_neighbours(modalities: Mapping[str, Modality], neighbours: int) -> Tensor:
-    """Connect each item with the items that are near to it in all of its modalities.
+    """Connect each item to the items that are its neighbours in all of its modalities.
+
+    Modalities that an item lacks are ignored.
 
     Args:
-        modalities: by name.
-        neighbours: nearest items of each item by cosine, itself included, in each modality.
+        modalities: modalities by name.
+        neighbours: number of nearest neighbours per item and modality by cosine, including the item
+            itself.
 
     Returns:
-        [I, I] sparse CSR, directed, entries of 1, zero diagonal. Modalities that an item lacks are
-        left out of its condition.
+        [I, I] sparse CSR, directed, with entries of 1 and zero diagonal.
     """
     n_items = len(next(iter(modalities.values())).present)
     found, has = [], torch.zeros(n_items, dtype=torch.int64)
     for modality in modalities.values():
         index = content_knn(modality, neighbours, self_loops=True).index  # [I, k]
-        has += index[:, 0] >= 0  # modalities with features other than zero
+        has += index[:, 0] >= 0  # number of modalities with non-zero features
         item = torch.arange(n_items).unsqueeze(1).expand_as(index)
         kept = (index >= 0) & (index != item)
         found.append(item[kept] * n_items + index[kept])
@@ -139,16 +145,16 @@ def shared_neighbours(modalities: Mapping[str, Modality], neighbours: int) -> Te
 
 
 def directed_content_graph(modality: Modality, k: int) -> Tensor:
-    """Build the item graph of a modality in which each row holds the item and its neighbours.
+    """Build a directed item graph of a modality, with an edge from each item to its neighbours.
 
     Entries are cosines c_ij divided by `sqrt(d_i d_j)`, where d holds the row sums.
 
     Args:
         modality: features and presence.
-        k: neighbours of each item, itself included.
+        k: number of neighbours per item, including the item itself.
 
     Returns:
-        [I, I] sparse CSR; an item without the modality has an empty row and column.
+        [I, I] sparse CSR. Items without the modality have an empty row and column.
     """
     return knn_adjacency(
         content_knn(modality, k, self_loops=True),
@@ -161,22 +167,22 @@ def directed_content_graph(modality: Modality, k: int) -> Tensor:
 def check_neighbours(
     modalities: Mapping[str, Modality], k: int, setting: str, *, self_loops: bool = False
 ) -> None:
-    """An item cannot have more neighbours than there are others with the modality.
+    """Check that enough items have each modality for k neighbours.
 
     Args:
-        modalities: by name.
-        k: neighbours of each item.
-        setting: that gives k.
-        self_loops: an item is one of its own neighbours.
+        modalities: modalities by name.
+        k: number of neighbours per item.
+        setting: name of the setting k, for the error.
+        self_loops: whether each item is its own neighbour.
 
     Raises:
-        SettingError: names the setting and the modality.
+        SettingError: too few items have a modality.
     """
     for name, modality in modalities.items():
         if k - self_loops >= (there := int(modality.present.sum())):
             raise SettingError(
                 setting=setting,
                 value=k,
-                problem=f"only {there} items have {name}",
-                hint="give fewer, or leave the modality out with data.modalities=[...]",
+                problem=f"only {there} items have modality {name}",
+                hint="use fewer neighbours, or exclude the modality with data.modalities=[...]",
             )

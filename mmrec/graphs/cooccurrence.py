@@ -1,4 +1,4 @@
-"""Which items are found together in the histories of users."""
+"""Item similarity from co-occurrence in user histories."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from torch import Tensor
 from mmrec.data.corpus import Interactions
 from mmrec.graphs.sparse import csr_matrix
 
-BLOCK = 2048  # items whose counts are in memory at a time
+BLOCK = 2048  # items processed at a time
 
 
 def cooccurrence_similarity(
     interactions: Interactions, n_users: int, n_items: int, k: int, shrinkage: float = 0.0
 ) -> Tensor:
-    """Similarity of items by the users that they share, `n_ij / sqrt((n_i + s)(n_j + s))`.
+    """Return co-occurrence similarities of items, `n_ij / sqrt((n_i + s)(n_j + s))`.
 
-    n_ij counts users who have both items, n_i those who have one; without shrinkage s it is the
-    cosine of their columns in the binary user-item matrix.
+    n_ij is the number of users with both items, and n_i the number of users with item i. Without
+    shrinkage s, this is the cosine of the columns of the binary user-item matrix.
 
     Args:
-        interactions: of users with items; a pair counts once.
-        n_users: U.
-        n_items: I.
-        k: most similar items that are kept of each item; of equals, those of lower index.
-        shrinkage: s, 0 or more. It makes similarities of rare items smaller.
+        interactions: user-item pairs; repeated pairs count once.
+        n_users: number of users U.
+        n_items: number of items I.
+        k: number of most similar items kept per item; ties are resolved by lower index.
+        shrinkage: shrinkage s, at least 0, which lowers the similarities of rare items.
 
     Returns:
-        [I, I] sparse CSR, directed: column i holds what is similar to item i, so that the product
-        with the weights of items sums over them. Zero diagonal.
+        [I, I] sparse CSR, directed, with zero diagonal. Column i holds the neighbours of item i, so
+        that the product with item weights sums over neighbours.
     """
     from scipy import sparse
 
@@ -52,7 +52,7 @@ def cooccurrence_similarity(
 
 
 def _largest(row: Tensor, column: Tensor, value: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries of a sparse matrix that are among the k largest of their rows."""
+    """Return the k largest entries of each row of a sparse matrix."""
     order = torch.from_numpy(np.lexsort((column.numpy(), -value.numpy(), row.numpy())))
     row, column, value = row[order], column[order], value[order]
     length = torch.bincount(row)

@@ -1,6 +1,6 @@
-"""Item graphs from content: each item's nearest neighbours by cosine.
+"""Nearest neighbours of items by cosine of content.
 
-I items, F width of a modality, k neighbours.
+Shapes: I items, F width of a modality, k neighbours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmrec.data.corpus import Modality
 from mmrec.graphs.cache import cached
 from mmrec.graphs.sparse import csr_matrix, symmetric_normalization
 
-# Part of every cache key: raise it when the same arguments give another graph.
+# Part of all cache keys: increase it if the result for the same arguments changes.
 _VERSION = 1
 
 _LOW_BITS = 2**31 - 1
@@ -25,11 +25,11 @@ _LOW_BITS = 2**31 - 1
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """The items most alike to each item, best first.
+    """Nearest neighbours of each item, most similar first.
 
     Attributes:
-        index: [I, k] int64; -1 where the item has no content.
-        similarity: [I, k] float32, cosine; 0 where the item has no content.
+        index: neighbours, [I, k] int64; -1 for items without content.
+        similarity: cosines, [I, k] float32; 0 for items without content.
     """
 
     index: Tensor
@@ -44,17 +44,17 @@ def knn_graph(
     block: int = 1024,
     self_loops: bool = False,
 ) -> Neighbours:
-    """The exact k nearest neighbours of each item; of equals, the lower index first.
+    """Return the exact k nearest neighbours of each item; ties are resolved by lower index.
 
-    Items that are not present, or whose features are all zero, have no neighbours and are
-    nobody's. Similarities are compared tile by tile: memory grows with `block`, not with I.
+    Absent items, and items whose features are all zero, have no neighbours and are not neighbours
+    of others. Similarities are computed in tiles, so the peak memory depends on `block`, not on I.
 
     Args:
         features: [I, F] float32, may be memory-mapped.
-        k: neighbours an item.
-        present: [I] bool; all are if None.
-        block: rows and columns of a tile; bears on speed and memory only.
-        self_loops: whether an item may be its own neighbour.
+        k: number of neighbours per item.
+        present: mask of the items, [I] bool; None marks all as present.
+        block: size of a tile; affects only speed and memory.
+        self_loops: whether an item can be its own neighbour.
 
     Raises:
         DataError: a feature is not finite.
@@ -71,16 +71,16 @@ def knn_graph(
         raise DataError(
             file="features",
             row=row,
-            problem="not a finite vector",
-            hint="give zeros where there is no content",
+            problem="the vector is not finite",
+            hint="use zeros for items without content",
         )
     usable = norm > 0 if present is None else present & (norm > 0)  # [I]
-    items = usable.nonzero().squeeze(1)  # [P], those with content
+    items = usable.nonzero().squeeze(1)  # [P] items with content
     others = len(items) - (not self_loops)
     if not 1 <= k <= others:
         raise ValueError(
-            f"k is {k}, but {len(items)} of {len(features)} items have content; "
-            f"choose k from 1 to {others}, or add features"
+            f"k={k} neighbours are not possible: {len(items)} of {len(features)} items have "
+            f"content, so k must be from 1 to {max(others, 0)}"
         )
 
     def unit(positions: Tensor) -> Tensor:
@@ -94,9 +94,9 @@ def knn_graph(
         both = torch.cat([best[rows], _top_keys(tile, columns, k)], dim=1)
         best[rows] = both.topk(k, sorted=False).values
 
-    # Cosine is symmetric: a tile above the diagonal serves its rows and its columns.
+    # Cosines are symmetric: a tile above the diagonal is used for its rows and its columns.
     tiles = len(blocks) * (len(blocks) + 1) // 2
-    with working("neighbours by content", tiles, "tile") as advance:
+    with working("content neighbours", tiles, "tile") as advance:
         for number, rows in enumerate(blocks):
             left = unit(rows)
             for columns in blocks[number:]:
@@ -119,7 +119,7 @@ def knn_graph(
 
 
 def content_knn(modality: Modality, k: int, *, self_loops: bool = False) -> Neighbours:
-    """`knn_graph` of a modality, kept in the cache."""
+    """Return the `knn_graph` of a modality, using the cache."""
 
     def build() -> dict[str, Tensor]:
         neighbours = knn_graph(
@@ -142,18 +142,18 @@ def knn_adjacency(
     normalize: Literal["symmetric", "row", "none"],
     symmetrize: bool,
 ) -> Tensor:
-    """The neighbours as a matrix: row i holds the neighbours of item i.
+    """Return neighbours as a matrix, with the neighbours of item i in row i.
 
     Args:
-        neighbours: of each item.
-        weights: `similarity` takes cosines, and leaves out those that are not positive;
-            `binary` takes 1 for each neighbour.
-        normalize: with d the row sums, w_ij becomes `symmetric` w_ij / sqrt(d_i d_j),
-            `row` w_ij / d_i, `none` w_ij.
-        symmetrize: whether an edge chosen by either end is given to both.
+        neighbours: neighbours of each item.
+        weights: `similarity` uses cosines and drops those that are not positive; `binary` uses 1
+            for each neighbour.
+        normalize: with row sums d, `symmetric` gives w_ij / sqrt(d_i d_j), `row` gives w_ij / d_i,
+            and `none` gives w_ij.
+        symmetrize: add each edge in both directions.
 
     Returns:
-        [I, I] sparse CSR float32; an item without neighbours has an empty row.
+        [I, I] sparse CSR float32. Items without neighbours have an empty row.
     """
     n_items, k = neighbours.index.shape
     column = neighbours.index.flatten()
@@ -166,7 +166,7 @@ def knn_adjacency(
             value = torch.ones_like(neighbours.similarity).flatten()
             kept = column >= 0
         case _:
-            raise ValueError(f"weights is {weights}; choose similarity or binary")
+            raise ValueError(f"weights must be similarity or binary, found {weights}")
     row, column, value = row[kept], column[kept], value[kept]
     if symmetrize:
         row, column, value = _union(row, column, value, n_items)
@@ -179,22 +179,23 @@ def knn_adjacency(
         case "none":
             pass
         case _:
-            raise ValueError(f"normalize is {normalize}; choose symmetric, row or none")
+            raise ValueError(f"normalize must be symmetric, row or none, found {normalize}")
     return csr_matrix(row, column, value, (n_items, n_items))
 
 
 def _union(row: Tensor, column: Tensor, value: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Each edge in both directions, once."""
+    """Add each edge in both directions, without duplicates."""
     key, order = torch.cat([row * size + column, column * size + row]).sort()
     first = key.diff(prepend=key.new_tensor([-1])) != 0
-    key, value = key[first], value.repeat(2)[order][first]  # both ends hold the same cosine
+    key, value = key[first], value.repeat(2)[order][first]  # duplicates have equal cosines
     return key // size, key % size, value
 
 
 def _top_keys(tile: Tensor, columns: Tensor, k: int) -> Tensor:
-    """The k largest of each row as integers that sort by similarity, then by lower column.
+    """Return the k largest entries of each row as integer keys.
 
-    The high half of a key is the float's bits, turned so that integers compare as floats do.
+    Keys sort by similarity, then by lower column. The high half of a key holds the bits of the
+    float, transformed so that integers sort like floats.
     """
     bits = (tile + 0.0).view(torch.int32)  # adding zero makes -0.0 and 0.0 equal
     bits ^= (bits >> 31) & _LOW_BITS
@@ -203,7 +204,7 @@ def _top_keys(tile: Tensor, columns: Tensor, k: int) -> Tensor:
 
 
 def _from_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """The similarities and the columns that `_top_keys` put into its keys."""
+    """Return the similarities and columns of the keys of `_top_keys`."""
     bits = (keys >> 32).int()
     bits ^= (bits >> 31) & _LOW_BITS
     return bits.view(torch.float32), _LOW_BITS - (keys & _LOW_BITS)

@@ -1,6 +1,6 @@
 """Low-rank approximations of sparse matrices.
 
-N rows, M columns, r rank.
+Shapes: N rows, M columns, r rank.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 class Factors(NamedTuple):
-    """A matrix of low rank, `left @ right.T`.
+    """A low-rank matrix `left @ right.T`.
 
     Attributes:
-        left: [N, r].
-        right: [M, r].
+        left: left factor, [N, r].
+        right: right factor, [M, r].
     """
 
     left: Tensor
@@ -25,20 +25,19 @@ class Factors(NamedTuple):
 
 
 def truncated_svd(matrix: Tensor, rank: int) -> Factors:
-    """Compute the best approximation of a sparse matrix by one of low rank.
+    """Compute the best low-rank approximation of a sparse matrix.
 
-    Neither the matrix nor its approximation is stored densely. The same matrix gives the same
-    factors.
+    Neither the matrix nor its approximation is stored densely. The result is deterministic.
 
     Args:
         matrix: [N, M] sparse CSR.
-        rank: number r of the largest singular values that are kept, below N and M.
+        rank: number r of largest singular values to keep, below N and M.
 
     Returns:
         `U sqrt(S)` and `V sqrt(S)` in float32, with singular values in descending order.
 
     Raises:
-        ValueError: the rank is below 1, or not below N and M.
+        ValueError: `rank` is not from 1 to min(N, M) - 1.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.linalg import svds
@@ -46,7 +45,7 @@ def truncated_svd(matrix: Tensor, rank: int) -> Factors:
     n, m = matrix.shape
     if not 1 <= rank < min(n, m):
         raise ValueError(
-            f"rank is {rank}, but the matrix is {n} x {m}; give a rank from 1 to {min(n, m) - 1}"
+            f"rank must be from 1 to {min(n, m) - 1} for a matrix of {n} x {m}, found {rank}"
         )
     values = matrix.values().double().numpy()
     columns, rows = matrix.col_indices().numpy(), matrix.crow_indices().numpy()

@@ -1,6 +1,6 @@
-"""Edges that content suggests, beside those that users made.
+"""Pseudo-edges: additional user-item edges from content similarity.
 
-U users, I items, N pseudo-edges.
+Shapes: U users, I items, N pseudo-edges.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from mmrec.graphs.cache import Key, cached
 from mmrec.graphs.content import content_similarity
 from mmrec.graphs.sparse import csr_matrix
 
-# Part of every cache key: raise it when the same arguments give other edges.
+# Part of all cache keys: increase it if the result for the same arguments changes.
 _VERSION = 2
 
 EdgeChoice = Literal["content", "random"]
 
 
 class PseudoEdges(NamedTuple):
-    """User-item pairs that are not in train.
+    """Weighted user-item pairs that are not in the training interactions.
 
     Attributes:
         user: [N] int64.
         item: [N] int64.
-        weight: [N] float32, 0..1; the best of each user has 1.
+        weight: [N] float32 in 0..1; the largest weight of each user is 1.
     """
 
     user: Tensor
@@ -40,7 +40,7 @@ class PseudoEdges(NamedTuple):
 
 
 def tail_items(corpus: TrainingView) -> Tensor:
-    """[I] bool: items of at most the median number of train interactions."""
+    """Return the mask of items with at most the median number of training interactions: [I]."""
     counts = corpus.item_counts()
     return counts <= counts.median()
 
@@ -55,25 +55,25 @@ def pseudo_edges(
     seed: int = 0,
     block: int = 1024,
 ) -> PseudoEdges:
-    """For each user the unseen items most like those they have in train; kept in the cache.
+    """Connect each user to the unseen items most similar to their training items.
 
-    An item is worth its mean similarity (`content_similarity`) to a user's train items, or the sum,
-    which ranks alike; only what is worth more than nothing is taken. Memory grows with `block`, not
-    with U.
+    Items are ranked by the sum of their content similarities (`content_similarity`) to the training
+    items of a user; only positive sums give an edge. The result is cached. The peak memory depends
+    on `block`, not on U.
 
     Args:
-        corpus: training interactions and modalities.
-        per_user: edges of each user, at most; 0 for none.
-        neighbours: of each item and modality, in the similarity.
-        tail_only: whether only items of at most the median number of train interactions qualify.
-        choice: `content`; or `random`, to compare with: as many edges of each user and of the same
-            weights, to items that qualify.
-        seed: of the random ones.
-        block: users at a time; bears on memory and speed only.
+        corpus: training interactions and at least one modality.
+        per_user: maximum number of edges per user; 0 for none.
+        neighbours: number of neighbours per item and modality in the content similarity.
+        tail_only: add edges only to items with at most the median number of training interactions.
+        choice: `content`, or `random` as a control: the same number of edges per user and the same
+            weights, with random eligible items.
+        seed: random seed of `random`.
+        block: number of users processed at a time; affects only memory and speed.
 
     Raises:
-        SettingError: a negative number of edges.
-        DataError: there is no content.
+        SettingError: `per_user` is negative, or too few items have a modality.
+        DataError: the data have no modality.
     """
     check_at_least(0, pseudo_edges=per_user)
     train = corpus.train
@@ -126,13 +126,13 @@ def pseudo_edges(
 
 
 class EdgeStatistics(NamedTuple):
-    """What pseudo-edges are like; a diagnostic, which nothing learns from.
+    """Statistics of pseudo-edges, for diagnosis only; models do not use them.
 
     Attributes:
-        edges: how many.
-        tail: share that goes to items of at most the median number of train interactions.
-        val_hits: share of the validation interactions that are among them.
-        val_chance: the same share, had the users' edges gone to any unseen items.
+        edges: number of edges.
+        tail: share of edges to items with at most the median number of training interactions.
+        val_hits: share of the validation interactions that equal a pseudo-edge.
+        val_chance: expected share for random edges of the same users to unseen items.
     """
 
     edges: int
@@ -143,13 +143,13 @@ class EdgeStatistics(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.edges:,} pseudo-edges, {self.tail:.0%} to items of at most median popularity; "
-            f"{self.val_hits:.2%} of the validation interactions are among them (by chance "
-            f"{self.val_chance:.2%}; nothing learns from this)"
+            f"they contain {self.val_hits:.2%} of the validation interactions (by chance "
+            f"{self.val_chance:.2%}; not used for training)"
         )
 
 
 def edge_statistics(corpus: Corpus, edges: PseudoEdges) -> EdgeStatistics:
-    """Count what pseudo-edges reach."""
+    """Compute the statistics of pseudo-edges."""
     count, val = len(edges.user), corpus.val
     tail = float(tail_items(corpus)[edges.item].float().mean()) if count else 0.0
     codes = edges.user * corpus.n_items + edges.item
@@ -161,18 +161,18 @@ def edge_statistics(corpus: Corpus, edges: PseudoEdges) -> EdgeStatistics:
 
 
 def augmented_adjacency(corpus: TrainingView, edges: PseudoEdges, weight: float) -> Tensor:
-    """The normalised user-item graph with pseudo-edges in it.
+    """Return the normalised user-item graph with pseudo-edges.
 
-    `D^-1/2 A D^-1/2`, where A holds 1 for each train interaction and `weight` times its own for
-    each pseudo-edge, and D its row sums.
+    The graph is `D^-1/2 A D^-1/2`, where A is 1 for training interactions and `weight` times the
+    weight of the edge for pseudo-edges, and D holds the row sums of A.
 
     Args:
-        corpus: whose train interactions count in full.
-        edges: to add; none may be in train.
-        weight: of a pseudo-edge beside an interaction.
+        corpus: training interactions.
+        edges: pseudo-edges, which must not be in the training interactions.
+        weight: weight of pseudo-edges relative to interactions.
 
     Returns:
-        [U+I, U+I] sparse CSR float32, symmetric; users come first.
+        [U+I, U+I] sparse CSR float32, symmetric, with users first.
     """
     train = corpus.train
     both = Interactions(torch.cat([train.user, edges.user]), torch.cat([train.item, edges.item]))

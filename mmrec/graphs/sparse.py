@@ -10,18 +10,18 @@ from torch import Tensor
 
 
 def csr_matrix(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The matrix with the given entries.
+    """Create a CSR matrix from its entries.
 
-    Indices are int32 where they fit: products are then several times faster on a CPU.
+    Indices are int32 if they fit, which makes products several times faster on a CPU.
 
     Args:
         row: [N] int64.
-        column: [N] int64; no (row, column) pair twice.
+        column: [N] int64; each (row, column) pair must be unique.
         value: [N].
-        shape: of the matrix.
+        shape: shape of the matrix.
 
     Returns:
-        Sparse CSR, columns ascending within each row.
+        Sparse CSR matrix with ascending columns in each row.
     """
     rows, columns = shape
     key, order = (row * columns + column).sort()
@@ -47,10 +47,10 @@ def symmetric_normalization(row: Tensor, column: Tensor, value: Tensor, size: in
         row: [N] int64.
         column: [N] int64.
         value: [N], at least 0.
-        size: rows of the matrix.
+        size: number of rows of the matrix.
 
     Returns:
-        [N], in the precision of `value`; 0 where a row or a column has a sum of 0.
+        Normalised values in the precision of `value`, [N]; 0 if the sum of the row or column is 0.
     """
     degree = value.new_zeros(size).index_add_(0, row, value)
     scale = degree.rsqrt().masked_fill(degree == 0, 0.0)
@@ -58,13 +58,13 @@ def symmetric_normalization(row: Tensor, column: Tensor, value: Tensor, size: in
 
 
 def elementwise_maximum(matrices: Sequence[Tensor]) -> Tensor:
-    """Return the largest entry at each place that any of the matrices stores.
+    """Return the element-wise maximum of sparse matrices.
 
     Args:
-        matrices: sparse CSR of one shape, with entries of at least 0.
+        matrices: sparse CSR matrices of equal shape, with non-negative entries.
 
     Returns:
-        Sparse CSR of the same shape.
+        Sparse CSR matrix of the same shape.
     """
     rows, columns = matrices[0].shape
     keys, values = [], []

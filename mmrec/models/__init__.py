@@ -1,4 +1,4 @@
-"""One paper each."""
+"""Recommendation models, one module per paper, and their base classes."""
 
 from mmrec.models.base import Embeddings, ItemEmbeddings, NoNewItems, NoSimilarity, Recommender
 from mmrec.models.bm3 import BM3

@@ -1,7 +1,9 @@
-"""What every model shares: how it is trained, ranked, logged and recognised in a checkpoint.
+"""Base class of all models: training, ranking, logging and checkpoints.
 
-A model says three things: what its embeddings are (`encode`), what a batch costs (`losses`) and how
-users like items (`score`). It knows nothing of devices, files, metrics or configuration.
+A model defines its embeddings (`encode`), the loss terms of a batch (`losses`) and, unless scores
+are dot products, `score`. It does not handle devices, files, metrics or configuration.
+
+Shapes: U users, I items, N new items, F features, D embedding size, E experts, B batch, P pairs.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ ScheduleFactory = Callable[[Optimizer], LRScheduler]
 
 
 class Embeddings(NamedTuple):
-    """Users and items in one space, whose dot products are scores.
+    """User and item embeddings, scored by dot product.
 
     Attributes:
         users: [U, D].
@@ -47,7 +49,7 @@ class Embeddings(NamedTuple):
 
 
 class ItemEmbeddings(NamedTuple):
-    """Items of a model that makes users' vectors of their histories.
+    """Item embeddings of a model that computes user vectors from histories.
 
     Attributes:
         items: [I, D].
@@ -57,38 +59,40 @@ class ItemEmbeddings(NamedTuple):
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A loss term is NaN or infinite; the message names the term and the step."""
+    """Raised if a loss term is NaN or infinite; the message names the epoch, step and terms."""
 
 
 class NoNewItems(TypeError):
-    """The model cannot score an item that was not there in training."""
+    """Raised if the model cannot score items that were not in the training data."""
 
 
 class NoSimilarity(TypeError):
-    """The model has nothing by which items can be compared."""
+    """Raised if the model has no item vectors to compare."""
 
 
 class Recommender(LightningModule):
-    """A model that ranks a catalogue for users.
+    """Base class of models that rank the items of a catalogue for users.
+
+    Subclasses define `encode` and `losses`, and may override `score`. Assign `evaluation`, `seed`,
+    `optimizer` and `lr_schedule` before training to change their defaults.
 
     Attributes:
-        corpus: what it learns from; validation and test interactions are not part of it.
-        closed_form: the model is solved, and has nothing to train.
+        corpus: training interactions and content, without validation and test interactions.
+        closed_form: whether the model has a closed-form solution instead of training.
         batch_type: type of the training batches: `Triplets`, `Pairs` or `Sequences`.
-        needs_history: queries carry the users' sequences of items, see `Queries.history`.
-        reads_time: of these, scores depend on the times, and not only on the order.
-        max_length: longest sequence in batches and queries; longer ones lose their oldest items.
-        samples: training samples of a sequence, `causal` or `prefix`; see `SequenceDataset`.
-        reads_negatives: its losses look at a batch's negatives; otherwise none are drawn.
-        reads_content: scores depend on what items show; otherwise cold items are all alike.
-        evaluation: how it is ranked; assign another one before a trainer runs.
-        seed: of `start_epoch`; assign another one before a trainer runs.
-        optimizer: called with the parameters; assign another one before a trainer runs.
-        lr_schedule: called with the optimizer, and stepped after each epoch; None: the learning
-            rate is constant.
+        needs_history: whether queries must contain the item sequences of users (`Queries.history`).
+        reads_time: whether scores depend on the timestamps of sequences, not only on the order.
+        max_length: maximum length of sequences in batches and queries; older items are dropped.
+        samples: training samples per sequence, `causal` or `prefix`; see `SequenceDataset`.
+        reads_negatives: whether losses use negatives; otherwise none are sampled.
+        reads_content: whether scores depend on content; otherwise cold-start items all score alike.
+        evaluation: evaluation settings.
+        seed: random seed of `start_epoch`.
+        optimizer: factory called with the parameters.
+        lr_schedule: factory called with the optimizer, stepped per epoch; None: constant rate.
 
     Args:
-        corpus: what it learns from; of a `Corpus`, only its training view is kept.
+        corpus: training interactions and content; of a `Corpus`, only its training view is kept.
     """
 
     batch_type: type[Any] = Triplets
@@ -112,7 +116,7 @@ class Recommender(LightningModule):
 
     @property
     def evaluation(self) -> Evaluation:
-        """The evaluation settings; those left open follow from `needs_history`."""
+        """Evaluation settings, with unset values resolved from `needs_history`."""
         return self._evaluation
 
     @evaluation.setter
@@ -121,43 +125,36 @@ class Recommender(LightningModule):
 
     @property
     def test_history(self) -> TestHistory:
-        """Parts that the sequences of test queries are made of."""
+        """Parts of the split that form the sequences of test queries."""
         return self._evaluation.history or "train"
 
-    # What a model defines
+    # Defined by subclasses
 
     def encode(self) -> Any:
-        """Return what `score` reads: `Embeddings`, unless a model overrides `score`.
-
-        Called once per evaluation.
-        """
+        """Return the input of `score`, by default `Embeddings`; called once per evaluation."""
         return None
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Return the named, already weighted terms whose sum is minimised; each a scalar.
-
-        Args:
-            batch: of `batch_type`.
-        """
-        raise TypeError(f"{type(self).__name__} has nothing to train")
+        """Return the loss terms of a batch by name, as weighted scalars whose sum is minimised."""
+        raise TypeError(f"{type(self).__name__} defines no losses() and cannot be trained")
 
     def score(self, encoded: Any, queries: Queries) -> Tensor:
-        """Score the catalogue for some users: [B, I], finite, higher is better.
+        """Score all items for a batch of queries: [B, I], finite, higher is better.
 
-        By default the dot products of the `Embeddings` that `encode` returns.
+        By default, the dot products of the `Embeddings` returned by `encode`.
         """
         if not isinstance(encoded, Embeddings):
             raise TypeError(
-                f"{type(self).__name__}: encode() returns {type(encoded).__name__}; return "
-                "Embeddings(users, items), or define score()"
+                f"{type(self).__name__}.encode() returned {type(encoded).__name__}, expected "
+                "Embeddings; return Embeddings(users, items), or define score()"
             )
         return encoded.users[queries.user] @ encoded.items.T  # [B, I]
 
     def dot_product(self, encoded: Any) -> Embeddings | None:
-        """Return vectors whose dot products are the scores; None: users have no vector.
+        """Return vectors whose dot products are the scores; None if users have no vectors.
 
         Args:
-            encoded: as returned by `encode`.
+            encoded: result of `encode`.
         """
         own = type(self).score is not Recommender.score
         return None if own or not isinstance(encoded, Embeddings) else encoded
@@ -165,28 +162,31 @@ class Recommender(LightningModule):
     def encode_items(
         self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None
     ) -> Tensor:
-        """Items that were not there in training, as `encode` has its items: [N, D].
+        """Encode items that were not in the training data: [N, D], comparable with `encode`.
 
         Args:
-            features: [N, F] of each modality.
-            present: [N] bool of each; None: where a row is not NaN.
+            features: features [N, F] by modality.
+            present: masks [N] bool by modality; None marks rows without NaN as present.
+
+        Raises:
+            NoNewItems: the model only scores items of the training data.
         """
         raise NoNewItems(
-            f"{type(self).__name__} knows the items of its training only; choose a model of "
-            "content, as mamex, content_bpr, dropoutnet or clcrec"
+            f"{type(self).__name__} cannot score items that were not in the training data; use a "
+            "content-based model, for example mamex, content_bpr, dropoutnet or clcrec"
         )
 
     def item_similarity(self, encoded: Any, items: Tensor) -> Tensor:
-        """Compare some items with all; by default, the cosine of the vectors that are ranked.
+        """Return the similarity of selected items to all items.
 
-        Vectors of several experts are compared side by side.
+        By default, the cosine of item vectors, where vectors of several experts are concatenated.
 
         Args:
-            encoded: as returned by `encode`; its `items` are [I, D] or [E, I, D].
-            items: [B] int64.
+            encoded: result of `encode`; its `items` are [I, D] or [E, I, D].
+            items: selected items, [B] int64.
 
         Returns:
-            [B, I], larger is more similar; -inf for items that cannot be compared.
+            Similarities, [B, I]; -inf for items that cannot be compared.
 
         Raises:
             NoSimilarity: the model has no item vectors.
@@ -198,51 +198,49 @@ class Recommender(LightningModule):
         return flat[items] @ flat.T
 
     def item_weights(self) -> dict[str, Tensor]:
-        """What the model found to matter for each item, per channel: [I] each; empty if nothing."""
+        """Return the weight of each channel per item: [I] each; empty without channel weights."""
         return {}
 
     def item_measures(self) -> dict[str, Tensor]:
-        """Return what else the model found about each item, such as a degree: [I] each.
+        """Return other statistics of items, for example a degree: [I] each, NaN where undefined.
 
-        Unlike the weights of channels, they are not shares of anything. NaN: not known of an item.
+        Unlike channel weights, they do not sum to 1.
         """
         return {}
 
     def pair_weights(self, queries: Queries, items: Tensor) -> dict[str, Tensor]:
-        """What matters in the scores of pairs, per channel: [P] each; here, what does for the item.
+        """Return the weight of each channel in the scores of pairs: [P] each.
+
+        By default, the weights of `item_weights`.
 
         Args:
-            queries: P users, with their sequences if the model needs histories.
-            items: [P].
+            queries: P queries, with sequences if the model needs histories.
+            items: item of each query, [P] int64.
         """
         return {name: weight[items] for name, weight in self.item_weights().items()}
 
     @classmethod
     def teacher_in(cls, state: Mapping[str, Tensor]) -> Embeddings | None:  # noqa: ARG003
-        """Return the teacher's embeddings that the weights of a checkpoint hold.
+        """Return the teacher's embeddings stored in a checkpoint.
 
-        A model whose constructor has the argument `teacher: Embeddings | None` keeps what it needs
-        of them in persistent buffers, and defines this. A run folder then opens without the folder
-        of the teacher.
+        Models with a constructor argument `teacher: Embeddings | None` store the required
+        embeddings in persistent buffers and define this method. A run folder can then be opened
+        without the run folder of the teacher.
 
         Args:
-            state: as returned by `state_dict`.
+            state: result of `state_dict`.
         """
         raise TypeError(f"{cls.__name__} must define teacher_in()")
 
     @classmethod
     def without_teacher(cls, settings: Mapping[str, Any]) -> str | None:  # noqa: ARG003
-        """Return the name of a setting with which a teacher has no effect; None: there is none.
-
-        Args:
-            settings: of the model.
-        """
+        """Return the name of the model setting that makes a teacher unnecessary; None without."""
         return None
 
     # Training
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer of all parameters and, if there is one, its schedule."""
+        """Create the optimizer and, if `lr_schedule` is set, the learning rate scheduler."""
         optimizer = self.optimizer(self.parameters())
         if self.lr_schedule is None:
             return optimizer
@@ -254,21 +252,21 @@ class Recommender(LightningModule):
 
         Args:
             epoch: number of the epoch, from 0.
-            generator: a CPU generator whose state depends on `seed` and the epoch alone: it is the
-                same on every process, and after a resume.
+            generator: CPU generator that depends only on `seed` and the epoch, so that it is the
+                same on all processes and after a resume.
         """
 
     def on_train_epoch_start(self) -> None:
-        """Reset the loss averages, log a scheduled learning rate, and call `start_epoch`."""
+        """Reset the loss averages, log the scheduled learning rate, and call `start_epoch`."""
         self._term_sums = {}
         if self.lr_schedule is not None:
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         epoch = self.current_epoch
-        # Batches have keys of three numbers, which zeros extend.
+        # Four numbers, because the generators of batches have keys of three, padded with zeros.
         self.start_epoch(epoch, seeded_generator(self.seed, epoch, 0, 1))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Sum of the loss terms.
+        """Return the sum of the loss terms.
 
         Raises:
             NonFiniteLoss: a term is NaN or infinite.
@@ -286,7 +284,7 @@ class Recommender(LightningModule):
         return total
 
     def on_train_epoch_end(self) -> None:
-        """Log each term's mean over the epoch: once, as a step has no time for it."""
+        """Log the mean of each loss term over the epoch; logging each step would be slow."""
         steps = self.trainer.num_training_batches
         self.log_dict(
             {f"train/{name}": total / steps for name, total in self._term_sums.items()},
@@ -296,13 +294,13 @@ class Recommender(LightningModule):
     # Ranking
 
     def setup(self, stage: str) -> None:
-        """Build the metrics of the coming stage."""
+        """Create the metrics of a stage."""
         if stage in ("fit", "validate"):
             self.val_ranking = Rankings(self.whole_corpus(), "val", self.evaluation)
         if stage == "test":
             self.test_ranking = Rankings(self.whole_corpus(), "test", self.evaluation)
-        # Buffers are constants that every process has, and sparse ones cannot be sent.
-        # A tensor that has two names may be two once they are on a device.
+        # All processes have equal buffers, and sparse ones cannot be broadcast. Duplicates are
+        # kept, because a shared tensor can become two tensors when it is moved to a device.
         buffers = self.named_buffers(remove_duplicate=False)
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in buffers]
 
@@ -310,23 +308,23 @@ class Recommender(LightningModule):
         """Return the data with validation and test interactions, from the trainer's data module.
 
         Raises:
-            TypeError: there is no such data module.
+            TypeError: the trainer has no `InteractionData` module.
         """
         data: LightningDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, InteractionData):
             raise TypeError(
-                f"{type(self).__name__} is ranked on the data of an InteractionData, found "
-                f"{type(data).__name__}; pass one to the trainer, as trainer.fit(model, datamodule)"
+                f"{type(self).__name__} needs an InteractionData module, found "
+                f"{type(data).__name__}; pass one with trainer.fit(model, datamodule)"
             )
         return data.corpus
 
     def on_validation_epoch_start(self) -> None:
-        """Encode once per evaluation."""
+        """Reset the metrics and encode users and items."""
         self.val_ranking.reset()
         self._encoded = self.encode()
 
     def validation_step(self, batch: Queries, batch_idx: int) -> None:
-        """Rank the catalogue for a block of users."""
+        """Rank all items for a batch of users."""
         self._rank(self.val_ranking, batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -334,12 +332,12 @@ class Recommender(LightningModule):
         self._log_ranking(self.val_ranking)
 
     def on_test_epoch_start(self) -> None:
-        """Encode once per evaluation."""
+        """Reset the metrics and encode users and items."""
         self.test_ranking.reset()
         self._encoded = self.encode()
 
     def test_step(self, batch: Queries, batch_idx: int) -> None:
-        """Rank the catalogue for a block of users."""
+        """Rank all items for a batch of users."""
         self._rank(self.test_ranking, batch)
 
     def on_test_epoch_end(self) -> None:
@@ -358,21 +356,21 @@ class Recommender(LightningModule):
         self._encoded = None
         self.log_dict(ranking.compute())
 
-    # Checkpoints: plain types only, so that opening one executes nothing
+    # Checkpoints contain only plain types, so that loading one executes no code
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write down what the parameters belong to."""
+        """Store the names of the model, data, split and modalities."""
         checkpoint["mmrec"] = self._identity()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse parameters of another model or other data; rename those of earlier versions.
+        """Check that the checkpoint fits the model and data; rename parameters of old versions.
 
         Raises:
-            DataError: says what differs.
+            DataError: the model, data, split or modalities differ.
         """
         found = checkpoint.get("mmrec", {})
         expected_of = self._identity()
-        if found and "modalities" not in found:  # written before these were told
+        if found and "modalities" not in found:  # written by an earlier version
             del expected_of["modalities"]
         for key, expected in expected_of.items():
             if found.get(key) != expected:
@@ -381,7 +379,7 @@ class Recommender(LightningModule):
                     column=key,
                     found=str(found.get(key)),
                     expected=f"{expected} as in this run",
-                    hint="a checkpoint only continues on the model, data and split that made it",
+                    hint="load the checkpoint with the model, data and split it was trained with",
                 )
         if "state_dict" in checkpoint:
             state = rename_parameters(checkpoint["state_dict"], type(self).__mro__)
@@ -394,5 +392,5 @@ class Recommender(LightningModule):
             "data": corpus.name,
             "fingerprint": corpus.fingerprint,
             "split": corpus.split,
-            "modalities": ", ".join(corpus.modalities),  # tables of weights are in this order
+            "modalities": ", ".join(corpus.modalities),  # parameters depend on the order
         }

@@ -2,13 +2,13 @@
 
 Zhou et al., WWW 2023. https://arxiv.org/abs/2207.05969
 
-From the paper: all formulas. As in its public code, the content terms have a weight of their own,
-and the penalty is of Frobenius norms, on which the published weights rest; `norm="squared"` is the
-formula of the paper. The public code also trains the raw features and penalises whole tables; ours
-keeps the features, as the paper does, and penalises the batch. Ours too: each pair has dropout of
-its own, any number of modalities, and items that lack one, whose pairs are left out of its terms.
-Targets have no gradient, so content reaches items through the predictor only, and cold-start items
-are ranked without it.
+From the paper: all formulas. From its public code: the content terms have a separate weight, and
+the penalty uses Frobenius norms, for which the published weights were tuned; `norm="squared"` is
+the formula of the paper. The public code also trains the raw features and penalises whole tables;
+this implementation freezes the features, as the paper does, and penalises the batch. Ours: dropout
+is drawn per pair; any number of modalities is supported; pairs whose item lacks a modality are
+excluded from its terms. Targets have no gradient, so content affects items only through the
+predictor, and cold-start items are ranked without content.
 
 Shapes: U users, I items, M modalities, D embedding size, B batch.
 """
@@ -28,21 +28,21 @@ from mmrec.nn.losses import Norm, norm_penalty
 
 
 class BM3(Recommender):
-    """LightGCN trained without negative samples: each view of a pair predicts another view of it.
+    """LightGCN trained without negative sampling: each view of a pair predicts another view.
 
     Args:
         corpus: training interactions and at least one modality.
         dim: embedding size D.
         layers: propagation steps over the user-item graph.
-        dropout: share of the channels of a target view that are zeroed.
-        content_weight: weight of the terms that align content with items and with itself.
+        dropout: dropout rate of the target views, in [0, 1).
+        content_weight: weight of the inter-modality and intra-modality alignment terms.
         l2: weight of the norm of the batch's propagated embeddings.
         norm: `frobenius`, or `squared` as in the paper.
     """
 
     batch_type = Pairs
     reads_negatives = False
-    reads_content = False  # content shapes the predictor, no item embedding
+    reads_content = False  # content trains the predictor, but no item embedding
     present: Tensor  # [M, I] bool
 
     def __init__(
@@ -79,16 +79,16 @@ class BM3(Recommender):
             self.register_buffer("present", present, persistent=False)
 
     def encode(self) -> Embeddings:
-        """Predict from the embeddings of the graph, to which items add their own (residual)."""
+        """Apply the predictor to the propagated embeddings; items have a residual connection."""
         table, sizes = self.node.weight, [self.corpus.n_users, self.corpus.n_items]
         users, items = torch.split(self.propagate(table), sizes)
         return Embeddings(self.predict(users), self.predict(items + table[-len(items) :]))
 
     def losses(self, batch: Pairs) -> dict[str, Tensor]:
-        """Cosine distances of predictions and targets, and the norm of the batch's embeddings."""
+        """Return cosine distances between predictions and targets, and the embedding penalty."""
         nodes = torch.cat([batch.user, self.corpus.n_users + batch.item])  # [2B]
         users, items = self.propagate.rows(self.node.weight, nodes).chunk(2)  # [B, D] each
-        # The gradient of the table is dense by then, and needs no second one of zeros.
+        # A sparse gradient: the table already has a dense one, and a second would be mostly zeros.
         items = items + embedding(nodes.chunk(2)[1], self.node.weight, sparse=True)
         of_user, of_item = self.target(users), self.target(items)
         cosines = self.predicted(users) * of_item + self.predicted(items) * of_user  # [B, D]
@@ -106,15 +106,15 @@ class BM3(Recommender):
         return terms
 
     def align(self, content: Tensor, of_item: Tensor, present: Tensor) -> Tensor:
-        """Distance of predicted content to the item (inter-modality) and to itself (intra)."""
+        """Return the inter-modality plus the intra-modality distance of predicted content."""
         cosines = (self.predicted(content) * (of_item + self.target(content))).sum(-1)  # [B]
         return ((2 - cosines) * present).sum() / present.sum().clamp(min=1)
 
     def predicted(self, rows: Tensor) -> Tensor:
-        """Predict from a view; returns unit vectors."""
+        """Apply the predictor to a view and normalise the rows to unit length."""
         return unit_rows(self.predict(rows))
 
     def target(self, rows: Tensor) -> Tensor:
-        """Make a target of a view: unit vectors after dropout, without a gradient."""
+        """Return a view as a target: detached, with dropout, normalised to unit length."""
         kept = dropout(rows.detach(), self.dropout, self.training)
         return unit_rows(kept)

@@ -2,10 +2,11 @@
 
 Rendle et al., UAI 2009. https://arxiv.org/abs/1205.2618
 
-Matrix factorisation learned by pairwise comparisons. From the paper: score and criterion. Ours:
-`norm` (see LightGCN); the paper's separate weights for users, positives and negatives are one.
+Matrix factorization trained on pairs of a positive and a negative item. From the paper: score and
+criterion. Ours: `norm` (see LightGCN); one L2 weight, where the paper has separate weights for
+users, positives and negatives.
 
-D dim, B batch, K negatives a pair.
+Shapes: D embedding size, B batch, K negatives per pair.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from mmrec.nn.losses import Norm, bpr, norm_penalty, pair_scores
 
 
 class BPR(Recommender):
-    """A user's score for an item is the dot product of two free vectors.
+    """Matrix factorization with one embedding per user and item, scored by dot product.
 
     Args:
-        corpus: what the model learns from; only its train interactions are read.
+        corpus: training interactions; content is not used.
         dim: embedding size D.
-        l2: weight of the norm of a batch's embeddings.
+        l2: weight of the norm of the batch's embeddings.
         norm: `squared` as in the paper, or `frobenius`.
     """
 
@@ -45,11 +46,11 @@ class BPR(Recommender):
         nn.init.xavier_normal_(self.item.weight)
 
     def encode(self) -> Embeddings:
-        """The tables as they are."""
+        """Return the embedding tables."""
         return Embeddings(self.user.weight, self.item.weight)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR-Opt."""
+        """Return the BPR-Opt criterion and the L2 penalty of the batch."""
         rows = lookup(batch, *self.encode())  # [B, D] [B, D] [B, K, D]
         return {
             "bpr": bpr(*pair_scores(*rows)),

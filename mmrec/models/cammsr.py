@@ -2,19 +2,19 @@
 
 arXiv 2603.04320, ICDE 2026. https://arxiv.org/abs/2603.04320
 
-From the abstract and the published architecture figure; no code is public, and the formulas are not
-known to us. From the figure: one channel for IDs and one per modality, and one table of positions
-for all; a pool of experts that the channels share, with an attentive gate per channel; a category
-predictor that emits one weight per item and channel, and `x + w * experts(x)`; DyT before the
-encoder, one Transformer per channel; positions swapped between two channels after the experts, and
-InfoNCE between both swapped outputs. Ours: linear experts and gates; how the predictor makes the
-weights (`CategoryGuide`); its targets (all categories of an item, with binary cross-entropy); the
-score (the sum over channels of dot products with the item vectors); which channels are swapped (the
-modalities in pairs, or the IDs with the only modality); all alternatives that settings offer;
-packed sequences with a target at each position; absent modalities have weight 0, and no swaps.
+A re-implementation from the abstract and the published architecture figure; no code is public, and
+the formulas are unknown to us. From the figure: one channel for IDs and one per modality, with one
+shared table of positions; a shared pool of experts with an attentive gate per channel; a category
+predictor with one weight per item and channel, and `x + w * experts(x)`; DyT before the encoder;
+one Transformer per channel; positions swapped between two channels after the experts, and InfoNCE
+between the two swapped outputs. Ours: linear experts and gates; the weights of the predictor
+(`CategoryGuide`) and its targets (all categories of an item, with binary cross-entropy); the score
+(dot products with the item vectors, summed over channels); the pairs of channels that are swapped
+(all pairs of modalities, or the IDs with the only modality); all alternative settings; packed
+sequences with a target at each position; weight 0 and no swaps for absent modalities.
 
-B sequences, N items of all of them, T targets, C channels, M modalities, D dim, K experts, I items,
-G categories.
+Shapes: B sequences, N items in all sequences, T targets, C channels, M modalities, D embedding
+size, K experts, I items, G categories.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ Against = Literal["swapped", "clean"]
 
 
 class Reading(NamedTuple):
-    """A history at each stage of the model.
+    """Intermediate results of the model for a batch of histories.
 
     Attributes:
         where: layout of the sequences.
-        present: [N, C] bool.
-        embedded: [C, N, D], channels with positions.
-        mixed: [C, N, D], after the experts.
-        logits: [N, G] of the categories, None if none are predicted.
-        states: [N, C D], after the Transformers.
+        present: channels that each item has, [N, C] bool.
+        embedded: channels with positions, [C, N, D].
+        mixed: channels after the experts, [C, N, D].
+        logits: category logits, [N, G]; None without category predictions.
+        states: outputs of the Transformers, [N, C D].
     """
 
     where: Layout
@@ -73,31 +73,31 @@ class Reading(NamedTuple):
 
 
 class CAMMSR(SequentialRecommender):
-    """Read each channel of a sequence with experts and a Transformer; sum the channels' scores.
+    """Experts and one Transformer per channel of a sequence; scores are summed over channels.
 
     Args:
-        corpus: training interactions, which need an order, content and categories.
-        dim: D.
-        experts: K; 0: channels are read as they are, without weights and category loss.
-        pool: `shared` by the channels, or `separate` experts for each.
-        gate: of a channel, `linear` or `attention`.
-        top_k: experts that a channel of an item keeps; None: all.
-        channel_weights: w, from the `category` predictor, or `uniform` (1 each).
-        category_weight: weight of the category loss; 0: no category is read.
-        contrast: weight lambda of the contrast; 0: nothing is swapped.
-        swap: `after` the experts, `before` them, or `mask`: zeros instead of the other channel.
-        against: contrast both `swapped` outputs, or each with its own `clean` output.
-        swap_rate: chance of a position to be swapped.
-        temperature: of the contrast.
-        time: add embeddings of the gap before an item and of its time to its position.
-        norm: before each Transformer, `dyt`, `layernorm` or `none`.
-        norm_inside: in its blocks.
-        layers: blocks of each Transformer.
-        heads: attention heads; a divisor of `dim`.
+        corpus: training interactions with an order, at least one modality, and item categories.
+        dim: embedding size D.
+        experts: number of experts K; 0 disables experts, channel weights and the category loss.
+        pool: `shared` experts for all channels, or `separate` experts per channel.
+        gate: type of the gate of each channel, `linear` or `attention`.
+        top_k: number of experts kept per item and channel; None keeps all.
+        channel_weights: channel weights w: from the `category` predictor, or `uniform` (all 1).
+        category_weight: weight of the category loss; 0 disables it, and categories are not read.
+        contrast: weight lambda of the contrastive loss; 0 disables it.
+        swap: swap `after` or `before` the experts, or `mask`: replace positions by zeros.
+        against: contrast the two `swapped` outputs, or each with its `clean` output.
+        swap_rate: probability of swapping a position, in [0, 1].
+        temperature: temperature of the contrastive loss.
+        time: add embeddings of the time of each item and of the gap before it.
+        norm: normalization before each Transformer: `dyt`, `layernorm` or `none`.
+        norm_inside: normalization in the blocks of the Transformers.
+        layers: number of blocks of each Transformer.
+        heads: number of attention heads; must divide `dim`.
         inner: width of the feed-forward networks.
-        dropout: rate, of the Transformers' inputs, attention weights and outputs of layers.
-        max_length: longest sequence; older items are left out.
-        samples: `causal` (a target at each position of a sequence) or `prefix` (a sample of each).
+        dropout: dropout rate of inputs, attention weights and layer outputs, in [0, 1).
+        max_length: maximum sequence length; older items are dropped.
+        samples: `causal` (one target per position) or `prefix` (one sample per prefix).
 
     Raises:
         SettingError: settings contradict each other, or no item has a category.
@@ -147,8 +147,8 @@ class CAMMSR(SequentialRecommender):
             expected = f"null, or 1 to model.experts={experts}"
             raise SettingError(setting="model.top_k", value=top_k, expected=expected)
         if not experts and (weighed or category_weight):
-            problem = "there are no experts that channels could be weighed with"
-            hint = "set model.channel_weights=uniform model.category_weight=0 too"
+            problem = "channel weights and the category loss need experts"
+            hint = "also set model.channel_weights=uniform model.category_weight=0"
             raise SettingError(setting="model.experts", value=0, problem=problem, hint=hint)
         super().__init__(corpus)
         self.names = channel_names(modalities, behaviour=True)
@@ -190,28 +190,28 @@ class CAMMSR(SequentialRecommender):
         )
 
     def encode(self) -> ItemEmbeddings:
-        """Return the channels of all items, side by side: [I, C D]."""
+        """Return the concatenated channels of all items: [I, C D]."""
         channels = torch.cat([self.item.weight.unsqueeze(1), self.project()], 1)  # [I, C, D]
         return ItemEmbeddings(channels.flatten(1))
 
     def by_channel(self, rows: Tensor) -> Tensor:
-        """[N, C D] -> [C, N, D]"""
+        """Split concatenated channels: [N, C D] -> [C, N, D]."""
         return rows.view(-1, len(self.names), self.item.embedding_dim).transpose(0, 1)
 
     def present(self, items: Tensor) -> Tensor:
-        """Return which channels items have; all have an ID: [N] -> [N, C] bool."""
+        """Return the presence mask of channels, always true for IDs: [N] -> [N, C] bool."""
         there = self.project.present[items]
         return torch.cat([there.new_ones(len(items), 1), there], 1)
 
     def weigh(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return w / C, whose rows sum to one, and logits of categories: [N, C] and [N, G]."""
+        """Return w / C, with rows that sum to 1, and category logits: [N, C] and [N, G]."""
         if self.guide is None:
             return even_gates(present), None
         weights, logits = self.guide(x, present)
         return weights, logits
 
     def mix(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Add the experts, `x_c + w_c * experts(x)_c`: [C, N, D], and logits of categories."""
+        """Return `x_c + w_c * experts(x)_c`, [C, N, D], and the category logits."""
         if self.pool is None:
             return x, None
         weights, logits = self.weigh(x, present)
@@ -219,19 +219,19 @@ class CAMMSR(SequentialRecommender):
         return x + scale.T.unsqueeze(-1) * self.pool(x), logits
 
     def states(self, channels: Tensor, where: Layout) -> Tensor:
-        """Read each channel with its Transformer: [C, N, D] -> [N, C D]."""
+        """Apply to each channel its Transformer: [C, N, D] -> [N, C D]."""
         read = [each(x, where) for each, x in zip(self.interest, channels, strict=True)]
         return torch.cat(read, 1)
 
     def places(self, history: History, where: Layout) -> Tensor:
-        """Embed the position of each item and, if asked for, its time: [N, D]."""
+        """Embed the position of each item and, with `time`, its time: [N, D]."""
         embedded: Tensor = self.position(where.position)
         if self.time is not None and self.time_map is not None:
             embedded = embedded + self.time_map(self.time(history, where.position))
         return embedded
 
     def stages(self, history: History, encoded: ItemEmbeddings) -> Reading:
-        """Run the model over a history."""
+        """Run the model on a batch of histories and return all intermediate results."""
         where, present = layout(history.length), self.present(history.item)
         rows = self.by_channel(embedding(history.item, encoded.items))
         embedded = rows + self.places(history, where)  # [C, N, D]
@@ -239,11 +239,11 @@ class CAMMSR(SequentialRecommender):
         return Reading(where, present, embedded, mixed, logits, self.states(mixed, where))
 
     def read(self, history: History, encoded: ItemEmbeddings) -> Tensor:
-        """Return the states of all channels, side by side: [N, C D]."""
+        """Return the concatenated states of all channels: [N, C D]."""
         return self.stages(history, encoded).states
 
     def losses(self, batch: Sequences) -> dict[str, Tensor]:
-        """Cross-entropy of the targets, category loss of the histories, contrast of swaps."""
+        """Return the cross-entropy, the category loss and the contrastive loss of swaps."""
         encoded = self.encode()
         reading = self.stages(batch.history, encoded)
         states = reading.states[batch.position]  # [T, C D]
@@ -257,7 +257,7 @@ class CAMMSR(SequentialRecommender):
         return terms
 
     def swap_loss(self, batch: Sequences, reading: Reading, pair: tuple[int, int]) -> Tensor:
-        """Exchange random positions of two channels, and contrast the users' outputs."""
+        """Swap random positions between two channels and contrast the resulting user vectors."""
         both, present = [*pair], reading.present
         x = reading.embedded if self.swap == "before" else reading.mixed
         chosen = torch.rand(len(present), device=x.device) < self.swap_rate  # [N]
@@ -276,21 +276,21 @@ class CAMMSR(SequentialRecommender):
             clean = self.by_channel(last_rows(reading.states, batch.history))
             sides = [(clean[pair[0]], one), (clean[pair[1]], two)]
         excluded = None
-        if self.samples == "prefix":  # other samples of the same user are no negatives
+        if self.samples == "prefix":  # other samples of the same user are not negatives
             excluded = (batch.user.unsqueeze(1) == batch.user).fill_diagonal_(fill_value=False)
         terms = [info_nce(*s, self.temperature, cosine=True, excluded=excluded) for s in sides]
         return torch.stack(terms).mean()
 
     @torch.no_grad()
     def sequence_weights(self, history: History, encoded: ItemEmbeddings) -> dict[str, Tensor]:
-        """Return the share of each channel in the weights of each item of sequences: [N] each."""
+        """Return the normalised weight of each channel for each item of the sequences: [N] each."""
         reading = self.stages(history, encoded)
         weights, _ = self.weigh(reading.embedded, reading.present)
         return dict(zip(self.names, weights.unbind(1), strict=True))
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """Return the share of each channel in the weights of each item, at the mean position."""
+        """Return the normalised weight of each channel per item, at the mean position: [I] each."""
         items = torch.arange(self.corpus.n_items, device=self.item.weight.device)
         rows = self.by_channel(self.encode().items)
         weights, _ = self.weigh(rows + self.position.weight.mean(0), self.present(items))

@@ -2,13 +2,14 @@
 
 Wei et al., MM 2021. https://arxiv.org/abs/2107.05315
 
-From the paper: items have an embedding that interactions teach, and a representation of their
-content; contrast holds the two together (Eq. 9), and users to either of them at random (Eq. 11 and
-12); a cold item is scored by its content. Ours: the other items of the batch are what an item is
-contrasted with; cosines throughout, in ranking for items; rows of content have length one, a
-modality that is absent is zero.
+From the paper: each item has a collaborative embedding and a content representation. One
+contrastive loss aligns the two (Eq. 9); another aligns users with either of them, chosen at random
+(Eq. 11 and 12). Cold-start items are scored by their content. Ours: the other items of the batch
+are the negatives of an item; all similarities are cosines, also in ranking; content rows are
+normalised to unit length, and absent modalities are zero.
 
-U users, I items, N items, M modalities, F_m width of modality m, D dim, B batch.
+Shapes: U users, I items, N selected items, M modalities, F_m width of modality m, D embedding size,
+B batch.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ class CLCRec(ContentRecommender):
     """`s = cos(u, z_i)` for an item with interactions, `cos(u, f(content_i))` for one without.
 
     Args:
-        corpus: what the model learns from; it needs at least one modality.
-        dim: D.
+        corpus: training interactions and at least one modality.
+        dim: embedding size D.
         hidden: width of the content network.
-        temperature: of both contrasts.
-        replaced: share of a batch's items that meet their users as content.
-        content: weight of the contrast of embeddings with content; that of users has the rest.
-        l2: weight of the squared norm of a batch's embeddings.
+        temperature: temperature of both contrastive losses.
+        replaced: share of a batch's items whose embedding is replaced by content in the contrast
+            with users, in [0, 1].
+        content: weight of the contrast between embeddings and content, in [0, 1]; the contrast with
+            users has weight `1 - content`.
+        l2: weight of the squared norm of the batch's embeddings.
     """
 
     batch_type = Pairs
@@ -54,7 +57,7 @@ class CLCRec(ContentRecommender):
         l2: float = 1e-4,
     ) -> None:
         check_at_least(1, dim=dim, hidden=hidden)
-        check_at_least(0.01, temperature=temperature)  # below, one rival decides
+        check_at_least(0.01, temperature=temperature)  # below, a single negative dominates
         check_at_least(0, l2=l2)
         check_share(replaced=replaced, content=content)
         super().__init__(corpus)
@@ -72,11 +75,11 @@ class CLCRec(ContentRecommender):
         self.register_buffer("warm", corpus.item_counts() > 0, persistent=False)
 
     def from_content(self, content: Content) -> Tensor:
-        """f, of length one: [N, D]."""
+        """Apply the content network f and normalise to unit length: [N, D]."""
         return normalize(self.of_content(torch.cat(content.rows, dim=1)), dim=-1)
 
     def encode(self) -> Embeddings:
-        """Users, and items by what is known of them; by nothing: as the mean item."""
+        """Use embeddings of items with interactions, content of others, or else the mean item."""
         content = self.item_features()
         looks = self.from_content(content)
         looks = fill_missing(looks, content.present, mean_item(looks, content.present))
@@ -84,12 +87,12 @@ class CLCRec(ContentRecommender):
         return Embeddings(normalize(self.user.weight, dim=-1), items)
 
     def fallback_item(self) -> Tensor:
-        """The mean of what the catalogue looks like."""
+        """Return the mean content representation of the catalogue: [D]."""
         content = self.item_features()
         return mean_item(self.from_content(content), content.present)
 
     def losses(self, batch: Pairs) -> dict[str, Tensor]:
-        """Eq. 13: both contrasts, over the distinct items of a batch."""
+        """Return both contrastive losses over the distinct items of a batch (Eq. 13)."""
         item, place = torch.unique(batch.item, return_inverse=True)  # [N] [B]
         content = self.item_features()
         looks = self.from_content(Content([x[item] for x in content.rows], content.present[item]))

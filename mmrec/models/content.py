@@ -17,53 +17,54 @@ log = logging.getLogger(__name__)
 
 
 class ContentRecommender(Recommender):
-    """A model that knows items by their content, those that came after training too.
+    """Base class of models that can score items added after training, by their content.
 
     Attributes:
-        item_features: the catalogue's content.
+        item_features: content of the catalogue.
     """
 
     item_features: ItemFeatures
 
     def on_fit_start(self) -> None:
-        """Tell of items without any content."""
+        """Log a warning if some items have no content."""
         super().on_fit_start()
         bare = self.corpus.without_content()
         if bare and self.trainer.is_global_zero:
             log.warning(
-                "%d of %d items have no content; unless more is known, they rank as the mean item",
+                "%d of %d items have no content; the model ranks them by their interactions, "
+                "or else as the mean item",
                 bare,
                 self.corpus.n_items,
             )
 
     def from_content(self, content: Content) -> Tensor:
-        """What content alone makes of items: [N, D]."""
+        """Encode items from content alone: [N, D]."""
         raise TypeError(f"{type(self).__name__} must define from_content()")
 
     def fallback_item(self) -> Tensor:
-        """What stands for an item without any content: [D]."""
+        """Return the vector used for items without any content: [D]."""
         raise TypeError(f"{type(self).__name__} must define fallback_item()")
 
     @torch.no_grad()
     def encode_items(
         self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None
     ) -> Tensor:
-        """New items, in the place of those of `encode`: [N, D].
+        """Encode items that were not in the training data: [N, D].
 
-        `model.score(model.encode()._replace(items=items), queries)` ranks them. Arguments and
-        errors are as of `mmrec.nn.ItemFeatures.new`.
+        Rank them with `model.score(model.encode()._replace(items=items), queries)`. See
+        `mmrec.nn.ItemFeatures.new` for the arguments and errors.
         """
         content = self.item_features.new(features, present)
-        with evaluating(self):  # what training hides or drops is no part of an item
+        with evaluating(self):  # without dropout and masking
             items = self.from_content(content)
-            if content.present.any(1).all():  # or the catalogue would be encoded for nothing
+            if content.present.any(1).all():  # the fallback encodes the catalogue; avoid it
                 return items
             return fill_missing(items, content.present, self.fallback_item())
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each part is in training again that was."""
+    """Switch a module to evaluation mode, and restore the mode of each submodule afterwards."""
     trained = [part for part in module.modules() if part.training]
     module.eval()
     try:

@@ -1,11 +1,12 @@
-"""Content BPR: free users, items that are the mean of their projected modalities.
+"""Content BPR: user embeddings, and items as the mean of their projected modalities.
 
-Bayesian personalised ranking (Rendle et al., UAI 2009, https://arxiv.org/abs/1205.2618) over items
-that have no embedding of their own, so that one without interactions is scored like any other: the
-first thing to try for cold items, and the yardstick of what cleverer fusion is worth. Ours: rows of
-length one, and the mean over the modalities that an item has.
+Bayesian personalised ranking (Rendle et al., UAI 2009, https://arxiv.org/abs/1205.2618) on content.
+Items have no ID embedding, so cold-start items are scored like all others. It is the simplest
+baseline for cold-start items and for more complex fusion. Ours: the item encoder, which normalises
+features to unit length and averages over the modalities that an item has.
 
-N items, M modalities, F_m width of modality m, D dim.
+Shapes: N items, M modalities, F_m width of modality m, D embedding size, B batch, K negatives per
+pair.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from mmrec.nn.losses import bpr, norm_penalty, pair_scores
 
 
 class ContentBPR(ContentRecommender):
-    """`s = <u, mean_m (W_m f_m + b_m)>`, the mean over what the item has.
+    """`s = <u, mean_m (W_m f_m + b_m)>`, with the mean over the modalities of the item.
 
     Args:
-        corpus: what the model learns from; it needs at least one modality.
-        dim: D.
-        l2: weight of the squared norm of a batch's users and items.
+        corpus: training interactions and at least one modality.
+        dim: embedding size D.
+        l2: weight of the squared norm of the batch's user and item vectors.
     """
 
     def __init__(self, corpus: TrainingView, *, dim: int = 128, l2: float = 1e-4) -> None:
@@ -41,26 +42,26 @@ class ContentBPR(ContentRecommender):
         self.project = nn.ModuleList(nn.Linear(width, dim) for width in self.item_features.widths)
 
     def from_content(self, content: Content) -> Tensor:
-        """Over the modalities that an item has; zero without any: [N, D]."""
+        """Average the projections of the present modalities; zero without any: [N, D]."""
         made = [project(x) for project, x in zip(self.project, content.rows, strict=True)]
         there = content.present.to(made[0].dtype)  # [N, M]
         total = torch.einsum("mnd,nm->nd", torch.stack(made), there)
         return total / there.sum(1, keepdim=True).clamp(min=1)
 
     def encode(self) -> Embeddings:
-        """Users as they are, items from their content; those without any are the mean item."""
+        """Encode items from content, and items without content as the mean item."""
         content = self.item_features()
         items = self.from_content(content)
         known = mean_item(items, content.present)
         return Embeddings(self.user.weight, fill_missing(items, content.present, known))
 
     def fallback_item(self) -> Tensor:
-        """The mean item of the catalogue."""
+        """Return the mean item of the catalogue: [D]."""
         content = self.item_features()
         return mean_item(self.from_content(content), content.present)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, and the norms of what is looked up."""
+        """Return BPR and the L2 penalty of the batch."""
         rows = lookup(batch, *self.encode())  # [B, D] [B, D] [B, K, D]
         return {
             "bpr": bpr(*pair_scores(*rows)),

@@ -3,14 +3,16 @@
 Volkovs, Yu and Poutanen, NeurIPS 2017.
 https://papers.nips.cc/paper/2017/hash/dbd22ba3bd0df8f385bdac3e9f8be207-Abstract.html
 
-From the paper: a preference model comes first (weighted matrix factorization). A network for users
-and one for items take its factors and content, and learn to reproduce its scores (Eq. 2) while the
-factors of some items are set to zero, so that they learn to do without. Ours: users have no content
-and are never cold; the factors of an item are zero in training at random, in ranking if it has no
-interaction; scores are matched on the pairs of a batch and on their negatives; rows of content have
-length one, an absent modality is zero; one hidden layer.
+From the paper: a preference model (weighted matrix factorization) is trained first. A user network
+and an item network take its factors and the content, and learn to reproduce its scores (Eq. 2)
+while the factors of random items are set to zero, so that the item network learns to rely on
+content. Ours: users have no content, and cold-start users are not supported; item factors are zero
+at random in training, and in ranking for items without interactions; scores are matched on the
+pairs of a batch and their negatives; content rows are normalised to unit length, and absent
+modalities are zero; networks have one hidden layer.
 
-U users, I items, N of them, M modalities, D dim, B batch, K negatives a pair.
+Shapes: U users, I items, N selected items, M modalities, D embedding size, B batch, K negatives per
+pair.
 """
 
 from __future__ import annotations
@@ -32,22 +34,22 @@ from mmrec.nn.losses import norm_penalty, pair_scores
 
 
 class DropoutNet(ContentRecommender):
-    """`s = <f(U_u), g(V_i, content_i)>`, with `V_i = 0` where the item is cold.
+    """`s = <f(U_u), g(V_i, content_i)>`, with `V_i = 0` for cold-start items.
 
     Args:
-        corpus: what the model learns from; it needs at least one modality.
-        dim: D, of factors and of the networks' outputs.
-        hidden: width of the networks' hidden layer.
-        dropout: share of a batch's items whose factors are hidden.
-        alpha: of the factors, as in `weighted_factors`.
-        factor_l2: of the factors, likewise.
-        rounds: of solving for the factors.
-        l2: weight of the squared norm of a batch's outputs.
-        teacher: the factors, for example those of `WMF`; None: they are solved for, with `alpha`,
-            `factor_l2` and `rounds`.
+        corpus: training interactions and at least one modality.
+        dim: size D of the factors and of the outputs of both networks.
+        hidden: width of the hidden layer of both networks.
+        dropout: share of items whose factors are set to zero in each batch, in [0, 1].
+        alpha: weight of interactions in the factorization; see `weighted_factors`.
+        factor_l2: L2 penalty of the factorization; see `weighted_factors`.
+        rounds: number of alternating least squares rounds of the factorization.
+        l2: weight of the squared norm of the outputs in a batch.
+        teacher: factors of a pretrained model, for example `WMF`; None computes them with
+            `weighted_factors`.
 
     Raises:
-        SettingError: the teacher's embeddings are not D wide.
+        SettingError: the teacher's embeddings do not have size `dim`.
     """
 
     user_factors: Tensor
@@ -68,7 +70,7 @@ class DropoutNet(ContentRecommender):
     ) -> None:
         check_at_least(1, dim=dim, hidden=hidden, rounds=rounds)
         check_at_least(0, alpha=alpha, l2=l2)
-        check_at_least(1e-6, factor_l2=factor_l2)  # without it fewer items than D have no solution
+        check_at_least(1e-6, factor_l2=factor_l2)  # 0 is singular with fewer than D interactions
         check_share(dropout=dropout)
         super().__init__(corpus)
         self.dim, self.dropout, self.l2 = dim, dropout, l2
@@ -86,10 +88,10 @@ class DropoutNet(ContentRecommender):
             raise SettingError(
                 setting="model.dim",
                 value=dim,
-                problem=f"the teacher's embeddings are {width} wide",
-                hint="give both the same dim",
+                problem=f"the teacher's embeddings have size {width}",
+                hint="use the same dim in both runs",
             )
-        # Zero factors stand for cold users and items, where a trained teacher has initial vectors.
+        # A trained teacher has untrained initial vectors for cold users and items: use zeros.
         warm_users, warm_items = corpus.user_counts() > 0, corpus.item_counts() > 0
         self.register_buffer("user_factors", teacher.users * warm_users.unsqueeze(1))
         self.register_buffer("item_factors", teacher.items * warm_items.unsqueeze(1))
@@ -98,16 +100,16 @@ class DropoutNet(ContentRecommender):
 
     @classmethod
     def teacher_in(cls, state: Mapping[str, Tensor]) -> Embeddings:
-        """The factors."""
+        """Return the factors."""
         return Embeddings(state["user_factors"], state["item_factors"])
 
     def items(self, factors: Tensor, content: Content) -> Tensor:
-        """g: [N, D] and content -> [N, D]."""
+        """Apply the item network g: factors [N, D] and content -> [N, D]."""
         found: Tensor = self.of_item(torch.cat([factors, *content.rows], dim=1))
         return found
 
     def encode(self) -> Embeddings:
-        """Both networks over everything; a cold item without content is the mean item."""
+        """Apply both networks; cold-start items without content get the mean item."""
         content = self.item_features()
         items = self.items(self.item_factors, content)
         known = self.item_factors.any(1, keepdim=True) | content.present
@@ -116,19 +118,19 @@ class DropoutNet(ContentRecommender):
         )
 
     def from_content(self, content: Content) -> Tensor:
-        """Items without factors."""
+        """Encode items with zero factors."""
         return self.items(self.user_factors.new_zeros(len(content.present), self.dim), content)
 
     def fallback_item(self) -> Tensor:
-        """The mean item of the catalogue."""
+        """Return the mean item of the catalogue: [D]."""
         return self.encode().items.mean(0)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """Eq. 2, over the pairs of a batch and their negatives."""
+        """Return the squared error of scores (Eq. 2) on the batch's pairs and their negatives."""
         keeps = torch.rand(self.corpus.n_items, 1, device=self.device) >= self.dropout
         items = self.items(self.item_factors * keeps, self.item_features())
         user, *shown = lookup(batch, self.user_factors, items)
-        found = self.of_user(user), *shown  # of the batch, not of everybody
+        found = self.of_user(user), *shown  # only the users of the batch
         wanted = lookup(batch, self.user_factors, self.item_factors)
         apart = [a - b for a, b in zip(pair_scores(*found), pair_scores(*wanted), strict=True)]
         return {

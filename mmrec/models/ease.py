@@ -2,10 +2,10 @@
 
 Steck, WWW 2019. https://arxiv.org/abs/1905.03375
 
-From the paper: the closed form. Ours: `content_weight`, which adds the content similarity of items
-to the learned item-item weights; a strong and cheap multimodal baseline.
+From the paper: the closed-form solution. Ours: `content_weight`, which adds the content similarity
+of items to the item-item weights. This gives a strong and cheap multimodal baseline.
 
-U users, I items, B batch.
+Shapes: U users, I items, B batch.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from mmrec.graphs import content_similarity
 from mmrec.models.base import Recommender
 from mmrec.nn import UserItems, sparse_matmul
 
-LARGEST = 30_000  # items; the dense item-item matrix is the model, here 3.6 GB of it
+LARGEST = 30_000  # items; a dense matrix of this size takes 3.6 GB
 
 
 class EASE(Recommender):
-    """A linear autoencoder of a user's history, whose weights are solved, not trained.
+    """Linear autoencoder of user histories with a closed-form solution.
 
-    The one model here whose parameters are a dense items x items matrix: that is what it is.
+    Its parameters are a dense items x items matrix, which limits the size of the catalogue.
 
     Args:
-        corpus: its train interactions are read, and its modalities if `content_weight` is not 0.
+        corpus: training interactions, and at least one modality if `content_weight` is not 0.
         l2: ridge penalty lambda.
-        content_weight: weight of the content similarity beside the learned weights.
-        k: neighbours of each item and modality in the content similarity.
+        content_weight: weight of the content similarity, which is added to the item-item weights.
+        k: number of neighbours per item and modality in the content similarity.
 
     Raises:
-        SettingError: the catalogue is too large for a dense items x items matrix.
+        SettingError: the catalogue has more than 30,000 items, or the item-item matrix is singular.
     """
 
     closed_form = True
@@ -53,8 +53,8 @@ class EASE(Recommender):
             raise SettingError(
                 setting="model",
                 value="ease",
-                problem=f"it solves a dense {corpus.n_items} x {corpus.n_items} matrix, more than "
-                f"{LARGEST} x {LARGEST}",
+                problem=f"EASE solves a dense items x items matrix; found {corpus.n_items} items, "
+                f"the limit is {LARGEST}",
                 hint="use model=item_knn or a smaller catalogue",
             )
         with working(f"solving the {corpus.n_items:,} x {corpus.n_items:,} matrix of ease"):
@@ -67,16 +67,16 @@ class EASE(Recommender):
         self.user_items = UserItems(corpus.train, corpus.n_users, corpus.n_items)
 
     def score(self, encoded: None, queries: Queries) -> Tensor:
-        """The history, reconstructed: [B, I]."""
+        """Reconstruct the histories: [B, I]."""
         return sparse_matmul(self.user_items(queries.user), self.weights)
 
     def item_similarity(self, encoded: None, items: Tensor) -> Tensor:
-        """The learned weights of the items: [B, I]."""
+        """Return the item-item weights: [B, I]."""
         return self.weights[items]
 
 
 def solve(corpus: TrainingView, l2: float) -> Tensor:
-    """[I, I]: `B = -P / diag(P)` with zero diagonal, `P = (X'X + l2 1)^-1` (Eq. 8)."""
+    """Return `B = -P / diag(P)` with zero diagonal, `P = (X'X + l2 1)^-1` (Eq. 8): [I, I]."""
     from scipy.sparse import csr_array
 
     train = corpus.train

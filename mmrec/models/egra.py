@@ -3,14 +3,14 @@
 arXiv 2508.16170, 2025. https://arxiv.org/abs/2508.16170
 
 A re-implementation from the public abstract and related work; no code is public. From the paper:
-an item graph made from the item representations of a pretrained multimodal recommender is part of
-the behaviour graph; the alignment of modality and behaviour representations has a weight for each
-entity, which follows its alignment degree, and an overall strength that grows during training. Ours
-are all formulas and numbers: the modality branch is that of MGCN (Yu et al., MM 2023,
-https://arxiv.org/abs/2308.03588), and the joint graph resembles that of GUME (Lin et al., CIKM
-2024, https://arxiv.org/abs/2407.12338).
+the behaviour graph includes an item graph, built from the item representations of a pretrained
+multimodal recommender; the alignment of modality and behaviour representations weighs each entity
+by its degree of alignment, and its overall strength grows during training. Ours: all formulas and
+constants. The modality branch is that of MGCN (Yu et al., MM 2023,
+https://arxiv.org/abs/2308.03588); the joint graph resembles that of GUME (Lin et al., CIKM 2024,
+https://arxiv.org/abs/2407.12338).
 
-Shapes: U users, I items, N nodes (users, then items), D embedding size, B batch, K negatives of a
+Shapes: U users, I items, N nodes (users, then items), D embedding size, B batch, K negatives per
 pair, T dimension of the teacher's embeddings.
 """
 
@@ -52,36 +52,37 @@ Merge = Literal["joint", "branch", "none"]
 Focus = Literal["hard", "easy", "none"]
 RampShape = Literal["linear", "exp", "constant"]
 Sides = Literal["both", "users", "items"]
-LARGEST = 5.0  # of an entity's weight, where their mean is 1
+LARGEST = 5.0  # maximum weight of an entity; the mean weight is 1
 
 
 class EGRA(Recommender):
     """LightGCN over a behaviour graph with a pretrained item graph, aligned with content views.
 
-    With the adjacency `[[0, R], [R^T, gamma S]]`, normalised as a whole, LightGCN gives the
-    behaviour embeddings b. The modality branch gives f, see `ModalityViews` and `ViewFusion`. The
-    final embeddings are `b + f`. S holds the cosines of the teacher's item embeddings.
+    LightGCN on the normalised adjacency `[[0, R], [R^T, gamma S]]` gives the behaviour embeddings
+    b, where S holds cosines of the teacher's item embeddings. The modality branch (`ModalityViews`,
+    `ViewFusion`) gives f. The final embeddings are `b + f`.
 
     Args:
         corpus: training interactions and at least one modality.
         dim: embedding size D.
         layers: propagation steps over the behaviour graph.
-        item_graph: put S into the behaviour graph (`joint`), use it as a graph of its own whose
-            result is added to items (`branch`), or leave it out (`none`).
-        gamma: weight of S in the joint graph, relative to the weight 1 of an interaction; not read
-            with another `item_graph`.
-        neighbours: of each item, in S and in the graph of each modality (there itself included).
+        item_graph: `joint` adds S to the behaviour graph, `branch` propagates over S separately and
+            adds the result to the items, `none` does not use S.
+        gamma: weight of S in the joint graph, relative to the weight 1 of an interaction; used only
+            with `item_graph="joint"`.
+        neighbours: neighbours per item in S, and in the graph of each modality, which includes the
+            item itself.
         align: strength of the alignment at the end of its ramp.
-        ramp: how the strength grows: `linear`; `exp`, fast at first; or `constant`.
-        ramp_epochs: length of the ramp.
-        temperature: of the alignment.
-        focus: entities that weigh more in the alignment: `hard` ones, `(1 - degree)^rho`; `easy`
-            ones, `degree^rho`; or `none`. The degree of alignment is `(1 + cos(b, f)) / 2`; weights
-            have a mean of 1 and are clipped at 5.
+        ramp: growth of the strength: `linear`, `exp` (fast at first) or `constant`.
+        ramp_epochs: length of the ramp in epochs.
+        temperature: temperature of the alignment.
+        focus: weight of entities in the alignment: `hard`, `(1 - degree)^rho`; `easy`,
+            `degree^rho`; or `none`. The degree of alignment is `(1 + cos(b, f)) / 2`; weights have
+            a mean of 1 and are clipped at 5.
         rho: exponent of the weights.
-        sides: align `both`, or only `users` or `items`.
+        sides: align `both`, only `users`, or only `items`.
         l2: weight of the squared norm of the final embeddings in a batch.
-        teacher: embeddings of a pretrained model; None: S is the mean cosine of content.
+        teacher: embeddings of a pretrained model; None computes S from mean content cosines.
     """
 
     teacher_items: Tensor
@@ -107,7 +108,7 @@ class EGRA(Recommender):
     ) -> None:
         check_at_least(1, dim=dim, neighbours=neighbours, ramp_epochs=ramp_epochs)
         check_at_least(0, layers=layers, gamma=gamma, align=align, rho=rho, l2=l2)
-        check_at_least(0.01, temperature=temperature)  # below, one rival decides
+        check_at_least(0.01, temperature=temperature)  # below, a single negative dominates
         check_choice(Merge, item_graph=item_graph)
         check_choice(RampShape, ramp=ramp)
         check_choice(Focus, focus=focus)
@@ -148,7 +149,7 @@ class EGRA(Recommender):
 
     @classmethod
     def without_teacher(cls, settings: Mapping[str, Any]) -> str | None:
-        """Without an item graph, nothing reads the teacher."""
+        """Name the setting that disables the item graph, and with it the teacher."""
         if settings.get("item_graph") == "none":
             return "item_graph"
         joint = settings.get("item_graph", "joint") == "joint"
@@ -156,7 +157,7 @@ class EGRA(Recommender):
 
     @classmethod
     def teacher_in(cls, state: Mapping[str, Tensor]) -> Embeddings | None:
-        """The teacher's items; nothing reads its users, so there are none."""
+        """Return the teacher's item embeddings; user embeddings are not stored, so [0, T]."""
         items = state["teacher_items"]
         return Embeddings(items[:0], items) if len(items) else None
 
@@ -166,7 +167,7 @@ class EGRA(Recommender):
         self.strength = self.strength_at(epoch)
 
     def strength_at(self, epoch: int) -> float:
-        """Strength of the alignment in an epoch, counted from 0."""
+        """Return the strength of the alignment in an epoch, counted from 0."""
         share = min((epoch + 1) / self.ramp_epochs, 1.0)
         match self.ramp:
             case "linear":
@@ -182,11 +183,11 @@ class EGRA(Recommender):
         return torch.cat([self.user.weight, self.item.weight])
 
     def branch_items(self) -> Tensor | None:
-        """What a graph of its own adds to the items' behaviour: [I, D]."""
+        """Return the item embeddings of the separate graph, [I, D]; None without one."""
         return None if self.branch is None else self.branch(self.item.weight)
 
     def nodes(self) -> tuple[Tensor, FusedViews]:
-        """Behaviour embeddings [N, D] and fused views of all nodes."""
+        """Return the behaviour embeddings [N, D] and the fused views of all nodes."""
         behaviour = self.propagate(self.table)
         if (added := self.branch_items()) is not None:
             behaviour = torch.cat([behaviour[: -len(added)], behaviour[-len(added) :] + added])
@@ -194,13 +195,13 @@ class EGRA(Recommender):
         return behaviour, self.fuse(views, behaviour, self.views.present)
 
     def encode(self) -> Embeddings:
-        """Sum of behaviour and content."""
+        """Return the sum of behaviour and content embeddings."""
         behaviour, content = self.nodes()
         nodes = behaviour + content.vectors
         return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, the weighted alignment of positives and users, and the norm of the embeddings."""
+        """Return BPR, the alignment of users and positive items, and the L2 penalty."""
         index = pairs_with_negatives(batch)
         rows = index.nodes(self.corpus.n_users)  # [B+B(1+K)]
         behaviour = self.propagate.rows(self.table, rows)
@@ -229,14 +230,14 @@ class EGRA(Recommender):
         return terms
 
     def alignment(self, behaviour: Tensor, content: Tensor, viewed: Tensor) -> Tensor:
-        """Weighted InfoNCE between the embeddings [B, D] of the entities that have content."""
+        """Return the weighted InfoNCE loss of the entities with content: [B, D] twice -> []."""
         if not viewed.all():
             behaviour, content = behaviour[viewed], content[viewed]
         weights = self.entity_weights(degree(behaviour, content))
         return info_nce(behaviour, content, self.temperature, cosine=True, weights=weights)
 
     def entity_weights(self, degree: Tensor) -> Tensor | None:
-        """Weights of entities by their degree of alignment: [B] -> [B]; None: all equal."""
+        """Return weights from degrees of alignment, [B] -> [B]; None if all are equal."""
         match self.focus:
             case "hard":
                 weights = (1 - degree).pow(self.rho)
@@ -248,15 +249,15 @@ class EGRA(Recommender):
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """Attention of each modality: [I] each."""
+        """Return the attention of each modality: [I] each."""
         _, content = self.nodes()
         return content.item_weights(self.names, self.corpus.n_users)
 
     @torch.no_grad()
     def item_measures(self) -> dict[str, Tensor]:
-        """Degree of alignment, its weight in the alignment, and gates of modalities: [I] each.
+        """Return the degree of alignment, its weight, and the gates of modalities: [I] each.
 
-        NaN for items without content, which take no part in the alignment.
+        Alignment values are NaN for items without content, which are excluded from the alignment.
         """
         users, present = self.corpus.n_users, self.views.present
         behaviour, content = self.nodes()
@@ -271,19 +272,19 @@ class EGRA(Recommender):
 
 
 def degree(behaviour: Tensor, content: Tensor) -> Tensor:
-    """Return the degree of alignment of entities, 0..1, without a gradient: [B, D] -> [B]."""
+    """Return the degree of alignment of entities, in [0, 1], without gradient: [B, D] -> [B]."""
     cosine = cosine_similarity(behaviour.detach(), content.detach(), dim=-1)
     return ((1 + cosine) / 2).clamp(0, 1)  # rounding can exceed the range
 
 
 def as_modality(items: Tensor) -> Modality:
-    """Item embeddings [I, T] as content, whose graphs are cached as those of modalities are."""
+    """Wrap item embeddings [I, T] as a modality, so that their graph is cached."""
     present = torch.ones(len(items), dtype=torch.bool)
     return Modality(items, present, content_hash([items]))
 
 
 def normalized(graph: Tensor) -> Tensor:
-    """Normalise a symmetric graph by the row sums of both ends: [I, I] sparse CSR."""
+    """Normalise a symmetric graph by the row sums of both ends of each edge: [I, I] sparse CSR."""
     (row, column), size = graph.to_sparse().indices(), len(graph)
     values = symmetric_normalization(row, column, graph.values(), size)
     return csr_matrix(row, column, values, (size, size))

@@ -2,9 +2,9 @@
 
 Zhou and Shen, MM 2023. https://arxiv.org/abs/2211.06924
 
-From the paper: all formulas. As in its public code, features are trained, an item is its own
-neighbour, and `content_weight` scales the content terms of the loss, which have no L2 term beside
-them. Ours: any number of modalities, and items that lack one.
+From the paper: all formulas. From its public code: features are trainable, each item is its own
+neighbour, `content_weight` scales the content terms of the loss, and the loss has no L2 term. Ours:
+support for any number of modalities and for items that lack one.
 
 Shapes: U users, I items, M modalities, F_m width of modality m, D embedding size, B batch.
 """
@@ -32,18 +32,18 @@ from mmrec.nn.losses import bpr, pair_scores
 
 
 class FREEDOM(Recommender):
-    """LightGCN over a user-item graph with pruned edges, plus a frozen item graph of content.
+    """LightGCN on a user-item graph with pruned edges, plus a frozen item graph from content.
 
     Args:
         corpus: training interactions and at least one modality.
         dim: embedding size D.
         layers: propagation steps over the user-item graph.
         item_layers: propagation steps over the item graph.
-        neighbours: content neighbours of each item, itself included.
-        modality_weights: share of each modality in the item graph (Eq. 4). None gives `image` the
+        neighbours: number of content neighbours per item, including the item itself.
+        modality_weights: share of each modality in the item graph (Eq. 4). None gives `image` a
             share of 0.1 and divides the rest among the others, as in the paper; without `image`
             all shares are equal.
-        edge_dropout: share of the user-item edges that are pruned in each epoch. An edge is kept
+        edge_dropout: share of user-item edges pruned in each epoch, in [0, 1). An edge is kept
             with a probability proportional to `1 / sqrt(d_u d_i)` (Eq. 7).
         content_weight: weight of the BPR terms of projected content (Eq. 12).
     """
@@ -85,7 +85,7 @@ class FREEDOM(Recommender):
             self.project = nn.ModuleList(nn.Linear(m.width, dim) for m in modalities.values())
 
     def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
-        """Sample the user-item edges of the epoch and normalise the graph that they leave."""
+        """Sample the user-item edges of the epoch and normalise the resulting graph."""
         super().start_epoch(epoch, generator)
         if self.edge_dropout:
             adjacency = sampled_adjacency(
@@ -94,7 +94,7 @@ class FREEDOM(Recommender):
             self.pruned = Propagation(adjacency.to(self.device), self.propagate.layers)
 
     def encode(self) -> Embeddings:
-        """Sum the embeddings of both graphs (Eq. 10)."""
+        """Return the sum of the embeddings of both graphs (Eq. 10)."""
         graph = self.pruned if self.training else self.propagate
         nodes = graph(torch.cat([self.user.weight, self.item.weight]))  # [U+I, D]  Eq. 8
         users, items = nodes.split([self.corpus.n_users, self.corpus.n_items])
@@ -104,7 +104,7 @@ class FREEDOM(Recommender):
         return Embeddings(users, items + content)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR of the final embeddings, and of users with projected content (Eq. 12)."""
+        """Return BPR of the final embeddings, and of users with projected content (Eq. 12)."""
         users, items = self.encode()
         index = pairs_with_negatives(batch)
         terms = {"bpr": bpr(*pair_scores(*index.rows(users, items)))}

@@ -4,13 +4,13 @@ arXiv 2506.00107, 2025. https://arxiv.org/abs/2506.00107
 
 A re-implementation from the public abstract; no code or formula is public. From the paper: a gated
 fusion balances the modalities of each item; a two-layer LightGCN without non-linearities propagates
-over the user-item graph. Ours: everything else, in particular the input of the gate, where the
-fused content is added (`item_init`, `late_add`), `content_l2` and `loss`. A free linear map of
-content acts like one more embedding table: without the same regularization as ID embeddings it
+over the user-item graph. Ours: everything else, in particular the input of the gate, the places
+where fused content is added (`item_init`, `late_add`), `content_l2` and `loss`. A linear map of
+content acts like another embedding table: without the same regularization as ID embeddings it
 overfits within a few epochs, and the model ranks worse than LightGCN.
 
 Shapes: U users, I items, M modalities, F_m width of modality m, D embedding size, B batch, K
-negatives of a pair.
+negatives per pair.
 """
 
 from __future__ import annotations
@@ -52,13 +52,16 @@ class GatedLightGCN(Recommender):
         fusion: `vector` has a gate per modality and dimension, `scalar` one per modality; `mean`,
             `sum` and `concat` have no gate.
         item_init: input of an item to the graph: its ID embedding, its fused content, or both.
-        late_add: add the fused content again after propagation. Required with `item_init` "id",
-            which would not use content otherwise.
+        late_add: add the fused content again after propagation; required with `item_init="id"`,
+            which otherwise does not use content.
         l2: weight of the squared norm of the ID embeddings in a batch.
-        content_l2: weight of the squared norm of the fused content in a batch, the mean over pairs;
+        content_l2: weight of the squared norm of the fused content in a batch, averaged over pairs;
             with `softmax`, over distinct items.
-        loss: `bpr`, or `softmax` over the items of a batch by cosine, which then also ranks.
-        temperature: of the softmax.
+        loss: `bpr`, or `softmax` of cosines over the items of a batch, which ranks by cosine too.
+        temperature: temperature of the softmax.
+
+    Raises:
+        SettingError: with `item_init="id"` and `late_add=False` the model would not use content.
     """
 
     present: Tensor
@@ -86,8 +89,8 @@ class GatedLightGCN(Recommender):
             raise SettingError(
                 setting="model.item_init",
                 value=item_init,
-                problem="with model.late_add=false it leaves content out",
-                hint="change one of them, or choose model=lightgcn",
+                problem="with model.late_add=false, content is not used",
+                hint="change one of the two settings, or use model=lightgcn",
             )
         self.l2, self.content_l2 = l2, content_l2
         self.item_init, self.late_add = item_init, late_add
@@ -110,14 +113,14 @@ class GatedLightGCN(Recommender):
         self.propagate = Propagation(adjacency, layers)
 
     def content(self) -> tuple[Tensor, Tensor | None]:
-        """Return the fused content [I, D], and the gates [I, M, D or 1] or None without a gate."""
+        """Return the fused content [I, D] and the gates [I, M, D or 1]; None without gates."""
         parts = [project(x()) for x, project in zip(self.features, self.project, strict=True)]
         projected = torch.stack(parts, dim=1) * self.present.unsqueeze(-1)  # [I, M, D]
         fused: tuple[Tensor, Tensor | None] = self.fuse(projected, self.present)
         return fused
 
     def propagated(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Fuse content and propagate; returns users [U, D], items [I, D] and content [I, D]."""
+        """Return propagated users [U, D], propagated items [I, D] and fused content [I, D]."""
         content, _ = self.content()
         match self.item_init:
             case "id+modal":
@@ -132,15 +135,16 @@ class GatedLightGCN(Recommender):
         return users, items + content if self.late_add else items, content
 
     def encode(self) -> Embeddings:
-        """Final embeddings, normalized if the loss compares cosines."""
+        """Return the final embeddings, normalised if the loss uses cosines."""
         users, items, _ = self.propagated()
         return Embeddings(self.ranking_loss.normalized(users), self.ranking_loss.normalized(items))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """Ranking loss, and the norms of ID embeddings and of fused content."""
+        """Return the ranking loss and the penalties of ID embeddings and of fused content."""
         users, items, content = self.propagated()
         index = self.ranking_loss.index(batch)
-        fused = index.of_items(embedding(index.item, content))  # [B, D] [B, K, D], or distinct
+        # [B, D] and [B, K, D]; with softmax, the distinct items
+        fused = index.of_items(embedding(index.item, content))
         ids: tuple[Tensor, ...] = (self.user(batch.user),)
         if self.item_init != "modal":
             ids = index.rows(self.user.weight, self.item.weight)
@@ -152,7 +156,7 @@ class GatedLightGCN(Recommender):
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """Mean gate of each modality over dimensions: [I] each; empty without a gate."""
+        """Return the gate of each modality, averaged over dimensions: [I] each; {} without gate."""
         _, weights = self.content()
         if weights is None:
             return {}

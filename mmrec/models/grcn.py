@@ -2,12 +2,12 @@
 
 Wei et al., MM 2020. https://arxiv.org/abs/2111.02036
 
-From the paper: neighbour routing, which moves users to prototypes of the items they like; edges
-weighted by affinity and confidence, and pruned below zero; ID embeddings over the refined graph;
-concatenation with content. Public code passes users nothing while it routes, which is the same as
-`routings=0`. Ours: any number of modalities; an item that lacks a modality has no weight in the
-attention of its users there, nor do its edges get a weight from it. An item without any modality
-keeps its ID embedding alone.
+From the paper: neighbour routing, which moves users towards prototypes of the items they like; edge
+weights from affinity and confidence, with negative weights pruned; propagation of ID embeddings on
+the refined graph; concatenation with content. In the public code, routing does not update users,
+which equals `routings=0`. Ours: any number of modalities; an item that lacks a modality has weight
+0 in the attention of its users there, and its edges get no weight from that modality. Items without
+any modality use their ID embedding only.
 
 Shapes: U users, I items, N = U + I nodes, E edges, M modalities, D embedding size, B batch.
 """
@@ -29,15 +29,15 @@ from mmrec.nn.losses import bpr, norm_penalty, pair_scores
 
 
 class GRCN(Recommender):
-    """ID embeddings over a graph that content refines, beside content passed along its edges.
+    """ID embeddings on a user-item graph refined by content, concatenated with content.
 
-    `InteractionEdges` says why no layer is one of PyG's `MessagePassing`.
+    See `InteractionEdges` for the reason why its layers do not use PyG's `MessagePassing`.
 
     Args:
         corpus: training interactions and at least one modality.
-        dim: embedding size D, of IDs and of each modality.
-        layers: propagation steps of ID embeddings, whose results are summed.
-        routings: steps of neighbour routing; 0: none, as in public code.
+        dim: embedding size D of IDs and of each modality.
+        layers: propagation steps of ID embeddings; the results of all steps are summed.
+        routings: number of neighbour routing steps; 0 disables routing, as in the public code.
         l2: weight of the squared norm of the batch's ID embeddings and user preferences.
     """
 
@@ -69,7 +69,7 @@ class GRCN(Recommender):
         )
 
     def encode(self) -> Embeddings:
-        """Concatenate ID embeddings over the refined graph with content: [U or I, (1+M)D]."""
+        """Concatenate the propagated ID embeddings with content: [U or I, (1+M)D]."""
         content = self.routed()
         to_users, to_items = self.edge_weights(content)
         users, items = unit_rows(self.user.weight), unit_rows(self.item.weight)
@@ -86,15 +86,15 @@ class GRCN(Recommender):
         )
 
     def routed(self) -> list[Routed]:
-        """Content of each modality after routing."""
+        """Return the content of each modality after routing."""
         pairs = zip(self.content, self.preference, strict=True)
         return [route(table.weight) for route, table in pairs]
 
     def edge_weights(self, content: list[Routed]) -> tuple[Tensor, Tensor]:
-        """Weigh each edge in both directions: [E] to users and [E] to items.
+        """Return the edge weights in both directions: [E] to users and [E] to items.
 
-        The weight is the largest of the modalities' affinities times the confidence of the node
-        that sends; it is 0 where all are negative.
+        The weight is the maximum over modalities of the affinity times the confidence of the
+        sending node, or 0 if all are negative.
         """
         weights = []
         for affinity, confidence, sender in (
@@ -106,7 +106,7 @@ class GRCN(Recommender):
         return weights[0], weights[1]
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, and L2 if it has a weight."""
+        """Return BPR and, with `l2`, the L2 penalty."""
         terms = {"bpr": bpr(*pair_scores(*lookup(batch, *self.encode())))}
         if self.l2:
             ids = lookup(batch, self.user.weight, self.item.weight)
@@ -121,8 +121,8 @@ class Routed(NamedTuple):
     Attributes:
         users: [U, D].
         items: [I, D].
-        to_users: [E] affinity of each edge, a softmax over the items of the user.
-        to_items: [E] affinity of each edge, a softmax over the users of the item.
+        to_users: [E], affinity of each edge as a softmax over the items of the user.
+        to_items: [E], affinity of each edge as a softmax over the users of the item.
     """
 
     users: Tensor
@@ -132,13 +132,13 @@ class Routed(NamedTuple):
 
 
 class RoutedContent(nn.Module):
-    """Preferences of users for one modality, routed towards the items that they fit.
+    """Neighbour routing of one modality: move user preferences towards matching items.
 
     Args:
         modality: features [I, F] and presence [I].
-        edges: of the user-item graph.
-        dim: D.
-        routings: number of steps.
+        edges: edges of the user-item graph.
+        dim: embedding size D.
+        routings: number of routing steps.
     """
 
     known: Tensor | None
@@ -154,10 +154,10 @@ class RoutedContent(nn.Module):
         self.register_buffer("known", known, persistent=False)
 
     def forward(self, preference: Tensor) -> Routed:
-        """Route, then pass content once along the edges in both directions.
+        """Route, then propagate content once along the edges in both directions.
 
         Args:
-            preference: [U, D], where routing starts.
+            preference: initial user preferences, [U, D].
         """
         edges = self.edges
         items = unit_rows(leaky_relu(self.project()))  # [I, D]

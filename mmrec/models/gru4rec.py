@@ -2,15 +2,17 @@
 
 Hidasi et al., ICLR 2016. https://arxiv.org/abs/1511.06939
 
-A GRU reads a user's items in order of time; a linear map of its state is compared with all items.
+A GRU encodes the user's items in chronological order; scores are dot products of the projected GRU
+state with the item embeddings.
 
-From the paper: the GRU over item embeddings. From the re-implementation that later papers compare
-with (RecBole, https://arxiv.org/abs/2011.01731): whole histories instead of sessions, dropout of
-the inputs only, a linear map from the hidden size to the embedding size, one table of items for
-input and output, and a cross-entropy over all items where the paper ranks against the items of the
+From the paper: the GRU over item embeddings. From RecBole (https://arxiv.org/abs/2011.01731), the
+implementation that later papers compare with: full histories instead of sessions; dropout of the
+inputs only; a linear projection from the hidden size to the embedding size; shared input and output
+embeddings; and a cross-entropy over all items, where the paper ranks against the items of the
 batch. Ours: sequences are packed, and each position has a target (`samples=causal`).
 
-B sequences, N items of all of them, L longest sequence, D dim, H hidden, I items.
+Shapes: B sequences, N items in all sequences, L longest sequence, D embedding size, H hidden size,
+I items.
 """
 
 from __future__ import annotations
@@ -28,17 +30,16 @@ from mmrec.nn.transformer import layout
 
 
 class GRU4Rec(SequentialRecommender):
-    """Score items by the dot product with a linear map of the GRU's state after the latest item.
+    """GRU over the user's item sequence, scored by dot product with item embeddings.
 
     Args:
-        corpus: training interactions; they need an order.
-        dim: D.
-        hidden: H, width of the GRU's state.
+        corpus: training interactions with an order; content is not used.
+        dim: embedding size D.
+        hidden: hidden size H of the GRU.
         layers: number of GRU layers.
-        dropout: rate, of the embedded sequence.
-        max_length: longest sequence; older items are left out.
-        samples: `causal` has a target at each position of a user's sequence; `prefix` makes a
-            sample of each target.
+        dropout: dropout rate of the embedded sequence, in [0, 1).
+        max_length: maximum sequence length; older items are dropped.
+        samples: `causal` (one target per position) or `prefix` (one sample per prefix).
     """
 
     reads_content = False
@@ -67,15 +68,15 @@ class GRU4Rec(SequentialRecommender):
         self.out = nn.Linear(hidden, dim)
 
     def encode(self) -> ItemEmbeddings:
-        """Return the table of items."""
+        """Return the item embeddings."""
         return ItemEmbeddings(self.item.weight)
 
     def read(self, history: History, encoded: ItemEmbeddings) -> Tensor:
-        """Return the mapped state of each sequence after each of its items: [N, D]."""
+        """Return the projected GRU state at each position: [N, D]."""
         x = dropout(embedding(history.item, encoded.items), self.dropout, self.training)  # [N, D]
         if not len(x):
             return x
-        length = history.length[history.length > 0]  # PackedSequence has no empty sequences
+        length = history.length[history.length > 0]  # PackedSequence rejects empty sequences
         where = layout(length)
         packed = pack_padded_sequence(
             where.pad(x), length.cpu(), batch_first=True, enforce_sorted=False

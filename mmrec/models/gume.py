@@ -2,16 +2,16 @@
 
 Lin et al., CIKM 2024. https://arxiv.org/abs/2407.12338
 
-From the paper and its public code: all formulas. Features are trained, and an item is its own
-neighbour in the item graphs of each modality. Users collect the explicit features of their items
-with the interactions of the joint graph, whose degrees count item neighbours too. Ours: any number
-of modalities, of which every two are aligned, with the mean over pairs; items that lack a modality,
-which then has no weight in attention, gates and means; nodes without any view take no part in
-contrasts. The public code has a table of extended interests per modality and reads only their mean;
-ours is the table of that mean.
+From the paper and its public code: all formulas. Features are trainable, and each item is its own
+neighbour in the item graph of each modality. Users aggregate the explicit features of their items
+over the interactions of the joint graph, whose degrees include item neighbours. Ours: any number of
+modalities, where the alignment is averaged over all pairs; absent modalities have weight 0 in
+attention, gates and means; nodes without any view are excluded from the contrastive losses. The
+public code has one table of extended interests per modality and uses only their mean; this
+implementation stores a single table.
 
 Shapes: U users, I items, N nodes (users, then items), M modalities, D embedding size, B batch,
-K negatives of a pair, R selected nodes.
+K negatives per pair, R selected nodes.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ NOISE = 0.1  # norm of the perturbation of users
 
 
 class GUME(Recommender):
-    """Views of each modality, and embeddings smoothed over users, items and similar items.
+    """Embeddings on a joint graph of interactions and similar items, plus fused modality views.
 
     With the joint graph `A = D^-1/2 [[0, R], [R^T, S]] D^-1/2`, where S connects items that are
-    near in all modalities, and the mean P over the layers of A:
+    neighbours in all modalities, and the mean P of the propagation steps over A:
 
-    - behaviour: `h = P [e_u, e_i]` of ID embeddings
-    - explicit features: views x_m of `ModalityViews`; their fusion s of `ViewFusion`
-    - extended interests, in training only: `t = P [t_u, mean_m x_m]` with a free embedding t_u
+    - behaviour: `h = P [e_u, e_i]` of the ID embeddings
+    - explicit features: views x_m (`ModalityViews`), fused to s (`ViewFusion`)
+    - extended interests, in training only: `t = P [t_u, mean_m x_m]` with user embeddings t_u
 
     The final embeddings are `h + s`.
 
@@ -62,15 +62,15 @@ class GUME(Recommender):
         dim: embedding size D.
         layers: propagation steps over the joint graph.
         item_layers: propagation steps over the item graph of each modality.
-        neighbours: content neighbours of each item, itself included.
-        align: weight of the differences in mean and variance between the views of modalities.
-        contrast: weight of the contrast between s and h, of users and of positive items.
-        temperature: of this contrast.
-        user_contrast: weight of the contrasts of users: between t and s, and between two
-            perturbations of s and of t.
-        user_temperature: of these contrasts.
+        neighbours: number of content neighbours per item, including the item itself.
+        align: weight of the alignment of modalities: differences in mean and variance of views.
+        contrast: weight of the contrastive loss between s and h, for users and positive items.
+        temperature: temperature of `contrast`.
+        user_contrast: weight of the contrastive losses of users: between t and s, and between two
+            perturbed copies of s and of t.
+        user_temperature: temperature of `user_contrast`.
         l2: weight of the squared norm of the final embeddings in a batch.
-        interest_l2: weight of the squared norm of t, of the positive items in a batch.
+        interest_l2: weight of the squared norm of t for the positive items of a batch.
     """
 
     def __init__(
@@ -105,7 +105,8 @@ class GUME(Recommender):
         self.interest = nn.Embedding(corpus.n_users, dim)
         nn.init.xavier_uniform_(self.user.weight)
         nn.init.xavier_uniform_(self.item.weight)
-        nn.init.xavier_uniform_(self.interest.weight, gain=len(modalities) ** -0.5)  # of a mean
+        # The gain gives the standard deviation of a mean of M tables.
+        nn.init.xavier_uniform_(self.interest.weight, gain=len(modalities) ** -0.5)
         self.project = nn.ModuleList(
             ProjectedFeatures(modality, dim, trainable=True) for modality in modalities.values()
         )
@@ -120,33 +121,33 @@ class GUME(Recommender):
         self.complete = bool(self.views.present.any(1).all())
 
     def explicit(self) -> Tensor:
-        """Views of all nodes: [N, M, D]."""
+        """Return the views of all nodes: [N, M, D]."""
         views: Tensor = self.views(self.item.weight, [project() for project in self.project])
         return views
 
     def nodes(self) -> tuple[Tensor, FusedViews]:
-        """Return h of all nodes [N, D], and their fused views."""
+        """Return the behaviour embeddings h [N, D] and the fused views of all nodes."""
         behaviour = self.propagate(torch.cat([self.user.weight, self.item.weight]))
         return behaviour, self.fuse(self.explicit(), behaviour, self.views.present)
 
     def encode(self) -> Embeddings:
-        """Sum behaviour and fused views."""
+        """Return the sum of behaviour embeddings and fused views."""
         behaviour, side = self.nodes()
         nodes = behaviour + side.vectors
         return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
 
     def behaviour_and_interests(self, views: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return h and t of some nodes [R]: [R, D] each."""
+        """Return h and t of selected nodes [R]: [R, D] each."""
         there = self.views.present[self.corpus.n_users :]
         items = views[self.corpus.n_users :].sum(1) / there.sum(1, keepdim=True).clamp(min=1)
         users = torch.cat([self.user.weight, self.interest.weight], dim=1)
         start = torch.cat([users, torch.cat([self.item.weight, items], dim=1)])  # [N, 2D]
-        # The rows of the graph are read once for both.
+        # One propagation for both reads the rows of the graph only once.
         behaviour, interests = self.propagate.rows(start, rows).chunk(2, dim=1)
         return behaviour, interests
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, norms, alignment of modalities, and contrasts with behaviour and interests."""
+        """Return BPR, the penalties, the alignment of modalities and the contrastive losses."""
         index = pairs_with_negatives(batch)
         rows = index.nodes(self.corpus.n_users)  # [B+B(1+K)]
         views = self.explicit()
@@ -177,32 +178,32 @@ class GUME(Recommender):
         return terms
 
     def noisy(self, x: Tensor) -> Tensor:
-        """Add noise of a fixed norm that keeps all signs, in training."""
+        """Add noise of norm 0.1 with the signs of x, in training only."""
         if not self.training:
             return x
         return x + NOISE * x.sign() * normalize(torch.rand_like(x), dim=-1)
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """Attention of each modality: [I] each."""
+        """Return the attention of each modality: [I] each."""
         _, side = self.nodes()
         return side.item_weights(self.names, self.corpus.n_users)
 
     @torch.no_grad()
     def item_measures(self) -> dict[str, Tensor]:
-        """Mean gate of each modality's specific part: [I] each."""
+        """Return the mean gate of the specific part of each modality: [I] each."""
         _, side = self.nodes()
         return side.item_measures(self.names, self.corpus.n_users, self.views.present)
 
 
 def modality_gap(views: Tensor, present: Tensor) -> Tensor:
-    """Mean over pairs of modalities of `|var_a - var_b| + |mean_a - mean_b|`.
+    """Return `|var_a - var_b| + |mean_a - mean_b|`, averaged over pairs of modalities.
 
-    The variance and the mean of a modality are those of all values of its views.
+    The variance and the mean of a modality are taken over all values of its views.
 
     Args:
-        views: [N, M, D]; zero where a node lacks the view.
-        present: [N, M] bool.
+        views: [N, M, D], zero where absent.
+        present: mask of the views, [N, M] bool.
     """
     count = present.sum(0) * views.shape[-1]  # [M]
     mean = views.sum((0, 2)) / count

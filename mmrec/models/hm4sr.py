@@ -2,18 +2,20 @@
 
 Zhang et al., WWW 2025. https://arxiv.org/abs/2501.14269
 
-Channels of IDs and modalities pass experts that see all of them together, then experts that a gate
-over time chooses, and a Transformer each; scores are sums over channels.
+Channels of IDs and modalities pass through interactive experts, which see all channels; temporal
+experts, gated by time; and one Transformer per channel. Scores are summed over channels.
 
-From the paper and its authors' code: all of it. `as_published` keeps what the code does and the
-paper does not say: the temporal experts are never trained, in contrasts a pair with the same target
-gets the logit 0 instead of none, and absolute times are seconds in single precision. Without it,
-experts are trained, such pairs are left out, and times run from 0 to 1000. Ours: features are
-standardized; any number of modalities, with zeros where an item lacks one; items without a category
-do not count; packed sequences (the code reads a random gap behind the last item), and a target at
-each position, where contrasts have the last one.
+From the paper and its authors' code: the whole model. `as_published` reproduces three details of
+the code that the paper does not mention: the temporal experts are never trained; pairs with the
+same target get logit 0 in the contrastive losses instead of being excluded; absolute times are
+seconds in single precision. By default, the experts are trained, such pairs are excluded, and times
+are scaled to 0 to 1000. Ours: features are standardized; any number of modalities is supported, and
+absent ones are zero; items without a category do not count in the category loss; sequences are
+packed (the code uses a random time gap after the last item); each position has a target, and the
+contrastive losses use the last one.
 
-B sequences, N items of all of them, C channels, M modalities, D dim, K experts, I items.
+Shapes: B sequences, N items in all sequences, C channels, M modalities, D embedding size, K
+experts, I items.
 """
 
 from __future__ import annotations
@@ -42,13 +44,13 @@ from mmrec.nn.transformer import Layout, Transformer, initialize, last_rows, lay
 
 
 class Reading(NamedTuple):
-    """A history at the stages of the model.
+    """Intermediate results of the model for a batch of histories.
 
     Attributes:
         where: layout of the sequences.
-        time: [N, 2 D].
-        mixed: [N, C, D], after both kinds of experts.
-        states: [N, C, D], after the Transformers.
+        time: time encoding, [N, 2 D].
+        mixed: channels after the interactive and the temporal experts, [N, C, D].
+        states: outputs of the Transformers, [N, C, D].
     """
 
     where: Layout
@@ -58,27 +60,27 @@ class Reading(NamedTuple):
 
 
 class HM4SR(SequentialRecommender):
-    """Mix the channels of items, then scale them by time, and read each with a Transformer.
+    """Interactive and temporal experts, then one Transformer per channel of the sequence.
 
     Args:
-        corpus: training interactions, which need an order, content and categories.
-        dim: D.
-        experts: K, of the interactive experts.
+        corpus: training interactions with timestamps, at least one modality, and item categories.
+        dim: embedding size D.
+        experts: number of interactive experts K.
         temporal_experts: number of temporal experts.
-        category_weight: weight of the category loss; 0: no category is read.
-        id_contrast: weight of the contrast of ID states with the IDs of targets.
-        placeholder_contrast: weight of the contrast with sequences where placeholders, made of the
-            time, stand for some items' modalities.
-        mask_share: share of a sequence that placeholders replace.
-        temperature: of the ID contrast; that of placeholders is 1.
-        as_published: keep the behaviour of the public code where it is not the paper's.
-        layers: blocks of each Transformer.
-        heads: attention heads; a divisor of `dim`.
+        category_weight: weight of the category loss; 0 disables it, and categories are not read.
+        id_contrast: weight of the contrastive loss between ID states and target IDs.
+        placeholder_contrast: weight of the contrastive loss with sequences in which placeholders,
+            computed from time, replace the modality channels of some items.
+        mask_share: share of a sequence that is replaced by placeholders, in [0, 1].
+        temperature: temperature of the ID contrast; that of the placeholder contrast is 1.
+        as_published: reproduce the public code where it deviates from the paper.
+        layers: number of blocks of each Transformer.
+        heads: number of attention heads; must divide `dim`.
         inner: width of the feed-forward networks.
-        dropout: rate, of the Transformers' inputs, attention weights and outputs of layers.
-        max_length: longest sequence; older items are left out.
-        samples: `causal` has a target at each position of a user's sequence; `prefix` makes a
-            sample of each target, as in the paper.
+        dropout: dropout rate of inputs, attention weights and layer outputs, in [0, 1).
+        max_length: maximum sequence length; older items are dropped.
+        samples: `causal` (one target per position) or `prefix` (one sample per prefix, as in the
+            paper).
     """
 
     reads_time = True
@@ -132,7 +134,7 @@ class HM4SR(SequentialRecommender):
         self.expert = nn.Linear(width, experts * width)
         self.gate = nn.Parameter(torch.empty(channels, dim, experts))
         self.gate_bias = nn.Parameter(torch.zeros(channels, 1, experts))
-        nn.init.uniform_(self.gate, -(dim**-0.5), dim**-0.5)  # as of nn.Linear
+        nn.init.uniform_(self.gate, -(dim**-0.5), dim**-0.5)  # as in nn.Linear
         self.strength = nn.Parameter(torch.ones(channels).index_fill(0, torch.tensor(0), 0.0))
         temporal = torch.randn(temporal_experts, width) * 0.1
         if as_published:
@@ -152,12 +154,12 @@ class HM4SR(SequentialRecommender):
         )
 
     def encode(self) -> ItemEmbeddings:
-        """Return the channels of all items, side by side: [I, C D]."""
+        """Return the concatenated channels of all items: [I, C D]."""
         channels = torch.cat([self.item.weight.unsqueeze(1), self.project()], 1)  # [I, C, D]
         return ItemEmbeddings(channels.flatten(1))
 
     def interact(self, x: Tensor) -> Tensor:
-        """Add the interactive experts, which see all channels: [N, C, D] -> [N, C, D]."""
+        """Add the output of the interactive experts: [N, C, D] -> [N, C, D]."""
         made = self.expert(x.flatten(1)).view(-1, self.gate.shape[2], *x.shape[1:])  # [N, K, C, D]
         gates = (x.transpose(0, 1) @ self.gate + self.gate_bias).softmax(-1)  # [C, N, K]
         mixed = (gates.permute(1, 2, 0).unsqueeze(-1) * made).sum(1)
@@ -165,7 +167,7 @@ class HM4SR(SequentialRecommender):
         return out
 
     def stages(self, history: History, encoded: ItemEmbeddings) -> Reading:
-        """Run the model over a history."""
+        """Run the model on a batch of histories and return all intermediate results."""
         where = layout(history.length)
         rows = embedding(history.item, encoded.items).view(-1, *self.shape)
         x = self.interact(rows + self.position(where.position).unsqueeze(1))
@@ -176,15 +178,15 @@ class HM4SR(SequentialRecommender):
         return Reading(where, time, x, torch.stack(read, 1))
 
     def read(self, history: History, encoded: ItemEmbeddings) -> Tensor:
-        """Return the states of all channels, side by side: [N, C D]."""
+        """Return the concatenated states of all channels: [N, C D]."""
         return self.stages(history, encoded).states.flatten(1)
 
     @torch.no_grad()
     def sequence_weights(self, history: History, encoded: ItemEmbeddings) -> dict[str, Tensor]:
-        """Return the share of each channel in the spread of scores after each item: [N] each.
+        """Return the share of each channel in the spread of scores at each position: [N] each.
 
-        Ours: the model weighs no channels. The spread is the standard deviation over the catalogue
-        of what a channel adds to the scores.
+        Ours, because the model has no channel weights. The spread of a channel is the standard
+        deviation over the catalogue of its contribution to the scores.
         """
         states = self.stages(history, encoded).states.transpose(0, 1)  # [C, N, D]
         items = encoded.items.view(-1, *self.shape).transpose(0, 1)  # [C, I, D]
@@ -194,7 +196,7 @@ class HM4SR(SequentialRecommender):
         return dict(zip(self.names, spread / spread.sum(0), strict=True))
 
     def losses(self, batch: Sequences) -> dict[str, Tensor]:
-        """Cross-entropy of the targets, category loss, and both contrasts."""
+        """Return the cross-entropy, the category loss and both contrastive losses."""
         history, encoded = batch.history, self.encode()
         reading = self.stages(history, encoded)
         states = reading.states.flatten(1)[batch.position]
@@ -217,7 +219,7 @@ class HM4SR(SequentialRecommender):
         return terms
 
     def contrast(self, one: Tensor, two: Tensor, target: Tensor, temperature: float) -> Tensor:
-        """InfoNCE of rows with cosines; rows with the same target are no negatives: [B, D] each."""
+        """Return InfoNCE of [B, D] and [B, D] with cosines, without negatives of equal target."""
         same = (target.unsqueeze(1) == target).fill_diagonal_(fill_value=False)  # [B, B]
         if not self.as_published:
             return info_nce(one, two, temperature, cosine=True, excluded=same)
@@ -226,12 +228,12 @@ class HM4SR(SequentialRecommender):
         return cross_entropy(logits.masked_fill(same, 0.0), own)
 
     def masked(self, reading: Reading, history: History) -> list[Tensor]:
-        """Return the outputs of each modality with placeholders in some places: [B, D] each."""
+        """Return the user vectors of each modality with placeholders: [B, D] each."""
         where, count = reading.where, (self.mask_share * history.length).long()  # [B]
         row = torch.arange(len(count), device=count.device).repeat_interleave(history.length)
         order = (row + torch.rand(len(row), device=row.device, dtype=torch.float64)).argsort()
         chosen = torch.zeros_like(row, dtype=torch.bool)
-        chosen[order] = where.position < count[row]  # shuffled within each sequence
+        chosen[order] = where.position < count[row]  # random positions of each sequence
         found = []
         for m, placeholder in enumerate(self.placeholder):
             stand_in = placeholder(reading.time).to(reading.mixed.dtype)

@@ -1,9 +1,9 @@
-"""Content ItemKNN: items like those that a user has, by what they look like.
+"""Content ItemKNN: recommend items with similar content to the user's history.
 
-The item-based neighbourhood of Sarwar et al., WWW 2001 (https://doi.org/10.1145/371920.372071),
-with the similarity of content in the place of co-occurrence. Ours: the mean over modalities.
+Item-based nearest neighbours (Sarwar et al., WWW 2001, https://doi.org/10.1145/371920.372071), with
+content similarity instead of co-occurrence. Ours: the similarity is averaged over modalities.
 
-I items, B batch.
+Shapes: I items, B batch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mmrec.nn import UserItems, neighbour_values, sparse_matmul
 
 
 class ItemKNN(Recommender):
-    """A score is the summed content similarity to the items in the user's history.
+    """Score items by their summed content similarity to the user's history.
 
     Args:
-        corpus: its train interactions and modalities are read.
-        k: neighbours of each item and modality that count.
+        corpus: training interactions and at least one modality.
+        k: number of neighbours per item and modality.
     """
 
     closed_form = True
@@ -36,10 +36,10 @@ class ItemKNN(Recommender):
         self.user_items = UserItems(corpus.train, corpus.n_users, corpus.n_items)
 
     def score(self, encoded: None, queries: Queries) -> Tensor:
-        """Sum over the history of each item's neighbours: [B, I]."""
+        """Sum the similarities to the items of each history: [B, I]."""
         history = self.user_items(queries.user).to_dense().T.contiguous()  # [I, B]
         return sparse_matmul(self.similarity, history).T
 
     def item_similarity(self, encoded: None, items: Tensor) -> Tensor:
-        """Content similarity to the items' neighbours; other items are -inf: [B, I]."""
+        """Return the content similarity to neighbours, and -inf for other items: [B, I]."""
         return neighbour_values(self.similarity, items)

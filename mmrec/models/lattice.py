@@ -2,16 +2,19 @@
 
 Zhang et al., MM 2021. https://arxiv.org/abs/2104.09036
 
-From the paper: an item graph of raw content for each modality, a graph of projected content that is
-learned beside it, their fusion, convolution of item ids over it, and BPR with LightGCN.
-The paper compares all pairs of items in each step. Ours needs no [I, I] matrix: the neighbours in
-the projected content are found once in an epoch and before an evaluation, by exact search in tiles;
-in each step only their similarities are computed anew, with gradients. An edge can therefore change
-its weight within an epoch, but no edge can appear before the next. The result at evaluation is
-exactly the graph of the paper. Its public code learns from one batch of each epoch, trains the raw
-features, normalises the learned graph after mixing the modalities, and adds self-loops to a
-row-normalised user-item graph; ours follows the paper. Ours too: any number of modalities, and
-items that lack one, which have no neighbours in it; similarities below zero count as zero.
+From the paper: one item graph from raw content per modality; one learned graph from projected
+content; their fusion; convolution of item ID embeddings over the fused graph; BPR with LightGCN.
+
+The paper compares all pairs of items in each step. This implementation needs no [I, I] matrix:
+neighbours in the projected content are found once per epoch and before each evaluation, by exact
+search in tiles, and each step recomputes only their similarities, with gradients. Edge weights can
+therefore change within an epoch, but new edges appear only at the next one. At evaluation, the
+graph equals that of the paper.
+
+The public code learns the graph from one batch per epoch, trains the raw features, normalises the
+learned graph after mixing the modalities, and adds self-loops to a row-normalised user-item graph;
+this implementation follows the paper. Ours: any number of modalities; items that lack a modality
+have no neighbours in it; negative similarities count as zero.
 
 Shapes: U users, I items, M modalities, E edges of an item graph, D embedding size, B batch.
 """
@@ -39,16 +42,16 @@ from mmrec.nn.sparse import row_of_entries
 
 
 class LATTICE(Recommender):
-    """LightGCN, plus item ids that are smoothed over a learned graph of content.
+    """LightGCN, plus item ID embeddings propagated over a learned graph of content.
 
     Args:
         corpus: training interactions and at least one modality.
         dim: embedding size D, also of projected content.
         layers: propagation steps over the user-item graph.
         item_layers: propagation steps over the item graph.
-        neighbours: content neighbours of each item, itself included.
-        raw_share: share of the graph of raw content in the item graph; the learned one has the
-            rest.
+        neighbours: number of content neighbours per item, including the item itself.
+        raw_share: share of the raw content graph in the item graph, in [0, 1]; the learned graph
+            has the share `1 - raw_share`.
         l2: weight of the squared norm of the batch's final embeddings.
     """
 
@@ -96,20 +99,20 @@ class LATTICE(Recommender):
         )
         present = torch.stack([modality.present for modality in modalities.values()])
         self.register_buffer("present", present, persistent=False)
-        self.learned = nn.ModuleList()  # as `raw`, once neighbours are found
-        self._weights: Tensor | None = None  # that they were found with
+        self.learned = nn.ModuleList()  # like `raw`; filled by find_neighbours
+        self._weights: Tensor | None = None  # projection weights at the latest search
 
     def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
-        """Find the neighbours that the epoch trains the similarity of."""
+        """Find the neighbours for this epoch."""
         super().start_epoch(epoch, generator)
         self.find_neighbours()
 
     @torch.no_grad()
     def find_neighbours(self) -> None:
-        """Find each item's neighbours in its projected content, unless the weights are the same.
+        """Find the neighbours of items in projected content, unless the weights are unchanged.
 
-        For a modality of 63,001 items (D = 64, one CPU thread) this takes 57 s and 100 MiB, for one
-        of 7,050 items 0.6 s.
+        With D = 64 on one CPU thread, a modality takes 57 s and 100 MiB for 63,001 items, and 0.6 s
+        for 7,050 items.
 
         Raises:
             NonFiniteLoss: projected content is not finite.
@@ -120,7 +123,7 @@ class LATTICE(Recommender):
         if self._weights is not None and torch.equal(self._weights, weights):
             return
         found = []
-        # The matrices are for training too, where tensors of inference mode are refused.
+        # The matrices are also used in training, which rejects tensors of inference mode.
         with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
             for project, present in zip(self.project, self.present, strict=True):
                 rows = project().float()  # [I, D]
@@ -137,7 +140,7 @@ class LATTICE(Recommender):
         self.learned, self._weights = nn.ModuleList(found), weights
 
     def encode(self) -> Embeddings:
-        """Sum the embeddings of LightGCN and, for items, the unit vectors of the item graph."""
+        """Return LightGCN embeddings; items add the normalised embeddings of the item graph."""
         if self._weights is None or not self.training:
             self.find_neighbours()
         nodes = self.propagate(torch.cat([self.user.weight, self.item.weight]))  # [U+I, D]
@@ -152,7 +155,7 @@ class LATTICE(Recommender):
         return Embeddings(users, items + unit_rows(content))
 
     def smooth(self, x: Tensor, values: list[Tensor]) -> Tensor:
-        """Multiply with the item graph, the sum over modalities by importance: [I, D]."""
+        """Propagate over the item graph, weighted by the importance of modalities: [I, D]."""
         smoothed = torch.stack([self.raw_share * raw(x) for raw in self.raw])  # [M, I, D]
         if values:
             learned = [graph(x, value) for graph, value in zip(self.learned, values, strict=True)]
@@ -160,7 +163,7 @@ class LATTICE(Recommender):
         return (self.importance.softmax(0)[:, None, None] * smoothed).sum(0)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, and the norm of the batch's embeddings."""
+        """Return BPR and the L2 penalty of the batch."""
         rows = lookup(batch, *self.encode())  # [B, D] [B, D] [B, K, D]
         return {
             "bpr": bpr(*pair_scores(*rows)),
@@ -169,7 +172,7 @@ class LATTICE(Recommender):
 
 
 def learned_weights(graph: SparseMatrix, content: Tensor) -> Tensor:
-    """Return the cosines of neighbours, symmetrically normalised by row sums: [E]."""
+    """Return cosines of neighbours, symmetrically normalised by row sums: [E]."""
     unit = unit_rows(content)
     weights = graph.dots(unit, unit).relu()
     row, column = row_of_entries(graph.matrix), graph.matrix.col_indices().long()

@@ -2,11 +2,12 @@
 
 Guo et al., AAAI 2024. https://arxiv.org/abs/2312.16400
 
-From the paper: local embeddings of interactions and of content, a hypergraph of each modality,
-contrast between hypergraphs, the loss. As in its public code, the noise of hyperedges is Gumbel's
-and contrast is summed over a batch. Ours: noise in training only (public code ranks with it); any
-number of modalities, of which each pair is contrasted in the order of the data; an item that lacks
-a modality has no content there and joins no hyperedge, and does not count in its users' mean.
+From the paper: local embeddings of interactions and of content, one hypergraph per modality, a
+contrastive loss between hypergraphs, and the loss. From its public code: hyperedges use Gumbel
+noise, and the contrastive loss is summed over a batch. Ours: noise in training only (the public
+code also ranks with it); any number of modalities, with all pairs contrasted in the order of the
+data; an item that lacks a modality has no content and no hyperedge there, and is excluded from the
+mean of its users.
 
 Shapes: U users, I items, N = U + I nodes, F_m width of modality m, D embedding size, A hyperedges,
 B batch.
@@ -29,20 +30,20 @@ from mmrec.nn.losses import bpr, info_nce, norm_penalty, pair_scores
 
 
 class LGMRec(Recommender):
-    """Local embeddings of user-item graphs, plus global ones of a hypergraph per modality.
+    """Local embeddings of user-item graphs, plus global embeddings of one hypergraph per modality.
 
     Args:
         corpus: training interactions and at least one modality.
         dim: embedding size D.
         layers: propagation steps of ID embeddings over the user-item graph.
         content_layers: propagation steps of content over the user-item graph.
-        hyper_layers: layers of the hypergraphs.
-        hyperedges: hyperedges of each modality, A.
-        dropout: share of the assignments to hyperedges that are dropped in training.
-        temperature: of the assignments and of the contrast.
-        global_weight: weight of the global embeddings in the final ones (alpha in the paper).
-        contrast_weight: weight of the contrast between the hypergraphs of two modalities, a sum
-            over the batch; a single modality has none.
+        hyper_layers: number of hypergraph convolution layers.
+        hyperedges: number of hyperedges A per modality.
+        dropout: dropout rate of the assignments to hyperedges, in [0, 1).
+        temperature: temperature of the assignments and of the contrastive loss.
+        global_weight: weight of the global embeddings (alpha in the paper).
+        contrast_weight: weight of the contrastive loss between the hypergraphs of two modalities,
+            summed over the batch; unused with a single modality.
         l2: weight of the squared norm of the batch's final embeddings.
     """
 
@@ -64,7 +65,7 @@ class LGMRec(Recommender):
         check_at_least(1, dim=dim, hyper_layers=hyper_layers, hyperedges=hyperedges)
         check_at_least(0, layers=layers, content_layers=content_layers)
         check_at_least(0, global_weight=global_weight, contrast_weight=contrast_weight, l2=l2)
-        check_at_least(0.01, temperature=temperature)  # below, a single logit decides
+        check_at_least(0.01, temperature=temperature)  # below, a single logit dominates
         check_share(dropout=dropout, whole=False)
         super().__init__(corpus)
         modalities = require_modalities(corpus, "lgmrec")
@@ -89,7 +90,7 @@ class LGMRec(Recommender):
 
     @property
     def present(self) -> list[tuple[Tensor, Tensor]]:
-        """[U] and [I] bool of each modality: users with an item that has it, and these items."""
+        """Masks per modality: users with an item that has it [U], and items that have it [I]."""
         return [
             (channel.user_present, channel.features.present)
             for channel in self.channels
@@ -97,11 +98,11 @@ class LGMRec(Recommender):
         ]
 
     def encode(self) -> Embeddings:
-        """Sum local and global embeddings."""
+        """Return the sum of local and global embeddings."""
         return self.embed()[0]
 
     def embed(self) -> tuple[Embeddings, list[Hypergraph]]:
-        """Return the final embeddings, and the hypergraph of each modality."""
+        """Return the final embeddings and the hypergraph of each modality."""
         sizes = [self.corpus.n_users, self.corpus.n_items]
         nodes = self.propagate(torch.cat([self.user.weight, self.item.weight]))  # [N, D]
         ids = nodes[self.corpus.n_users :]
@@ -120,7 +121,7 @@ class LGMRec(Recommender):
         return Embeddings(*nodes.split(sizes)), hyper
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, contrast between the hypergraphs of modalities, and L2."""
+        """Return BPR, the contrastive loss between hypergraphs, and the L2 penalty."""
         final, hyper = self.embed()
         rows = lookup(batch, *final)
         terms = {"bpr": bpr(*pair_scores(*rows))}
@@ -137,10 +138,10 @@ class LGMRec(Recommender):
     def _contrast(
         self, hyper: list[Hypergraph], a: int, b: int, side: int, index: Tensor
     ) -> Tensor:
-        """Sum over a batch of users (side 0) or items (1), which are to find themselves.
+        """Return InfoNCE between modalities a and b, summed over users (side 0) or items (1).
 
-        Each is compared, in modality a, with all in modality b. Those that lack one of the two are
-        left out. Users or items that a batch repeats are compared once.
+        Each node in modality a is compared with all nodes in modality b. Nodes that lack one of the
+        two modalities are excluded. Repeated nodes of a batch are computed once and weighted.
         """
         has, among = self.present[a][side], self.present[b][side]
         index = index[has[index] & among[index]]
@@ -153,15 +154,15 @@ class LGMRec(Recommender):
 
 
 class ContentChannel(nn.Module):
-    """The content of one modality: smoothed over the user-item graph, and as hyperedge logits.
+    """Content of one modality, propagated over the user-item graph, and its hyperedge logits.
 
     Args:
         modality: features [I, F] and presence [I].
-        interactions: [U, I], ones.
-        graph: [N, N], the normalised user-item graph.
-        dim: D.
-        layers: propagation steps.
-        hyperedges: A.
+        interactions: binary interaction matrix, [U, I].
+        graph: normalised user-item graph, [N, N].
+        dim: embedding size D.
+        layers: number of propagation steps.
+        hyperedges: number of hyperedges A.
     """
 
     user_present: Tensor
@@ -188,13 +189,13 @@ class ContentChannel(nn.Module):
         self.register_buffer("user_present", count.squeeze(1) > 0, persistent=False)
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Content of the last layer [N, D], and logits of users [U, A] and items [I, A].
+        """Return propagated content [N, D], and logits of users [U, A] and items [I, A].
 
-        A user's content is the mean over the user's items, its logits their sum.
+        The initial content of a user is the mean over the user's items; the logits are their sum.
         """
         dim = self.project.shape[1]
         weight = torch.cat([self.project, self.hyperedge], dim=1)
-        items = self.features() @ weight  # [I, D+A], in one pass over the features
+        items = self.features() @ weight  # [I, D+A]; one pass over the features
         users = self.interactions(items)  # [U, D+A]
         content = torch.cat([users[:, :dim] / self.count, items[:, :dim]])
         for _ in range(self.layers):

@@ -2,11 +2,11 @@
 
 He et al., SIGIR 2020. https://arxiv.org/abs/2002.02126
 
-From the paper: all. Ours: `edge_dropout` (the paper names it as an alternative to L2 and leaves it
-out), `norm` (most published numbers regularise by the Frobenius norm, not its square) and
+From the paper: the whole model. Ours: `edge_dropout` (the paper mentions it as an alternative to L2
+but does not use it), `norm` (most published results use the Frobenius norm, not its square) and
 `loss="softmax"`.
 
-U users, I items, D dim, B batch, M items that a batch is compared by.
+Shapes: U users, I items, D embedding size, B batch, M items compared in a batch.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from mmrec.nn.losses import Norm, norm_penalty
 
 
 class LightGCN(Recommender):
-    """Embeddings smoothed over the user-item graph; a user's score for an item is a dot product.
+    """Embeddings smoothed over the user-item graph, scored by dot product.
 
     Args:
-        corpus: what the model learns from; only its train interactions are read.
+        corpus: training interactions; content is not used.
         dim: embedding size D.
-        layers: number of propagation steps; 0 is matrix factorisation.
-        l2: weight of the norm of a batch's layer-0 embeddings (Eq. 15).
+        layers: number of propagation steps; 0 gives matrix factorization.
+        l2: weight of the norm of the batch's layer-0 embeddings (Eq. 15).
         norm: `squared` as in the paper, or `frobenius`.
-        edge_dropout: share of the edges left out of each training epoch; evaluation sees all.
-        loss: `bpr`; or `softmax` over the items of a batch, by cosine, in ranking too.
-        temperature: of the softmax.
+        edge_dropout: share of edges dropped in each training epoch, in [0, 1); evaluation uses all.
+        loss: `bpr`, or `softmax` of cosines over the items of a batch, which ranks by cosine too.
+        temperature: temperature of the softmax.
     """
 
     reads_content = False
@@ -76,20 +76,20 @@ class LightGCN(Recommender):
 
     @property
     def graph(self) -> Propagation:
-        """Eq. 4 and 8 over the whole graph, or over the epoch's edges in training."""
+        """Propagation (Eq. 4 and 8) over all edges, or in training over those of the epoch."""
         return self.thinned if self.training else self.propagate
 
     def encode(self) -> Embeddings:
-        """Final embeddings."""
+        """Return the final embeddings."""
         nodes = self.ranking_loss.normalized(self.graph(self.node.weight))  # [U+I, D]
         return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """Eq. 15."""
+        """Return the ranking loss and the L2 penalty (Eq. 15)."""
         index = self.ranking_loss.index(batch)
         nodes = index.nodes(self.corpus.n_users)  # [B+M]
         final = index.sides(self.graph.rows(self.node.weight, nodes))  # [B, D] [M, D]
-        # The gradient of the table is dense by then, and needs no second one of zeros.
+        # A sparse gradient: the table already has a dense one, and a second would be mostly zeros.
         layer0 = index.sides(embedding(nodes, self.node.weight, sparse=True))
         return {
             **self.ranking_loss(index, *index.parts(*final)),

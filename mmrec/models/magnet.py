@@ -4,12 +4,12 @@ arXiv 2602.20723, 2026. https://arxiv.org/abs/2602.20723
 
 A re-implementation from the public abstract and related work; no code or formula is public. From
 the paper: the user-item graph is augmented with content-induced edges, and both graphs are encoded
-in parallel and fused; experts have explicit modality roles, dominant, balanced or complementary,
+in parallel and fused; experts have explicit modality roles (dominant, balanced or complementary)
 over behaviour and content; routing depends on the user-item pair; routing entropy moves training
-from coverage to specialisation. All formulas and numbers are ours. See experiments/magnet.
+from coverage to specialisation. Ours: all formulas and constants. See experiments/magnet.
 
 Shapes: U users, I items, C channels (behaviour and each modality), E experts, D embedding size,
-B batch, K negatives, M items that a batch is compared with, P pairs.
+B batch, K negatives, M items compared in a batch, P pairs.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ from mmrec.nn.schedules import EntropyTriggered
 
 log = logging.getLogger(__name__)
 Graphs = Literal["both", "plain", "augmented"]
-# The preference loss, and of the positive pairs all gates and the kept ones: [B, E] each.
+# Preference loss, gates of the positive pairs, and the same after top-k: [B, E] each.
 Compared: TypeAlias = tuple[dict[str, Tensor], Tensor, Tensor]
 
 
 class RoutedEmbeddings(NamedTuple):
-    """What `score` reads: users by channel, items by expert, and the router's terms of both."""
+    """Input of `score`: users by channel, items by expert, and the router's terms of both."""
 
     users: Tensor  # [C, U, D]
     items: Tensor  # [E, I, D]
@@ -78,37 +78,37 @@ class RoutedEmbeddings(NamedTuple):
 
 
 class MAGNET(RoutedRecommender):
-    """Channels on two graphs, experts with roles, and a router that gates them for each pair.
+    """Channels on two graphs, experts with modality roles, and a router per user-item pair.
 
     Args:
         corpus: training interactions and at least one modality.
         dim: embedding size D.
         layers: propagation steps of the behaviour channel.
         content_layers: propagation steps of the content channels.
-        behaviour: whether experts see the behaviour channel.
-        content: an item's content channel: ID embeddings of its neighbours in the modality's
-            `graph`, its `projected` features, or the sum of `both`.
-        precision: of the products with features; `bfloat16` is faster on hardware that supports it.
+        behaviour: give the experts a behaviour channel.
+        content: content channel of items: ID embeddings of the neighbours in each modality's
+            `graph`, `projected` features, or the sum of `both`.
+        precision: precision of products with features; `bfloat16` is faster on some hardware.
         late_add: weight of an item's content, added after propagation.
-        user_content: a user's content channel: `propagated` behaviour, the content of the user's
+        user_content: content channel of users: `propagated` behaviour, the mean content of the
             `history`, or their `sum`.
-        neighbours: of each item, in the modalities' graphs and in the similarity of pseudo-edges.
-        views: the graph with pseudo-edges beside the plain one (`both`), or one of them alone.
-        pseudo_edges: at most this many for each user.
-        pseudo_weight: relative to the weight 1 of an interaction.
-        pseudo_choice: most similar items (`content`), or `random` ones as a control.
+        neighbours: neighbours per item in modality graphs and in the similarity for pseudo-edges.
+        views: use the `plain` graph, the `augmented` one with pseudo-edges, or `both`.
+        pseudo_edges: maximum number of pseudo-edges per user.
+        pseudo_weight: weight of a pseudo-edge, relative to the weight 1 of an interaction.
+        pseudo_choice: add edges to similar items (`content`), or to `random` items as a control.
         tail_only: add pseudo-edges only to items of at most median popularity.
-        roles: weight of a dominant channel, of each of a pair, of an anchor; None: no such experts.
-        experts: from role `templates`; `free`, without roles; or `one`, the mean of the channels.
-        router: sees the agreement of the `pair`, the `user`, the `item`, `all` or `nothing`.
-        sharpness: how strongly the initial gates follow the agreement.
-        route: weight of the router's loss terms, whose mix the schedule sets.
-        template: weight of the penalty on the distance of experts from their templates.
-        l2: weight of the squared norm of a batch's ID embeddings.
-        content_l2: weight of the squared norm of a batch's projected features.
-        loss: `bpr`, or `softmax` over the batch's items, three to five times as slow on a CPU.
-        temperature: of the softmax.
-        fused: compile rankings into one pass. Needs a GPU, or a C++ compiler and Python's headers.
+        roles: weight of the own channels in each role; None omits it. See `role_templates`.
+        experts: role `templates`, `free` experts without roles, or `one`: the mean of channels.
+        router: input: agreement of the `pair`, `user`, `item`, `all` of them, or `nothing`.
+        sharpness: slope of the initial gates as a function of the agreement.
+        route: weight of the router's loss terms, which the schedule combines.
+        template: weight of the distance between experts and their templates.
+        l2: weight of the squared norm of the batch's ID embeddings.
+        content_l2: weight of the squared norm of the batch's projected features.
+        loss: `bpr`, or `softmax` over the batch's items (3 to 5 times slower on a CPU).
+        temperature: temperature of the softmax.
+        fused: compile ranking into one kernel; needs a GPU, or a C++ compiler and Python headers.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class MAGNET(RoutedRecommender):
         self.reads_negatives = not self.ranking_loss.softmax
         self.ranking = fused_ranking() if fused else ranking
 
-        graphs = []  # the dual view: plain and augmented
+        graphs = []  # plain and augmented
         self.edges: PseudoEdges | None = None
         if views != "augmented":
             graphs.append(normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items))
@@ -199,13 +199,13 @@ class MAGNET(RoutedRecommender):
             log.info("%s: %s", self.corpus.name, edge_statistics(self.whole_corpus(), self.edges))
 
     def tempered(self, logits: Tensor, noise: float = 0.0) -> Tensor:
-        """Add noise to the router's logits and divide them by its temperature."""
+        """Add noise to router logits and divide them by the temperature."""
         if noise:
             logits = logits + noise * torch.randn_like(logits)
         return logits if self.routing.temperature == 1 else logits / self.routing.temperature
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """The preference loss on mixed scores, the router's terms, and the penalties."""
+        """Return the preference loss of the mixed scores, the router terms and the penalties."""
         batch_index = self.ranking_loss.index(batch)
         rows = self.channels.rows(batch_index)
         vectors = self.channels(rows)
@@ -223,7 +223,7 @@ class MAGNET(RoutedRecommender):
         return terms
 
     def pairs(self, batch_index: BatchIndex, vectors: ChannelVectors) -> Compared:
-        """BPR: compare each user's positive item with negative ones."""
+        """Compare the positive item of each user with negative ones (BPR)."""
         u = self.mix(vectors.users).unsqueeze(2)  # [E, B, 1, D]
         i = self.mix(vectors.items).view(*u.shape[:2], -1, u.shape[-1])  # [E, B, 1+K, D]
         scores = (u * i).sum(-1).movedim(0, -1)  # [B, 1+K, E]
@@ -236,7 +236,7 @@ class MAGNET(RoutedRecommender):
         return {"bpr": bpr(mixed[:, 0], mixed[:, 1:])}, full, gates[:, 0]
 
     def block(self, batch_index: BatchIndex, vectors: ChannelVectors) -> Compared:
-        """Softmax: compare each user's positive item with all items of the batch."""
+        """Compare the positive item of each user with all items of the batch (softmax)."""
         assert batch_index.own is not None
         users = self.ranking_loss.normalized(self.mix(vectors.users))  # [E, B, D]
         scores = users @ self.expert_items(vectors).mT  # [E, B, M]
@@ -244,7 +244,7 @@ class MAGNET(RoutedRecommender):
         logits = self.router.block(user, item)  # [E, B, M]
         now = self.routing
         mixed, gates = block_mixture(self.tempered(logits, now.noise), scores, now.top_k)
-        # Computed again for the positives: indexing would need a gradient as large as `logits`.
+        # Recomputed for positives, because indexing `logits` would allocate an [E, B, M] gradient.
         positive = self.router.pairs(user, item.rows(batch_index.own))[:, 0]  # [B, E]
         row = torch.arange(len(mixed), device=mixed.device)
         full, kept = self.tempered(positive).softmax(-1), gates[:, row, batch_index.own].T  # [B, E]
@@ -255,20 +255,20 @@ class MAGNET(RoutedRecommender):
         return self.router.terms("user", vectors.users), self.router.terms("item", vectors.items)
 
     def expert_items(self, vectors: ChannelVectors) -> Tensor:
-        """Return the experts' item vectors, scaled up where a channel is absent: [E, M, D]."""
+        """Return item vectors of experts, rescaled where channels are absent: [E, M, D]."""
         mixed: Tensor = self.mix(vectors.items)
         if self.ranking_loss.softmax:  # a cosine does not depend on the scale
             return self.ranking_loss.normalized(mixed)
         return mixed * self.mix.makes_up(vectors.present).T.unsqueeze(-1)
 
     def encode(self) -> RoutedEmbeddings:
-        """Compute channels of users, experts of items, and the router's terms of both."""
+        """Compute user channels, expert item vectors, and the router's terms of both."""
         vectors = self.channels()
         return RoutedEmbeddings(vectors.users, self.expert_items(vectors), *self.terms(vectors))
 
     @torch.no_grad()
     def score(self, encoded: RoutedEmbeddings, queries: Queries) -> Tensor:
-        """Compute `sum_e g_e(u, i) <y_u^e, y_i^e>`, without gradients: [B, I]."""
+        """Return `sum_e g_e(u, i) <y_u^e, y_i^e>`, without gradients: [B, I]."""
         user = encoded.user_terms.rows(queries.user)
         terms = self.router.scaled(user, encoded.item_terms, self.routing.temperature)
         users = self.ranking_loss.normalized(self.mix(encoded.users[:, queries.user]))  # [E, B, D]
@@ -285,13 +285,13 @@ class MAGNET(RoutedRecommender):
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """Return the weight of each channel in an item's scores for its users in train: [I]."""
+        """Return channel weights of items, averaged over their training users: [I] each."""
         weights = self.mix.channel_weights(self.item_gates(), self.channels.present)  # [I, C]
         return dict(zip(self.channels.names, weights.T, strict=True))
 
     @torch.no_grad()
     def pair_weights(self, queries: Queries, items: Tensor) -> dict[str, Tensor]:
-        """Return the weight of each channel in the scores of pairs: [P] each."""
+        """Return channel weights of pairs: [P] each."""
         gates = self.pair_gates(queries, items)  # [P, E]
         weights = self.mix.channel_weights(gates, self.channels.present[items])  # [P, C]
         return dict(zip(self.channels.names, weights.T, strict=True))

@@ -1,19 +1,19 @@
-"""MAMEX: modality-aware mixture of experts for items that nobody has had yet.
+"""MAMEX: modality-aware mixture of experts for cold-start recommendation.
 
 arXiv 2508.08042, CIKM 2025. https://arxiv.org/abs/2508.08042
 
-From the paper and its authors' code: an item is nothing but its content, so that one without
-interactions is scored like any other. A sparse mixture of linear experts adapts each modality, a
-gate over modalities fuses them, an alignment term draws the fused vector to each modality's, and
-balance terms keep experts and modalities in use; users are free embeddings. Ours: presence masks
-and `modality_dropout`, of which the paper speaks and the code has nothing; the balance of experts
-looks at gates before the smaller ones are cut, so that an expert that nobody keeps can come back;
-alignment and balance are over all items, as in the code: cold ones, whose content is known, too;
-where items are cold, negatives are warm ones, unless `data.distribution` says otherwise, and the
-code draws from all; an item without any content is scored as the mean item.
+From the paper and its authors' code: items are represented by content only, so cold-start items are
+scored like all others. A sparse mixture of linear experts adapts each modality; a gate over
+modalities fuses them; an alignment term pulls the fused vector towards each modality; balance terms
+keep experts and modalities in use; users have embeddings. As in the code, alignment and balance use
+all items, including cold-start items. Ours: presence masks and `modality_dropout` (mentioned in the
+paper, absent from the code); the balance of experts uses the gates before top-k, so that unused
+experts can recover; on data with cold-start items, negatives are warm items unless
+`data.distribution` says otherwise (the code samples from all items); items without any content are
+scored as the mean item.
 
-U users, I items, M modalities, E experts of each, F_m width of modality m, D dim, B batch,
-K negatives a pair.
+Shapes: U users, I items, N selected items, M modalities, E experts per modality, F_m width of
+modality m, D embedding size, B batch, K negatives per pair.
 """
 
 from __future__ import annotations
@@ -53,41 +53,40 @@ FusionOfViews = Literal["gate", "mean", "sum", "concat"]
 
 
 class ModalityVectors(NamedTuple):
-    """What content says of N items."""
+    """Encoded content of N items."""
 
-    items: Tensor  # [N, D], anything where an item has no content
+    items: Tensor  # [N, D], undefined for items without content
     each: Tensor  # [N, M, D], zero where a modality is absent
     present: Tensor  # [N, M] bool
     full: Tensor  # [N, M, E] gates of experts
-    kept: Tensor  # [N, M, E] the same, after the cut; zero where a modality is absent
-    share: Tensor | None  # [N, M] gate of modalities
+    kept: Tensor  # [N, M, E] gates after top-k, zero where a modality is absent
+    share: Tensor | None  # [N, M] gates of modalities
 
 
 class MAMEX(RoutedRecommender, ContentRecommender):
-    """Two levels of gates between content and an item's vector.
+    """Items encoded from content with a mixture of experts per modality and a gate over modalities.
 
-    `x_m = sum_e w_e (W_e f_m + b_e)` over the `top_k` experts of modality m, `f_m` of length one;
-    `e = sum_m g_m x_m`, `g = softmax(MLP([x_1, ..., x_M]))`; score `<u, e>`. The schedule's
-    `top_k`, `temperature` and `noise` are of the experts of each modality, and not of the gate g.
+    `x_m = sum_e w_e (W_e f_m + b_e)` over the `top_k` experts of modality m, with `f_m` of unit
+    length; `e = sum_m g_m x_m` with `g = softmax(MLP([x_1, ..., x_M]))`; the score is `<u, e>`. The
+    schedule's `top_k`, `temperature` and `noise` apply to the experts, not to the gate g.
 
     Args:
-        corpus: what the model learns from; it needs at least one modality.
-        dim: D.
-        experts: E, of each modality.
-        fusion: of modalities: a `gate`, or `mean`, `sum` or `concat` without one.
-        dropout: in the gate, where there is one.
-        loss: `bpr`; or `softmax`, which is ours: a user's item against the other items of the
-            batch, by cosine, in ranking too.
-        temperature: of the softmax.
-        align: weight of the mean squared distance of items to each of their modalities.
-        balance: weight of the terms that even out experts and modalities, which the schedule
-            weighs further.
-        l2: weight of the squared norm of a batch's users and items.
-        modality_dropout: chance that training hides a modality of an item; one always stays, so
-            that it does nothing where there is one. Nor does the gate between them, nor `dropout`.
+        corpus: training interactions and at least one modality.
+        dim: embedding size D.
+        experts: number of experts E per modality.
+        fusion: fusion of modalities: a learned `gate`, or `mean`, `sum` or `concat`.
+        dropout: dropout rate inside the gate, in [0, 1).
+        loss: `bpr`, or `softmax` of cosines over the items of a batch, which ranks by cosine too
+            (ours).
+        temperature: temperature of the softmax.
+        align: weight of the mean squared distance between items and each of their modalities.
+        balance: weight of the balance terms of experts and modalities; the schedule scales it.
+        l2: weight of the squared norm of the batch's user and item vectors.
+        modality_dropout: probability of hiding a modality of an item in training, in [0, 1). One
+            modality is always kept, so it has no effect on data with a single modality.
     """
 
-    about_experts = "Expert a/1 is the first of modality a."
+    about_experts = "Expert a/1 is the first expert of modality a."
 
     def __init__(
         self,
@@ -113,7 +112,7 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         self.names = tuple(modalities)
         self.align, self.balance, self.l2 = align, balance, l2
         self.modality_dropout = modality_dropout
-        # Uncorrected, it learns what is liked beyond popularity: all that a cold item can have.
+        # Without the popularity correction: cold-start items have no popularity to learn from.
         self.ranking_loss = RankingLoss(corpus, loss, temperature, corrected=False)
         self.reads_negatives = not self.ranking_loss.softmax
         self.item_features = ItemFeatures(modalities)
@@ -134,18 +133,18 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         self.schedule = Constant(coverage=1.0, top_k=min(2, experts))
 
     def on_fit_start(self) -> None:
-        """Tell of a setting that does nothing."""
+        """Warn if `modality_dropout` has no effect."""
         super().on_fit_start()
         if self.modality_dropout and len(self.names) == 1 and self.trainer.is_global_zero:
-            log.warning("model.modality_dropout hides nothing: there is one modality, which stays")
+            log.warning("model.modality_dropout has no effect on data with a single modality")
 
     @property
     def eligible(self) -> int:
-        """The experts of one modality."""
+        """Number of experts per modality."""
         return len(self.experts) // len(self.names)
 
     def views(self, content: Content) -> ModalityVectors:
-        """Content as the model sees it."""
+        """Apply the experts and the fusion to content."""
         rows, present = content
         now = self.routing
         each, full, kept = [], [], []
@@ -164,53 +163,53 @@ class MAMEX(RoutedRecommender, ContentRecommender):
         share = None
         if self.gated:
             share = masked_softmax(at_least_float32(self.fuse(stacked.flatten(1))), present, dim=1)
-            items = (share.unsqueeze(-1) * stacked).sum(1)  # einsum takes thrice the time
+            items = (share.unsqueeze(-1) * stacked).sum(1)  # three times as fast as einsum
         else:
             items, _ = self.fuse(stacked, present)
-        items = items.to(self.user.weight.dtype)  # gates have more digits than a model of halves
+        items = items.to(self.user.weight.dtype)  # gates are float32 in a half-precision model
         return ModalityVectors(
             items, stacked, present, torch.stack(full, 1), torch.stack(kept, 1), share
         )
 
     def catalogue(self) -> ModalityVectors:
-        """Of all items, some modalities hidden in training."""
+        """Encode all items; in training, with modality dropout."""
         content = self.item_features()
         if self.training and self.modality_dropout:
             content = content._replace(present=thinned(content.present, self.modality_dropout))
         return self.views(content)
 
     def ranked(self, views: ModalityVectors) -> Tensor:
-        """Items as a score takes them; those without content are the mean of the others: [N, D]."""
+        """Return item vectors for scoring, with the mean item for those without content: [N, D]."""
         items = self.ranking_loss.normalized(views.items)
         if self.item_features.complete:
             return items
         return fill_missing(items, views.present, mean_item(items, views.present))
 
     def from_content(self, content: Content) -> Tensor:
-        """New items."""
+        """Encode items from content, normalised if the loss uses cosines: [N, D]."""
         return self.ranking_loss.normalized(self.views(content).items)
 
     def fallback_item(self) -> Tensor:
-        """The mean item of the catalogue."""
+        """Return the mean item of the catalogue: [D]."""
         known = self.catalogue()
         return mean_item(self.ranking_loss.normalized(known.items), known.present)
 
     def encode(self) -> Embeddings:
-        """Users as they are, items from their content."""
+        """Return user embeddings, and items encoded from content."""
         users = self.ranking_loss.normalized(self.user.weight)
         return Embeddings(users, self.ranked(self.catalogue()))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """Ranking loss, alignment over all items, balance of experts and of modalities."""
+        """Return the ranking loss, the alignment, the balance terms and the L2 penalty."""
         views = self.catalogue()
         index = self.ranking_loss.index(batch)
         rows = index.rows(self.user.weight, self.ranked(views))  # [B, D] [B, D] [B, K, D]
-        if self.ranking_loss.softmax:  # or distinct: [B, D] [M, D]
+        if self.ranking_loss.softmax:  # distinct items instead: [B, D] [M, D]
             users, items = rows
             prefer = self.ranking_loss.softmax_loss(
                 index, self.ranking_loss.normalized(users) @ items.T
             )
-            rows = users, views.items[index.item]  # of cosines the length is lost
+            rows = users, views.items[index.item]  # not normalised, for the L2 penalty
         else:
             prefer = self.ranking_loss(index, *rows)
         now = self.routing
@@ -229,35 +228,35 @@ class MAMEX(RoutedRecommender, ContentRecommender):
 
     @torch.no_grad()
     def item_gates(self) -> Tensor:
-        """What each expert weighs in an item: [I, ME]; who asks does not matter."""
+        """Return the weight of each expert per item, which does not depend on users: [I, ME]."""
         views = self.catalogue()
         return joint(shares(views), views.kept)
 
     @torch.no_grad()
     def pair_gates(self, queries: Queries, items: Tensor) -> Tensor:
-        """The same for pairs, which their items decide: P queries and [P] -> [P, ME]."""
+        """Return the weight of each expert per pair, which depends on the item only: [P, ME]."""
         return self.item_gates()[items]
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """What each modality weighs in an item: [I] each; nothing where they are concatenated."""
+        """Return the weight of each modality: [I] each; empty with `concat`."""
         if self.fusion == "concat":
             return {}
         return dict(zip(self.names, shares(self.catalogue()).unbind(1), strict=True))
 
 
 def shares(views: ModalityVectors) -> Tensor:
-    """Of modalities: the gate's, or equal ones: [N, M]."""
+    """Return the weights of modalities: gates, or equal weights without a gate: [N, M]."""
     return even_gates(views.present) if views.share is None else views.share
 
 
 def joint(share: Tensor, gates: Tensor) -> Tensor:
-    """What each expert of each modality weighs in an item: [N, M] and [N, M, E] -> [N, ME]."""
+    """Multiply modality weights with expert gates: [N, M] and [N, M, E] -> [N, ME]."""
     return (share.unsqueeze(-1) * gates).flatten(1)
 
 
 def alignment(views: ModalityVectors) -> Tensor:
-    """`sum_m MSE(e, x_m)`, over the items that have m."""
+    """Return `sum_m MSE(e, x_m)`, with means over the items that have modality m."""
     apart = views.items.unsqueeze(1) - views.each  # [N, M, D]
     there = views.present
     share = there / (there.sum(0).clamp(min=1) * apart.shape[-1])
@@ -265,10 +264,11 @@ def alignment(views: ModalityVectors) -> Tensor:
 
 
 def balance(views: ModalityVectors) -> Tensor:
-    """`sum_m KL(uniform || mean gate of m's experts) + KL(uniform || mean gate of modalities)`.
+    """Return `sum_m KL(uniform || mean expert gate of m) + KL(uniform || mean modality gate)`.
 
-    Means are over the items that have the modality, and over those that have any; where items lack
-    some, the mean of modalities is held to that of equal gates among what they have.
+    Expert gates are averaged over the items that have modality m, modality gates over the items
+    that have any. If items lack modalities, the target of the modality gates is the mean of equal
+    gates over the modalities that each item has.
     """
     terms = [
         imbalance(g, p) for g, p in zip(views.full.unbind(1), views.present.unbind(1), strict=True)
@@ -279,7 +279,7 @@ def balance(views: ModalityVectors) -> Tensor:
 
 
 def thinned(present: Tensor, chance: float) -> Tensor:
-    """Some of what is there hidden at random, never an item's last: [N, M] bool."""
+    """Hide present modalities at random, but keep at least one per item: [N, M] bool."""
     luck = torch.rand(present.shape, device=present.device)
     best = luck.masked_fill(~present, -1).argmax(1, keepdim=True)  # [N, 1]
     stays = (luck >= chance).scatter(1, best, value=True)

@@ -2,13 +2,13 @@
 
 Yu et al., MM 2023. https://arxiv.org/abs/2308.03588
 
-From the paper: all formulas. As in its public code, features are trained, the item graphs hold
-cosines and an item is its own neighbour, edges are directed, and the contrast has a temperature of
-0.2. Ours: any number of modalities, and items that lack one, which then has no weight in their
-attention, gates and mean; nodes without any view take no part in the contrast.
+From the paper: all formulas. From its public code: features are trainable; item graphs are directed
+and weighted by cosine, and each item is its own neighbour; the contrastive loss has temperature
+0.2. Ours: any number of modalities; absent modalities have weight 0 in attention, gates and mean;
+nodes without any view are excluded from the contrastive loss.
 
 Shapes: U users, I items, N nodes (users, then items), M modalities, F_m width of modality m,
-D embedding size, B batch, K negatives of a pair.
+D embedding size, B batch, K negatives per pair.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ TEMPERATURE = 0.2
 class MGCN(Recommender):
     """LightGCN plus views of each modality, whose common and specific parts are fused.
 
-    `p_m = W_m f_m + b_m`; `ModalityViews` and `ViewFusion` have the formulas of the views and of
-    their fusion s; with the LightGCN embeddings h, the final embeddings are `h + s`.
+    `ModalityViews` computes views of the projected features `p_m = W_m f_m + b_m`, and `ViewFusion`
+    fuses them to s. With the LightGCN embeddings h, the final embeddings are `h + s`.
 
     Args:
         corpus: training interactions and at least one modality.
         dim: embedding size D.
         layers: propagation steps over the user-item graph.
         item_layers: propagation steps over each item graph.
-        neighbours: content neighbours of each item, itself included.
+        neighbours: number of content neighbours per item, including the item itself.
         l2: weight of the squared norm of the final embeddings in a batch.
-        contrast: weight of the contrast between h and s, of users and of positive items.
+        contrast: weight of the contrastive loss between h and s, for users and positive items.
     """
 
     def __init__(
@@ -89,19 +89,19 @@ class MGCN(Recommender):
         self.complete = bool(self.views.present.any(1).all())
 
     def nodes(self) -> tuple[Tensor, FusedViews]:
-        """LightGCN embeddings of all nodes [N, D], and their fused views."""
+        """Return the LightGCN embeddings [N, D] and the fused views of all nodes."""
         behaviour = self.propagate(torch.cat([self.user.weight, self.item.weight]))
         views = self.views(self.item.weight, [project() for project in self.project])  # [N, M, D]
         return behaviour, self.fuse(views, behaviour, self.views.present)
 
     def encode(self) -> Embeddings:
-        """Sum the LightGCN embeddings and the fused views."""
+        """Return the sum of LightGCN embeddings and fused views."""
         behaviour, side = self.nodes()
         nodes = behaviour + side.vectors
         return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, the norm of the final embeddings, and the contrast of LightGCN with the views."""
+        """Return BPR, the L2 penalty, and the contrast of LightGCN embeddings with the views."""
         index = pairs_with_negatives(batch)
         rows = index.nodes(self.corpus.n_users)  # [B+B(1+K)]
         behaviour = self.propagate.rows(torch.cat([self.user.weight, self.item.weight]), rows)
@@ -119,12 +119,12 @@ class MGCN(Recommender):
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """Attention of each modality: [I] each."""
+        """Return the attention of each modality: [I] each."""
         _, side = self.nodes()
         return side.item_weights(self.names, self.corpus.n_users)
 
     @torch.no_grad()
     def item_measures(self) -> dict[str, Tensor]:
-        """Mean gate of each modality's specific part: [I] each."""
+        """Return the mean gate of the specific part of each modality: [I] each."""
         _, side = self.nodes()
         return side.item_measures(self.names, self.corpus.n_users, self.views.present)

@@ -2,12 +2,12 @@
 
 Wei et al., MM 2019. https://doi.org/10.1145/3343031.3351034
 
-From the paper: a graph convolution of each modality, with mean aggregation and ID embeddings that
-join it in each layer; the sum over modalities; the loss. As in public code, rows of content have
-length one before the first layer, and two of the three linear maps of a layer have a bias. ID
-embeddings and the preferences of users are trained; public code leaves them as they start. Ours:
-any number of modalities; an item that lacks a modality does not count in its users' mean in the
-first layer, and has only what its users pass on from there.
+From the paper: one graph convolution per modality, with mean aggregation and ID embeddings added in
+each layer; the sum over modalities; the loss. From public code: content is normalised to unit
+length before the first layer, and two of the three linear maps of a layer have a bias. ID
+embeddings and user preferences are trained; in public code they keep their initial values. Ours:
+any number of modalities; an item that lacks a modality is excluded from the mean of its users in
+the first layer, and later only receives messages from its users.
 
 Shapes: U users, I items, N = U + I nodes, F width of a modality, D embedding size, B batch.
 """
@@ -32,14 +32,14 @@ Combine = Literal["concat", "add"]
 
 
 class MMGCN(Recommender):
-    """Graph convolutions of each modality, joined by ID embeddings.
+    """One graph convolutional network per modality, with ID embeddings added in each layer.
 
     Args:
         corpus: training interactions and at least one modality.
         dim: embedding size D.
-        layers: graph convolutions of each modality.
-        content_dim: modalities that are wider are first mapped to this width.
-        combine: how a layer joins a node's neighbours h with the node itself s: `concat` is
+        layers: number of graph convolutions per modality.
+        content_dim: maximum width of content; wider modalities are projected to this width.
+        combine: combination of the neighbours h and the node s in each layer: `concat` is
             `W [h, s]`, `add` is `W h + s`.
         l2: weight of the squared norm of the batch's ID embeddings and user preferences.
     """
@@ -75,14 +75,14 @@ class MMGCN(Recommender):
         )
 
     def encode(self) -> Embeddings:
-        """Sum the last layers of all modalities."""
+        """Return the sum over modalities of the last layers."""
         ids = torch.cat([self.user.weight, self.item.weight])  # [N, D]
         pairs = zip(self.branches, self.preference, strict=True)
         nodes = torch.stack([branch(table.weight, ids) for branch, table in pairs]).sum(0)
         return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, and L2 if it has a weight."""
+        """Return BPR and, with `l2`, the L2 penalty."""
         terms = {"bpr": bpr(*pair_scores(*lookup(batch, *self.encode())))}
         if self.l2:
             ids = lookup(batch, self.user.weight, self.item.weight)
@@ -92,14 +92,14 @@ class MMGCN(Recommender):
 
 
 class ContentBranch(nn.Module):
-    """The graph convolutions of one modality.
+    """Graph convolutions of one modality.
 
     Args:
         modality: features [I, F] and presence [I].
-        graph: [N, N], the mean over neighbours.
-        dim: D.
+        graph: mean over neighbours, [N, N].
+        dim: embedding size D.
         layers: number of layers.
-        content_dim: wider features are mapped to this width.
+        content_dim: maximum width of content; wider features are projected to this width.
         combine: see `MMGCN`.
     """
 
@@ -125,7 +125,7 @@ class ContentBranch(nn.Module):
         self.layers = nn.ModuleList(
             GraphLayer(dim if n else width, dim, combine) for n in range(layers)
         )
-        # The share of a user's items that have the modality turns the mean over all into theirs.
+        # Scale the mean over all items of a user to the mean over those with the modality.
         known = None
         if not modality.present.all():
             users = len(graph.matrix) - len(modality.present)
@@ -135,7 +135,7 @@ class ContentBranch(nn.Module):
         self.register_buffer("known", known, persistent=False)
 
     def forward(self, preference: Tensor, ids: Tensor) -> Tensor:
-        """Convolve preferences of users [U, F] and content, with IDs [N, D]: [N, D]."""
+        """Apply the layers to user preferences [U, F], content and ID embeddings [N, D]: [N, D]."""
         x = torch.cat([unit_rows(preference), unit_rows(self.content())])  # [N, F]
         for n, layer in enumerate(self.layers):
             x = layer(x, ids, self.graph, self.known if n == 0 else None)
@@ -143,14 +143,15 @@ class ContentBranch(nn.Module):
 
 
 class GraphLayer(nn.Module):
-    """One layer: `h = s(mean_j W1 x_j)`, `x' = s(W3 [h, s(W2 x) + id])`, s is leaky ReLU.
+    """One layer: `h = s(mean_j W1 x_j)`, `x' = s(W3 [h, s(W2 x) + id])`, where s is leaky ReLU.
 
-    The mean is a sparse product and not PyG's `MessagePassing`, which makes a row for each edge: of
-    237,000 edges with D = 64 it and its gradient take 0.01 s on one CPU thread instead of 0.24 s.
+    The mean is a sparse product instead of PyG's `MessagePassing`, which creates a row per edge.
+    For 237,000 edges with D = 64, forward and backward take 0.01 s instead of 0.24 s on one CPU
+    thread.
 
     Args:
-        width: of the input.
-        dim: D.
+        width: size of the input.
+        dim: embedding size D.
         combine: see `MMGCN`.
     """
 
@@ -167,15 +168,15 @@ class GraphLayer(nn.Module):
         """Apply the layer.
 
         Args:
-            x: [N, width].
-            ids: [N, D].
-            graph: [N, N], the mean over neighbours.
-            scale: [N, 1] factors of the means; None: 1.
+            x: input, [N, width].
+            ids: ID embeddings, [N, D].
+            graph: mean over neighbours, [N, N].
+            scale: factor of each mean, [N, 1]; None for 1.
 
         Returns:
-            [N, D]
+            Output, [N, D].
         """
-        # One product reads x. In place, and without [h, own] as one tensor, less is kept in memory.
+        # A single product reads x. In-place operations, and no concatenated [h, own], save memory.
         weight = torch.cat([self.neighbours.weight, self.own.weight])  # [2D, width]
         neighbours, own = linear(x, weight).chunk(2, dim=1)
         mean = graph(neighbours.contiguous())  # [N, D]

@@ -1,4 +1,4 @@
-"""Most popular: everybody is shown what most users have. A yardstick with no paper."""
+"""MostPop: recommend the most popular items to all users. A baseline without a paper."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mmrec.models.base import Recommender
 
 
 class MostPop(Recommender):
-    """An item's score is the number of its train interactions.
+    """Score items by their number of training interactions.
 
     Args:
-        corpus: only its train interactions are read.
+        corpus: training interactions; content is not used.
     """
 
     closed_form = True
@@ -24,5 +24,5 @@ class MostPop(Recommender):
         self.register_buffer("counts", corpus.item_counts().float())
 
     def score(self, encoded: None, queries: Queries) -> Tensor:
-        """The same for everybody: [B, I]."""
+        """Return the same scores for all users: [B, I]."""
         return self.counts.repeat(len(queries.user), 1)

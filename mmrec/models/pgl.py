@@ -2,12 +2,12 @@
 
 Yu, Tan, Lu and Bao, AAAI 2025. https://doi.org/10.1609/aaai.v39i12.33429
 
-From the paper: training on a principal subgraph of the user-item graph and ranking with the whole
-graph. As in its public code, items have no ID embeddings, features are trained, the item graph is
-that of FREEDOM, and two dropouts of the embeddings in a batch are contrasted with a temperature of
-0.2. Ours: any number of modalities, and items that lack one. The global subgraph is the truncated
-SVD as it is, which needs no matrix of users x items; the public code multiplies the 16 largest of
-64 singular values by the 16 smallest of them, and then drops entries below 0.001.
+From the paper: training on a principal subgraph of the user-item graph, and ranking with the whole
+graph. From its public code: items have no ID embeddings; features are trainable; the item graph is
+that of FREEDOM; the contrastive loss compares two dropout copies of the batch's embeddings with
+temperature 0.2. Ours: any number of modalities, and items that lack one. The global subgraph is
+the truncated SVD, which needs no users x items matrix; the public code multiplies the 16 largest of
+64 singular values by the 16 smallest, and then drops entries below 0.001.
 
 Shapes: U users, I items, M modalities, D embedding size of a modality, B batch.
 """
@@ -41,27 +41,30 @@ TEMPERATURE = 0.2
 
 
 class PGL(Recommender):
-    """LightGCN over content that is trained on the principal part of its graph.
+    """LightGCN over content, trained on the principal part of its graph.
 
-    Items start from the projections of their modalities, side by side and each of unit norm, and
-    users from a free embedding of the same size.
+    The initial vector of an item is the concatenation of its projected modalities, each of unit
+    norm. Users have an embedding of the same size.
 
     Args:
         corpus: training interactions and at least one modality.
         dim: embedding size D of each modality.
         layers: propagation steps over the user-item graph.
         item_layers: propagation steps over the item graph.
-        neighbours: content neighbours of each item, itself included.
-        modality_weights: share of each modality in the item graph. None gives `image` the share of
+        neighbours: number of content neighbours per item, including the item itself.
+        modality_weights: share of each modality in the item graph. None gives `image` a share of
             0.1 and divides the rest among the others; without `image` all shares are equal.
         graph: graph of the training steps. `local` samples edges in each epoch, with a probability
             proportional to `1 / sqrt(d_u d_i)`; `global` is a fixed reconstruction of the
             normalised interactions from their largest singular values.
-        edge_dropout: of `local`: share of the edges that are left out.
-        rank: of `global`: number of singular values. A singular value of the interactions is two of
-            the whole graph, of which the public code keeps 16.
-        dropout: of the embeddings that are contrasted.
-        contrast: weight of the contrast.
+        edge_dropout: share of edges dropped with `graph="local"`, in [0, 1).
+        rank: number of singular values with `graph="global"`. A singular value of the interactions
+            corresponds to two of the whole graph, of which the public code keeps 16.
+        dropout: dropout rate of the embeddings in the contrastive loss, in [0, 1).
+        contrast: weight of the contrastive loss.
+
+    Raises:
+        SettingError: `rank` is not below the number of users and of items.
     """
 
     def __init__(
@@ -106,13 +109,13 @@ class PGL(Recommender):
                 raise SettingError(
                     setting="model.rank",
                     value=rank,
-                    expected=f"a number below {min(size)}, the smaller of users and items",
+                    expected=f"less than {min(size)}, the number of users or items",
                 )
             factors = truncated_svd(normalized_interactions(corpus.train, *size), rank)
             self.principal = LowRankPropagation(*factors, layers)
 
     def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
-        """Sample the edges of the epoch and normalise the graph that they leave."""
+        """Sample the edges of the epoch and normalise the resulting graph."""
         super().start_epoch(epoch, generator)
         if self.edge_dropout:
             adjacency = sampled_adjacency(
@@ -121,7 +124,7 @@ class PGL(Recommender):
             self.principal = Propagation(adjacency.to(self.device), self.propagate.layers)
 
     def encode(self) -> Embeddings:
-        """Propagate over the user-item graph and add the items smoothed over the item graph."""
+        """Propagate over the user-item graph, and add item vectors of the item graph."""
         content = torch.cat([project() for project in self.project], dim=1)  # [I, M*D]
         graph = self.principal if self.training else self.propagate
         nodes = graph(torch.cat([self.user.weight, content]))  # [U+I, M*D]
@@ -131,7 +134,7 @@ class PGL(Recommender):
         return Embeddings(users, items + content)
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, and the contrast between two dropouts of users and of positive items."""
+        """Return BPR, and the contrast between two dropout copies of users and positive items."""
         users, positives, negatives = lookup(batch, *self.encode())
         terms = {"bpr": bpr(*pair_scores(users, positives, negatives))}
         if self.contrast:

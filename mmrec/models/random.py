@@ -1,4 +1,4 @@
-"""Random ranking: what a number means only beside chance. A yardstick with no paper."""
+"""Random ranking, the chance level of each metric. A baseline without a paper."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mmrec.models.base import Recommender
 
 
 class Random(Recommender):
-    """Scores that know nothing: each user has a fixed, uniformly drawn order of the catalogue.
+    """Rank the catalogue in a fixed, uniformly random order per user.
 
     Args:
-        corpus: only its sizes are read.
-        seed: of the order; a user's does not depend on who else is asked for.
+        corpus: only the numbers of users and items are used.
+        seed: random seed of the orders, which do not depend on the other users of a batch.
     """
 
     closed_form = True
@@ -27,10 +27,10 @@ class Random(Recommender):
         self.salt = random.Random(seed).getrandbits(62)
 
     def score(self, encoded: None, queries: Queries) -> Tensor:
-        """A hash of user and item: [B, I] in 0..1."""
+        """Return a hash of user and item in [0, 1): [B, I]."""
         items = torch.arange(self.corpus.n_items, device=queries.user.device)
         mixed = (queries.user.unsqueeze(1) * self.corpus.n_items + items) ^ self.salt
         for multiplier in (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15):
-            mixed = mixed * multiplier  # splitmix64, wrapping around
+            mixed = mixed * multiplier  # splitmix64 with integer overflow
             mixed = mixed ^ ((mixed >> 31) & 0x1FFFFFFFF)
         return (mixed & 0xFFFFFF).float() / 0x1000000

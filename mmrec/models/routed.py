@@ -1,4 +1,4 @@
-"""Base class of models with a router over experts that follows a schedule."""
+"""Base class of models with a scheduled router over experts."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from mmrec.nn.schedules import Constant, Observed, RouterSchedule, Routing, TooF
 log = logging.getLogger(__name__)
 
 
-DEAD = 0.01  # of the load, where it is shared evenly: with less an expert is as good as gone
+DEAD = 0.01  # an expert is dead with less than this share of an even load
 
 
-CROWDED, FOR = 0.9, 5  # of the load, and epochs: a router that has collapsed, if data allow others
+CROWDED, FOR = 0.9, 5  # one expert with this share of the load, for this many epochs: collapsed
 
 
 class RoutedRecommender(Recommender):
-    """A model whose router shares pairs out among experts, under a schedule.
+    """Base class of models that route user-item pairs to experts with a schedule.
 
-    It calls `route_loss` on the gates of its training positives, or `observe` if it has terms of
-    its own; the rest is done here: what the schedule observes, what is logged, what a checkpoint
-    must hold.
+    A subclass calls `route_loss` with the gates of its training positives, or `observe` if it has
+    its own router loss. This class collects the statistics for the schedule, logs them, and stores
+    the state of the schedule in checkpoints.
 
     Attributes:
-        experts: their names.
-        about_experts: what these mean, in a sentence.
-        schedule: of the router.
+        experts: names of the experts.
+        about_experts: one sentence that explains the names; shown in reports.
+        schedule: schedule of the router.
 
     Args:
-        corpus: what the model learns from.
-        experts: names.
+        corpus: training interactions and content.
+        experts: names of the experts.
     """
 
     about_experts = ""
@@ -52,46 +52,46 @@ class RoutedRecommender(Recommender):
         self._gates: list[Tensor] = []
 
     def route_by(self, schedule: RouterSchedule) -> None:
-        """Take another schedule, before a trainer runs.
+        """Set the schedule; call it before training.
 
         Raises:
-            TooFewExperts: it keeps more than there are.
+            TooFewExperts: `top_k` of the schedule exceeds the number of experts.
         """
         top_k = schedule.most_kept
         if top_k is not None and top_k > self.eligible:
-            of_what = "in all" if self.eligible == len(self.experts) else "of each modality"
+            of_what = "in total" if self.eligible == len(self.experts) else "per modality"
             raise TooFewExperts(
                 setting="router_schedule.top_k",
                 value=top_k,
                 problem=f"the model has {self.eligible} expert{'s' * (self.eligible != 1)} "
                 f"{of_what} ({', '.join(self.experts[: self.eligible])})",
-                hint="give at most as many, or null for all",
+                hint=f"set it to at most {self.eligible}, or to null to keep all",
             )
         self.schedule = schedule
 
     @property
     def eligible(self) -> int:
-        """Experts that compete with each other, of which `top_k` stay."""
+        """Number of experts from which `top_k` are selected."""
         return len(self.experts)
 
     def pair_gates(self, queries: Queries, items: Tensor) -> Tensor:
-        """Return what each expert weighs in the scores of pairs.
+        """Return the weight of each expert in the scores of pairs.
 
         Args:
-            queries: P of them.
-            items: [P] int64, one for each query.
+            queries: P queries.
+            items: item of each query, [P] int64.
 
         Returns:
-            [P, E].
+            Gates after top-k, [P, E].
         """
         raise TypeError(f"{type(self).__name__} must define pair_gates()")
 
     @torch.no_grad()
     def item_gates(self) -> Tensor:
-        """The mean over an item's train users of what each expert weighs: [I, E].
+        """Return the mean gate of each expert over the item's training users: [I, E].
 
-        An item that nobody has in train gets the mean of all pairs. The queries have no histories:
-        a routed model of sequences overrides this method.
+        Items without training interactions get the mean over all pairs. Queries have no histories;
+        routed models of sequences must override this method.
         """
         user, item = (x.to(self.device) for x in (self.corpus.train.user, self.corpus.train.item))
         gates = self.pair_gates(Queries(user), item)  # [P, E]
@@ -101,29 +101,31 @@ class RoutedRecommender(Recommender):
 
     @property
     def routing(self) -> Routing:
-        """What holds in this epoch."""
+        """Routing parameters of the current epoch."""
         return self.schedule.routing()
 
     def route_loss(self, gates: Tensor, load: Tensor) -> Tensor:
-        """`coverage KL(uniform || mean gate) + confidence H_s`, as the schedule weighs them.
+        """Return `coverage KL(uniform || mean gate) + confidence H_s`, weighted by the schedule.
 
         Args:
-            gates: [N, E] of training positives, before experts are left out.
-            load: [N, E], the same after that.
+            gates: gates of training positives before top-k, [N, E].
+            load: gates after top-k, [N, E].
         """
         now = self.routing
         return now.coverage * imbalance(gates) + now.confidence * self.observe(gates, load)
 
     def observe(self, gates: Tensor, load: Tensor, even: Tensor | None = None) -> Tensor:
-        """Note what the router does, for its schedule and the log; arguments as for `route_loss`.
+        """Record the gates of a batch for the schedule and the log.
 
         Args:
-            gates: as of `route_loss`; rows that have no expert are zero, and do not count.
-            load: as of `route_loss`.
-            even: [N, E], equal gates, where some rows lack some experts; None: nothing lacks any.
+            gates: gates before top-k, [N, E]. Rows without any expert are zero and are ignored.
+            load: gates after top-k, [N, E].
+            even: equal gates over the experts available to each row, [N, E]; None if all experts
+                are available to all rows.
 
         Returns:
-            H_s, a scalar; without a gradient where the schedule gives it no weight.
+            Mean entropy H_s of the gates of a pair, a scalar; without a gradient if the schedule's
+            `confidence` is 0.
         """
         if even is None:
             even = torch.full_like(gates, 1 / len(self.experts))
@@ -143,10 +145,10 @@ class RoutedRecommender(Recommender):
             self.schedule.end_epoch(self._observed)
             self._observed = None
             if self.schedule.stage != stage and self.trainer.is_global_zero:
-                log.info("router: stage %d from epoch %d on", self.schedule.stage, epoch)
+                log.info("router: stage %d starts at epoch %d", self.schedule.stage, epoch)
 
     def on_train_epoch_end(self) -> None:
-        """Log what the router did."""
+        """Log the statistics of the router."""
         super().on_train_epoch_end()
         if not self._gates:
             return
@@ -189,14 +191,14 @@ class RoutedRecommender(Recommender):
             )
 
     def on_train_end(self) -> None:
-        """Say that a second stage has not begun, where there was to be one."""
+        """Log if the schedule has not reached its second stage."""
         super().on_train_end()
         waits = self.schedule.waits_for
         if waits and self.trainer.is_global_zero:
-            log.info("router: ended in stage 1; the second waits for %s", waits)
+            log.info("router: training ended in stage 1; stage 2 waits for %s", waits)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Where the router's schedule stands, too."""
+        """Store the state of the router schedule."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["router"] = {
             "schedule": self.schedule.state_dict(),
@@ -205,7 +207,7 @@ class RoutedRecommender(Recommender):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state of the router schedule."""
         super().on_load_checkpoint(checkpoint)
         state = checkpoint["router"]
         self.schedule.load_state_dict(state["schedule"])
@@ -214,5 +216,5 @@ class RoutedRecommender(Recommender):
 
 
 def weighs_pairs(model: Recommender) -> bool:
-    """Whether what an item weighs is a mean over the pairs that it is in; without any, over all."""
+    """Return whether item weights are means over pairs, because the router sees users."""
     return isinstance(model, RoutedRecommender) and not isinstance(model, ContentRecommender)

@@ -2,17 +2,17 @@
 
 Kang and McAuley, ICDM 2018. https://arxiv.org/abs/1808.09781
 
-A causal Transformer reads a user's items in order of time; its output at the last one is compared
-with all items.
+A causal Transformer encodes the user's items in chronological order; scores are dot products of its
+output at the last item with the item embeddings.
 
-From the paper: self-attention over the latest `max_length` items, learned positions, one table of
-items for input and output, and `loss=bce`. From the re-implementations that reach the best numbers
-of it (Petrov and Macdonald, https://arxiv.org/abs/2207.02763; Klenitskiy and Vasilev,
-https://arxiv.org/abs/2309.07602): LayerNorm behind each sub-layer, GELU, a wide feed-forward
-network, weights from N(0, 0.02^2), and a cross-entropy over all items. Ours: sequences are packed
-rather than padded, which changes nothing but the cost.
+From the paper: self-attention over the latest `max_length` items, learned positions, shared input
+and output embeddings, and `loss=bce`. From the re-implementations with the best results (Petrov and
+Macdonald, https://arxiv.org/abs/2207.02763; Klenitskiy and Vasilev,
+https://arxiv.org/abs/2309.07602): LayerNorm after each sub-layer, GELU, a wide feed-forward
+network, initial weights from N(0, 0.02^2), and a cross-entropy over all items. Ours: sequences are
+packed instead of padded, which reduces the cost without changing the results.
 
-B sequences, N items of all of them, T targets, K negatives, D dim, I items.
+Shapes: B sequences, N items in all sequences, T targets, K negatives, D embedding size, I items.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ NextItemLoss = Literal["cross_entropy", "bce", "gbce", "sampled_softmax"]
 
 
 class SASRec(SequentialRecommender):
-    """Score items by the dot product with the Transformer's state after the latest item.
+    """Causal Transformer over the user's item sequence, scored by dot product with items.
 
     Args:
-        corpus: what the model learns from; its interactions need an order.
-        dim: D.
+        corpus: training interactions with an order; content is not used.
+        dim: embedding size D.
         layers: number of Transformer blocks.
-        heads: attention heads; a divisor of `dim`.
+        heads: number of attention heads; must divide `dim`.
         inner: width of the feed-forward networks.
-        dropout: rate, of the embedded sequence, attention weights and outputs of layers.
-        max_length: longest sequence; older items are left out.
-        samples: `causal` learns a target at each position of a user's sequence at once; `prefix`
-            makes a sample of each target, which costs about the mean length of a sequence more.
-        loss: `cross_entropy` over all items; or of `data.negatives` sampled ones `bce`, as in the
-            paper, `gbce` or `sampled_softmax`, which correct for sampling: the first for how few
-            items are drawn, the second for the chance of each.
-        calibration: t of `gbce`, from 0 (as `bce`) to 1.
+        dropout: dropout rate of inputs, attention weights and layer outputs, in [0, 1).
+        max_length: maximum sequence length; older items are dropped.
+        samples: `causal` (one target per position) or `prefix` (one sample per prefix). The cost of
+            `prefix` is higher by about the mean sequence length.
+        loss: `cross_entropy` over all items, or a loss over `data.negatives` sampled items: `bce`
+            as in the paper; `gbce`, which corrects for the number of sampled items; or
+            `sampled_softmax`, which corrects for their sampling probabilities.
+        calibration: t of `gbce`, from 0 (equal to `bce`) to 1.
     """
 
     reads_content = False
@@ -84,17 +84,17 @@ class SASRec(SequentialRecommender):
         )
 
     def encode(self) -> ItemEmbeddings:
-        """Return the table of items."""
+        """Return the item embeddings."""
         return ItemEmbeddings(self.item.weight)
 
     def read(self, history: History, encoded: ItemEmbeddings) -> Tensor:
-        """Return the state of each sequence after each of its items: [N, D]."""
+        """Return the output of the Transformer at each position: [N, D]."""
         embedded = embedding(history.item, encoded.items)  # [N, D]
         states: Tensor = self.transformer(embedded, history.length)
         return states
 
     def losses(self, batch: Sequences) -> dict[str, Tensor]:
-        """Cross-entropy of the targets, over all items or over negatives."""
+        """Return the loss of the targets, over all items or over sampled negatives."""
         if self.loss == "cross_entropy":
             return super().losses(batch)
         states = self.read(batch.history, self.encode())[batch.position]  # [T, D]

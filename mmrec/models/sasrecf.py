@@ -1,14 +1,14 @@
-"""SASRecF: SASRec whose items have content.
+"""SASRecF: SASRec with item content.
 
-No paper of its own; a baseline of RecBole (https://arxiv.org/abs/2011.01731) over SASRec, Kang and
-McAuley, ICDM 2018. https://arxiv.org/abs/1808.09781
+A baseline of RecBole (https://arxiv.org/abs/2011.01731) without a separate paper, based on SASRec:
+Kang and McAuley, ICDM 2018. https://arxiv.org/abs/1808.09781
 
-From RecBole: `fusion=concat`, a linear map of ID embedding and features as input of SASRec, whose
-states are compared with ID embeddings. Ours: features are standardized content of any number of
-modalities; `add` and `content`; an item without any content is the mean item under `content`; the
-training of our SASRec (packed sequences, a target at each position).
+From RecBole: `fusion=concat`, where the input of SASRec is a linear map of ID embedding and
+features, and its states are compared with ID embeddings. Ours: standardized features of any number
+of modalities; `add` and `content`; with `content`, items without any content are the mean item;
+training as in our SASRec (packed sequences, a target at each position).
 
-N items of the sequences of a batch, I items, M modalities, D dim.
+Shapes: N items in all sequences of a batch, I items, M modalities, D embedding size.
 """
 
 from __future__ import annotations
@@ -30,25 +30,24 @@ FusionOfInputs = Literal["concat", "add", "content"]
 
 
 class SASRecF(SequentialRecommender):
-    """Read fused items with SASRec's Transformer.
+    """SASRec over items that fuse ID embeddings and content.
 
-    With `p_m = W_m f_m + b_m`, zero for an item without modality m:
+    With ID embeddings e and `p_m = W_m f_m + b_m`, which is zero for items without modality m:
 
-    - `concat`: the input is `W [e, p_1, ..., p_M] + b`, and states are compared with e.
-    - `add`: both are `e + sum_m p_m`.
-    - `content`: both are `sum_m p_m`; there are no ID embeddings.
+    - `concat`: the input is `W [e, p_1, ..., p_M] + b`; states are compared with e.
+    - `add`: input and output items are `e + sum_m p_m`.
+    - `content`: input and output items are `sum_m p_m`, without ID embeddings.
 
     Args:
-        corpus: training interactions, which need an order, and content.
+        corpus: training interactions with an order, and at least one modality.
         fusion: `concat`, `add` or `content`.
-        dim: D.
+        dim: embedding size D.
         layers: number of Transformer blocks.
-        heads: attention heads; a divisor of `dim`.
+        heads: number of attention heads; must divide `dim`.
         inner: width of the feed-forward networks.
-        dropout: rate, of the embedded sequence, attention weights and outputs of layers.
-        max_length: longest sequence; older items are left out.
-        samples: `causal` has a target at each position of a user's sequence; `prefix` makes a
-            sample of each target.
+        dropout: dropout rate of inputs, attention weights and layer outputs, in [0, 1).
+        max_length: maximum sequence length; older items are dropped.
+        samples: `causal` (one target per position) or `prefix` (one sample per prefix).
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class SASRecF(SequentialRecommender):
         )
 
     def encode(self) -> ItemTables:
-        """Return the items as states are compared with them, and as sequences have them."""
+        """Return the output and the input vectors of all items."""
         content = self.project()  # [I, M, D]
         match self.fusion:
             case "concat":
@@ -96,7 +95,7 @@ class SASRecF(SequentialRecommender):
         return ItemTables(items, items)
 
     def read(self, history: History, encoded: ItemTables) -> Tensor:
-        """Return the state of each sequence after each of its items: [N, D]."""
+        """Return the output of the Transformer at each position: [N, D]."""
         embedded = embedding(history.item, encoded.inputs)  # [N, D]
         states: Tensor = self.transformer(embedded, history.length)
         return states

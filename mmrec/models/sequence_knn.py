@@ -1,10 +1,10 @@
-"""Item neighbours of the last items of a sequence, a yardstick for models of sequences.
+"""SequenceKNN: neighbours of the last items of a sequence, a baseline for sequential models.
 
-Item-based neighbourhoods of Sarwar et al., WWW 2001 (https://doi.org/10.1145/371920.372071), as
-Hidasi et al. (https://arxiv.org/abs/1511.06939, Section 4.1) use them: what other users have beside
-the last item. Ours: more than one item may count, older ones less.
+Item-based nearest neighbours (Sarwar et al., WWW 2001, https://doi.org/10.1145/371920.372071) of
+the last item, as in Hidasi et al. (https://arxiv.org/abs/1511.06939, Section 4.1). Ours: several
+last items count, with a decay.
 
-B sequences, N items of all of them, I items.
+Shapes: B sequences, N items in all sequences, I items.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from mmrec.nn import neighbour_values, sparse_matmul
 
 
 class SequenceKNN(Recommender):
-    """A score is the similarity to the last items of the sequence, summed with a decay.
+    """Score items by their similarity to the last items of the sequence, summed with a decay.
 
-    `s_j = sum_a decay^a sim(i_a, j)`, where i_0 is the last item and i_a the one a places before
-    it, and `sim` counts the users whom both items share (`cooccurrence_similarity`).
+    `s_j = sum_a decay^a sim(i_a, j)`, where i_0 is the last item and i_a the item a positions
+    before it. See `cooccurrence_similarity` for `sim`.
 
     Args:
-        corpus: only its train interactions are read.
-        k: most similar items of each item that count.
-        last: items of the sequence that count.
-        decay: weight of an item relative to the next one, 0 to 1.
-        shrinkage: makes similarities of rare items smaller.
+        corpus: training interactions with an order; content is not used.
+        k: number of neighbours per item.
+        last: number of last items of the sequence that are used.
+        decay: weight of an item relative to the following one, in [0, 1].
+        shrinkage: shrinkage of the similarities of items with few interactions.
     """
 
     closed_form = True
     needs_history = True
     reads_negatives = False
     reads_content = False
-    similarity: Tensor  # [I, I], column i holds what is similar to item i
+    similarity: Tensor  # [I, I], the neighbours of item i are in column i
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class SequenceKNN(Recommender):
         self.register_buffer("similarity", similarity, persistent=False)
 
     def score(self, encoded: None, queries: Queries) -> Tensor:
-        """Sum over the last items of each sequence: [B, I], 0 without a history."""
+        """Sum similarities to the last items of each sequence: [B, I], 0 without a history."""
         history = queries.require_history()
         sequence = torch.arange(len(history.length), device=history.item.device)
         sequence = sequence.repeat_interleave(history.length)  # [N]
@@ -71,5 +71,5 @@ class SequenceKNN(Recommender):
         return sparse_matmul(self.similarity, weights).T
 
     def item_similarity(self, encoded: None, items: Tensor) -> Tensor:
-        """Similarity to the items' neighbours; other items are -inf: [B, I]."""
+        """Return the similarity to neighbours, and -inf for other items: [B, I]."""
         return neighbour_values(self.similarity, items)

@@ -1,4 +1,4 @@
-"""Base class of models that predict the next item of a sequence."""
+"""Base class of sequential models, which predict the next item of a sequence."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mmrec.nn.transformer import last_rows
 
 
 class ItemTables(NamedTuple):
-    """Vectors of items that differ in what they are for.
+    """Separate item vectors for the output and the input of a sequential model.
 
     Attributes:
-        items: [I, D], compared with states.
-        inputs: [I, D], read in sequences.
+        items: output vectors, compared with states, [I, D].
+        inputs: input vectors of sequences, [I, D].
     """
 
     items: Tensor
@@ -26,12 +26,12 @@ class ItemTables(NamedTuple):
 
 
 class SequentialRecommender(Recommender):
-    """A model that compares the state of a sequence with the vectors of all items.
+    """Base class of models that score items by the dot product with the state of a sequence.
 
-    A model with several channels concatenates them, in states as in items: the dot product is then
-    the sum over the channels.
+    Models with several channels concatenate them in states and in items; the dot product is then
+    the sum over channels. Subclasses define `encode` and `read`.
 
-    Shapes: B sequences, N items of all of them, T targets, D embedding size, I items.
+    Shapes: B sequences, N items in all sequences, T targets, D embedding size, I items.
     """
 
     batch_type = Sequences
@@ -39,40 +39,40 @@ class SequentialRecommender(Recommender):
     reads_negatives = False
 
     def encode(self) -> Any:
-        """Return tables of items; those that states are compared with are `items`: [I, D]."""
+        """Return item vectors with the attribute `items`, [I, D], which is compared with states."""
         raise TypeError(f"{type(self).__name__} must define encode()")
 
     def read(self, history: History, encoded: Any) -> Tensor:
-        """Return the state of each sequence after each of its items.
+        """Return the state of each sequence at each of its items.
 
         Args:
-            history: N items.
-            encoded: as returned by `encode`.
+            history: packed sequences with N items.
+            encoded: result of `encode`.
 
         Returns:
-            [N, D]
+            States, [N, D].
         """
         raise TypeError(f"{type(self).__name__} must define read()")
 
     def sequence_weights(self, history: History, encoded: Any) -> dict[str, Tensor]:
-        """Return what matters at each item of sequences, per channel: [N] each; empty if nothing.
+        """Return channel weights at each item of sequences: [N] each; empty without weights.
 
-        By default the weights of the items, wherever they stand.
+        By default, the weights of `item_weights`, which do not depend on the position.
 
         Args:
-            history: N items.
-            encoded: as returned by `encode`.
+            history: packed sequences with N items.
+            encoded: result of `encode`.
         """
         return {name: weight[history.item] for name, weight in self.item_weights().items()}
 
     def score(self, encoded: Any, queries: Queries) -> Tensor:
-        """Compare the state after the last item with all items: [B, I], 0 without a history."""
+        """Score all items with the state at the last item: [B, I], 0 without a history."""
         history = queries.require_history()
         states = last_rows(self.read(history, encoded), history)  # [B, D]
         return torch.mm(states, encoded.items.T)
 
     def losses(self, batch: Sequences) -> dict[str, Tensor]:
-        """Cross-entropy of the targets over all items."""
+        """Return the cross-entropy of the targets over all items."""
         encoded = self.encode()
         states = self.read(batch.history, encoded)[batch.position]  # [T, D]
         return {"cross_entropy": full_cross_entropy(states, encoded.items, batch.target)}

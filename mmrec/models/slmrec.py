@@ -2,13 +2,13 @@
 
 Tao et al., IEEE Transactions on Multimedia 2022. https://doi.org/10.1109/TMM.2022.3187556
 
-From the paper: a graph convolution for ids and for each modality, a linear fusion of them, a main
-loss that contrasts a user's item with the other items of the batch, and three tasks without labels:
-fine and coarse spaces that align modalities, feature dropout, and feature masking. As in the public
-code, one user table serves all channels, the main loss is of cosines where ranking is by dot
-products, and the spaces of the first task compare by dot products. Ours: any number of modalities,
-which meet ids in their order, the last one in the coarse space; items that lack a modality, which
-are left out where it is aligned; an item counts once in the dropout and masking tasks.
+From the paper: one graph convolution for IDs and one per modality; their linear fusion; a main loss
+that contrasts the user's item with the other items of the batch; three self-supervised tasks:
+alignment of modalities in fine and coarse spaces, feature dropout, and feature masking. From the
+public code: all channels share one table of users; the main loss uses cosines, while ranking uses
+dot products; the first task uses dot products. Ours: any number of modalities, aligned with IDs in
+their order, the last one in the coarse space; items that lack a modality are excluded from its
+alignment; repeated items of a batch count once in the dropout and masking tasks.
 
 Shapes: U users, I items, M modalities, C = 1 + M channels, D embedding size, B batch, N distinct
 users and items of a batch.
@@ -33,18 +33,18 @@ Task = Literal["fac", "fd", "fm"]
 
 
 class SLMRec(Recommender):
-    """LightGCN of ids and of each modality, fused, and trained with a task without labels.
+    """LightGCN of IDs and of each modality, fused, and trained with a self-supervised task.
 
     Args:
         corpus: training interactions and at least one modality.
         dim: embedding size D.
         layers: propagation steps over the user-item graph.
-        temperature: of the main loss.
-        task: `fac` aligns ids with the modalities in fine and coarse spaces; `fd` contrasts two
-            views with dropout; `fm` two views that each lack the items of another channel.
-        task_temperature: of the task.
-        task_weight: weight of the task.
-        feature_dropout: share of the channels that `fd` zeroes after each propagation step.
+        temperature: temperature of the main loss.
+        task: `fac` aligns IDs with modalities in fine and coarse spaces; `fd` contrasts two views
+            with feature dropout; `fm` contrasts two views, each with one channel of items masked.
+        task_temperature: temperature of the task.
+        task_weight: weight of the task; 0 disables it.
+        feature_dropout: dropout rate of `fd` after each propagation step, in [0, 1).
     """
 
     batch_type = Pairs
@@ -80,7 +80,7 @@ class SLMRec(Recommender):
         adjacency = normalized_adjacency(corpus.train, corpus.n_users, corpus.n_items)
         self.propagate = Propagation(adjacency, layers)
         if task == "fac" and task_weight:
-            # One fine space for each modality but the last, which has the coarse one.
+            # One fine space per modality, and the coarse space for the last one.
             widths = [dim] * max(1, count - 1) + [max(1, dim // 2)] * (count > 1)
             self.onward = nn.ModuleList(map(nn.Linear, [dim, *widths[:-1]], widths))
             self.enter = nn.ModuleList(nn.Linear(dim, width) for width in widths)
@@ -89,7 +89,7 @@ class SLMRec(Recommender):
                 nn.init.xavier_uniform_(module.weight)
 
     def channels(self) -> Tensor:
-        """Users, then items, before propagation; channels side by side: [U+I, C D]."""
+        """Concatenate the channels of users, then items, before propagation: [U+I, C D]."""
         rows, present = self.item_features()
         contents = [
             project(row) * there.unsqueeze(1)
@@ -99,17 +99,17 @@ class SLMRec(Recommender):
         return torch.cat([self.user.weight.repeat(1, 1 + len(contents)), items])
 
     def fuse(self, rows: Tensor, n_users: int) -> Tensor:
-        """Map the channels of users, then items, to their embeddings: [N, C D] -> [N, D]."""
+        """Fuse the channels of users, then items: [N, C D] -> [N, D]."""
         return torch.cat([self.fuse_users(rows[:n_users]), self.fuse_items(rows[n_users:])])
 
     def encode(self) -> Embeddings:
-        """Fuse the propagated channels."""
+        """Propagate the channels and fuse them."""
         n_users, n_items = self.corpus.n_users, self.corpus.n_items
         fused = self.fuse(self.propagate(self.channels()), n_users)
         return Embeddings(*torch.split(fused, [n_users, n_items]))
 
     def losses(self, batch: Pairs) -> dict[str, Tensor]:
-        """Contrast users with the items of the batch, and the task."""
+        """Return the main contrastive loss and the loss of the task."""
         nodes = torch.cat([batch.user, self.corpus.n_users + batch.item])  # [2B]
         distinct, place = torch.unique(nodes, return_inverse=True)  # [N] [2B], users first
         n_users = int((distinct < self.corpus.n_users).sum())
@@ -137,7 +137,7 @@ class SLMRec(Recommender):
         return terms
 
     def align(self, rows: Tensor, item: Tensor) -> Tensor:
-        """Fine and coarse task: carry ids [B, C D] on, and find each modality of the same item."""
+        """Return the alignment loss in fine and coarse spaces of items with channels [B, C D]."""
         known, *contents = rows.view(len(rows), -1, self.item.embedding_dim).unbind(1)
         present = self.item_features.present[item].T  # [M, B]
         terms = []
@@ -157,10 +157,10 @@ class SLMRec(Recommender):
         return total / (self.propagate.layers + 1)
 
     def masked(self, rows: Tensor, distinct: Tensor) -> list[Tensor]:
-        """Two views [N, C D] in which the items of one channel are zero, another one in each."""
+        """Return two views [N, C D], each with the items of a different random channel masked."""
         users = self.user.weight
         table = torch.cat([users, users.new_zeros(self.corpus.n_items, users.shape[1])])
-        alone = self.propagate.rows(table, distinct)  # [N, D], of users without items
+        alone = self.propagate.rows(table, distinct)  # [N, D], with masked items
         channels = torch.split(rows, users.shape[1], dim=1)
         chosen = torch.randperm(len(channels))[:2]
         return [

@@ -2,15 +2,15 @@
 
 Ong and Khong, WSDM 2025. https://arxiv.org/abs/2412.14978
 
-From the paper: all formulas. As in its public code, features are trained, the item graphs hold
-cosines and an item is its own neighbour, edges are directed, the softmax of the preferences runs
-over channels, and the contrast has a temperature of 0.2. Ours: any number of modalities, whose
-spectra and graphs are all fused, and items that lack one: views that a node lacks have no weight
-in its mean, and nodes without any view take no part in the contrast.
+From the paper: all formulas. From its public code: features are trainable; item graphs are directed
+and weighted by cosine, and each item is its own neighbour; the softmax of the preferences runs over
+the embedding dimension; the contrastive loss has temperature 0.2. Ours: any number of modalities,
+whose spectra and graphs are all fused; absent views have weight 0 in the mean of a node; nodes
+without any view are excluded from the contrastive loss.
 
 Shapes: U users, I items, N nodes (users, then items), M modalities, F_m width of modality m,
-V = M + 1 views (of each modality, and of their fusion), D embedding size, B batch, K negatives of
-a pair.
+V = M + 1 views (one per modality, and their fusion), D embedding size, B batch, K negatives per
+pair.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ FUSION = "fusion"
 class SMORE(Recommender):
     """LightGCN plus views of each modality and of their fusion, filtered in the frequency domain.
 
-    Content is `p_m = W_m f_m + b_m`, filtered and fused by `SpectralFusion`; `ModalityViews` makes
-    views x_m and the fusion view x of it. With LightGCN embeddings h:
+    `SpectralFusion` filters and fuses the projected features `p_m = W_m f_m + b_m`. `ModalityViews`
+    computes the modality views x_m and the fusion view x. With LightGCN embeddings h:
 
-    - attention over channels: `a_m = softmax(P_m tanh(Q_m x + c_m))`
+    - attention over dimensions: `a_m = softmax(P_m tanh(Q_m x + c_m))`
     - gates: `g_v = dropout(sigmoid(G_v h + d_v))`
     - side embeddings: `s = (sum_m g_m * a_m * x_m + g * x) / (M + 1)`
     - final embeddings: `h + s`
@@ -62,11 +62,11 @@ class SMORE(Recommender):
         dim: embedding size D.
         layers: propagation steps over the user-item graph.
         item_layers: propagation steps over each item graph.
-        neighbours: content neighbours of each item, itself included; a number, or one for each
-            modality by name. The graph of the fusion is the element-wise maximum of all.
-        dropout: of the gates.
+        neighbours: number of content neighbours per item, including the item itself; one number, or
+            a number for each modality name. The fusion graph is the element-wise maximum of all.
+        dropout: dropout rate of the gates, in [0, 1).
         l2: weight of the squared norm of the final embeddings in a batch.
-        contrast: weight of the contrast between h and s, of users and of positive items.
+        contrast: weight of the contrastive loss between h and s, for users and positive items.
     """
 
     present: Tensor | None
@@ -114,13 +114,13 @@ class SMORE(Recommender):
         self.dropout = nn.Dropout(dropout)
 
     def content(self) -> list[Tensor]:
-        """Filtered modalities, then their fusion: V times [I, D]."""
+        """Return the filtered modalities and their fusion: V tensors [I, D]."""
         projected = [project() for project in self.project]  # [I, D] each
         filtered: list[Tensor] = self.spectral(projected, self.present)
         return filtered
 
     def preferences(self, views: Tensor, behaviour: Tensor) -> Tensor:
-        """Weights of the views' channels: [N, V, D] and [N, D] -> [N, V, D]."""
+        """Return the element-wise weights of views: [N, V, D] and [N, D] -> [N, V, D]."""
         gates: Tensor = self.dropout(torch.sigmoid(self.gate(behaviour)).view_as(views))
         fusion = views[:, -1]  # [N, D]
         logits = [at_least_float32(attention(fusion)) for attention in self.attention]
@@ -128,23 +128,23 @@ class SMORE(Recommender):
         return gates * torch.stack([*weights, torch.ones_like(weights[0])], 1)
 
     def side(self, views: Tensor, behaviour: Tensor, present: Tensor) -> Tensor:
-        """Mean of the weighted views that a node has: [N, D]."""
+        """Return the mean of the weighted views that are present: [N, D]."""
         count = present.sum(1, keepdim=True).clamp(min=1)
         return (self.preferences(views, behaviour) * views).sum(1) / count
 
     def nodes(self) -> tuple[Tensor, Tensor]:
-        """LightGCN embeddings [N, D] and views [N, V, D] of all nodes."""
+        """Return the LightGCN embeddings [N, D] and the views [N, V, D] of all nodes."""
         behaviour = self.propagate(torch.cat([self.user.weight, self.item.weight]))
         return behaviour, self.views(self.item.weight, self.content())
 
     def encode(self) -> Embeddings:
-        """Sum the LightGCN embeddings and the side embeddings."""
+        """Return the sum of LightGCN embeddings and side embeddings."""
         behaviour, views = self.nodes()
         nodes = behaviour + self.side(views, behaviour, self.views.present)
         return Embeddings(*torch.split(nodes, [self.corpus.n_users, self.corpus.n_items]))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR, the norm of the final embeddings, and the contrast of LightGCN with the views."""
+        """Return BPR, the L2 penalty, and the contrast of LightGCN embeddings with the views."""
         index = pairs_with_negatives(batch)
         rows = index.nodes(self.corpus.n_users)  # [B+B(1+K)]
         behaviour = self.propagate.rows(torch.cat([self.user.weight, self.item.weight]), rows)
@@ -161,7 +161,7 @@ class SMORE(Recommender):
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """Share of each view in the mean weight of an item's channels: [I] each."""
+        """Return the share of each view in the mean weights of an item: [I] each."""
         behaviour, views = self.nodes()
         users = self.corpus.n_users
         weights = self.preferences(views[users:], behaviour[users:]).mean(-1)  # [I, V]
@@ -176,7 +176,7 @@ def neighbour_counts(
     """Return the number of neighbours in each modality.
 
     Raises:
-        SettingError: numbers that do not name the modalities, or that no item can have.
+        SettingError: the names are not those of the modalities, or a number is out of range.
     """
     if isinstance(neighbours, Mapping):
         if neighbours.keys() != modalities.keys():
@@ -184,7 +184,7 @@ def neighbour_counts(
             raise SettingError(
                 setting="model.neighbours",
                 value=dict(neighbours),
-                expected=f"one number, or one for each modality, for example {{{example}}}",
+                expected=f"one number, or a number for each modality, for example {{{example}}}",
             )
         counts = {name: neighbours[name] for name in modalities}
         check_at_least(1, "model.neighbours", **counts)
@@ -197,6 +197,6 @@ def neighbour_counts(
 
 
 def item_graphs(modalities: Mapping[str, Modality], counts: Mapping[str, int]) -> list[Tensor]:
-    """Return the graph of each modality, then their maximum: [I, I] sparse CSR, directed."""
+    """Return the directed graph of each modality and their maximum: [I, I] sparse CSR each."""
     graphs = [directed_content_graph(m, counts[name]) for name, m in modalities.items()]
     return [*graphs, elementwise_maximum(graphs)]

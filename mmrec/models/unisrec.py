@@ -2,16 +2,18 @@
 
 Hou et al., KDD 2022. https://arxiv.org/abs/2206.05941
 
-Fixed vectors of content pass a mixture of whitening experts and a Transformer; cosines with the
-adapted items are the scores, so that items without interactions are scored too.
+A mixture of whitening experts adapts frozen content features, and a Transformer encodes the
+sequence of adapted items. Scores are cosines with the adapted items, so cold-start items are scored
+too.
 
-From the paper: the experts, the noisy gate, cosines over a temperature, and ID embeddings beside
-the content (`ids`, its transductive setting). Ours: no pre-training on other data; a mixture for
-each modality, summed over those that an item has; features of length one; one dropout mask for all
-experts; an item without any content is the mean item; packed sequences, and a target at each
-position.
+From the paper: the experts, the noisy gate, cosines divided by a temperature, and ID embeddings
+added to content (`ids`, its transductive setting). Ours: no pre-training on other data; one mixture
+per modality, summed over the modalities that an item has; features normalised to unit length; one
+dropout mask for all experts; items without any content are the mean item; packed sequences with a
+target at each position.
 
-N items of the sequences of a batch, I items, F features, K experts, D dim.
+Shapes: N items in all sequences of a batch, I items, F features, K experts, D embedding size, M
+modalities, C channels.
 """
 
 from __future__ import annotations
@@ -40,14 +42,14 @@ from mmrec.nn.transformer import Transformer, initialize
 class WhiteningExperts(nn.Module):
     """Compute `sum_k g_k W_k (x - b_k)` with `g = softmax(V x + noise)`.
 
-    In training the noise is normal, with deviation `softplus(U x) + 0.01`. The gate starts at equal
-    weights.
+    In training, the noise is normal with standard deviation `softplus(U x) + 0.01`; in evaluation,
+    it is 0. Gates are initially equal.
 
     Args:
-        width: F.
-        dim: D.
-        experts: K.
-        dropout: rate, of the features that the experts see.
+        width: number of features F.
+        dim: output size D.
+        experts: number of experts K.
+        dropout: dropout rate of the features, except in the gate.
     """
 
     def __init__(self, width: int, dim: int, experts: int, dropout: float) -> None:
@@ -60,7 +62,7 @@ class WhiteningExperts(nn.Module):
         self.noise = nn.Parameter(torch.zeros(width, experts))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[I, F] -> [I, D]"""
+        """Apply the mixture of experts: [I, F] -> [I, D]."""
         logits = x @ self.gate
         if self.training:
             logits = logits + torch.randn_like(logits) * (softplus(x @ self.noise) + 0.01)
@@ -72,22 +74,21 @@ class WhiteningExperts(nn.Module):
 
 
 class UniSRec(SequentialRecommender, ContentRecommender):
-    """Compare the Transformer's state over adapted content with adapted content, by cosine.
+    """Transformer over adapted content, scored by cosine with the adapted items.
 
     Args:
-        corpus: training interactions, which need an order, and content.
-        dim: D; the paper has 300.
-        experts: K, for each modality.
-        adaptor_dropout: rate, of the features that the experts see.
-        ids: add ID embeddings to the adapted content; new items can then not be encoded.
-        temperature: of the cosines in the cross-entropy.
+        corpus: training interactions with an order, and at least one modality.
+        dim: embedding size D; 300 in the paper.
+        experts: number of experts K per modality.
+        adaptor_dropout: dropout rate of the experts' input features, in [0, 1).
+        ids: add ID embeddings to the adapted content. New items cannot be encoded then.
+        temperature: temperature of the cosines in the cross-entropy.
         layers: number of Transformer blocks.
-        heads: attention heads; a divisor of `dim`.
+        heads: number of attention heads; must divide `dim`.
         inner: width of the feed-forward networks.
-        dropout: rate, of the embedded sequence, attention weights and outputs of layers.
-        max_length: longest sequence; older items are left out.
-        samples: `causal` has a target at each position of a user's sequence; `prefix` makes a
-            sample of each target.
+        dropout: dropout rate of inputs, attention weights and layer outputs, in [0, 1).
+        max_length: maximum sequence length; older items are dropped.
+        samples: `causal` (one target per position) or `prefix` (one sample per prefix).
     """
 
     def __init__(
@@ -126,16 +127,16 @@ class UniSRec(SequentialRecommender, ContentRecommender):
         )
 
     def adapt(self, content: Content) -> Tensor:
-        """Sum the adapted modalities that each item has: [N, D], zero for items without any."""
+        """Sum the adapted modalities of each item, zero without content: [N, D]."""
         return self.adapted(content).sum(0)
 
     def adapted(self, content: Content) -> Tensor:
-        """Adapt each modality of items: [M, N, D], zero where an item lacks it."""
+        """Adapt each modality of items, zero where absent: [M, N, D]."""
         each = zip(self.adaptors, content.rows, content.present.unbind(1), strict=True)
         return torch.stack([a(x) * there.unsqueeze(1) for a, x, there in each])
 
     def encode(self) -> ItemTables:
-        """Return all items: of length one to compare states with, and as sequences have them."""
+        """Return the normalised output vectors and the input vectors of all items."""
         content = self.item_features()
         inputs = self.adapt(content)
         inputs = fill_missing(inputs, content.present, mean_item(inputs, content.present))
@@ -144,16 +145,15 @@ class UniSRec(SequentialRecommender, ContentRecommender):
         return ItemTables(unit_rows(inputs), inputs)
 
     def read(self, history: History, encoded: ItemTables) -> Tensor:
-        """Return the state of each sequence after each of its items, over t: [N, D]."""
+        """Return the normalised states at each position, divided by the temperature: [N, D]."""
         states = self.transformer(embedding(history.item, encoded.inputs), history.length)
         return unit_rows(states) / self.temperature
 
     @torch.no_grad()
     def item_weights(self) -> dict[str, Tensor]:
-        """Return the share of each channel in the lengths of the vectors that an item sums.
+        """Return the share of each channel in the summed vector norms of an item: [I] each.
 
-        Ours: the model weighs no channels. There are none to compare with a single modality and no
-        ID embeddings.
+        Ours, because the model has no channel weights. Empty with a single channel.
         """
         parts = [*self.adapted(self.item_features())]  # [I, D] each
         if self.item is not None:
@@ -166,16 +166,19 @@ class UniSRec(SequentialRecommender, ContentRecommender):
         return dict(zip(names, shares, strict=True))
 
     def from_content(self, content: Content) -> Tensor:
-        """Return new items as states are compared with them: [N, D].
+        """Return the normalised output vectors of new items: [N, D].
 
         Raises:
-            NoNewItems: items have ID embeddings.
+            NoNewItems: the model uses ID embeddings.
         """
         if self.item is not None:
-            raise NoNewItems("new items have no ID embedding; train with model.ids=false")
+            raise NoNewItems(
+                "UniSRec with model.ids=true cannot score new items, which have no ID embedding; "
+                "train with model.ids=false"
+            )
         return unit_rows(self.adapt(content))
 
     def fallback_item(self) -> Tensor:
-        """Return the mean item of the catalogue: [D]."""
+        """Return the normalised mean item of the catalogue: [D]."""
         content = self.item_features()
         return unit_rows(mean_item(self.adapt(content), content.present))

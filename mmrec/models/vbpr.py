@@ -2,14 +2,13 @@
 
 He and McAuley, AAAI 2016. https://arxiv.org/abs/1510.01784
 
-From the paper: Eq. 4 without the user and global offsets, which cancel in a comparison. Ours:
-several modalities add up, as if concatenated; each is standardized, and projected content starts at
-the scale of the item factors; and the L2 term covers the projected content of a batch instead of
-the projection. Centering and the bias of the projection add the same constant to a user's scores of
-all items that have the modality, which cancels too.
+From the paper: Eq. 4 without the user and global offsets, which cancel in pairwise comparisons.
+Ours: several modalities are summed, which equals their concatenation; features are standardized,
+and projected content initially has the scale of the item factors; the L2 term penalises the
+projected content of a batch instead of the projection. Centering and the bias of the projection
+change a user's scores of all items with the modality by the same constant, which also cancels.
 
-Shapes: U users, I items, M modalities, D embedding size, B batch, K
-negatives of a pair.
+Shapes: U users, I items, M modalities, D embedding size, B batch, K negatives per pair.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from mmrec.nn.losses import Norm, bpr, norm_penalty, pair_scores
 
 
 class Encoded(NamedTuple):
-    """Collaborative and content factors side by side, and item biases.
+    """Concatenated collaborative and content factors, and item biases.
 
-    Scores add the biases to the dot products. They are not a factor of the items, so that similar
-    items are found by their factors alone.
+    Scores are dot products plus biases. Biases are kept apart from the factors, so that they do
+    not influence the similarity of items.
     """
 
     users: Tensor  # [U, 2D]
@@ -64,7 +63,7 @@ class VBPR(Recommender):
         self.user_content = nn.Embedding(corpus.n_users, dim)
         features = [Features(modality, standardize=True) for modality in modalities.values()]
         self.features = nn.ModuleList(features)
-        # E, and beta' in the last row
+        # The last row of each map is beta', the others are E.
         self.project = nn.ModuleList(embedding_linear(each, dim + 1) for each in features)
         present = torch.stack([each.present for each in features], dim=1)  # [I, M]
         self.register_buffer("present", present, persistent=False)
@@ -74,7 +73,7 @@ class VBPR(Recommender):
         nn.init.zeros_(self.bias.weight)
 
     def encode(self) -> Encoded:
-        """Factors and biases of Eq. 4."""
+        """Return the factors and biases of Eq. 4."""
         users = torch.cat([self.user.weight, self.user_content.weight], dim=1)
         parts = [project(x()) for x, project in zip(self.features, self.project, strict=True)]
         projected = torch.stack(parts, dim=1) * self.present.unsqueeze(-1)  # [I, M, D+1]
@@ -83,7 +82,7 @@ class VBPR(Recommender):
         return Encoded(users, items, (self.bias.weight + content_bias).squeeze(1))
 
     def losses(self, batch: Triplets) -> dict[str, Tensor]:
-        """BPR-Opt over Eq. 4."""
+        """Return the BPR-Opt criterion of Eq. 4 and the L2 penalty."""
         users, items, bias = self.encode()
         rows = lookup(batch, users, items)  # [B, 2D] [B, 2D] [B, K, 2D]
         b_i, b_j = bias[batch.positive], bias[batch.negative]  # [B] [B, K]
@@ -94,7 +93,7 @@ class VBPR(Recommender):
         }
 
     def dot_product(self, encoded: Encoded) -> Embeddings:
-        """The biases are one more dimension of items, in which all users are 1."""
+        """Append the biases to the item vectors, and a 1 to all user vectors."""
         ones = encoded.users.new_ones(len(encoded.users), 1)
         return Embeddings(
             torch.cat([encoded.users, ones], 1),

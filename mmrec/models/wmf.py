@@ -2,10 +2,10 @@
 
 Hu, Koren and Volinsky, ICDM 2008. https://doi.org/10.1109/ICDM.2008.22
 
-From the paper: the objective with confidence `1 + alpha` and alternating least squares. Ours: an
-item without interactions has the zero vector.
+From the paper: the objective with confidence `1 + alpha`, and alternating least squares. Ours:
+items without interactions have a zero vector.
 
-U users, I items, D dim.
+Shapes: U users, I items, D embedding size.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mmrec.nn import weighted_factors
 
 
 class WMF(Recommender):
-    """Weighted matrix factorization, solved at its first use unless a checkpoint is loaded.
+    """Weighted matrix factorization by alternating least squares, solved at first use.
 
     Args:
-        corpus: its train interactions are read.
-        dim: D.
-        alpha: confidence in an observed interaction, beyond the 1 of an unobserved one.
-        l2: weight of the squared norm of the factors.
-        rounds: number of times that users and items are solved for.
+        corpus: training interactions; content is not used.
+        dim: embedding size D.
+        alpha: additional confidence in observed interactions; unobserved ones have confidence 1.
+        l2: weight of the squared norm of the factors, at least 1e-6.
+        rounds: number of rounds, each of which solves for users and for items.
     """
 
     closed_form = True
@@ -47,17 +47,17 @@ class WMF(Recommender):
     ) -> None:
         check_at_least(1, dim=dim, rounds=rounds)
         check_at_least(0, alpha=alpha)
-        check_at_least(1e-6, l2=l2)  # 0 leaves an item with fewer than D interactions undetermined
+        check_at_least(1e-6, l2=l2)  # 0 is singular for items with fewer than D interactions
         super().__init__(corpus)
         self.dim, self.alpha, self.l2, self.rounds = dim, alpha, l2, rounds
         self.register_buffer("users", torch.zeros(corpus.n_users, dim))
         self.register_buffer("items", torch.zeros(corpus.n_items, dim))
 
     def solve(self) -> None:
-        """Solve for the factors.
+        """Compute the factors.
 
         Raises:
-            SettingError: they are not finite.
+            SettingError: the factors are not finite.
         """
         corpus = self.corpus
         found = weighted_factors(

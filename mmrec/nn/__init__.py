@@ -1,4 +1,4 @@
-"""Layers with one meaning each."""
+"""Layers, losses and other building blocks of the models."""
 
 from mmrec.nn.category_guide import CategoryGuide, CategoryLabels, category_loss, item_labels
 from mmrec.nn.channels import (

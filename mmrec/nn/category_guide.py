@@ -1,6 +1,6 @@
-"""Weights of channels from a predictor of item categories.
+"""Channel weights from a predictor of item categories.
 
-N rows, C channels, D dim, G categories, I items.
+Shapes: N rows, C channels, D embedding size, G categories, I items.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from mmrec.nn.gates import at_least_float32
 
 
 class CategoryLabels(nn.Module):
-    """The categories of items, as targets; not trained, and not part of checkpoints.
+    """Multi-hot category targets of items, not stored in checkpoints.
 
     Args:
         categories: pairs of item and category.
-        n_items: I.
+        n_items: number of items I.
     """
 
     start: Tensor
@@ -36,11 +36,10 @@ class CategoryLabels(nn.Module):
         self.register_buffer("category", categories.category[order], persistent=False)
 
     def forward(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the categories of items [N].
+        """Return the targets of items [N].
 
         Returns:
-            [N, G] float, 1 for the categories that an item bears and 0 for others; and [N] bool,
-            whether it bears any.
+            Multi-hot targets [N, G] float, and a mask of the items with any category [N] bool.
         """
         begin, end = self.start[items], self.start[items + 1]
         row, place = ranges(begin, end - begin)
@@ -50,55 +49,56 @@ class CategoryLabels(nn.Module):
 
 
 def item_labels(corpus: TrainingView) -> CategoryLabels:
-    """Return the categories of the items.
+    """Return the category targets of a data set.
 
     Raises:
-        SettingError: no item has one.
+        SettingError: no item has a category.
     """
     categories = corpus.categories
     if categories is None or not len(categories.item):
         raise SettingError(
             setting="model.category_weight",
-            problem=f"no item of {corpus.name} has a category, which the category loss reads",
-            hint="set model.category_weight=0 to train without categories, or name their column "
-            "of items.csv in data.columns.categories",
+            problem=f"the category loss needs categories, but no item of {corpus.name} has one",
+            hint="set model.category_weight=0 to train without categories, or set "
+            "data.columns.categories to their column in items.csv",
         )
     return CategoryLabels(categories, corpus.n_items)
 
 
 class CategoryGuide(nn.Module):
-    """Predict the categories of rows from their channels, and weigh the channels.
+    """Predict categories from channels, and compute channel weights.
 
-    With `h_c = A_c x_c + a_c`, one linear map per channel, the common predictor gives each channel
-    a scalar `<v, h_c>`. The weights are their softmax over the channels that a row has. The logits
-    of the categories are a linear map of `sum_c weight_c h_c`: a channel that tells the categories
-    gets a larger weight.
+    With one linear map per channel, `h_c = A_c x_c + a_c`, a shared predictor gives each channel a
+    scalar `<v, h_c>`. The channel weights are the softmax of these scalars over the present
+    channels. The category logits are a linear map of `sum_c weight_c h_c`, so that channels that
+    are informative about categories learn larger weights.
 
     Args:
-        channels: C.
-        dim: D.
-        categories: G; 0: channels are weighed, and nothing is predicted.
-        weighed: False: all channels that a row has get the same weight.
+        channels: number of channels C.
+        dim: embedding size D.
+        categories: number of categories G; 0 predicts no categories.
+        weighed: learn the weights; otherwise all present channels have equal weights.
     """
 
     def __init__(self, channels: int, dim: int, categories: int, *, weighed: bool = True) -> None:
         super().__init__()
         self.map = nn.Parameter(torch.empty(channels, dim, dim))
         self.bias = nn.Parameter(torch.zeros(channels, 1, dim))
-        nn.init.uniform_(self.map, -(dim**-0.5), dim**-0.5)  # as of nn.Linear
-        self.scalar = nn.Linear(dim, 1, bias=False) if weighed else None  # softmax has no bias
+        nn.init.uniform_(self.map, -(dim**-0.5), dim**-0.5)  # as in nn.Linear
+        # A bias would cancel in the softmax.
+        self.scalar = nn.Linear(dim, 1, bias=False) if weighed else None
         self.predict = nn.Linear(dim, categories) if categories else None
 
     def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weigh the channels.
+        """Compute channel weights and category logits.
 
         Args:
-            x: [C, N, D].
-            present: [N, C] bool.
+            x: channels, [C, N, D].
+            present: mask of the channels, [N, C] bool.
 
         Returns:
-            Weights [N, C], which sum to one, 0 for absent channels; and logits of the categories
-            [N, G], None where nothing is predicted.
+            Weights [N, C], which sum to 1 and are 0 for absent channels; and category logits
+            [N, G], or None if no categories are predicted.
         """
         hidden = x @ self.map + self.bias  # [C, N, D]
         scores = x.new_zeros(present.shape)
@@ -112,12 +112,12 @@ class CategoryGuide(nn.Module):
 
 
 def category_loss(logits: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
-    """Binary cross-entropy, the mean over the categories of labelled rows.
+    """Binary cross-entropy, averaged over the categories of labelled rows.
 
     Args:
-        logits: [N, G].
-        targets: [N, G] of zeros and ones.
-        labelled: [N] bool; other rows do not count.
+        logits: category logits, [N, G].
+        targets: multi-hot targets, [N, G].
+        labelled: mask of the rows to include, [N] bool.
 
     Returns:
         A scalar; 0 if no row is labelled.

@@ -1,6 +1,7 @@
 """Channels: one vector per user and item for behaviour and for each modality.
 
-U users, I items, C channels, K modalities, D dim, B users and M items of a batch, N = U + I nodes.
+Shapes: U users, I items, C channels, K modalities, D embedding size, B users and M items of a
+batch, R selected items, N = U + I nodes.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from mmrec.nn.sparse import SparseMatrix, TakenRows, take_rows
 ItemContent = Literal["graph", "projected", "both"]
 UserContent = Literal["propagated", "history", "sum"]
 
-FEW = 0.5  # of the items: if a batch depends on fewer, their features are gathered first
+FEW = 0.5  # gather features first if a batch depends on a smaller share of the items
 
 
 def channel_names(modalities: Iterable[str], *, behaviour: bool) -> tuple[str, ...]:
-    """Return the names of the channels: `behaviour` if it is included, then the modalities."""
+    """Return the names of the channels: `behaviour` if included, then the modalities."""
     return (*(("behaviour",) if behaviour else ()), *modalities)
 
 
 class BatchRows(NamedTuple):
-    """The rows of users and items that a batch reads, and those of the graphs.
+    """Rows of embedding tables and graphs that a batch needs.
 
     Attributes:
         batch_index: users and items of the batch.
-        nodes: [B+M], their rows in a table with users first.
-        graphs: rows of each graph.
+        nodes: their rows in a table with users first, [B+M].
+        graphs: their rows in each graph.
     """
 
     batch_index: BatchIndex
@@ -46,13 +47,13 @@ class BatchRows(NamedTuple):
 
 
 class ChannelVectors(NamedTuple):
-    """Vectors of users and items in each channel: of a batch, or of everything.
+    """Channel vectors of all users and items, or of those of a batch.
 
     Attributes:
         users: [C, B or U, D].
-        items: [C, M or I, D]; zero where the item lacks the modality.
-        present: [M or I, C] bool, which channels an item has.
-        projected: [M or I, K, D], projected features of the items; None if they are not used.
+        items: [C, M or I, D], zero for absent modalities.
+        present: mask of the channels of items, [M or I, C] bool.
+        projected: projected features of items, [M or I, K, D]; None if unused.
     """
 
     users: Tensor
@@ -62,22 +63,22 @@ class ChannelVectors(NamedTuple):
 
 
 class GraphViews(nn.Module):
-    """Propagate the same signal over each graph, and blend: `z = g z_0 + (1 - g) z_1`.
+    """Propagate a signal over one or two graphs, and blend the results: `z = g z_0 + (1 - g) z_1`.
 
     Args:
-        graphs: the collaborative and the augmented graph; or a single one, without a gate.
+        graphs: the collaborative and the augmented graph, or a single graph without gate g.
         layers: number of propagation steps.
     """
 
     def __init__(self, graphs: Iterable[SparseMatrix], layers: int) -> None:
         super().__init__()
         self.views = nn.ModuleList(Propagation(graph, layers) for graph in graphs)
-        self.gated = len(self.views) == 2 and layers > 0  # without a step both views are equal
+        self.gated = len(self.views) == 2 and layers > 0  # with 0 steps, both views are equal
         if self.gated:
-            self.gate = nn.Parameter(torch.tensor(2.0))  # sigmoid: .88 collaborative
+            self.gate = nn.Parameter(torch.tensor(2.0))  # sigmoid: 0.88 collaborative
 
     def forward(self, x: Tensor, batch: BatchRows | None = None) -> Tensor:
-        """[N, D] -> [N, D], or only the rows of a batch: -> [B+M, D]."""
+        """Propagate [N, D] -> [N, D], or for a batch only its rows: -> [B+M, D]."""
         share = torch.sigmoid(self.gate) if self.gated else None
         if batch is not None:
             weights = None if share is None else torch.stack([share, 1 - share])
@@ -87,32 +88,34 @@ class GraphViews(nn.Module):
 
 
 class Channels(nn.Module):
-    """Vectors of users and items in a behaviour channel and in one channel per modality.
+    """Compute the vectors of a behaviour channel and of one content channel per modality.
 
-    Behaviour is the ID embeddings propagated over the user-item graphs. The content of an item in a
-    modality is the ID embeddings of its neighbours in the modality's item graph, its projected
-    features, or their sum. A content channel propagates it over the same user-item graphs.
+    The behaviour channel propagates ID embeddings over the user-item graphs. The content of an item
+    in a modality is the aggregated ID embeddings of its neighbours in the modality's item graph,
+    its projected features, or their sum. A content channel propagates it over the same user-item
+    graphs.
 
     Args:
-        corpus: training interactions, for their sizes.
-        modalities: by name.
+        corpus: training data, from which the numbers of users and items are read.
+        modalities: modalities by name.
         graphs: one or two user-item graphs, [N, N] sparse CSR, symmetric.
-        neighbours: [I, I] sparse CSR of each modality, symmetric; read unless `content=projected`.
+        neighbours: item graph of each modality, [I, I] sparse CSR, symmetric; unused with
+            `content="projected"`.
         dim: embedding size D.
         layers: propagation steps of the behaviour channel.
         content_layers: propagation steps of the content channels.
         behaviour: include the behaviour channel.
-        content: of an item: `graph`, `projected` or `both`.
-        precision: of the products with features.
+        content: content of items: `graph`, `projected` or `both`.
+        precision: precision of the products with features.
         late_add: weight of an item's content, added after propagation.
-        user_content: a user's vector in a content channel: `propagated`, that of the behaviour
+        user_content: user vectors of content channels: `propagated`, those of the behaviour
             channel; `history`, the propagated content of the user's items; or their `sum`.
 
     Attributes:
-        names: of the channels.
+        names: names of the channels.
 
     Raises:
-        SettingError: names the setting of the model that is invalid.
+        SettingError: a setting of the model is invalid.
     """
 
     present: Tensor  # [I, C] bool
@@ -141,16 +144,16 @@ class Channels(nn.Module):
             raise SettingError(
                 setting="model.user_content",
                 value=user_content,
-                problem="it needs a propagation step from items to users",
-                hint="give model.content_layers=1 or more",
+                problem="it needs at least one propagation step from items to users",
+                hint="set model.content_layers to 1 or more",
             )
         if not behaviour and user_content == "history" and content == "projected":
             raise SettingError(
                 setting="model.behaviour",
                 value=behaviour,
-                problem="with model.user_content=history and model.content=projected it leaves "
-                "the ID embeddings unused",
-                hint="change one of them",
+                problem="with model.user_content=history and model.content=projected, ID "
+                "embeddings are unused",
+                hint="change one of the three settings",
             )
         self.names = channel_names(modalities, behaviour=behaviour)
         self.n_users, self.n_items = corpus.n_users, corpus.n_items
@@ -170,7 +173,7 @@ class Channels(nn.Module):
         shared = [SparseMatrix(graph, symmetric=True) for graph in graphs]
         self.graphs = nn.ModuleList(shared)
         self.behaviour = None
-        if behaviour or user_content != "history":  # otherwise nothing reads it
+        if behaviour or user_content != "history":  # otherwise unused
             self.behaviour = GraphViews(shared, layers)
         self.contents = nn.ModuleList(GraphViews(shared, content_layers) for _ in modalities)
 
@@ -210,7 +213,7 @@ class Channels(nn.Module):
                 case "sum":
                     user_m = user + user_m
             found.append((user_m, item_m))
-        found = found[-len(self.names) :]  # without the behaviour channel if it is not included
+        found = found[-len(self.names) :]  # drop the behaviour channel if it is not included
         present = self.present[chosen]  # [M, C]
         return ChannelVectors(
             torch.stack([u for u, _ in found]),
@@ -220,7 +223,7 @@ class Channels(nn.Module):
         )
 
     def _contents(self, items: Tensor, projected: Tensor | None) -> list[Tensor]:
-        """The content of all items in each modality, from ID embeddings and features: [I, D]."""
+        """Return the content of all items in each modality, before propagation: [I, D] each."""
         around = [smooth(items) for smooth in self.neighbours or ()]
         shown = [] if projected is None else [*projected.unbind(1)]
         if around and shown:
@@ -228,12 +231,12 @@ class Channels(nn.Module):
         return around or shown
 
     def _reached(self, batch: BatchRows | None) -> Tensor | None:
-        """The items whose features a batch depends on, if they are few: [R]; otherwise None.
+        """Return the items whose features a batch depends on, [R]; None if they are many.
 
-        Projections are the most expensive part of a step. Those of other items are left out.
+        Projections are the most expensive part of a step, so those of other items are skipped.
         """
         if batch is None or self.content_layers > 1:
-            return None  # two steps reach nearly all items
+            return None  # two propagation steps reach nearly all items
         nodes = torch.zeros(len(self.node.weight), dtype=torch.bool, device=batch.nodes.device)
         nodes[batch.nodes] = True
         if self.content_layers:

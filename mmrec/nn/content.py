@@ -1,4 +1,4 @@
-"""Content of items, known and new, for models that rank items by content.
+"""Content of catalogue items and of new items, for content-based models.
 
 Shapes: N items, I items of the catalogue, M modalities, F_m width of modality m, D embedding size.
 """
@@ -19,15 +19,15 @@ from mmrec.data import Modality
 from mmrec.nn.features import Features
 
 Rows = Tensor | NDArray[Any]
-NEW = "new items"  # the data, in errors
+NEW = "new items"  # name of the data in error messages
 
 
 class Content(NamedTuple):
-    """Features of items.
+    """Features of N items.
 
     Attributes:
-        rows: [N, F_m] of each modality, of length one; zero where an item lacks the modality.
-        present: [N, M] bool.
+        rows: features of each modality, [N, F_m], of unit length; zero if absent.
+        present: mask of the modalities, [N, M] bool.
     """
 
     rows: list[Tensor]
@@ -35,21 +35,21 @@ class Content(NamedTuple):
 
 
 class ItemFeatures(nn.Module):
-    """The content of a catalogue; not trained, and not part of checkpoints.
+    """Frozen content of a catalogue, not stored in checkpoints.
 
-    Rows are normalized to length one. This needs no statistics of the catalogue, so new items are
-    treated in the same way.
+    Rows are normalised to unit length. This needs no statistics of the catalogue, so new items are
+    normalised in the same way.
 
     Args:
-        modalities: by name.
+        modalities: modalities by name.
 
     Attributes:
         names: names of the modalities.
-        widths: F_m of each modality.
+        widths: number of features F_m of each modality.
         complete: whether every item has at least one modality.
 
     Raises:
-        SettingError: no item has one of the modalities.
+        SettingError: a modality is absent from all items.
     """
 
     present: Tensor
@@ -61,7 +61,7 @@ class ItemFeatures(nn.Module):
                 raise SettingError(
                     setting="data.modalities",
                     problem=f"no item has modality {name}",
-                    hint="list the others",
+                    hint="remove it from data.modalities",
                 )
         self.names = tuple(modalities)
         self.widths = tuple(m.width for m in modalities.values())
@@ -79,37 +79,37 @@ class ItemFeatures(nn.Module):
     def new(
         self, features: Mapping[str, Rows], present: Mapping[str, Rows] | None = None
     ) -> Content:
-        """Convert features of items that need not be in the catalogue.
+        """Convert features of new items.
 
         Args:
-            features: [N, F_m] of each modality, of lengths from 1e-12 to 1e19. Items lack the
-                modalities that are not given, and those where their row is NaN.
-            present: [N] bool by modality; None: all.
+            features: features by modality, [N, F_m], with row norms from 1e-12 to 1e19. Modalities
+                that are not given, and rows of NaN, are absent.
+            present: mask by modality, [N] bool; None marks all rows as present.
 
         Raises:
-            DataError: an unknown modality, another width, different numbers of rows, an infinite
-                value, a row that is NaN in part, or presence that is not one bool per item.
-            TypeError: features or presence are not given by modality.
+            DataError: a modality is unknown; the numbers of rows differ; a width differs from
+                training; a value is infinite; a row is partly NaN; or a mask is not [N] bool.
+            TypeError: `features` or `present` is not a mapping.
         """
         if not isinstance(features, Mapping):
             names = ", ".join(f'"{name}": array' for name in self.names)
             raise TypeError(
-                f"features of new items: found {type(features).__name__}; expected arrays by "
-                f"modality, {{{names}}}"
+                f"features of new items: found {type(features).__name__}; expected a mapping from "
+                f"modality to array, {{{names}}}"
             )
         present = {} if present is None else present
         if not isinstance(present, Mapping):
             raise TypeError(
-                f"present: found {type(present).__name__}; expected a bool per item by modality, "
-                "for example {name: [True, ...]}"
+                f"present: found {type(present).__name__}; expected a mapping from modality to one "
+                "bool per item, for example {name: [True, ...]}"
             )
         for name in [*features, *present]:
             if name not in self.names:
                 raise DataError(
                     file=NEW,
                     problem=f"unknown modality {name}",
-                    expected=f"those of training, {', '.join(self.names)}",
-                    hint="rename it, or leave it out",
+                    expected=f"the modalities of training: {', '.join(self.names)}",
+                    hint="rename or remove it",
                 )
         given = {name: _tensor(name, rows) for name, rows in features.items()}
         counts = {name: len(rows) if rows.ndim else 0 for name, rows in given.items()}
@@ -144,50 +144,50 @@ def _tensor(name: str, rows: Rows) -> Tensor:
 
 
 def _checked_mask(name: str, mask: Tensor, count: int) -> Tensor:
-    """Return a mask [N] of bools or of zeros and ones as bools."""
+    """Convert a mask [N] of bools, or of zeros and ones, to bools."""
     if mask.shape != (count,) or not ((mask == 0) | (mask == 1)).all():
         raise DataError(
             file=NEW,
             column=f"present[{name}]",
             found=f"{mask.dtype} of shape {[*mask.shape]}",
-            expected=f"a bool for each of {count} items",
+            expected=f"one bool for each of {count} items",
         )
     return mask.bool()
 
 
 def _checked_presence(name: str, rows: Tensor, width: int, mask: Tensor) -> Tensor:
-    """Return which items have a modality: those in the mask whose row is not NaN.
+    """Return the mask without rows of NaN.
 
     Raises:
-        DataError: a wrong shape, an infinite value, or NaN in a part of a row.
+        DataError: the shape is wrong, a value is infinite, or a row is partly NaN.
     """
     if rows.ndim != 2 or rows.shape[1] != width:
         raise DataError(
             file=NEW,
             column=name,
             found=f"of shape {[*rows.shape]}",
-            expected=f"{width} numbers per item, from the encoder that was used for training",
+            expected=f"{width} numbers per item, from the encoder used for training",
         )
     missing = rows.isnan()
     mask = mask & ~missing.all(1)
-    for invalid, found in ((rows.isinf(), "infinite"), (missing, "NaN in a part")):
+    for invalid, found in ((rows.isinf(), "infinite"), (missing, "partly NaN")):
         if (bad := mask & invalid.any(1)).any():
             raise DataError(
                 file=NEW,
                 row=int(bad.nonzero()[0]),
                 column=name,
                 found=found,
-                expected="finite numbers, or a row of NaN if the item lacks the modality",
+                expected="finite numbers, or only NaN if the item lacks the modality",
             )
     return mask
 
 
 def mean_item(items: Tensor, present: Tensor) -> Tensor:
-    """Average the items that have any content: [N, D] and [N, M] -> [D]."""
+    """Return the mean of the items that have content: [N, D] and [N, M] -> [D]."""
     known = present.any(1, keepdim=True)
     return (items * known).sum(0) / known.sum().clamp(min=1)
 
 
 def fill_missing(items: Tensor, present: Tensor, fallback: Tensor) -> Tensor:
-    """Replace items [N, D] that have no content by a fallback [D]; `present` is [N, M]."""
+    """Replace items without content by a fallback: [N, D], [N, M] and [D] -> [N, D]."""
     return torch.where(present.any(1, keepdim=True), items, fallback)

@@ -1,6 +1,6 @@
-"""A pool of linear experts for several channels, with a gate for each channel.
+"""A pool of linear experts for several channels, with one gate per channel.
 
-C channels, N rows, D dim, K experts.
+Shapes: C channels, N rows, D embedding size, K experts.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ PoolGate = Literal["linear", "attention"]
 
 
 class ExpertPool(nn.Module):
-    """Mix the outputs of experts with the gate of each channel.
+    """Linear experts, mixed by one gate per channel.
 
     The output of channel c is `sum_k g_ck (W_k x_c + b_k)`, with `g_c = softmax(logits_c)`:
 
     - `linear`: `logits_c = V_c x_c + a_c`.
-    - `attention`: `logits_ck = <Q_c x_c, key_k> / sqrt(D)`, a query against a key of each expert.
+    - `attention`: `logits_ck = <Q_c x_c, key_k> / sqrt(D)`, with one key per expert.
 
     Args:
-        channels: C.
-        dim: D.
-        experts: K.
-        pool: `shared`: all channels have the same experts and keys; `separate`: each its own.
-        gate: `linear` or `attention`.
-        top_k: experts that a row keeps; None: all.
+        channels: number of channels C.
+        dim: embedding size D.
+        experts: number of experts K.
+        pool: `shared` experts and keys for all channels, or `separate` ones per channel.
+        gate: type of the gates, `linear` or `attention`.
+        top_k: number of experts kept per row and channel; None keeps all.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class ExpertPool(nn.Module):
         else:
             self.query_bias = nn.Parameter(torch.zeros(channels, 1, experts))
         for weight in drawn:
-            nn.init.uniform_(weight, -(dim**-0.5), dim**-0.5)  # as of nn.Linear
+            nn.init.uniform_(weight, -(dim**-0.5), dim**-0.5)  # as in nn.Linear
 
     def gates(self, x: Tensor) -> Tensor:
-        """Return the weight of each expert: [C, N, D] -> [C, N, K]; rows sum to one."""
+        """Return the gates of experts, which sum to 1: [C, N, D] -> [C, N, K]."""
         logits = x @ self.query
         if self.gate == "attention":
             logits = logits @ self.key / x.shape[-1] ** 0.5
@@ -70,7 +70,7 @@ class ExpertPool(nn.Module):
         return sparse_softmax(at_least_float32(logits), self.top_k, dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix the experts: [C, N, D] -> [C, N, D]."""
+        """Apply the experts and mix their outputs: [C, N, D] -> [C, N, D]."""
         gates = self.gates(x).to(x.dtype)
         # sum_k g_k W_k x is one product: [W_1, ..., W_K] with [g_1 x, ..., g_K x].
         spread = (gates.unsqueeze(-1) * x.unsqueeze(-2)).flatten(2)  # [C, N, K D]

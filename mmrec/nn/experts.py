@@ -1,6 +1,6 @@
-"""Experts with roles: each mixes the channels of a user or an item in its own way.
+"""Experts with modality roles, which mix the channels of users and items.
 
-C channels, E experts, D dim.
+Shapes: C channels, E experts, N rows, D embedding size.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from mmrec.config.errors import SettingError
 Role = Literal["dominant", "balanced", "complementary"]
 Experts = Literal["templates", "free", "one"]
 ABOUT_ROLES = (
-    "An expert dominant/a looks mostly at channel a, balanced/a+b at both alike, "
-    "complementary/a at a and at what the others add to it."
+    "Expert dominant/a uses mostly channel a, balanced/a+b uses both channels equally, and "
+    "complementary/a uses a and the parts of the other channels that a does not contain."
 )
 ROLES: Mapping[Role, float] = {"dominant": 0.8, "balanced": 0.45, "complementary": 0.5}
 
 
 class Template(NamedTuple):
-    """What an expert is for.
+    """Initial channel weights of an expert, according to its role.
 
     Attributes:
-        name: the role and its channels, as `dominant/visual`.
-        weights: of each channel; they sum to one.
-        anchor: of a complementary expert: the channel whose direction the others leave out.
+        name: the role and its channels, for example `dominant/visual`.
+        weights: weight of each channel; they sum to 1.
+        anchor: anchor channel of a complementary expert, whose direction is removed from the other
+            channels; None for other roles.
     """
 
     name: str
@@ -40,19 +41,19 @@ class Template(NamedTuple):
 
 
 def role_templates(channels: Sequence[str], roles: Mapping[Role, float | None]) -> list[Template]:
-    """One dominant expert per channel, one balanced per pair, one complementary per channel.
+    """Return one dominant expert per channel, one balanced per pair, one complementary per channel.
 
-    Three channels give nine experts. What a role's own channels leave of the weight, the others
-    share evenly; where there are no others, its own take all. A role that means nothing with so
-    few channels (a pair of one) has no expert.
+    Three channels give nine experts. A role assigns a weight to its own channels; the other
+    channels share the remaining weight equally. If there are no other channels, the own channels
+    have all the weight. Roles that need more channels than there are have no expert.
 
     Args:
-        channels: names.
-        roles: the weight of the dominant channel, of each of a balanced pair, and of the anchor;
-            a role that is missing or None has no expert.
+        channels: names of the channels.
+        roles: weight of the `dominant` channel, of each channel of a `balanced` pair, and of the
+            anchor of a `complementary` expert. Missing or None: no such experts.
 
     Raises:
-        SettingError: a weight that leaves less than nothing, or no expert is left.
+        SettingError: a role is unknown, a weight is out of range, or no expert remains.
     """
     limits = {"dominant": 1.0, "balanced": 0.5, "complementary": 1.0}
     for role, weight in roles.items():
@@ -60,15 +61,15 @@ def role_templates(channels: Sequence[str], roles: Mapping[Role, float | None]) 
             raise SettingError(
                 setting=f"model.roles.{role}",
                 value=weight,
-                problem="no such role",
-                hint=f"there are {', '.join(limits)}",
+                problem="unknown role",
+                hint=f"the roles are {', '.join(limits)}",
             )
         if weight is not None and not 0 < weight <= limits[role]:
             raise SettingError(
                 setting=f"model.roles.{role}",
                 value=weight,
                 expected=f"a weight above 0 and at most {limits[role]}",
-                hint="null leaves these experts out",
+                hint="use null to omit these experts",
             )
     count = len(channels)
     found = []
@@ -88,8 +89,8 @@ def role_templates(channels: Sequence[str], roles: Mapping[Role, float | None]) 
         raise SettingError(
             setting="model.roles",
             value=dict(roles),
-            problem=f"no expert is left for the channels {', '.join(channels)}",
-            hint="give one role a weight",
+            problem=f"no expert remains for the channels {', '.join(channels)}",
+            hint="set the weight of at least one role",
         )
     return found
 
@@ -100,13 +101,13 @@ def expert_templates(
     """Return the experts of `role_templates`, or an alternative for an ablation.
 
     Args:
-        channels: names.
-        roles: as for `role_templates`.
-        experts: `templates`; `free`: as many experts, whose names claim no role; or `one` expert
-            with equal weights.
+        channels: names of the channels.
+        roles: weights of the roles; see `role_templates`.
+        experts: `templates`; `free`, the same number of experts with names without roles; or `one`
+            expert with equal weights.
 
     Raises:
-        SettingError: no such choice, or an error of `role_templates`.
+        SettingError: `experts` or `roles` is invalid.
     """
     check_choice(Experts, experts=experts)
     templates = role_templates(channels, roles)
@@ -128,19 +129,20 @@ def _weights(count: int, own: tuple[int, ...], weight: float) -> tuple[float, ..
 
 
 class RoleExperts(nn.Module):
-    """Experts that mix the channels of a user or an item with learned weights.
+    """Experts that mix the channels of users and items with learned weights.
 
     Expert e returns `x_e = sum_c w_ec h_c`, with `w_e = softmax(log template_e + delta_e)`. Its
-    score of a pair is the dot product of the user's and the item's vector.
+    score of a pair is the dot product of the user vector and the item vector.
 
-    A complementary expert removes from every other channel the component along its anchor channel.
-    The result is then rescaled to the norm of the plain mixture: shorter vectors give smaller
-    scores, and the router would soon drop these experts.
+    Complementary experts remove the component along their anchor channel from all other channels.
+    The result is rescaled to the norm of the original mixture, because shorter vectors would give
+    smaller scores, and the router would soon drop these experts.
 
     Args:
-        templates: one for each expert.
-        anchored: start at the templates, penalise the distance from them, and remove the anchor's
-            direction in complementary experts. Otherwise the weights start at random and are free.
+        templates: template of each expert.
+        anchored: initialise the weights with the templates, penalise the distance from them, and
+            remove the anchor direction in complementary experts. Otherwise, weights are initialised
+            at random and not penalised.
     """
 
     template: Tensor
@@ -161,23 +163,23 @@ class RoleExperts(nn.Module):
         anchors = torch.tensor([a for a in free if a is not None]).long()
         self.register_buffer("anchor", anchors, persistent=False)
         self.delta = nn.Parameter(torch.zeros(experts, channels))
-        if not anchored:  # or equal experts would stay equal
+        if not anchored:  # experts with equal weights would stay equal
             nn.init.normal_(self.delta, std=0.5)
 
     def weights(self) -> Tensor:
-        """-> [E, C]; rows sum to one."""
+        """Return the channel weights of experts, with rows that sum to 1: [E, C]."""
         return (self.template.log() + self.delta).softmax(1)
 
     def penalty(self) -> Tensor:
-        """Mean square of how far the weights are from their templates; zero if they are free."""
+        """Return the mean squared distance from the templates; 0 if not anchored."""
         return self.delta.square().mean() if self.anchored else self.delta.new_zeros(())
 
     def forward(self, channels: Tensor) -> Tensor:
-        """Mix the channels: [C, N, D], zero where a channel is absent -> [E, N, D]."""
+        """Mix the channels, which are zero where absent: [C, N, D] -> [E, N, D]."""
         weights = self.weights()
         mixed: Tensor = torch.tensordot(weights, channels, 1)  # [E, N, D]
         if len(self.anchor):
-            # w_c (h_c - (h_c . a) a), summed over c other than the anchor's, in two products.
+            # w_c (h_c - (h_c . a) a), summed over all c except the anchor, in two products.
             direction = normalize(channels[self.anchor], dim=-1)  # [E', N, D]
             others = weights[self.complementary].scatter(1, self.anchor.unsqueeze(1), 0.0)
             rest = torch.tensordot(others, channels, 1)  # [E', N, D]
@@ -190,15 +192,15 @@ class RoleExperts(nn.Module):
         return mixed
 
     def makes_up(self, present: Tensor) -> Tensor:
-        """Return the factor of each expert's score that compensates for absent channels.
+        """Return factors of expert scores that compensate for absent channels.
 
-        It makes the weights of the channels that are present sum to one.
+        They rescale the weights of the present channels to a sum of 1.
 
         Args:
-            present: [N, C] bool.
+            present: mask of the channels, [N, C] bool.
 
         Returns:
-            [N, E], 1 where nothing is absent, 0 where everything is.
+            Factors, [N, E]: 1 if all channels are present, 0 if all are absent.
         """
         there = present.to(self.delta.dtype) @ self.weights().T
         return torch.where(there > 0, 1 / there.clamp(min=1e-6), 0.0)
@@ -207,11 +209,11 @@ class RoleExperts(nn.Module):
         """Return the weight of each channel in gated sums of the experts.
 
         Args:
-            gates: [N, E].
-            present: [N, C] bool.
+            gates: gates of experts, [N, E].
+            present: mask of the channels, [N, C] bool.
 
         Returns:
-            [N, C]; zero for absent channels. Rows sum to the sum of the gates, or to 0 if all
-            channels are absent.
+            Weights [N, C], zero for absent channels. Rows sum to the sum of the gates, or to 0 if
+            all channels are absent.
         """
         return (gates * self.makes_up(present)) @ self.weights() * present

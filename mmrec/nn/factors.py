@@ -1,6 +1,6 @@
-"""Factors of a user-item matrix, solved and not trained.
+"""Closed-form matrix factorization.
 
-U users, I items, N interactions, D dim.
+Shapes: U users, I items, D embedding size.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from mmrec.config.bars import steps
 from mmrec.data import Interactions
 
-BLOCK = 2**16  # places of rows that are solved for at a time: [BLOCK, D] is held a few times
+BLOCK = 2**16  # entries solved at a time; a few [BLOCK, D] matrices are in memory
 
 
 @torch.no_grad()
@@ -26,26 +26,26 @@ def weighted_factors(
     rounds: int = 10,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Weighted matrix factorisation of implicit feedback, by alternating least squares.
+    """Factorize implicit feedback by alternating least squares.
 
     Hu, Koren and Volinsky, ICDM 2008. https://doi.org/10.1109/ICDM.2008.22
 
-    Minimises `sum_ui c_ui (r_ui - <x_u, y_i>)^2 + l2 (|X|^2 + |Y|^2)` with `r = 1` and
-    `c = 1 + alpha` where there is an interaction, 0 and 1 elsewhere. An item that nobody has gets a
-    row of zeros.
+    Minimises `sum_ui c_ui (r_ui - <x_u, y_i>)^2 + l2 (|X|^2 + |Y|^2)`, with `r = 1` and
+    `c = 1 + alpha` for interactions, and `r = 0` and `c = 1` for all other pairs. Users and items
+    without interactions have a row of zeros.
 
     Args:
-        train: what is factorised.
-        n_users: U.
-        n_items: I.
-        dim: D.
-        alpha: further confidence in what was seen.
-        l2: weight of the factors' squared norm.
-        rounds: of solving for users and for items.
-        seed: of the first items.
+        train: training interactions.
+        n_users: number of users U.
+        n_items: number of items I.
+        dim: embedding size D.
+        alpha: additional confidence in observed interactions.
+        l2: weight of the squared norm of the factors.
+        rounds: number of rounds, each of which solves for users and for items.
+        seed: random seed of the initial item factors.
 
     Returns:
-        [U, D] and [I, D].
+        User factors [U, D] and item factors [I, D].
     """
     generator = torch.Generator().manual_seed(seed)
     items = 0.01 * torch.randn(n_items, dim, generator=generator)
@@ -59,10 +59,10 @@ def weighted_factors(
 def _solve(
     known: Tensor, row: Tensor, column: Tensor, count: int, alpha: float, l2: float
 ) -> Tensor:
-    """`x_r = (B + alpha Y_r'Y_r)^-1 (1 + alpha) Y_r' 1`, `B = Y'Y + l2 I`: [count, D].
+    """Return `x_r = (B + alpha Y_r'Y_r)^-1 (1 + alpha) Y_r' 1`, `B = Y'Y + l2 I`: [count, D].
 
-    Y_r holds the n rows of Y that r has. Where n is below D, the same is
-    `(1 + alpha) B^-1 Y_r' (I + alpha Y_r B^-1 Y_r')^-1 1`, a system of n equations instead of D.
+    Y_r holds the n rows of Y that interact with r. If n < D, the equal expression
+    `(1 + alpha) B^-1 Y_r' (I + alpha Y_r B^-1 Y_r')^-1 1` needs n equations instead of D.
     """
     known, dim = known.double(), known.shape[1]  # B can be nearly singular
     base = known.T @ known + l2 * torch.eye(dim, dtype=known.dtype)
@@ -70,10 +70,10 @@ def _solve(
     taken = torch.bincount(row, minlength=count)
     by_row, by_size = row.argsort(stable=True), taken.argsort(descending=True, stable=True)
     start = taken.cumsum(0) - taken
-    known = torch.cat([known, known.new_zeros(1, dim)])  # what fills up short rows
+    known = torch.cat([known, known.new_zeros(1, dim)])  # padding of short rows
     found = known.new_zeros(count, dim)
     first, filled_rows = 0, int((taken > 0).sum())
-    while first < filled_rows:  # the longest first, as many of about one length as a block holds
+    while first < filled_rows:  # longest rows first; a block holds rows of similar length
         longest = int(taken[by_size[first]])
         rows = by_size[first : first + max(1, BLOCK // max(dim, longest))]
         place = torch.arange(longest)

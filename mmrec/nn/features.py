@@ -1,4 +1,4 @@
-"""Content features of a catalogue, and linear maps of them.
+"""Content features of a catalogue, and their linear projections.
 
 Shapes: I items, M modalities, F width of a modality, D embedding size, R selected items.
 """
@@ -19,24 +19,24 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Features(nn.Module):
-    """The features of one modality: [I, F]. Items without the modality have a row of zeros.
+    """Features of one modality, [I, F], with rows of zeros for items without the modality.
 
-    A linear map of content is an `nn.Linear(features.width, dim)` applied to the result. Its bias
-    also reaches items without the modality; multiply by `present` to leave them at zero.
+    Use `nn.Linear(features.width, dim)` on the result for a linear map of content. Its bias also
+    changes items without the modality; multiply by `present` to keep them zero.
 
     Args:
         modality: features and presence.
-        trainable: train the features as parameters, as many published models do; they are then
-            part of checkpoints. Rows of items without the modality stay zero.
-        standardize: subtract the mean over the items that have the modality, and divide by one
-            factor, so that rows have a mean squared norm of 1. This makes a copy of the features.
-            Encoders give all items a large common part (85 % of the energy of the image features
-            of `tiktok`), along which each step of an optimizer would move all items at once.
-        precision: of the stored features; `bfloat16` makes a copy, after they are standardized.
+        trainable: make the features parameters, as in many published models. They are then stored
+            in checkpoints. Rows of items without the modality remain zero.
+        standardize: subtract the mean over the items that have the modality, and divide by a
+            scalar, so that the mean squared norm of rows is 1. This copies the features. Encoder
+            outputs often have a large component in common to all items (85 % of the energy of the
+            image features of `tiktok`), along which each optimizer step would move all items.
+        precision: precision of the stored features; `bfloat16` copies them, after standardization.
 
     Attributes:
-        width: F.
-        present: [I] bool, False where an item lacks the modality.
+        width: number of features F.
+        present: mask of the items that have the modality, [I] bool.
     """
 
     present: Tensor
@@ -71,18 +71,18 @@ class Features(nn.Module):
         if self.complete or not isinstance(self.rows, nn.Parameter):
             return rows
         present = self.present if items is None else self.present[items]
-        return rows * present.unsqueeze(1)  # no gradient reaches an absent row
+        return rows * present.unsqueeze(1)  # absent rows get no gradient
 
 
 def embedding_linear(features: Features, dim: int) -> nn.Linear:
-    """Create a linear map whose results start at the scale of an embedding table.
+    """Create a linear map whose initial outputs have the scale of an embedding table.
 
-    Applied to standardized features, the results have the variance of an [I, D] table under Xavier
-    initialization. The bias starts at zero.
+    On standardized features, the initial outputs have the variance of an [I, D] table with Xavier
+    initialization. The initial bias is zero.
 
     Args:
         features: standardized features.
-        dim: D.
+        dim: embedding size D.
     """
     layer = nn.Linear(features.width, dim)
     nn.init.normal_(layer.weight, std=(2 / (len(features.present) + dim)) ** 0.5)
@@ -91,20 +91,20 @@ def embedding_linear(features: Features, dim: int) -> nn.Linear:
 
 
 class ProjectedFeatures(nn.Module):
-    """A linear map of the features of one modality, `W f + b`; zero where an item lacks it.
+    """Linear map of the features of one modality, `W f + b`, zero for items without it.
 
     Args:
         modality: features [I, F] and presence [I].
-        dim: D.
-        trainable: train the features too; see `Features`.
-        standardize: center and scale the features, and start as an embedding table does; see
+        dim: embedding size D.
+        trainable: also train the features; see `Features`.
+        standardize: standardize the features, and initialise the map like an embedding table; see
             `Features` and `embedding_linear`.
-        precision: of the features and their product with the weights; the output is float32. With
-            `bfloat16` its error is below one hundredth of its norm.
-        unit: divide the result by its norm.
+        precision: precision of the features and of their product with the weights; the output is
+            float32. With `bfloat16`, the error is below 1 % of the norm of the output.
+        unit: normalise the output to unit length.
 
     Attributes:
-        present: [I] bool, False where an item lacks the modality.
+        present: mask of the items that have the modality, [I] bool.
     """
 
     def __init__(
@@ -129,12 +129,12 @@ class ProjectedFeatures(nn.Module):
 
     @property
     def present(self) -> Tensor:
-        """[I] bool."""
+        """Mask of the items that have the modality: [I] bool."""
         return self.features.present
 
     def forward(self, items: Tensor | None = None) -> Tensor:
         """Project all items [I, D], or the given items [R] -> [R, D]."""
-        # Masking the result masks the gradient of the features as well, at less cost.
+        # Masking the output also masks the gradient of the features, at a lower cost.
         rows, present = self.features.rows, self.present
         if items is not None:
             rows, present = rows[items], present[items]
@@ -149,16 +149,16 @@ class ProjectedFeatures(nn.Module):
 
 
 class Projection(nn.Module):
-    """The standardized `ProjectedFeatures` of every modality: [I, M, D].
+    """Standardized `ProjectedFeatures` of all modalities: [I, M, D].
 
     Args:
-        modalities: by name; features [I, F_m] and presence [I] of each.
-        dim: D.
+        modalities: modalities by name, each with features [I, F_m] and presence [I].
+        dim: embedding size D.
         precision: see `ProjectedFeatures`.
 
     Attributes:
         names: names of the modalities.
-        present: [I, M] bool.
+        present: mask of the modalities, [I, M] bool.
     """
 
     present: Tensor
@@ -176,7 +176,7 @@ class Projection(nn.Module):
         self.register_buffer("present", present, persistent=False)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
-        """Project all items: [I, M, D]. With `items` [R], rows of other items are zero."""
+        """Project all items: [I, M, D]. With `items` [R], all other rows are zero."""
         rows = torch.stack([project(items) for project in self.each], dim=1)  # [I or R, M, D]
         if items is None:
             return rows
@@ -184,10 +184,10 @@ class Projection(nn.Module):
 
 
 def center_and_scale(modality: Modality) -> tuple[Tensor, float]:
-    """Return the mean [F] of the present features, and the factor that standardizes deviations.
+    """Return the mean [F] and the scale that standardize the present features.
 
-    `scale * (features - mean)` has a mean squared norm of 1. The factor is 1 if the features do not
-    differ by more than rounding errors.
+    `scale * (features - mean)` has a mean squared norm of 1. The scale is 1 if the features are
+    equal up to rounding errors.
     """
     present = modality.present.sum().clamp(min=1)
     mean = modality.features.sum(0) / present

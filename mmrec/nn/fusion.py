@@ -16,15 +16,14 @@ FusionKind = Literal["vector", "scalar", "mean", "sum", "concat"]
 class Fusion(nn.Module):
     """Combine the projected modalities of each item into one vector.
 
-    The gates form a convex combination, `sum_m g_m * p_m` with
-    `g = softmax_m(W [p_1, ..., p_M] + b)`. Modalities that an item lacks have weight zero. With two
-    modalities the softmax equals a sigmoid gate.
+    Gates give the convex combination `sum_m g_m * p_m` with `g = softmax_m(W [p_1, ..., p_M] + b)`.
+    Absent modalities have weight 0. With two modalities, the softmax equals a sigmoid gate.
 
     Args:
         modalities: number of modalities M.
-        dim: embedding size D of each.
-        kind: `vector` has a gate per modality and dimension, `scalar` one per modality; `mean` and
-            `sum` run over the modalities that an item has; `concat` is a linear map of all.
+        dim: embedding size D of each modality.
+        kind: `vector` has one gate per modality and dimension, `scalar` one per modality; `mean`
+            and `sum` use the modalities that an item has; `concat` is a linear map of all.
     """
 
     def __init__(self, modalities: int, dim: int, *, kind: FusionKind) -> None:
@@ -38,12 +37,12 @@ class Fusion(nn.Module):
         """Fuse the modalities.
 
         Args:
-            projected: [I, M, D], zero for modalities that an item lacks.
-            present: [I, M] bool.
+            projected: projected modalities, [I, M, D], zero if absent.
+            present: mask of the modalities, [I, M] bool.
 
         Returns:
-            The fused vectors [I, D], and the gates [I, M, D or 1] or None if `kind` has no gate.
-            Gates sum to one over M if the item has any modality.
+            The fused vectors [I, D], and the gates [I, M, D or 1], or None if `kind` has no gate.
+            Gates sum to 1 over M if the item has any modality.
         """
         match self.kind:
             case "vector" | "scalar":
@@ -62,10 +61,10 @@ def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
     """Softmax over the positions where `mask` is true; all other positions are zero.
 
     Args:
-        logits: any shape.
-        mask: bool, broadcastable to `logits`. Where it is false along all of `dim`, the result is
-            zero.
-        dim: dimension that sums to one.
+        logits: logits of any shape.
+        mask: bool, broadcastable to `logits`. If it is false for all positions along `dim`, the
+            result is zero.
+        dim: dimension along which the result sums to 1.
     """
     lowest = torch.finfo(logits.dtype).min
     return logits.masked_fill(~mask, lowest).softmax(dim) * mask

@@ -1,6 +1,6 @@
-"""Hypergraphs whose hyperedges users and items join with learned weights.
+"""Hypergraphs with learned assignments of users and items to hyperedges.
 
-N nodes (U users or I items), A hyperedges, D embedding size.
+Shapes: N nodes (U users or I items), A hyperedges, D embedding size.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from mmrec.nn.rows import inverse_norm, unit_rows
 def soft_assignment(
     logits: Tensor, temperature: float, present: Tensor, *, noise: bool = False
 ) -> Tensor:
-    """Return the weights with which nodes belong to hyperedges: `softmax((h + g) / t)`.
+    """Return the weights of hyperedges for each node: `softmax((h + g) / t)`.
 
-    With Gumbel noise g this is the Gumbel-softmax of Jang et al., ICLR 2017.
+    With Gumbel noise g, this is the Gumbel-softmax of Jang et al., ICLR 2017.
     https://arxiv.org/abs/1611.01144
 
     Args:
-        logits: h, [N, A].
-        temperature: t; the lower, the closer each node is to a single hyperedge.
-        present: [N] bool, nodes that have a logit; the others belong to no hyperedge.
-        noise: draw g; otherwise it is zero.
+        logits: logits h, [N, A].
+        temperature: temperature t; a lower value concentrates each node on a single hyperedge.
+        present: mask of the nodes that have logits, [N] bool; others belong to no hyperedge.
+        noise: sample g; otherwise it is zero.
 
     Returns:
-        [N, A], rows sum to 1, or to 0 where a node is not present.
+        Assignment [N, A]; rows sum to 1, or to 0 for absent nodes.
     """
     logits = at_least_float32(logits)
     if noise:
@@ -38,12 +38,12 @@ def soft_assignment(
 
 
 class Hypergraph(NamedTuple):
-    """Users, items and hyperedges after a convolution.
+    """Result of a hypergraph convolution.
 
     Attributes:
-        users: H_U, [U, A] assignment of users.
-        items: H_I, [I, A] assignment of items.
-        edges: [A, D] embeddings of hyperedges, in the last layer.
+        users: assignment H_U of users, [U, A].
+        items: assignment H_I of items, [I, A].
+        edges: embeddings of hyperedges in the last layer, [A, D].
     """
 
     users: Tensor
@@ -51,18 +51,18 @@ class Hypergraph(NamedTuple):
     edges: Tensor
 
     def embed(self, nodes: Tensor) -> Tensor:
-        """Sum the hyperedges of nodes with their assignment: [N, A] -> [N, D]."""
+        """Sum hyperedge embeddings weighted by an assignment: [N, A] -> [N, D]."""
         with torch.autocast(self.edges.device.type, enabled=False):
             return nodes @ self.edges
 
     def cosine_factors(self, x: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Factor the cosines of vectors with the embeddings of nodes, `P Q^T`.
+        """Factorize the cosines between vectors and node embeddings as `P Q^T`.
 
-        An embedding is a sum of A hyperedges, so that factors need A columns rather than D.
+        Node embeddings are sums of A hyperedges, so the factors have A columns instead of D.
 
         Args:
-            x: [M, D].
-            nodes: [N, A] assignment.
+            x: vectors, [M, D].
+            nodes: assignment of nodes, [N, A].
 
         Returns:
             P [M, A] and Q [N, A].
@@ -72,14 +72,14 @@ class Hypergraph(NamedTuple):
 
 
 class HypergraphConvolution(nn.Module):
-    """Pass messages from items to hyperedges, and from these back to items and to users.
+    """Pass messages from items to hyperedges, and from hyperedges to items and users.
 
-    In each layer `E_I <- H_I (H_I^T E_I)`. Users get `H_U (H_I^T E_I)` of the last layer.
+    Each layer computes `E_I <- H_I (H_I^T E_I)`. Users are `H_U (H_I^T E_I)` of the last layer.
 
     Args:
         layers: number of layers, at least 1.
-        dropout: share of the entries of both assignments that are dropped in training. They are
-            drawn once per call, for all layers.
+        dropout: dropout rate of both assignments in training, in [0, 1). Entries are sampled once
+            per call and shared by all layers.
     """
 
     def __init__(self, layers: int, dropout: float) -> None:
@@ -88,15 +88,15 @@ class HypergraphConvolution(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, users: Tensor, items: Tensor, x: Tensor) -> Hypergraph:
-        """Convolve item embeddings, in the precision of the assignments also under autocast.
+        """Apply the layers in the precision of the assignments, also under autocast.
 
         Args:
-            users: H_U, [U, A] assignment of users.
-            items: H_I, [I, A] assignment of items.
-            x: E_I, [I, D].
+            users: assignment H_U of users, [U, A].
+            items: assignment H_I of items, [I, A].
+            x: item embeddings E_I, [I, D].
 
         Returns:
-            The assignments that dropout left, and the hyperedges of the last layer.
+            The assignments after dropout, and the hyperedges of the last layer.
         """
         with torch.autocast(x.device.type, enabled=False):
             users, items = self.dropout(users), self.dropout(items)

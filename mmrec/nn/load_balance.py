@@ -1,7 +1,9 @@
-"""How evenly gates use the experts: entropies for router schedules, and a loss.
+"""Load balance of experts: entropies for router schedules, and a loss.
 
-N rows, E experts. Some rows may lack some experts: evenness is then relative to equal gates among
-the experts that a row has.
+Some rows may lack some experts. Evenness is then relative to equal gates over the experts that are
+available to a row.
+
+Shapes: N rows, E experts.
 """
 
 from __future__ import annotations
@@ -13,32 +15,32 @@ TINY = 1e-12
 
 
 def entropies(gates: Tensor, even: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean entropy of a row's gates, and the entropy of the mean gates.
+    """Return the mean entropy of the gates of a row, and the entropy of the mean gates.
 
     Args:
-        gates: [N, E], rows that sum to one. Rows with fewer than two experts do not count in H_s.
-        even: [N, E], from `even_gates`: equal gates among the experts that a row has.
+        gates: gates [N, E] with rows that sum to 1. H_s ignores rows with fewer than two experts.
+        even: equal gates over the experts available to each row, [N, E]; see `even_gates`.
 
     Returns:
-        H_s, the mean evenness of the rows, and H_m, the evenness of the mean row: scalars. They
-        are entropies divided by log E if every row has every expert.
+        The mean evenness of rows H_s, and the evenness of the mean row H_m. Both are scalars, equal
+        to entropies divided by log E if all experts are available to all rows.
     """
     pair = evenness(gates, even).sum() / choices(even).sum().clamp(min=1)
     return pair, evenness(gates.sum(0), even.sum(0))
 
 
 def evenness(gates: Tensor, even: Tensor) -> Tensor:
-    """Return how close gates p are to even ones q: `1 - KL(p || q) / max_e log(1 / q_e)`, 0..1.
+    """Return the evenness of gates p relative to q: `1 - KL(p || q) / max_e log(1 / q_e)`.
 
-    For uniform q this is the entropy of p divided by log E. For other q, the entropy of p over that
-    of q would exceed 1 where a rare expert has more than its share.
+    For uniform q, this is the entropy of p divided by log E. For other q, a ratio of entropies
+    could exceed 1, if a rare expert has more than its share.
 
     Args:
-        gates: [..., E], of any scale.
-        even: [..., E], of any scale.
+        gates: p, [..., E], of any scale.
+        even: q, [..., E], of any scale.
 
     Returns:
-        [...]; 0 where there is only one expert.
+        Evenness in [0, 1], [...]; 0 with a single expert.
     """
     p, q = (x / x.sum(-1, keepdim=True).clamp(min=TINY) for x in (gates, even))
     apart = torch.special.xlogy(p, p.clamp(min=TINY) / q.clamp(min=TINY)).sum(-1)
@@ -47,12 +49,12 @@ def evenness(gates: Tensor, even: Tensor) -> Tensor:
 
 
 def choices(even: Tensor) -> Tensor:
-    """Return which rows have more than one expert: [N, E] -> [N] bool."""
+    """Return the mask of rows with more than one expert: [N, E] -> [N] bool."""
     return (even > 0).sum(1) > 1
 
 
 def even_gates(present: Tensor) -> Tensor:
-    """Return equal gates among the experts that are present: [N, E] bool -> [N, E].
+    """Return equal gates over the present experts: [N, E] bool -> [N, E].
 
     Rows without any expert are zero.
     """
@@ -62,16 +64,19 @@ def even_gates(present: Tensor) -> Tensor:
 def imbalance(gates: Tensor, present: Tensor | None = None) -> Tensor:
     """Return `KL(uniform || mean gate)`: 0 if the experts have equal weight on average.
 
-    Where some rows lack some experts, `uniform` is the mean of equal gates among the experts that
-    are present. Otherwise rare experts would take weight from the rows that have both.
+    If rows lack some experts, `uniform` is replaced by the mean of equal gates over the present
+    experts. Otherwise, rare experts would attract more than an equal share of their rows.
 
-    The gradient of this loss is largest for an expert that has almost no weight, where that of the
-    entropy vanishes.
+    The gradient is largest for experts with almost no weight, where the gradient of the entropy
+    vanishes.
 
     Args:
-        gates: [N, E], rows that sum to one.
-        present: [N] or [N, E] bool, the experts that a row has; rows without any do not count.
-            None: all.
+        gates: gates [N, E] with rows that sum to 1.
+        present: mask of the experts, [N] or [N, E] bool; rows without any expert are ignored. None
+            marks all as present.
+
+    Returns:
+        A scalar.
     """
     tiny = torch.finfo(gates.dtype).tiny
     if present is None:
@@ -79,7 +84,7 @@ def imbalance(gates: Tensor, present: Tensor | None = None) -> Tensor:
         return -(len(mean) * mean).clamp(min=tiny).log().mean()
     there = present.view(len(gates), -1).expand_as(gates)
     equal = even_gates(there).to(gates.dtype)  # [N, E]
-    count = equal.sum().clamp(min=1)  # modality dropout may leave no row with an expert
+    count = equal.sum().clamp(min=1)  # there may be no row with an expert
     even, mean = equal.sum(0) / count, (gates * there).sum(0) / count
     apart: Tensor = torch.special.xlogy(even, even / mean.clamp(min=tiny)).sum()
     return apart

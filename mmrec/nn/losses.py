@@ -1,4 +1,8 @@
-"""Losses as pure functions of scores and embeddings."""
+"""Losses as pure functions of scores and embeddings.
+
+Shapes: B rows of a batch, K negatives per row, D embedding size, I items, M items of a batch, T
+targets, N candidates.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ from mmrec.nn.gates import at_least_float32
 from mmrec.nn.rows import unit_rows
 
 Norm = Literal["squared", "frobenius"]
-LOGITS = (2**20, 2**27)  # logits that exist at a time, on a CPU (4 MB, its cache) and on a GPU
-LARGEST = 40.0  # logit whose power, summed over any catalogue, is finite in float32
+LOGITS = (2**20, 2**27)  # logits computed at a time on a CPU (4 MB, fits the cache) and on a GPU
+LARGEST = 40.0  # logits up to this value can be exponentiated and summed in float32
 
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
@@ -23,8 +27,8 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     Rendle et al., UAI 2009. https://arxiv.org/abs/1205.2618
 
     Args:
-        positive: [B] scores of observed pairs.
-        negative: [B, K] scores of the same users with items they have not.
+        positive: scores of observed pairs, [B].
+        negative: scores of the same users with negative items, [B, K].
 
     Returns:
         A scalar, the mean over all B x K comparisons.
@@ -33,38 +37,42 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def pair_scores(users: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-    """Dot products of users with an observed item and with the items they have not.
+    """Return the dot products of users with their positive and negative items.
 
     Args:
-        users: [B, D].
-        positives: [B, D].
-        negatives: [B, K, D].
+        users: user vectors, [B, D].
+        positives: vectors of observed items, [B, D].
+        negatives: vectors of negative items, [B, K, D].
 
     Returns:
-        Scores [B] and [B, K].
+        Scores of positives [B] and of negatives [B, K].
     """
     return (users * positives).sum(-1), (users.unsqueeze(1) * negatives).sum(-1)
 
 
 def batch_softmax(logits: Tensor, own: Tensor, chance: Tensor | None = None) -> Tensor:
-    """Cross-entropy over the items that a batch happens to hold, as if over all there are.
+    """Cross-entropy over the items of a batch, corrected for their sampling probabilities.
 
     `mean_b -log softmax_m(l_bm - log p_m)_own`. Yi et al., RecSys 2019.
     https://doi.org/10.1145/3298689.3346996
 
     Args:
-        logits: [B, M].
-        own: [B] the item that each row is to find.
-        chance: [M] of each item to be among the M, above 0; None: there are no others.
+        logits: logits of the batch's items, [B, M].
+        own: column of the positive item of each row, [B].
+        chance: probability p of each item to be in the batch, [M], above 0; None applies no
+            correction.
+
+    Returns:
+        A scalar.
     """
     return cross_entropy(logits if chance is None else logits - chance.log(), own)
 
 
 def _bounded(rows: Tensor, items: Tensor) -> bool:
-    """Tell whether all logits are small enough that `exp` needs no subtraction of the largest.
+    """Return whether `exp` of the logits is safe without subtracting their maximum.
 
-    By the Cauchy-Schwarz inequality no logit is larger than the product of the largest norms. On a
-    CPU this spares two passes over the logits, 15 % of the loss. A GPU would have to wait for it.
+    By the Cauchy-Schwarz inequality, the product of the largest norms bounds the logits. On a CPU,
+    this saves two passes over the logits, 15 % of the time. A GPU would need to synchronize.
     """
     if rows.device.type != "cpu" or not len(rows):
         return False
@@ -72,7 +80,7 @@ def _bounded(rows: Tensor, items: Tensor) -> bool:
 
 
 class _FullCrossEntropy(torch.autograd.Function):
-    """Cross-entropy over all items whose gradients are computed with it, block by block."""
+    """Cross-entropy over all items that computes its gradients in the forward pass, by block."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, items: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -110,19 +118,19 @@ def full_cross_entropy(
 ) -> Tensor:
     """Cross-entropy over the whole catalogue: mean of `-log softmax(rows @ items.T)_target`.
 
-    Logits exist for a block of rows at a time, which fits a CPU's cache, and gradients are computed
-    with the loss. At 800 rows, 12,101 items and D = 64 that takes 0.4 of the time of autograd on
-    one matrix of logits (`python -m experiments.benchmarks --only SASRec`).
+    Logits are computed in blocks of rows that fit the cache of a CPU, and gradients are computed in
+    the forward pass. For 800 rows, 12,101 items and D = 64, this takes 40 % of the time of autograd
+    with a full matrix of logits (`python -m experiments.benchmarks --only SASRec`).
 
     Args:
-        rows: [T, D].
-        items: [I, D].
-        target: [T] int64.
-        weights: [T] of the rows, without a gradient; the mean is over T, not over the weights.
-            None: 1 each.
+        rows: states, [T, D].
+        items: item vectors, [I, D].
+        target: target item of each row, [T] int64.
+        weights: weights of rows without a gradient, [T]. The mean is over T, not over the weights.
+            None gives all rows weight 1.
 
     Returns:
-        A scalar in float32, or in float64 where the arguments are; 0 without targets.
+        A scalar in float32, or in float64 for float64 arguments; 0 without targets.
     """
     at_least = torch.promote_types(torch.promote_types(rows.dtype, items.dtype), torch.float32)
     weights = rows.new_ones(len(rows)) if weights is None else weights
@@ -134,15 +142,16 @@ def full_cross_entropy(
 
 
 def sampled_bce(positive: Tensor, negative: Tensor, power: float = 1.0) -> Tensor:
-    """Binary cross-entropy of targets and sampled negatives, the mean over all of them.
+    """Binary cross-entropy, averaged over targets and sampled negatives.
 
-    With a power below 1 it is gBCE, `-log sigmoid(positive)^power` for targets, which undoes the
-    overconfidence of sampling. Petrov and Macdonald, RecSys 2023. https://arxiv.org/abs/2308.07192
+    With a power below 1, this is gBCE: `-log sigmoid(positive)^power` for targets corrects the
+    overconfidence caused by sampling. Petrov and Macdonald, RecSys 2023.
+    https://arxiv.org/abs/2308.07192
 
     Args:
-        positive: [T] scores of targets.
-        negative: [T, K] scores of negatives.
-        power: beta, above 0, see `gbce_power`.
+        positive: scores of targets, [T].
+        negative: scores of negatives, [T, K].
+        power: beta of gBCE, above 0; see `gbce_power`.
 
     Returns:
         A scalar.
@@ -152,16 +161,16 @@ def sampled_bce(positive: Tensor, negative: Tensor, power: float = 1.0) -> Tenso
 
 
 def sampled_softmax(positive: Tensor, negative: Tensor, chance: Tensor) -> Tensor:
-    """Cross-entropy of targets over sampled negatives, corrected for how they were sampled.
+    """Cross-entropy over the target and sampled negatives, with logQ correction.
 
-    Mean of `-log(exp(s+) / (exp(s+) + sum_k exp(s_k) / (K q_k)))`: the sum is an unbiased estimate
-    of that over all items that can be drawn. Bengio and Senecal, IEEE Trans. Neural Networks 2008;
-    subtracting `log q` from logits is known as logQ correction.
+    Mean of `-log(exp(s+) / (exp(s+) + sum_k exp(s_k) / (K q_k)))`, where the sum is an unbiased
+    estimate of the sum over all items that can be sampled. Bengio and Senecal, IEEE Trans. Neural
+    Networks 2008.
 
     Args:
-        positive: [T] scores of targets.
-        negative: [T, K] scores of negatives.
-        chance: [T, K] q, the probability of each negative in one draw.
+        positive: scores of targets, [T].
+        negative: scores of negatives, [T, K].
+        chance: probability q of each negative in one draw, [T, K].
 
     Returns:
         A scalar, in at least float32.
@@ -172,12 +181,12 @@ def sampled_softmax(positive: Tensor, negative: Tensor, chance: Tensor) -> Tenso
 
 
 def gbce_power(negatives: int, n_items: int, calibration: float) -> float:
-    """Return beta of gBCE (Eq. 14 of its paper).
+    """Return the power beta of gBCE (Eq. 14 of its paper).
 
     Args:
-        negatives: K.
-        n_items: I, above K.
-        calibration: t; 0: plain binary cross-entropy; 1: scores are unbiased.
+        negatives: number of negatives K.
+        n_items: number of items I, above K.
+        calibration: calibration t in [0, 1]; 0 gives binary cross-entropy, 1 unbiased scores.
     """
     rate = negatives / (n_items - 1)
     return 1 - calibration * (1 - rate)
@@ -193,21 +202,22 @@ def info_nce(
     excluded: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Each row is to find its own among others: mean of `-log softmax(<x, y> / t)_own`.
+    """InfoNCE contrastive loss: mean of `-log softmax(<x, y> / t)_own`.
 
     Van den Oord et al. https://arxiv.org/abs/1807.03748
 
-    Unless pairs are excluded, logits exist for a block of rows at a time. At 2,048 rows and D = 64
-    that takes 0.4 of the time of autograd on one matrix of logits (one CPU thread).
+    Unless pairs are excluded, logits are computed in blocks of rows. For 2,048 rows and D = 64 on
+    one CPU thread, this takes 40 % of the time of autograd with a full matrix of logits.
 
     Args:
-        one: [B, D].
-        others: [N, D].
-        temperature: t.
-        own: [B] rows of `others`; None: the same row.
-        cosine: divide the rows of both by their norms first, in at least float32.
-        excluded: [B, N] bool, pairs that are left out of the softmax; never an own one.
-        weights: [B] of the rows; the mean is over B, not over the weights. None: 1 each.
+        one: anchors, [B, D].
+        others: candidates, [N, D].
+        temperature: temperature t.
+        own: row of the positive of each anchor in `others`, [B]; None for the same row.
+        cosine: normalise both to unit length, in at least float32.
+        excluded: pairs to exclude from the softmax, [B, N] bool; positives must not be excluded.
+        weights: weights of anchors, [B]. The mean is over B, not over the weights. None gives all
+            anchors weight 1.
 
     Returns:
         A scalar; 0 without rows.
@@ -225,13 +235,15 @@ def info_nce(
 
 
 def norm_penalty(norm: Norm, *rows: Tensor) -> Tensor:
-    """How large a batch's embeddings are, per row of the batch.
+    """Return the norm of the embeddings of a batch, divided by the batch size.
 
     Args:
-        norm: `squared` is `sum ||x||^2 / 2B`, the penalty of the papers; `frobenius` is
-            `sum ||x||_F / B`, weaker the larger the embeddings are, on which many published
-            numbers rest.
-        rows: what a batch looks up; the first tensor's length is B.
+        norm: `squared` is `sum ||x||^2 / 2B`, as in most papers; `frobenius` is `sum ||x||_F / B`,
+            used for many published results, which penalises large embeddings less.
+        rows: embeddings of a batch; the length of the first tensor is B.
+
+    Returns:
+        A scalar.
     """
     if norm == "squared":
         return torch.stack([x.square().sum() for x in rows]).sum() / (2 * len(rows[0]))

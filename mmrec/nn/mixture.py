@@ -1,6 +1,6 @@
-"""A sparse mixture of linear experts over fixed features.
+"""A sparse mixture of linear experts over frozen features.
 
-N rows, F features, E experts, D dim.
+Shapes: N rows, F features, E experts, D output size.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from mmrec.nn.gates import at_least_float32, sparse_softmax
 
 
 class Mixed(NamedTuple):
-    """What a mixture makes of rows, and by whom."""
+    """Output and gates of a mixture."""
 
     rows: Tensor  # [N, D]
-    full: Tensor  # [N, E] gates of all experts
-    kept: Tensor  # [N, E] the same after the cut
+    full: Tensor  # [N, E] gates before top-k
+    kept: Tensor  # [N, E] gates after top-k
 
 
 class SparseMixture(nn.Module):
-    """`y = sum_e g_e (W_e x + b_e)`, `g` the softmax over the largest logits of `V x + c`.
+    """Sparse mixture `y = sum_e g_e (W_e x + b_e)`, with g the top-k softmax of `V x + c`.
 
-    Where the cut leaves experts out, each sees the rows that keep it and no others: on a CPU that
-    takes .4 to .8 of the time of all experts for all rows (experiments/benchmarks).
+    With top-k, each expert is applied only to the rows that keep it. On a CPU, this takes 40 to
+    80 % of the time of all experts on all rows (experiments/benchmarks).
 
     Args:
-        width: F.
-        dim: D.
-        experts: E.
+        width: number of features F.
+        dim: output size D.
+        experts: number of experts E.
     """
 
     def __init__(self, width: int, dim: int, experts: int) -> None:
@@ -49,14 +49,15 @@ class SparseMixture(nn.Module):
         temperature: float = 1.0,
         noise: float = 0.0,
     ) -> Mixed:
-        """Adapt rows.
+        """Apply the mixture.
 
         Args:
-            x: [N, F], without a gradient.
-            present: [N] bool; other rows keep no expert, and become zero. None: all are.
-            top_k: experts that a row keeps; None for all.
-            temperature: of the gates.
-            noise: standard deviation of what is added to logits.
+            x: features, [N, F], without a gradient.
+            present: mask of the rows, [N] bool; absent rows keep no expert, and their output is
+                zero. None marks all as present.
+            top_k: number of experts kept per row; None keeps all.
+            temperature: temperature of the gates.
+            noise: standard deviation of the noise added to logits.
         """
         logits = at_least_float32(self.gate(x))
         if noise:
@@ -70,12 +71,12 @@ class SparseMixture(nn.Module):
         return Mixed(rows, logits.softmax(-1), kept)
 
     def all_at_once(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Every expert sees every row: [N, F] and [N, E] -> [N, D]."""
+        """Apply all experts to all rows: [N, F] and [N, E] -> [N, D]."""
         made = self.expert(x).unflatten(1, (self.experts, self.dim))  # [N, E, D]
         return torch.einsum("ne,ned->nd", gates, made)
 
     def one_by_one(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Every expert sees the rows that keep it: [N, F] and [N, E] -> [N, D]."""
+        """Apply each expert to the rows that keep it: [N, F] and [N, E] -> [N, D]."""
         found = x.new_zeros(len(x), self.dim)
         each = zip(
             torch.split(self.expert.weight, self.dim),
@@ -85,7 +86,7 @@ class SparseMixture(nn.Module):
         )
         for weight, bias, gate in each:
             rows = gate.nonzero().squeeze(1)
-            some = x.index_select(0, rows)  # a quarter of the time of x[rows]
+            some = x.index_select(0, rows)  # four times as fast as x[rows]
             made = gate.index_select(0, rows).unsqueeze(1) * linear(some, weight, bias)
-            found.index_add_(0, rows, made.to(found.dtype))  # autocast makes halves
+            found.index_add_(0, rows, made.to(found.dtype))  # half precision under autocast
         return found

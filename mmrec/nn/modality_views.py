@@ -1,7 +1,7 @@
-"""Views of users and items by modality, and their fusion into a common and specific parts.
+"""Modality views of users and items, and their fusion into a common part and specific parts.
 
-The three steps of MGCN's modality branch (Yu et al., MM 2023, https://arxiv.org/abs/2308.03588),
-which later models build on. Ours: any number of views, and nodes that lack some.
+The modality branch of MGCN (Yu et al., MM 2023, https://arxiv.org/abs/2308.03588), which later
+models reuse. Ours: support for any number of views, and for nodes that lack some.
 
 Shapes: U users, I items, N nodes (users first, then items) or a selection of them, B selected
 users, M selected items, V views, D embedding size.
@@ -24,7 +24,7 @@ from mmrec.nn.sparse import SparseMatrix, sparse_matmul
 
 
 class ModalityViews(nn.Module):
-    """ID embeddings gated by content and smoothed over item graphs, one view per modality.
+    """ID embeddings gated by content and propagated over item graphs, one view per modality.
 
     For item embeddings e and content p_v (for example, projected features):
 
@@ -32,17 +32,17 @@ class ModalityViews(nn.Module):
     - items: `x_v = S_v^L z_v`
     - users: `R x_v`
 
-    An item whose row of S_v is empty has no view v, and a user has the views of its items; other
-    views are zero.
+    Items with an empty row of S_v have no view v. Users have the views of their items. Absent views
+    are zero.
 
     Args:
-        item_graphs: S_v, V times [I, I] sparse CSR, directed or symmetric.
-        interactions: R, [U, I] sparse CSR, with positive entries.
+        item_graphs: V item graphs S_v, [I, I] sparse CSR each, directed or symmetric.
+        interactions: interaction matrix R with positive entries, [U, I] sparse CSR.
         dim: embedding size D.
-        layers: steps L over the item graphs, at least 1.
+        layers: number of propagation steps L over the item graphs, at least 1.
 
     Attributes:
-        present: [U+I, V] bool, False where a node lacks a view.
+        present: mask of the views, [U+I, V] bool.
     """
 
     present: Tensor
@@ -60,14 +60,14 @@ class ModalityViews(nn.Module):
         self.register_buffer("present", torch.cat([users, items]), persistent=False)
 
     def items(self, ids: Tensor, content: Sequence[Tensor]) -> Tensor:
-        """Views of the items.
+        """Compute the views of items.
 
         Args:
-            ids: [I, D], e.
-            content: p_v, V times [I, D].
+            ids: item ID embeddings e, [I, D].
+            content: content p_v of each view, [I, D] each.
 
         Returns:
-            [I, V, D]
+            Views, [I, V, D].
         """
         views = []
         for gate, graph, shown in zip(self.gates, self.item_graphs, content, strict=True):
@@ -78,14 +78,14 @@ class ModalityViews(nn.Module):
         return torch.stack(views, 1)
 
     def forward(self, ids: Tensor, content: Sequence[Tensor]) -> Tensor:
-        """Views of all nodes: [N, V, D]; the arguments are those of `items`."""
+        """Compute the views of all nodes, [N, V, D]. See `items` for the arguments."""
         items = self.items(ids, content)
-        # One product for all views: the entries of R are read once.
+        # One product for all views reads the entries of R only once.
         users = self.interactions(items.flatten(1)).view(-1, *items.shape[1:])
         return torch.cat([users, items])
 
     def rows(self, ids: Tensor, content: Sequence[Tensor], user: Tensor, item: Tensor) -> Tensor:
-        """Views of some users [B] and items [M] only: [B+M, V, D]."""
+        """Compute the views of selected users [B] and items [M]: [B+M, V, D]."""
         items = self.items(ids, content)
         flat = items.flatten(1)
         found = torch.cat([self.interactions.rows(flat, user), embedding(item, flat)])
@@ -93,13 +93,12 @@ class ModalityViews(nn.Module):
 
 
 class FusedViews(NamedTuple):
-    """Views of N nodes, fused.
+    """Fused views of N nodes.
 
     Attributes:
-        vectors: [N, D]; zero where a node has no view.
-        attention: [N, V], the weights of the common part; they sum to one over the views that a
-            node has.
-        gates: [N, V, D], the weights of the specific parts; zero where a node lacks the view.
+        vectors: fused vectors, [N, D]; zero for nodes without views.
+        attention: weights of the common part, [N, V]; they sum to 1 over the present views.
+        gates: weights of the specific parts, [N, V, D]; zero for absent views.
     """
 
     vectors: Tensor
@@ -110,20 +109,20 @@ class FusedViews(NamedTuple):
         """Return the attention of each view: [I] each.
 
         Args:
-            names: of the views.
-            n_users: number of nodes before the items.
+            names: names of the views.
+            n_users: number of users, whose nodes precede the items.
         """
         return dict(zip(names, self.attention[n_users:].unbind(1), strict=True))
 
     def item_measures(
         self, names: Sequence[str], n_users: int, present: Tensor
     ) -> dict[str, Tensor]:
-        """Return the mean gate of the specific part of each view, [I] each; a single view has none.
+        """Return the mean gate of each view's specific part: [I] each; empty for a single view.
 
         Args:
-            names: of the views.
-            n_users: number of nodes before the items.
-            present: [N, V] bool; the gate of a view that an item lacks is NaN.
+            names: names of the views.
+            n_users: number of users, whose nodes precede the items.
+            present: mask of the views, [N, V] bool; gates of absent views are NaN.
         """
         if len(names) == 1:
             return {}
@@ -132,17 +131,17 @@ class FusedViews(NamedTuple):
 
 
 class ViewFusion(nn.Module):
-    """Fuse the views of a node into a part that they share and a gated part specific to each.
+    """Fuse the views of a node into a common part and one gated specific part per view.
 
     For views x_v and the behaviour embedding h of a node:
 
-    - attention: `a = softmax_v(q^T tanh(W x_v + b))`, with the same q, W and b for all views
+    - attention: `a = softmax_v(q^T tanh(W x_v + b))`, with q, W and b shared by all views
     - common part: `c = sum_v a_v x_v`
     - gates: `g_v = sigmoid(W_v h + b_v)`
     - result: `(c + sum_v g_v * (x_v - c)) / (V + 1)`
 
-    Views that a node lacks have neither attention nor a gate, and V counts those that it has. A
-    single view has nothing specific: the result is `x / 2`, without parameters.
+    Absent views have attention and gate 0, and V counts the present views. A single view has no
+    specific part: the result is `x / 2`, without parameters.
 
     Args:
         views: number of views V.
@@ -163,9 +162,9 @@ class ViewFusion(nn.Module):
         """Fuse the views of nodes.
 
         Args:
-            views: [N, V, D]; zero where a node lacks the view.
-            behaviour: [N, D], h.
-            present: [N, V] bool, False where a node lacks the view.
+            views: views x_v, [N, V, D], zero if absent.
+            behaviour: behaviour embeddings h, [N, D].
+            present: mask of the views, [N, V] bool.
         """
         if self.query is None or self.gate is None:
             attention = present.to(views.dtype)
@@ -189,11 +188,11 @@ def contrast_views(
     """Contrast fused views with behaviour embeddings: `info_nce` of users plus that of positives.
 
     Args:
-        index: the batch; positives are followed by negatives, which take no part.
-        views: [B+M, D], rows of `index.nodes`.
-        behaviour: [B+M, D], rows of the same nodes.
-        temperature: of the cosines.
-        viewed: [B+M] bool, False where a node has no view; such nodes are left out. None: all have.
+        index: indices of the batch; negatives are ignored.
+        views: fused views of `index.nodes`, [B+M, D].
+        behaviour: behaviour embeddings of `index.nodes`, [B+M, D].
+        temperature: temperature of the cosines.
+        viewed: mask of the nodes with any view, [B+M] bool; others are excluded. None includes all.
 
     Returns:
         A scalar.

@@ -1,6 +1,6 @@
-"""Means of repeated products with a fixed graph.
+"""Linear graph convolution: the mean over repeated products with a fixed graph.
 
-N nodes, L layers, K graphs, D dim.
+Shapes: N nodes, L layers, K graphs, D embedding size.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mmrec.nn.sparse import SparseMatrix, TakenRows, sparse_matmul, take_rows
 
 def _sum_of_powers(adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
     total = x
-    for _ in range(layers):  # Horner: x + A (x + A (x + ...)) needs no running sum
+    for _ in range(layers):  # Horner's method, x + A (x + A (x + ...)), needs no running sum
         total = sparse_matmul(adjacency, total).add_(x)
     return total
 
 
 def _mean_of_powers(adjacency: Tensor, x: Tensor, layers: int) -> Tensor:
-    assert layers > 0  # with 0, the division in place would change the input
+    assert layers > 0  # with 0 layers, the in-place division would change the input
     return _sum_of_powers(adjacency, x, layers).div_(layers + 1)
 
 
@@ -43,12 +43,12 @@ class _MeanOfPowers(torch.autograd.Function):
 
 
 class _RowsOfMeans(torch.autograd.Function):
-    """Some rows of a weighted sum of `_MeanOfPowers` over several graphs.
+    """Selected rows of a weighted sum of `_MeanOfPowers` over several graphs.
 
-    The last product and the gradient of the result have only the selected rows, and the input is
-    looked up once for all graphs. For 6,144 rows of 28,000 nodes (L=2, D=64, one CPU thread) a
-    forward and backward pass takes 11.7 ms instead of 13.8 ms for all rows; with three graphs it
-    takes 36.0 ms instead of 42.3 ms for one graph after the other.
+    The last product and the gradient of the result are restricted to the selected rows, and the
+    input is looked up once for all graphs. For 6,144 rows of 28,000 nodes (L=2, D=64, one CPU
+    thread), forward and backward take 11.7 ms instead of 13.8 ms for all rows; with three graphs,
+    36.0 ms instead of 42.3 ms for separate graphs.
     """
 
     @staticmethod
@@ -99,18 +99,18 @@ class Propagation(nn.Module):
     """Mean of node embeddings over the layers of a linear graph convolution: `1/(L+1) sum A^l x`.
 
     Args:
-        graph: [N, N] sparse CSR or a `SparseMatrix`, which several modules can share. A tensor is
-            taken as symmetric, which is checked.
+        graph: [N, N] sparse CSR tensor, which must be symmetric, or a `SparseMatrix`, which can be
+            shared by several modules.
         layers: number of layers L; 0 returns the input.
 
     Raises:
-        ValueError: a negative number of layers, or a tensor that is not symmetric.
+        ValueError: `layers` is negative, or the tensor is not symmetric.
     """
 
     def __init__(self, graph: Tensor | SparseMatrix, layers: int) -> None:
         super().__init__()
         if layers < 0:
-            raise ValueError(f"layers is {layers}; give 0 or more propagation steps")
+            raise ValueError(f"layers must be at least 0, found {layers}")
         self.graph = (
             graph if isinstance(graph, SparseMatrix) else SparseMatrix(graph, symmetric=True)
         )
@@ -118,11 +118,11 @@ class Propagation(nn.Module):
 
     @property
     def adjacency(self) -> Tensor:
-        """[N, N] sparse CSR."""
+        """The graph as a tensor, [N, N] sparse CSR."""
         return self.graph.matrix
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, D] -> [N, D], in the precision of the graph also under autocast."""
+        """Propagate [N, D] -> [N, D], in the precision of the graph, also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.adjacency.dtype)
             if self.layers == 0:
@@ -131,22 +131,22 @@ class Propagation(nn.Module):
             return smooth(self.graph, x, self.layers)
 
     def rows(self, x: Tensor, index: Tensor) -> Tensor:
-        """Compute some rows of the result only: [N, D] and [...] -> [..., D]."""
+        """Compute only the selected rows of the result: [N, D] and [...] -> [..., D]."""
         return blended_rows([self], None, x, index, [take_rows(self.adjacency, index)])
 
 
 class LowRankPropagation(nn.Module):
     """`Propagation` over a bipartite graph `A = [[0, R], [R^T, 0]]` with `R = X Y^T` of low rank.
 
-    A is never built: a product with it takes four products with the factors.
+    A is not stored; a product with A is computed with four products with the factors.
 
     Args:
-        left: [U, r], X.
-        right: [I, r], Y.
+        left: factor X, [U, r].
+        right: factor Y, [I, r].
         layers: number of layers L; 0 returns the input.
 
     Raises:
-        ValueError: a negative number of layers.
+        ValueError: `layers` is negative.
     """
 
     left: Tensor
@@ -155,17 +155,17 @@ class LowRankPropagation(nn.Module):
     def __init__(self, left: Tensor, right: Tensor, layers: int) -> None:
         super().__init__()
         if layers < 0:
-            raise ValueError(f"layers is {layers}; give 0 or more propagation steps")
+            raise ValueError(f"layers must be at least 0, found {layers}")
         self.register_buffer("left", left, persistent=False)
         self.register_buffer("right", right, persistent=False)
         self.layers = layers
 
     def forward(self, x: Tensor) -> Tensor:
-        """[U+I, D] -> [U+I, D], users first, in the precision of the factors under autocast too."""
+        """Propagate [U+I, D], users first, in the precision of the factors, also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.left.dtype)
             total = x
-            for _ in range(self.layers):  # Horner, as in `Propagation`
+            for _ in range(self.layers):  # Horner's method, as in `Propagation`
                 users, items = torch.split(total, [len(self.left), len(self.right)])
                 product = [self.left @ (self.right.T @ items), self.right @ (self.left.T @ users)]
                 total = x + torch.cat(product)
@@ -179,17 +179,17 @@ def blended_rows(
     index: Tensor,
     taken: Sequence[TakenRows],
 ) -> Tensor:
-    """Compute some rows of `sum_k w_k P_k(x)`, at less cost than of each graph separately.
+    """Compute selected rows of `sum_k w_k P_k(x)`, faster than separately for each graph.
 
     Args:
-        propagations: K, each with the same number of layers.
-        weights: [K], which sum to one; None for a single propagation.
-        x: [N, D].
-        index: [...].
-        taken: result of `take_rows` for this index, one for each graph.
+        propagations: K propagations P_k with the same number of layers.
+        weights: weights w, [K], which sum to 1; None for a single propagation.
+        x: node embeddings, [N, D].
+        index: selected rows, [...].
+        taken: result of `take_rows` with `index` for each graph.
 
     Returns:
-        [..., D]
+        Selected rows, [..., D].
     """
     layers = propagations[0].layers
     with torch.autocast(x.device.type, enabled=False):

@@ -1,6 +1,6 @@
-"""The ranking loss of a batch: pairwise comparisons, or a softmax over the items of the batch.
+"""Ranking loss of a batch: pairwise comparisons, or a softmax over the items of the batch.
 
-Shapes: I items, B pairs of a batch, K negatives of a pair, M selected items, D embedding size.
+Shapes: I items, B pairs of a batch, K negatives per pair, M selected items, D embedding size.
 """
 
 from __future__ import annotations
@@ -23,50 +23,49 @@ Loss = Literal["bpr", "softmax"]
 class RankingLoss(nn.Module):
     """BPR with sampled negatives, or softmax over the items of a batch.
 
-    `bpr` compares the dot product of each pair with those of the user and the pair's negatives.
-    `softmax` is cross-entropy of the user's positive among all distinct positives of the batch,
-    with cosines divided by a temperature as logits (SSM: Wu et al.,
-    https://arxiv.org/abs/2201.02327); it does not read negatives. Popular items are in more batches
-    and would be penalized for it; to correct this, the log of an item's probability to be in the
-    batch is subtracted from its logit (Yi et al., RecSys 2019,
-    https://doi.org/10.1145/3298689.3346996).
+    `bpr` compares the dot product of each positive pair with those of its negatives. `softmax` is
+    the cross-entropy of the user's positive item over all distinct positives of the batch, with
+    cosines divided by a temperature as logits (SSM: Wu et al., https://arxiv.org/abs/2201.02327).
+    It does not use sampled negatives. Popular items are in more batches, which would lower their
+    scores. As a correction, the log probability of an item to be in the batch is subtracted from
+    its logit (Yi et al., RecSys 2019, https://doi.org/10.1145/3298689.3346996).
 
     Args:
-        corpus: batches are drawn from its train interactions.
+        corpus: training interactions from which batches are sampled.
         loss: `bpr` or `softmax`.
-        temperature: of the softmax.
-        corrected: subtract the log probability of an item to be in the batch.
+        temperature: temperature of the softmax.
+        corrected: correct the logits for the probability of an item to be in the batch.
 
     Attributes:
         softmax: whether the loss is `softmax`.
     """
 
-    share: Tensor  # [I] share of the train interactions
+    share: Tensor  # [I] share of the training interactions
 
     def __init__(
         self, corpus: TrainingView, loss: Loss, temperature: float, *, corrected: bool = True
     ) -> None:
         super().__init__()
         check_choice(Loss, loss=loss)
-        check_at_least(0.01, temperature=temperature)  # below, a single logit decides
+        check_at_least(0.01, temperature=temperature)  # below, a single logit dominates
         self.softmax, self.temperature, self.corrected = loss == "softmax", temperature, corrected
         counts = corpus.item_counts()
         self.register_buffer("share", counts / counts.sum(), persistent=False)
 
     def index(self, batch: Triplets) -> BatchIndex:
-        """Return the indices of the users and items that the loss compares."""
+        """Return the indices of the users and items compared by the loss."""
         return distinct_items(batch) if self.softmax else pairs_with_negatives(batch)
 
     def normalized(self, x: Tensor) -> Tensor:
-        """Normalize vectors to length one for the cosines of `softmax`; return others unchanged."""
+        """Normalise vectors to unit length for `softmax`; return them unchanged for `bpr`."""
         return normalize(at_least_float32(x), dim=-1) if self.softmax else x
 
     def forward(self, index: BatchIndex, *parts: Tensor) -> dict[str, Tensor]:
-        """Compute the loss by name.
+        """Return the loss by name.
 
         Args:
-            index: from `index`.
-            parts: embeddings, from `BatchIndex.parts` or `BatchIndex.rows`.
+            index: result of `index`.
+            parts: embeddings, as returned by `BatchIndex.parts` or `BatchIndex.rows`.
         """
         if index.own is None:
             return {"bpr": bpr(*pair_scores(*parts))}
@@ -74,7 +73,7 @@ class RankingLoss(nn.Module):
         return self.softmax_loss(index, users @ items.T)
 
     def softmax_loss(self, index: BatchIndex, scores: Tensor) -> dict[str, Tensor]:
-        """Compute the softmax loss by name from cosines [B, M] of users and distinct items."""
+        """Return the softmax loss by name from cosines [B, M] of users and distinct items."""
         assert index.own is not None
         chance = None
         if self.corrected:

@@ -1,6 +1,6 @@
-"""A router that gates experts for each pair of a user and an item, and full rankings with it.
+"""A router that gates experts per user-item pair, and full rankings with it.
 
-C channels, E experts, D dim, B users, I items.
+Shapes: C channels, E experts, D embedding size, B users, M or I items, N users or items.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from mmrec.nn.gates import gated_sum
 
 Sees = Literal["pair", "user", "item", "all", "nothing"]
 Side = Literal["user", "item"]
-# Pairs scored at a time: what fits the caches of a CPU; on a GPU, few kernel launches.
+# Pairs scored at a time: fits the caches of a CPU, and needs few kernel launches on a GPU.
 TILE = {"cpu": 2**18, "cuda": 2**22}
 
 
 class Terms(NamedTuple):
-    """What one side, users or items, contributes to the router's logits.
+    """Terms of the router's logits that depend on users only or on items only.
 
     Attributes:
-        bias: [N, E]; None if the side has no term of its own.
-        channels: [C, N, D] unit vectors; [0, N, 1] if the router does not see the pair.
+        bias: linear term, [N, E]; None without one.
+        channels: channels normalised to unit length, [C, N, D]; [0, N, 1] without pair terms.
     """
 
     bias: Tensor | None
     channels: Tensor
 
     def rows(self, index: Tensor | slice) -> Terms:
-        """Select some users or items."""
+        """Select users or items."""
         return Terms(None if self.bias is None else self.bias[index], self.channels[:, index])
 
 
 class PairRouter(nn.Module):
-    """Expert logits that are linear in the cosine of user and item in each channel.
+    """Router with expert logits that are linear in the cosines of user and item channels.
 
-    `l_e(u, i) = sum_c A_ec cos(h_u^c, h_i^c) + p_e . h_u + q_e . h_i + b_e`. `sees` selects the
-    terms. The logits of all pairs are a few matrix products.
+    `l_e(u, i) = sum_c A_ec cos(h_u^c, h_i^c) + p_e . h_u + q_e . h_i + b_e`, where `sees` selects
+    the terms. The logits of all pairs are computed with a few matrix products.
 
     Args:
-        weights: [E, C], weight of each channel in each expert. A starts at these, so that a pair
-            that agrees in a channel goes to the experts of that channel.
-        dim: D.
-        sees: the `pair` (cosines), the `user` or the `item` (their linear terms), `all` three, or
-            `nothing`: equal gates.
-        sharpness: A starts at `sharpness * (weights - weights.mean(0))`.
+        weights: weight of each channel in each expert, [E, C]. They initialise A, so that pairs
+            with a high cosine in a channel are routed to the experts of that channel.
+        dim: embedding size D.
+        sees: terms: `pair` (cosines), `user` or `item` (linear terms), `all` three, or `nothing`
+            (equal gates).
+        sharpness: scale of the initial A, `sharpness * (weights - weights.mean(0))`.
 
     Raises:
-        SettingError: no such choice of `sees`.
+        SettingError: `sees` is invalid.
     """
 
     agree: Tensor
@@ -87,7 +87,7 @@ class PairRouter(nn.Module):
             self.register_buffer("agree", torch.zeros(self.experts, 0), persistent=False)
 
     def terms(self, side: Side, channels: Tensor) -> Terms:
-        """Compute the terms of one side, once per user or item: [C, N, D]."""
+        """Compute the terms of users or items from their channels [C, N, D]."""
         flat = channels.transpose(0, 1).flatten(1)  # [N, CD]
         bias = self.sides[side](flat) if side in self.sides else None
         if side == "item":
@@ -98,11 +98,11 @@ class PairRouter(nn.Module):
         return Terms(bias, normalize(channels, dim=-1))
 
     def weights(self) -> Tensor:
-        """Return A, the weight of each channel's cosine in each logit: [E, C]."""
+        """Return A, the weights of cosines in the logits: [E, C]."""
         return self.agree
 
     def pairs(self, user: Terms, item: Terms) -> Tensor:
-        """Return the logits of B users, each with L items of its own (BL items): [B, L, E]."""
+        """Return the logits of B users with L items each (BL items): [B, L, E]."""
         assert item.bias is not None
         size = user.channels.shape[1]
         logits = item.bias.view(size, -1, self.experts)
@@ -115,7 +115,7 @@ class PairRouter(nn.Module):
         return torch.matmul(agreement, self.agree.T).add(logits)
 
     def block(self, user: Terms, item: Terms) -> Tensor:
-        """Return the logits of every user with every item, with gradients: [E, B, M]."""
+        """Return the logits of all pairs of users and items, with gradients: [E, B, M]."""
         agreement = user.channels @ item.channels.mT  # [C, B, M]
         logits = (self.agree @ agreement.flatten(1)).view(-1, *agreement.shape[1:])
         for bias, dim in ((user.bias, 2), (item.bias, 1)):
@@ -125,7 +125,7 @@ class PairRouter(nn.Module):
 
     @torch.no_grad()
     def scaled(self, user: Terms, item: Terms, temperature: float) -> tuple[Terms, Terms, Tensor]:
-        """Return the first arguments of `ranking`, with all logits divided by a temperature."""
+        """Return the first three arguments of `ranking`, divided by a temperature."""
         user, item = (
             t if t.bias is None else t._replace(bias=t.bias / temperature) for t in (user, item)
         )
@@ -133,17 +133,17 @@ class PairRouter(nn.Module):
 
 
 def cross(user: Terms, item: Terms, weights: Tensor) -> list[Tensor]:
-    """Return the logits of every user with every item, one matrix per expert.
+    """Return the logits of all pairs of users and items, one matrix per expert.
 
-    The cosines are added one channel at a time, as a matrix product with only C rows is slow.
+    Cosines are added one channel at a time, because a matrix product with only C rows is slow.
 
     Args:
-        user: of B users.
-        item: of I items.
-        weights: [E, C].
+        user: router terms of B users.
+        item: router terms of I items.
+        weights: weights of the cosines, [E, C].
 
     Returns:
-        E of [B, I].
+        E matrices [B, I].
     """
     agreement = (user.channels @ item.channels.mT).unbind()  # C of [B, I]
     assert item.bias is not None
@@ -153,7 +153,7 @@ def cross(user: Terms, item: Terms, weights: Tensor) -> list[Tensor]:
         if user.bias is not None:
             logit = logit + user.bias[:, e : e + 1]
         for c, (plane, weight) in enumerate(zip(agreement, weights[e], strict=True)):
-            # The first sum allocates; filling a matrix with the bias would be one more pass.
+            # The first sum allocates the result; filling it with the bias would add a pass.
             new = c == 0 and user.bias is None
             logit = logit.addcmul(plane, weight) if new else logit.addcmul_(plane, weight)
         found.append(logit.contiguous())
@@ -168,18 +168,18 @@ def ranking(
     items: Tensor,
     top_k: int | None,
 ) -> Tensor:
-    """Score every user with every item: the gated sum of the experts' dot products.
+    """Score all pairs of users and items with the gated sum of expert dot products.
 
     Args:
         user: router terms of B users.
         item: router terms of I items.
-        weights: [E, C], weights of the cosines.
-        users: [E, B, D], user vectors of the experts.
-        items: [E, I, D], item vectors of the experts.
-        top_k: number of experts kept per pair; None for all.
+        weights: weights of the cosines, [E, C].
+        users: user vectors of the experts, [E, B, D].
+        items: item vectors of the experts, [E, I, D].
+        top_k: number of experts kept per pair; None keeps all.
 
     Returns:
-        [B, I].
+        Scores, [B, I].
     """
     return gated_sum(cross(user, item, weights), (users @ items.mT).unbind(), top_k)
 
@@ -196,13 +196,13 @@ def tiled_ranking(
 
     Args:
         rank: `ranking` or `fused_ranking()`.
-        terms: of B users and I items with the weights of the cosines, from `PairRouter.scaled`.
-        users: [E, B, D], user vectors of the experts.
-        items: [E, I, D], item vectors of the experts.
-        top_k: number of experts kept per pair; None for all.
+        terms: result of `PairRouter.scaled` for B users and I items.
+        users: user vectors of the experts, [E, B, D].
+        items: item vectors of the experts, [E, I, D].
+        top_k: number of experts kept per pair; None keeps all.
 
     Returns:
-        [B, I].
+        Scores, [B, I].
     """
     user, item, weights = terms
     size = max(1, TILE.get(users.device.type, TILE["cuda"]) // users.shape[1])
@@ -214,13 +214,13 @@ def tiled_ranking(
 
 @functools.cache
 def fused_ranking() -> Callable[..., Tensor]:
-    """Return `ranking` compiled into one pass over memory; it is compiled at the first call.
+    """Return `ranking` compiled into a single pass over memory, at its first call.
 
-    MAGNET's scores of 4,096 users of `baby` take 0.40 s with it and 0.63 s without it, on two CPU
-    threads. Compiling takes 16.5 s, at the first block of scores (experiments/benchmarks).
+    On two CPU threads, MAGNET scores 4,096 users of `baby` in 0.40 s instead of 0.63 s. Compilation
+    takes 16.5 s (experiments/benchmarks).
 
     Raises:
-        SettingError: no compiler or no Python headers are found.
+        SettingError: without a GPU, no C++ compiler or no Python headers are found.
     """
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     headers = Path(sysconfig.get_path("include"), "Python.h")
@@ -230,8 +230,8 @@ def fused_ranking() -> Callable[..., Tensor]:
         raise SettingError(
             setting="model.fused",
             value=True,
-            problem="it needs a C++ compiler and Python's headers, and there is "
+            problem="it needs a GPU, or a C++ compiler and the Python headers; found "
             f"{' and '.join(missing)}",
-            hint="install them, or leave it false",
+            hint="install them, or set model.fused=false",
         )
     return torch.compile(ranking, dynamic=True)

@@ -1,7 +1,7 @@
-"""How a router's regularisation, temperature, noise and top-k move during training.
+"""Schedules of a router's regularisation, temperature, noise and top-k.
 
-A schedule is told once an epoch what the router did (`Observed`) and says what holds in the next
-epoch (`Routing`). It is a plain object; its state is a dict of plain values.
+After each epoch, a schedule receives the router's statistics (`Observed`) and returns the
+parameters of the next epoch (`Routing`). Its state is a dict of plain values.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from mmrec.config.checks import check_at_least, check_choice
 from mmrec.config.errors import SettingError
 
 Watch = Literal["pairs", "gates", "load"]
-Kept: TypeAlias = int | Sequence[int | None] | None  # experts: throughout, or first and last
+Kept: TypeAlias = int | Sequence[int | None] | None  # top_k: constant, or first and last value
 Shape = Literal["linear", "cosine"]
 
 
 class TooFewExperts(SettingError):
-    """A schedule keeps more experts than a model has on its data."""
+    """Raised if `top_k` of a schedule exceeds the number of experts of the model."""
 
 
 class Routing(NamedTuple):
-    """What holds for an epoch.
+    """Parameters of the router in an epoch.
 
     Attributes:
         coverage: weight of `KL(uniform || mean gate)`, which spreads the load over the experts.
-        confidence: weight of `H_s`, which makes the router decide for each pair.
-        temperature: of the gates' softmax.
-        noise: standard deviation of what is added to logits in training.
-        top_k: experts that a pair keeps, in MAMEX of each modality; None for all.
+        confidence: weight of the entropy `H_s`, which makes the gates of each pair sparser.
+        temperature: temperature of the softmax over experts.
+        noise: standard deviation of the noise added to logits in training.
+        top_k: number of experts kept per pair (MAMEX: per modality); None keeps all.
     """
 
     coverage: float
@@ -42,13 +42,13 @@ class Routing(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """What a router did in an epoch, on its training positives.
+    """Statistics of a router over the training positives of an epoch, normalised to 0..1.
 
     Attributes:
-        pair_entropy: H_s, mean entropy of a pair's gates over log E, or of what the pair has of
-            experts; 0..1, 0 is decided.
-        gate_entropy: H_m, entropy of the mean gates, likewise, before experts are left out; 0..1.
-        load_entropy: the same after that: 1 is evenly used.
+        pair_entropy: mean entropy H_s of the gates of a pair, divided by log E (or the log of the
+            number of experts available to the pair); 0 if each pair uses a single expert.
+        gate_entropy: entropy H_m of the mean gates before top-k, divided in the same way.
+        load_entropy: entropy of the mean gates after top-k; 1 for an even load.
     """
 
     pair_entropy: float
@@ -57,18 +57,18 @@ class Observed(NamedTuple):
 
 
 class RouterSchedule(ABC):
-    """From a first setting to a second one, as `progress` goes from 0 to 1.
+    """Interpolate between a first and a last value of each parameter, as `progress` goes 0 to 1.
 
     Args:
         coverage: first and last weight of the coverage term.
         confidence: first and last weight of the confidence term.
-        temperature: first and last.
-        noise: first and last.
-        top_k: number of experts kept per pair, None for all: one value for the whole training, or
-            two, of which the second replaces the first once `progress` is 1.
+        temperature: first and last temperature.
+        noise: first and last standard deviation of the noise.
+        top_k: number of experts kept per pair, None for all: one value, or a first and a last
+            value, where the last one is used once `progress` is 1.
 
     Raises:
-        SettingError: not two values, or a value out of range.
+        SettingError: the number of values is not two, or a value is out of range.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class RouterSchedule(ABC):
                 raise SettingError(
                     setting=f"router_schedule.{name}",
                     value=[*pair],
-                    expected="its first and last value",
+                    expected="two numbers, the first and the last value",
                 )
             if not all(isfinite(x) and x >= 0 for x in pair) or (
                 name == "temperature" and min(pair) == 0
@@ -107,7 +107,7 @@ class RouterSchedule(ABC):
             raise SettingError(
                 setting="router_schedule.top_k",
                 value=[*top_k] if isinstance(top_k, Sequence) else top_k,
-                expected="1 or more, or null for all; or two of these, first and last",
+                expected="at least 1, or null for all; or a list of a first and a last value",
             )
         self._pairs, self._kept = pairs, kept
         self.epoch = 0
@@ -115,51 +115,51 @@ class RouterSchedule(ABC):
     @property
     @abstractmethod
     def progress(self) -> float:
-        """0 at the first setting, 1 at the last."""
+        """Progress from 0, the first values, to 1, the last ones."""
 
     @property
     def stage(self) -> int:
-        """1, and 2 once the setting begins to move."""
+        """Stage of the schedule: 1, and 2 once the parameters start to change."""
         return 1
 
     @property
     def waits_for(self) -> str | None:
-        """What a second stage waits for, if there is to be one and it has not begun."""
+        """Condition for the start of stage 2; None without one, or once it has started."""
         return None
 
     def routing(self) -> Routing:
-        """What holds now."""
+        """Return the current parameters."""
         share = self.progress
         now = {name: a + share * (b - a) for name, (a, b) in self._pairs.items()}
         return Routing(**now, top_k=self._kept[share == 1])
 
     @property
     def most_kept(self) -> int | None:
-        """Largest number of experts that a pair is to keep, apart from all."""
+        """Largest value of `top_k`; None if it is always None."""
         return max((k for k in self._kept if k is not None), default=None)
 
     def end_epoch(self, observed: Observed) -> None:
-        """Take notice of an epoch."""
+        """Advance the schedule by one epoch with its statistics."""
         self.epoch += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """All that an epoch has changed, as plain values."""
+        """Return the state of the schedule as plain values."""
         return {"epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state of the schedule."""
         self.epoch = state["epoch"]
 
 
 class Constant(RouterSchedule):
-    """One setting for ever: coverage alone, confidence alone, both, or none.
+    """Constant parameters.
 
     Args:
         coverage: weight of the coverage term.
         confidence: weight of the confidence term.
-        temperature: of the gates.
-        noise: of the logits in training.
-        top_k: experts that a pair keeps; None for all.
+        temperature: temperature of the gates.
+        noise: standard deviation of the noise added to logits in training.
+        top_k: number of experts kept per pair; None keeps all.
     """
 
     def __init__(
@@ -181,23 +181,23 @@ class Constant(RouterSchedule):
 
     @property
     def progress(self) -> float:
-        """None."""
+        """Always 0."""
         return 0.0
 
 
 class Ramp(RouterSchedule):
-    """From the first setting to the last by time alone.
+    """Change from the first to the last values over a fixed number of epochs.
 
     Args:
-        start: epochs before it begins to move.
-        epochs: that it takes; 0 is a step.
-        shape: `linear`, or `cosine`, which begins and ends gently.
+        start: number of epochs before the ramp starts.
+        epochs: length of the ramp in epochs; 0 is a step.
+        shape: `linear`, or `cosine`, which changes slowly at the start and the end.
         coverage: first and last weight of the coverage term.
         confidence: first and last weight of the confidence term.
-        temperature: first and last.
-        noise: first and last.
-        top_k: number of experts kept per pair, None for all: one value, or first and last. The
-            last one holds from the end of the ramp.
+        temperature: first and last temperature.
+        noise: first and last standard deviation of the noise.
+        top_k: number of experts kept per pair, None for all: one value, or a first and a last
+            value. The last one is used from the end of the ramp.
     """
 
     def __init__(
@@ -225,62 +225,60 @@ class Ramp(RouterSchedule):
 
     @property
     def progress(self) -> float:
-        """By the number of epochs that have passed."""
+        """Progress by the number of completed epochs."""
         share = _share(self.epoch - self.start, self.epochs)
         return share if self.shape == "linear" else (1 - cos(pi * share)) / 2
 
     @property
     def stage(self) -> int:
-        """1 before it begins to move, 2 after."""
+        """1 before the ramp starts, 2 after."""
         return 1 if self.epoch < self.start else 2
 
     @property
     def waits_for(self) -> str | None:
-        """The epoch that was asked for."""
+        """The epoch at which the ramp starts; None once it has started."""
         return f"epoch {self.start} (router_schedule.start)" if self.stage == 1 else None
 
 
 class EntropyTriggered(RouterSchedule):
-    """Dense, nearly equal gates first; sharper gates of few experts once the gates have settled.
+    """Two stages: dense, nearly equal gates, then sparse gates once their entropy has settled.
 
-    MAGNET's two stages (https://arxiv.org/abs/2602.20723); the formulas and numbers are ours. By
-    default the trigger watches the entropy of a pair's gates, relative to the first epoch:
+    The two stages of MAGNET (https://arxiv.org/abs/2602.20723); the formulas and constants are
+    ours. By default, the trigger watches the entropy of the gates of a pair, relative to the first
+    epoch:
 
         `d_t = 1 - H_s(t)`,  `r_t = d_t / d_1`
 
-    where `H_s(t)` is the mean entropy of a training pair's gates in epoch t over log E, so `d_t`
-    is how decided these gates are. Where gates are nearly equal, `d_t` is proportional to the
-    variance of a pair's logits over the squared temperature, so `r_t` does not depend on the
-    temperature. `m_t` is the mean of r over the last `window` epochs. Stage 2 begins after the
-    first epoch t that is not before `earliest` with
+    where `H_s(t)` is the mean entropy of the gates of a training pair in epoch t, divided by log E.
+    For nearly equal gates, `d_t` is proportional to the variance of the logits of a pair divided by
+    the squared temperature, so `r_t` does not depend on the temperature. `m_t` is the mean of r
+    over the last `window` epochs. Stage 2 starts after the first epoch `t >= earliest` with
 
         `m_t >= threshold`  and  `|m_t - m_(t - window)| <= tolerance m_t`,
 
-    in words: pairs are at least `threshold` times as decided as in the first epoch, and since the
-    window before this has changed by at most a share of `tolerance`. In any case it begins after
-    epoch `latest`.
+    and at the latest after epoch `latest`.
 
-    With `watch=gates` or `load`, `r_t` is the entropy H_m of the mean gates, before or after the
-    cut to top-k, and `tolerance` is a difference, not a share. H_m is above .95 from the first
-    epoch in all our runs of MAGNET, so that it triggers at `earliest`.
+    With `watch="gates"` or `"load"`, `r_t` is the entropy H_m of the mean gates, before or after
+    top-k, and `tolerance` is an absolute difference. In all our runs of MAGNET, H_m is above 0.95
+    from the first epoch, so stage 2 starts at `earliest`.
 
     Args:
-        watch: entropy of a pair's gates (`pairs`), of the mean `gates`, or of the `load`.
-        threshold: least mean of the watched value over a window.
-        tolerance: largest change of this mean from window to window.
-        window: number of epochs.
-        earliest: number of epochs before which stage 2 does not begin.
-        latest: number of epochs after which it begins in any case; None for never.
-        ramp: number of epochs from the first setting to the last; 0 is a step.
+        watch: entropy of the gates of `pairs`, of the mean `gates`, or of the `load`.
+        threshold: minimum mean of the watched value over a window.
+        tolerance: maximum change of this mean between consecutive windows.
+        window: length of a window in epochs.
+        earliest: minimum number of epochs before stage 2.
+        latest: maximum number of epochs before stage 2; None for no limit.
+        ramp: number of epochs from the first to the last values; 0 is a step.
         coverage: first and last weight of the coverage term.
         confidence: first and last weight of the confidence term.
-        temperature: first and last.
-        noise: first and last.
-        top_k: number of experts kept per pair, None for all: one value, or first and last. The
-            last one holds from the end of the ramp, when gates are sharpest.
+        temperature: first and last temperature.
+        noise: first and last standard deviation of the noise.
+        top_k: number of experts kept per pair, None for all: one value, or a first and a last
+            value. The last one is used from the end of the ramp.
 
     Attributes:
-        trigger: number of epochs after which stage 2 began; None before.
+        trigger: number of epochs before stage 2; None in stage 1.
     """
 
     def __init__(
@@ -314,43 +312,43 @@ class EntropyTriggered(RouterSchedule):
             raise SettingError(
                 setting="router_schedule.threshold",
                 value=threshold,
-                expected=f"0 to 1, as router_schedule.watch={watch} is an entropy",
+                expected=f"0 to 1, the range of the entropy with router_schedule.watch={watch}",
             )
         if latest is not None and latest < earliest:
             raise SettingError(
                 setting="router_schedule.latest",
                 value=latest,
-                problem=f"it is before router_schedule.earliest={earliest}",
-                hint="give a later epoch, or null for never",
+                problem=f"it is less than router_schedule.earliest={earliest}",
+                hint="set a later epoch, or null for no limit",
             )
         self.watch = watch
         self.threshold, self.tolerance, self.window = threshold, tolerance, window
         self.earliest, self.latest, self.ramp = earliest, latest, ramp
         self.trigger: int | None = None
-        self._first: float | None = None  # watched value of the first epoch
-        self._watched: list[float] = []  # of the last two windows
+        self._first: float | None = None  # watched value in the first epoch
+        self._watched: list[float] = []  # watched values in the last two windows
 
     @property
     def progress(self) -> float:
-        """By the number of epochs since the trigger."""
+        """Progress by the number of epochs since the trigger."""
         return 0.0 if self.trigger is None else _share(self.epoch - self.trigger, self.ramp)
 
     @property
     def stage(self) -> int:
-        """1 before the trigger, 2 after."""
+        """1 before the trigger, 2 afterwards."""
         return 1 if self.trigger is None else 2
 
     @property
     def waits_for(self) -> str | None:
-        """The first epoch that may trigger it, or what it watches."""
+        """The earliest epoch or the entropy that stage 2 waits for; None in stage 2."""
         if self.stage == 2:
             return None
         if self.epoch < self.earliest:
             return f"epoch {self.earliest} (router_schedule.earliest)"
-        return f"the entropy of the {self.watch} to rest (router_schedule.threshold, tolerance)"
+        return f"a settled entropy of the {self.watch} (router_schedule.threshold and tolerance)"
 
     def end_epoch(self, observed: Observed) -> None:
-        """Begin stage 2 if it is time."""
+        """Record the watched value, and start stage 2 if it has settled."""
         super().end_epoch(observed)
         now = {
             "pairs": 1 - observed.pair_entropy,
@@ -378,19 +376,19 @@ class EntropyTriggered(RouterSchedule):
         return now >= least and abs(now - before) <= most
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, trigger, and the values that it looks at."""
+        """Return the epoch, the trigger and the watched values."""
         changed = {"trigger": self.trigger, "first": self._first, "watched": list(self._watched)}
         return {**super().state_dict(), **changed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, also in earlier versions, which had no `first`."""
+        """Restore a state, also of earlier versions without `first`."""
         super().load_state_dict(state)
         self.trigger, self._watched = state["trigger"], list(state["watched"])
         self._first = state.get("first", next(iter(self._watched), None))
 
 
 def _share(passed: int, of: int) -> float:
-    """0 before the start, 1 at the end and after."""
+    """Return the completed share of a ramp, clipped to 0..1."""
     if of == 0:
         return float(passed >= 0)
     return min(max(passed / of, 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""Filters and fusion of modalities in the frequency domain of their channels.
+"""Filters and fusion of modalities in the frequency domain.
 
 Shapes: I items, M modalities, D embedding size.
 """
@@ -18,13 +18,13 @@ from mmrec.nn.gates import at_least_float32
 class SpectralFusion(nn.Module):
     """Filter projected modalities in the frequency domain, and multiply their spectra.
 
-    With the orthonormal Fourier transform over channels, `F_m = rfft(p_m)`:
+    With the orthonormal Fourier transform over the embedding dimension, `F_m = rfft(p_m)`:
 
     - filtered modalities: `irfft(w_m * F_m)`
     - fusion: `irfft(w * prod_m F_m)`, a circular convolution of the modalities
 
-    The filters w_m and w are complex and start as standard normal ones. The product runs over the
-    modalities that an item has.
+    The filters w_m and w are complex, with standard normal initial values. The product runs over
+    the modalities that an item has.
 
     Ong and Khong, WSDM 2025. https://arxiv.org/abs/2412.14978
 
@@ -35,19 +35,19 @@ class SpectralFusion(nn.Module):
 
     def __init__(self, modalities: int, dim: int) -> None:
         super().__init__()
-        # Real and imaginary parts; the fusion's filter is the last.
+        # Real and imaginary parts; the filter of the fusion is the last one.
         self.filters = nn.Parameter(torch.randn(modalities + 1, dim // 2 + 1, 2))
 
     def forward(self, projected: Sequence[Tensor], present: Tensor | None = None) -> list[Tensor]:
-        """Filter and fuse.
+        """Filter and fuse the modalities.
 
         Args:
-            projected: p_m, M times [I, D].
-            present: [I, M] bool, False where an item lacks a modality; None: no item does.
+            projected: M projected modalities p_m, [I, D] each.
+            present: mask of the modalities, [I, M] bool; None marks all as present.
 
         Returns:
-            M+1 times [I, D]: the filtered modalities, then the fusion, which is zero where an item
-            has no modality.
+            The M filtered modalities and their fusion, [I, D] each. The fusion is zero for items
+            without any modality.
         """
         dim = projected[0].shape[1]
         with torch.autocast(projected[0].device.type, enabled=False):  # needs full precision

@@ -1,6 +1,6 @@
-"""Embeddings of the times of a sequence.
+"""Embeddings of the timestamps of a sequence.
 
-N items of the sequences of a batch, D dim.
+Shapes: N items in all sequences of a batch, D embedding size.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from torch import Tensor, nn
 
 from mmrec.data import ByUser, History
 
-STEPS = 100  # of the gap index, for a doubling of the gap
-SPAN = 1000.0  # of scaled times
+STEPS = 100  # steps of the gap index per doubling of the gap
+SPAN = 1000.0  # range of scaled times
 
 
 class TimeEncoding(nn.Module):
-    """Embed the gap before each item and its absolute time.
+    """Embed the time gap before each item and its absolute time.
 
-    The gap has a row of a table, with index `floor(100 log2(gap + 1))`: 0 for the first item of a
-    sequence, and the last row for gaps that are longer than any in training. The absolute time t is
-    `cos((w t + b) * 10000^(-k / D))` for k = 0..D-1, with vectors w and b. Zhang et al., WWW 2025.
-    https://arxiv.org/abs/2501.14269
+    Zhang et al., WWW 2025. https://arxiv.org/abs/2501.14269
+
+    The gap is embedded with a table at index `floor(100 log2(gap + 1))`: 0 for the first item of a
+    sequence, and the last index for gaps longer than all gaps in training. The absolute time t is
+    encoded as `cos((w t + b) * 10000^(-k / D))` for k = 0..D-1, with learned vectors w and b.
 
     Args:
-        train: train interactions, with times.
-        dim: D.
-        scaled: t runs from 0 to 1000 over the train interactions. False: t is in seconds, in single
-            precision, as in the public code of the paper; cosines of so large numbers are noise.
+        train: training interactions with timestamps.
+        dim: embedding size D.
+        scaled: scale t to 0..1000 over the training interactions. Otherwise, t is in seconds in
+            single precision, as in the public code of the paper, whose cosines are mostly noise.
     """
 
     frequency: Tensor
@@ -50,11 +51,11 @@ class TimeEncoding(nn.Module):
         """Embed the times of packed sequences.
 
         Args:
-            history: with times.
-            position: [N], position of each item in its sequence.
+            history: packed sequences with timestamps.
+            position: position of each item in its sequence, [N].
 
         Returns:
-            [N, 2 D], embeddings of the gaps beside those of the times.
+            Concatenated embeddings of gaps and of times, [N, 2 D].
         """
         time = history.time
         assert time is not None
@@ -62,10 +63,10 @@ class TimeEncoding(nn.Module):
         index = gap_index(gap).clamp(max=self.gap.num_embeddings - 1)
         t = (time - self.start).double() * (SPAN / self.span) if self.scaled else time
         w, b = self.absolute.weight.squeeze(1), self.absolute.bias
-        phase = t.to(w.dtype).unsqueeze(1) * w + b  # [N, D], in single precision under autocast too
+        phase = t.to(w.dtype).unsqueeze(1) * w + b  # [N, D], single precision under autocast
         return torch.cat([self.gap(index), torch.cos(phase * self.frequency)], 1)
 
 
 def gap_index(gap: Tensor) -> Tensor:
-    """Return `floor(100 log2(gap + 1))` of gaps from 0 on."""
+    """Return `floor(100 log2(gap + 1))` of non-negative gaps."""
     return (STEPS * torch.log2(gap.double() + 1)).floor().long()

@@ -2,11 +2,10 @@
 
 Vaswani et al., NeurIPS 2017. https://arxiv.org/abs/1706.03762
 
-Everything but attention treats the items of all sequences alike, so it works on one flat tensor
-without padding; only attention spreads the sequences over padded ones, one for each range of
-lengths.
+All layers except attention process positions independently, so they use one flat tensor without
+padding. Attention pads the sequences, separately for each range of lengths.
 
-Shape legend: B sequences, N items of all of them, L longest sequence, D dim, H heads.
+Shapes: B sequences, N items in all sequences, L longest sequence, D embedding size, H heads.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from mmrec.config.errors import SettingError
 from mmrec.data.batches import History, ranges
 
 Normalization = Literal["layernorm", "dyt", "none"]
-SHORT = 8  # items of the sequences in the first bucket; each further one has twice as many
+SHORT = 8  # maximum length in the first bucket; it doubles for each further bucket
 
 
 class Layout(NamedTuple):
-    """Where packed items stand in a padded tensor of sequences, each aligned to the left.
+    """Mapping between packed items and a padded tensor of left-aligned sequences.
 
     Attributes:
-        place: [N] int64, row of each item in the padded tensor, flattened to [B * L, ...].
-        position: [N] int64, position of each item in its sequence, from 0.
+        place: row of each item in the padded tensor flattened to [B * L, ...], [N] int64.
+        position: position of each item in its sequence, from 0, [N] int64.
         shape: B and L.
-        buckets: for attention, the items of sequences of like length and where they stand.
+        buckets: groups of sequences of similar length, used by attention.
     """
 
     place: Tensor
@@ -42,22 +41,22 @@ class Layout(NamedTuple):
     buckets: tuple[Bucket, ...]
 
     def pad(self, packed: Tensor) -> Tensor:
-        """Spread packed rows: [N, D] -> [B, L, D], zero beyond the end of a sequence."""
+        """Pad packed rows with zeros: [N, D] -> [B, L, D]."""
         batch, longest = self.shape
         padded = packed.new_zeros(batch * longest, packed.shape[1])
         return padded.index_copy(0, self.place, packed).view(batch, longest, packed.shape[1])
 
     def pack(self, padded: Tensor) -> Tensor:
-        """Gather rows of a padded tensor: [B, L, D] -> [N, D]."""
+        """Pack the rows of a padded tensor: [B, L, D] -> [N, D]."""
         return padded.flatten(0, 1)[self.place]
 
 
 class Bucket(NamedTuple):
-    """Sequences of like length.
+    """A group of sequences of similar length.
 
     Attributes:
-        items: [n] int64, rows of their items in the packed tensor; None: all.
-        layout: of these alone.
+        items: rows of their items in the packed tensor, [n] int64; None for all rows.
+        layout: layout of these sequences.
     """
 
     items: Tensor | None
@@ -65,17 +64,18 @@ class Bucket(NamedTuple):
 
 
 def layout(length: Tensor) -> Layout:
-    """Lay out sequences of the given lengths: [B] int64.
+    """Create the layout of sequences with the given lengths: [B] int64.
 
-    On a CPU, attention takes sequences of up to 8 items, of 9 to 16, of 17 to 32 and so on apart,
-    as its cost grows with the square of the longest. A training step of SASRec on `beauty`, whose
-    sequences have 5.5 items in the mean and up to 50, takes 195 ms so and 361 ms in one bucket.
+    On a CPU, sequences of up to 8 items, of 9 to 16, of 17 to 32 and so on are in separate buckets,
+    because the cost of attention is quadratic in the longest sequence. For SASRec on `beauty`, with
+    5.5 items per sequence on average and at most 50, a training step takes 195 ms instead of 361 ms
+    with a single bucket.
     """
     whole = _layout(length)
     if length.device.type != "cpu" or whole.shape[1] <= SHORT:
         return whole._replace(buckets=(Bucket(None, whole),))
     twice = (length - 1).clamp(min=0) // SHORT * 2
-    size = twice.clamp(min=1).double().log2().floor()  # [B], 0 up to SHORT, 1 up to twice as many
+    size = twice.clamp(min=1).double().log2().floor()  # [B], 0 up to SHORT, 1 up to 2 * SHORT
     of_item = size.repeat_interleave(length)  # [N]
     buckets = (
         Bucket((of_item == one).nonzero().squeeze(1), _layout(length[size == one]))
@@ -85,45 +85,45 @@ def layout(length: Tensor) -> Layout:
 
 
 def _layout(length: Tensor) -> Layout:
-    """A layout without buckets."""
+    """Create a layout without buckets."""
     longest = int(length.max()) if len(length) else 0
     row, position = ranges(torch.zeros_like(length), length)
     return Layout(row * longest + position, position, (len(length), longest), ())
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
-    """Zero a share of the values at random and scale the others, as PyTorch's dropout.
+    """Apply dropout, faster than PyTorch on a CPU.
 
-    On a CPU, PyTorch draws Bernoulli numbers one by one, in one thread: forward and backward of
-    12,800 x 64 values take 15 ms. Here four values share 64 random bits, which takes 4 ms; the rate
-    is rounded to a multiple of 2^-16, at least one, and the scale follows it.
+    On a CPU, PyTorch samples Bernoulli numbers one by one in a single thread: forward and backward
+    of 12,800 x 64 values take 15 ms. Here, four values share 64 random bits, which takes 4 ms. The
+    rate is rounded to a multiple of 2^-16, at least 2^-16, and the scale is adjusted accordingly.
 
     Args:
-        x: any shape.
-        rate: share of zeros, from 0 to below 1.
+        x: tensor of any shape.
+        rate: dropout rate, in [0, 1).
     """
     if rate == 0 or x.device.type != "cpu":
         return functional.dropout(x, rate)
-    kept = min(max(round(2**16 * (1 - rate)), 1), 2**16 - 1)  # of 2^16 numbers
+    kept = min(max(round(2**16 * (1 - rate)), 1), 2**16 - 1)  # out of 2^16 values
     words = torch.empty(x.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None)
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
     return x * (bits < kept - 2**15).to(x.dtype).mul_(2**16 / kept)
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, rate: float) -> Tensor:
-    """Attend to the same position and earlier ones: `dropout(softmax(Q K^T / sqrt(W))) V`.
+    """Causal attention: `dropout(softmax(Q K^T / sqrt(W))) V`.
 
-    PyTorch's kernel for a CPU has no dropout. With it, PyTorch computes what stands here, and draws
-    Bernoulli numbers, as in `dropout`.
+    PyTorch's CPU kernel does not support dropout; its fallback does the same computation as this
+    function, with the slower sampling described in `dropout`.
 
     Args:
-        query: [..., L, W].
-        key: [..., L, W].
-        value: [..., L, W].
-        rate: of dropout, from 0 to below 1.
+        query: queries, [..., L, W].
+        key: keys, [..., L, W].
+        value: values, [..., L, W].
+        rate: dropout rate, in [0, 1).
 
     Returns:
-        [..., L, W].
+        Attended values, [..., L, W].
     """
     if rate == 0 or query.device.type != "cpu":
         return scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True)
@@ -139,8 +139,8 @@ class DyT(nn.Module):
     Zhu et al., CVPR 2025. https://arxiv.org/abs/2503.10622
 
     Args:
-        dim: D, width of gamma (starts at 1) and beta (starts at 0).
-        alpha: start of the learned scalar alpha.
+        dim: size D of gamma (initially 1) and beta (initially 0).
+        alpha: initial value of the learned scalar alpha.
     """
 
     def __init__(self, dim: int, alpha: float = 0.5) -> None:
@@ -150,12 +150,12 @@ class DyT(nn.Module):
         self.beta = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., D]"""
+        """Apply the layer: [..., D] -> [..., D]."""
         return self.gamma * torch.tanh(self.alpha * x) + self.beta
 
 
 def normalization(norm: Normalization, dim: int) -> nn.Module:
-    """Create the layer that a name stands for; `none` returns its input."""
+    """Create a normalization layer by name; `none` is the identity."""
     match norm:
         case "layernorm":
             return nn.LayerNorm(dim, eps=1e-12)
@@ -166,13 +166,13 @@ def normalization(norm: Normalization, dim: int) -> nn.Module:
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention and a feed-forward network, each followed by a residual and a normalization.
+    """Self-attention and a feed-forward network, each with a residual and post-normalization.
 
     Args:
-        dim: D, divisible by the heads.
-        heads: H.
+        dim: embedding size D, divisible by `heads`.
+        heads: number of heads H.
         inner: width of the feed-forward network.
-        dropout: rate, of attention weights and of both outputs.
+        dropout: dropout rate of attention weights and of both outputs, in [0, 1).
         norm: `layernorm`, `dyt` or `none`.
     """
 
@@ -189,7 +189,7 @@ class TransformerBlock(nn.Module):
         self.feed_forward_norm = normalization(norm, dim)
 
     def forward(self, x: Tensor, where: Layout) -> Tensor:
-        """[N, D] -> [N, D]; a position sees itself and earlier ones of its sequence."""
+        """Apply the block with causal attention within each sequence: [N, D] -> [N, D]."""
         rate = self.dropout if self.training else 0.0
         projected = self.query_key_value(x)  # [N, 3 D]
         parts = [
@@ -206,15 +206,15 @@ class TransformerBlock(nn.Module):
         return out
 
     def attend(self, projected: Tensor, where: Layout, rate: float) -> Tensor:
-        """Attend within sequences of like length.
+        """Apply attention within the sequences of a bucket.
 
         Args:
-            projected: [n, 3 D], queries, keys and values.
-            where: these sequences stand.
-            rate: of dropout.
+            projected: queries, keys and values, [n, 3 D].
+            where: layout of these sequences.
+            rate: dropout rate, in [0, 1).
 
         Returns:
-            [n, D]
+            Attended values, [n, D].
         """
         width = projected.shape[1] // (3 * self.heads)
         heads = where.pad(projected).view(*where.shape, 3, self.heads, width)  # [B, L, 3, H, D/H]
@@ -224,19 +224,19 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Learned positions, a normalization, dropout and a stack of blocks.
+    """Causal Transformer: learned positions, a normalization, dropout and a stack of blocks.
 
-    Weights are drawn from N(0, 0.02^2), biases are zero.
+    Initial weights are sampled from N(0, 0.02^2); initial biases are zero.
 
     Args:
-        dim: D.
-        max_length: longest sequence; None: no positions are added, and any length is read.
+        dim: embedding size D.
+        max_length: maximum sequence length; None adds no positions and allows any length.
         layers: number of blocks.
-        heads: H.
+        heads: number of heads H.
         inner: width of the feed-forward networks.
-        dropout: rate, of the input and in the blocks.
-        norm: of the input, `layernorm`, `dyt` or `none`.
-        norm_inside: the same, in the blocks.
+        dropout: dropout rate of the input and in the blocks, in [0, 1).
+        norm: normalization of the input: `layernorm`, `dyt` or `none`.
+        norm_inside: normalization in the blocks: `layernorm`, `dyt` or `none`.
 
     Raises:
         SettingError: `dim` is not divisible by `heads`.
@@ -268,14 +268,14 @@ class Transformer(nn.Module):
         self.apply(initialize)
 
     def forward(self, x: Tensor, length: Tensor | Layout) -> Tensor:
-        """Encode embedded items.
+        """Encode packed sequences.
 
         Args:
-            x: [N, D] packed.
-            length: [B] int64, at most `max_length`; or their layout, if it is known.
+            x: embedded items, [N, D].
+            length: lengths of the sequences, [B] int64, at most `max_length`; or their layout.
 
         Returns:
-            [N, D], at each position what the sequence up to it amounts to.
+            State at each position, which depends on this and earlier positions, [N, D].
         """
         where = length if isinstance(length, Layout) else layout(length)
         rate = self.dropout if self.training else 0.0
@@ -288,7 +288,7 @@ class Transformer(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """Draw weights of linear and embedding layers from N(0, 0.02^2), and set biases to zero."""
+    """Sample weights of linear and embedding layers from N(0, 0.02^2), and set biases to zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
@@ -296,6 +296,6 @@ def initialize(module: nn.Module) -> None:
 
 
 def last_rows(x: Tensor, history: History) -> Tensor:
-    """Pick the row of each sequence's last item: [N, D] -> [B, D], zero for empty sequences."""
+    """Select the last row of each sequence, zero for empty sequences: [N, D] -> [B, D]."""
     padded = torch.cat([x.new_zeros(1, x.shape[1]), x])
     return padded[(history.last() + 1) * (history.length > 0)]

@@ -1,4 +1,4 @@
-"""What users have, as rows of the train matrix."""
+"""Rows of the training matrix."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mmrec.data.batches import ranges
 
 
 class UserItems(nn.Module):
-    """Rows of the binary user-item train matrix, cut out for a block of users.
+    """Select rows of the binary user-item training matrix.
 
     Args:
-        train: the interactions.
-        n_users: U.
-        n_items: I.
+        train: training interactions.
+        n_users: number of users U.
+        n_items: number of items I.
     """
 
     start: Tensor
@@ -26,13 +26,13 @@ class UserItems(nn.Module):
     def __init__(self, train: Interactions, n_users: int, n_items: int) -> None:
         super().__init__()
         self.n_items = n_items
-        # Rows are summed in order of their items, whatever the order of the interactions.
+        # Sorting by item makes sums over rows independent of the order of the interactions.
         grouped = Interactions(train.user, train.item, train.item).by_user(n_users)
         self.register_buffer("start", grouped.start, persistent=False)
         self.register_buffer("item", grouped.item, persistent=False)
 
     def forward(self, users: Tensor) -> Tensor:
-        """[B] -> [B, I] sparse CSR of ones."""
+        """Return the rows of users [B]: [B, I] sparse CSR of ones."""
         first, count = self.start[users], self.start[users + 1] - self.start[users]
         crow = torch.zeros(len(users) + 1, dtype=torch.int64, device=users.device)
         crow[1:] = count.cumsum(0)
@@ -42,7 +42,7 @@ class UserItems(nn.Module):
 
 
 def csr(crow: Tensor, col: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
-    """A CSR tensor, without the notice that CSR is in beta."""
+    """Create a CSR tensor without PyTorch's warning that CSR is in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(crow, col, values, size, check_invariants=False)

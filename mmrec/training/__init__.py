@@ -1,1 +1,1 @@
-"""From a configuration to a finished run, and back from its folder to a model."""
+"""Training runs from a configuration, and loading models from run folders."""

@@ -1,4 +1,4 @@
-"""From a composed configuration to what a run needs, or to an error that names the setting."""
+"""Check a composed configuration, and build the data module and the model of a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mmrec.models import Embeddings, Recommender
 
 log = logging.getLogger(__name__)
-# Groups whose settings are arguments.
+# Groups whose settings are arguments of a class.
 GROUPS = (
     *("model", "data", "optimizer", "trainer", "logger", "callbacks", "evaluation"),
     *("router_schedule", "lr_schedule"),
@@ -45,32 +45,32 @@ LATER = {
     "optimizer": "its parameters",
     "lr_schedule": "its optimizer",
 }
-NAMED = ("logger", "callbacks")  # groups of several nodes, each with a name of its own
+NAMED = ("logger", "callbacks")  # groups that contain several named nodes
 SCALARS: dict[str, Any] = {
     "monitor": str,
     "ckpt": str | None,
     "run_dir": str,
 }
-EARLY = 100  # epochs of patience: with less, cold items ended runs at a third of what they came to
+EARLY = 100  # minimum patience in epochs for cold-start items; less stopped runs far too early
 
 
 def check_config(config: DictConfig) -> dict[str, Any]:
-    """Resolve a configuration, and refuse what cannot be right, before anything is built.
+    """Resolve a configuration and check it before anything is built.
 
     Raises:
-        SettingError: says which setting, what it is, and what it may be.
+        SettingError: a setting is invalid.
     """
     from mmrec.evaluation import ACCURACY
 
     for group in ("sweep", "grid"):
         if group in config and "params" in config[group]:
-            raise SettingError(setting=group, problem="it needs a multirun", hint="add -m")
-        for name in config.get(group) or ():  # added, without a search or grid that reads it
+            raise SettingError(setting=group, problem="it requires a multirun", hint="add -m")
+        for name in config.get(group) or ():  # added without a search or grid that uses it
             if unread := unread_search_setting(f"{group}.{name}"):
                 raise unread
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     refuse_numbers(plain)
-    for name in OPTIONAL:  # hashes and files of runs without them stay as they were
+    for name in OPTIONAL:  # keeps hashes and files of runs without these settings unchanged
         if plain.get(name) in (None, {}):
             plain.pop(name, None)
     _check_root(plain)
@@ -90,18 +90,18 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     resolved = evaluation.resolved(needs)
     plain["evaluation"] |= {"seen": resolved.seen, "history": resolved.history}
     if not needs and plain["evaluation"]["history"] == "train":
-        del plain["evaluation"]["history"]  # as it was before models of sequences existed
+        del plain["evaluation"]["history"]  # unchanged since before sequential models existed
     checked: dict[str, Any] = plain
     return checked
 
 
 def needs_history(plain: Mapping[str, Any]) -> bool:
-    """Whether the model of a configuration reads histories."""
+    """Return whether the model of a configuration uses histories."""
     return bool(getattr(get_object(plain["model"][TARGET]), "needs_history", False))
 
 
 def _check_root(plain: Mapping[str, Any]) -> None:
-    """Refuse a configuration without one of its groups, or with something else in its place."""
+    """Check that all groups are present and have the right type, and that no others are."""
     unknown = set(plain) - {*ROOT, *OPTIONAL}
     if unknown:
         word = min(unknown)
@@ -110,10 +110,10 @@ def _check_root(plain: Mapping[str, Any]) -> None:
         )
     for name in ROOT:
         if name not in plain:
-            raise SettingError(setting=f"~{name}", problem="a run needs this setting")
+            raise SettingError(setting=f"~{name}", problem="a run requires this setting")
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**32:
         raise SettingError(
-            setting="seed", value=plain["seed"], expected="a whole number from 0 to 2^32 - 1"
+            setting="seed", value=plain["seed"], expected="an integer from 0 to 2^32 - 1"
         )
     for name, hint in SCALARS.items():
         check_value(hint, plain[name], name)
@@ -121,21 +121,21 @@ def _check_root(plain: Mapping[str, Any]) -> None:
         node = plain[group]
         if not isinstance(node, Mapping):
             raise SettingError(
-                setting=group, value=node, expected="a choice of the group, or settings below it"
+                setting=group, value=node, expected="an option of the group, or a mapping"
             )
         optional = group in NAMED or (group == "router_schedule" and not node)
         if TARGET not in node and not optional:
             raise SettingError(
-                setting=group, problem=f"it has no {TARGET}, the name of what makes it"
+                setting=group, problem=f"it has no {TARGET}, the dotted name of its class"
             )
         if group in LATER and node.get("_partial_") is not True:
             raise SettingError(
                 setting=f"{group}._partial_",
-                expected=f"true, as it is called later, with {LATER[group]}",
+                expected=f"true, because the class is called later with {LATER[group]}",
             )
     for group in NAMED:
         for name, node in plain[group].items():
-            # Data with cold items set a patience, also for callbacks=none.
+            # Data sets with cold-start items set a patience, even with callbacks=none.
             patience = isinstance(node, Mapping) and (name, *node) == ("early_stopping", "patience")
             if node is None or node == {} or patience:
                 continue
@@ -143,12 +143,16 @@ def _check_root(plain: Mapping[str, Any]) -> None:
                 raise SettingError(
                     setting=f"{group}.{name}",
                     problem=f"it has no {TARGET}",
-                    hint=f"name its class, or leave it out with ~{group}.{name}",
+                    hint=f"set {TARGET} to its class, or remove it with ~{group}.{name}",
                 )
 
 
 def check_ablation(choices: Mapping[str, Any], target: str | None) -> None:
-    """Refuse a model's ablation with another model: it would be settings that are not there."""
+    """Check that an ablation belongs to the model.
+
+    Raises:
+        SettingError: the ablation belongs to another model.
+    """
     ablation = choices.get("ablation")
     of = ablation.rpartition("/")[0] if isinstance(ablation, str) else ""
     path = conf_dir() / "model" / f"{of}.yaml"
@@ -156,8 +160,8 @@ def check_ablation(choices: Mapping[str, Any], target: str | None) -> None:
         raise SettingError(
             setting="ablation",
             value=ablation,
-            problem=f"it is one of model={of}",
-            hint=f"leave out model={choices['model']}",
+            problem=f"it is an ablation of model={of}",
+            hint=f"remove model={choices['model']}",
         )
 
 
@@ -166,15 +170,14 @@ def build(
 ) -> tuple[InteractionData, Recommender]:
     """Build the data module and the model of a resolved configuration.
 
-    Seeds everything first, so the same configuration gives the same model.
+    All random generators are seeded first, so the same configuration gives the same model.
 
     Args:
-        plain: the resolved configuration.
-        teacher: returns the embeddings that the model takes from another one; None, or if it
-            returns None: the model is built without.
+        plain: resolved configuration.
+        teacher: function that returns the embeddings of the teacher, or None without a teacher.
 
     Raises:
-        SettingError: memory does not suffice for them.
+        SettingError: there is not enough memory.
     """
     from lightning import seed_everything
 
@@ -198,10 +201,10 @@ def build(
 
 
 def check_trainable(model: Recommender) -> None:
-    """Refuse an optimizer or a learning-rate schedule that cannot be built for the model.
+    """Check that the optimizer and the learning rate schedule of a model can be created.
 
     Raises:
-        SettingError: names the group of settings.
+        SettingError: PyTorch rejects the settings of `optimizer` or `lr_schedule`.
     """
     group = "optimizer"
     try:
@@ -214,7 +217,7 @@ def check_trainable(model: Recommender) -> None:
 
 
 def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
-    """Let a routed model have the schedule of its router; without one, none of its terms count."""
+    """Set the router schedule of a routed model; without one, its loss terms have weight 0."""
     from mmrec.models import RoutedRecommender
     from mmrec.nn.schedules import Constant
 
@@ -225,15 +228,15 @@ def _give_schedule(model: Recommender, node: dict[str, Any]) -> None:
         raise SettingError(
             setting="router_schedule",
             problem=f"{type(model).__name__} has no router",
-            hint="leave the setting out",
+            hint="remove the setting",
         )
 
 
 def evaluation_of(plain: Mapping[str, Any]) -> Evaluation:
-    """The evaluation of the configuration.
+    """Create the evaluation settings of a configuration.
 
     Raises:
-        SettingError: a setting is out of range.
+        SettingError: a setting is invalid.
     """
     try:
         evaluation: Evaluation = instantiate(plain["evaluation"], _convert_="all")
@@ -245,18 +248,18 @@ def evaluation_of(plain: Mapping[str, Any]) -> Evaluation:
 
 
 def warn_of_early_peaks(plain: Mapping[str, Any]) -> None:
-    """Say that a run on cold items may end before it has begun to learn."""
+    """Warn that early stopping may end a run on cold-start items too early."""
     data, every = plain["data"], plain["trainer"].get("check_val_every_n_epoch", 1)
     epochs = plain["trainer"]["max_epochs"]
     stopping = plain["callbacks"].get("early_stopping") or {}
     patience: Any = stopping.get("patience") if TARGET in stopping else None
     if data.get("split") != "item_cold" or patience is None or every * patience >= EARLY:
         return
-    if 0 <= epochs <= every * (patience + 1):  # it never stops a run
+    if 0 <= epochs <= every * (patience + 1):  # early stopping never takes effect
         return
     log.warning(
-        "data.split=item_cold: few items decide a validation, and %d epochs without a better one "
-        "may end a run at an early peak; trainer.check_val_every_n_epoch=10 "
-        "callbacks.early_stopping.patience=20, as the data sets with _cold have them, wait 200",
+        "data.split=item_cold: validation metrics of few items are noisy, and early stopping after "
+        "%d epochs may end the run at an early peak; the data sets with _cold wait for 200 epochs "
+        "(trainer.check_val_every_n_epoch=10 callbacks.early_stopping.patience=20)",
         every * patience,
     )

@@ -1,4 +1,4 @@
-"""What watches a run: seeds, timings, the table of epochs, and checkpoints that are never half."""
+"""Callbacks of a run: seeds, timings, the table of epochs, and atomic checkpoints."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from mmrec.models import Recommender
 from mmrec.training.results import BEST, CONFIG, LAST, ResultError, epoch_of
 from mmrec.training.run_folder import check_present
 
-FULL = {errno.ENOSPC, errno.EDQUOT}  # the disk, or the quota
+FULL = {errno.ENOSPC, errno.EDQUOT}  # the disk or the quota is full
 
 
 class EpochSeed(Callback):
-    """Make each epoch's randomness a function of the seed and the epoch alone.
+    """Seed each epoch with a function of the run's seed and the epoch.
 
-    So a run that is killed and continued draws what it would have drawn.
+    A resumed run therefore samples the same random numbers as an uninterrupted one.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Seed every generator."""
+        """Seed all random generators."""
         epoch = torch.Generator().manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
         rank = 7919 * trainer.global_rank
         seed = int(torch.randint(2**31, (), generator=epoch)) + rank
@@ -51,12 +51,12 @@ class EpochSeed(Callback):
 
 
 class Timing(Callback):
-    """Log seconds of each training epoch and validation, and train interactions per second.
+    """Log the seconds of training epochs and validations, and training interactions per second.
 
     Attributes:
-        train_epochs: seconds of each epoch, without its validation.
+        train_epochs: seconds of each epoch, without validation.
         validations: seconds of each validation.
-        earlier: seconds of training before this run was continued.
+        earlier: seconds of training before the run was resumed.
     """
 
     def __init__(self) -> None:
@@ -67,33 +67,33 @@ class Timing(Callback):
         self._begun = time.perf_counter()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training begins, or goes on."""
+        """Start the clock of the whole training."""
         self._begun = time.perf_counter()
 
     def fit(self) -> float:
-        """Seconds of training so far, also before it was continued."""
+        """Return the seconds of training so far, including those before a resume."""
         return self.earlier + time.perf_counter() - self._begun
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been spent."""
+        """Return the seconds of training so far."""
         return {"fit": self.fit()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the seconds of training before a resume."""
         self.earlier = state_dict["fit"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock of the epoch."""
         self._start, self._spent = _now(pl_module), 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the training clock."""
+        """Pause the clock of the epoch."""
         now = _now(pl_module)
         self._spent += now - self._start
         self._start = now
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the validation's time, and go on."""
+        """Record the time of the validation, and resume the clock of the epoch."""
         if trainer.sanity_checking:
             return
         now = _now(pl_module)
@@ -101,7 +101,7 @@ class Timing(Callback):
         self._start = now
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the epoch."""
+        """Log the timings of the epoch."""
         seconds = self._spent + _now(pl_module) - self._start
         self.train_epochs.append(seconds)
         pl_module.log("time/train_epoch", seconds)
@@ -111,7 +111,7 @@ class Timing(Callback):
             pl_module.log("time/val", self.validations[-1])
 
     def medians(self) -> dict[str, float | None]:
-        """Median seconds: `train_epoch`, `val`."""
+        """Return the median seconds of `train_epoch` and `val`."""
         return {
             "train_epoch": statistics.median(self.train_epochs) if self.train_epochs else None,
             "val": statistics.median(self.validations) if self.validations else None,
@@ -125,20 +125,20 @@ def _now(module: LightningModule) -> float:
 
 
 class Checkpoints(Checkpoint):
-    """`best.ckpt` at each epoch that beats all before it, `last.ckpt` after every epoch.
+    """Save `best.ckpt` after each epoch with a new best metric, and `last.ckpt` after each epoch.
 
-    Lightning's own callback stores absolute paths, and loses track of the best epoch when a run's
-    folder has moved. This one stores the epoch and its metrics. Metrics count only for the weights
-    that were validated: if the optimizer has stepped since, they are not considered.
+    Lightning's callback stores absolute paths, and loses the best epoch if the run folder is moved.
+    This callback stores the epoch and its metrics. Metrics are used only if the optimizer has not
+    made a step since the validation, so that they belong to the saved weights.
 
     Attributes:
         best: path of the best checkpoint.
-        best_epoch: epoch of it; None before the first validation.
+        best_epoch: epoch of the best checkpoint; None before the first validation.
         best_metrics: validation metrics of that epoch.
 
     Args:
-        folder: of the run.
-        monitor: the metric to select by; larger is better.
+        folder: folder of the run.
+        monitor: name of the metric used for selection; larger is better.
     """
 
     def __init__(self, folder: Path, monitor: str) -> None:
@@ -150,14 +150,14 @@ class Checkpoints(Checkpoint):
         self._folder, self._identified = folder, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep a run ended that early stopping has ended, when it is resumed."""
+        """Do not continue a resumed run that early stopping has ended."""
         reasons = [stopping.stopping_reason for stopping in trainer.early_stopping_callbacks]
         ended = any(reason is not EarlyStoppingReason.NOT_STOPPED for reason in reasons)
         trainer.should_stop = trainer.should_stop or ended
         self._identified = (self._folder / CONFIG).is_file()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the metrics, and the step that they belong to."""
+        """Record the metrics and their step."""
         if trainer.sanity_checking:
             return
         metrics = {
@@ -168,10 +168,10 @@ class Checkpoints(Checkpoint):
         self._validated = trainer.global_step, metrics
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save.
+        """Save the checkpoints.
 
         Raises:
-            ResultError: the run's folder was removed.
+            ResultError: the run folder was removed.
         """
         if self._identified:
             check_present(self._folder)
@@ -193,12 +193,12 @@ class Checkpoints(Checkpoint):
 
 
 class EpochTable(Logger):
-    """`metrics.csv`: a row an epoch, a column a metric; whole after every epoch.
+    """Write `metrics.csv`, with one row per epoch and one column per metric.
 
-    A run that continues in its folder keeps the rows of the epochs before.
+    The file is complete after each epoch. A resumed run keeps the rows of earlier epochs.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: str) -> None:
@@ -213,21 +213,21 @@ class EpochTable(Logger):
 
     @property
     def name(self) -> str:
-        """For Lightning."""
+        """Name for Lightning."""
         return "metrics"
 
     @property
     def version(self) -> str:
-        """For Lightning."""
+        """Version for Lightning."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Nothing: the configuration has a file of its own."""
+        """Do nothing; the configuration is stored in its own file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add to the row of the metrics' epoch."""
+        """Add metrics to the row of their epoch."""
         epoch = epoch_of(metrics)
         if epoch is not None:
             values = {name: value for name, value in metrics.items() if name != "epoch"}
@@ -235,7 +235,7 @@ class EpochTable(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the file, and move it into place."""
+        """Write the file atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         names = sorted({name for row in self._rows.values() for name in row})
         with replace_file(self.path) as part, part.open("w", newline="") as file:
@@ -245,7 +245,7 @@ class EpochTable(Logger):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write each checkpoint to a temporary file first: on a full disk the former one is kept."""
+    """Write each checkpoint to a temporary file first, so that errors keep the previous one."""
 
     def save_checkpoint(
         self,
@@ -253,10 +253,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path: _PATH,
         storage_options: Any | None = None,
     ) -> None:
-        """Write, then rename.
+        """Save a checkpoint atomically.
 
         Raises:
-            OSError: the checkpoint could not be written; the former one stands.
+            OSError: the checkpoint could not be written; the previous one is kept.
         """
         assert storage_options is None
         target = Path(path)
@@ -267,12 +267,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
-            kept = "the former one is unharmed" if target.exists() else "there is none before it"
+            kept = "the previous one is kept" if target.exists() else "there is no previous one"
             reason = _disk_error(error)
             if reason.errno in FULL:
                 raise OSError(
                     f"No space left on {target.parent} for the checkpoint {target.name}; {kept}. "
-                    "Free some space, then resume the run or start it again"
+                    "Free some space, then resume or restart the run"
                 ) from error
             raise OSError(f"cannot write the checkpoint {target}: {reason}; {kept}") from error
 
@@ -282,26 +282,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Any | None = "cpu",
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Read.
+        """Load a checkpoint.
 
         Raises:
-            ResultError: the file is cut short, or no checkpoint.
+            ResultError: the file is truncated or not a checkpoint.
         """
         try:
-            # Lightning's own reader takes brackets in a path for a pattern.
+            # Lightning's reader treats brackets in a path as a pattern.
             return torch.load(path, map_location, weights_only=weights_only)  # type: ignore[no-any-return]
         except (FileNotFoundError, PermissionError):
             raise
-        except Exception as error:  # whatever it takes for a pickle may make it fail in any way
+        except Exception as error:  # invalid pickles raise many types of errors
             raise ResultError(
-                f"{path} is cut short or no checkpoint: {first_line(error)}"
+                f"{path} is truncated or not a checkpoint: {first_line(error)}"
             ) from error
 
 
 def _disk_error(error: BaseException) -> OSError:
-    """The operating system's error behind one of torch's.
+    """Return the operating system's error that caused an error of PyTorch.
 
-    When a write fails, torch goes on and then reports the position in the file that it finds.
+    After a failed write, PyTorch continues and reports an unexpected position in the file.
     """
     found: BaseException | None = error
     while found is not None and not isinstance(found, OSError):

@@ -1,4 +1,4 @@
-"""The card of a run: what it trains on what, and where it writes, in one aligned block."""
+"""Summary of a run at its start: data, model, settings and folder."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ log = logging.getLogger(__name__)
 def introduce(
     model: Recommender, corpus: Corpus, plain: Mapping[str, Any], folder: Path, trainer: Trainer
 ) -> None:
-    """Log the card of a run, then what its router and its cold items need to be known for.
+    """Log the summary of a run, and information about its router and its cold-start items.
 
     Args:
-        model: before training.
-        corpus: the data, with all splits.
-        plain: the resolved configuration.
-        folder: of the run.
-        trainer: of the run.
+        model: model before training.
+        corpus: data with all splits.
+        plain: resolved configuration.
+        folder: folder of the run.
+        trainer: trainer of the run.
     """
     log.info("%s", card(model, corpus, plain, folder, trainer))
     if isinstance(model, RoutedRecommender):
         log.info("experts: %s", ", ".join(model.experts))
         if not plain["router_schedule"]:
-            log.info("router_schedule=none: all experts are used and the router has no loss terms")
+            log.info("router_schedule=none: all experts are used, and the router has no loss terms")
     if corpus.cold is not None:
         _introduce_cold_items(model, corpus)
 
@@ -45,21 +45,21 @@ def introduce(
 def card(
     model: Recommender, corpus: Corpus, plain: Mapping[str, Any], folder: Path, trainer: Trainer
 ) -> str:
-    """Describe a run in one aligned row per fact.
+    """Format the summary of a run as aligned rows.
 
     Args:
-        model: before training.
-        corpus: the data, with all splits.
-        plain: the resolved configuration.
-        folder: of the run.
-        trainer: of the run.
+        model: model before training.
+        corpus: data with all splits.
+        plain: resolved configuration.
+        folder: folder of the run.
+        trainer: trainer of the run.
     """
     name = type(model).__module__.rpartition(".")[2]
     parts = {"train": corpus.train, "validation": corpus.val, "test": corpus.test}
     if corpus.warm is not None:
         parts["test of warm items"] = corpus.warm
     trained = sum(p.numel() for p in model.parameters())
-    solved = " (closed form: nothing is trained)" if model.closed_form else ""
+    solved = " (closed form, not trained)" if model.closed_form else ""
     rows = [
         ("data", f"{corpus.name}, split {corpus.split}, fingerprint {corpus.fingerprint[:8]}"),
         ("users", f"{corpus.n_users:,}"),
@@ -68,7 +68,7 @@ def card(
         *_content(corpus, plain["data"].get("corrupt") or {}, plain["data"].get("corrupt_how")),
         ("model", f"{name}, {type(model).__module__}.{type(model).__qualname__}"),
         ("parameters", f"{trained:,}{solved}"),
-        ("buffers", f"{buffer_values(model):,} values that are stored, not trained"),
+        ("buffers", f"{buffer_values(model):,} values (not trained)"),
         ("selection", _selection(model, plain["monitor"], trainer)),
         ("evaluation", _protocol(model, corpus)),
         ("seed", f"{plain['seed']}"),
@@ -87,17 +87,19 @@ def _content(
     by = "rows of other items" if how == "shuffle" else "noise"
     rows = []
     for place, (name, modality) in enumerate(corpus.modalities.items()):
-        text = f"{name}: {modality.width} wide, {_share(modality.present)} of items"
+        text = f"{name}: {modality.width} features, {_share(modality.present)} of items"
         if share := corrupt.get(name):
             text += f", {100 * share:g} % of these replaced by {by}"
         rows.append(("" if place else "modalities", text))
     if (share := corrupt.get(CATEGORIES)) and CATEGORIES not in corpus.modalities:
-        rows.append(("categories", f"{100 * share:g} % of the labelled items have those of others"))
+        rows.append(
+            ("categories", f"{100 * share:g} % of labelled items have those of other items")
+        )
     return rows
 
 
 def _share(present: Tensor) -> str:
-    """Format the share of items that have a modality; 100 % only if none lacks it."""
+    """Format the share of items that have a modality, rounded down; 100 % only if all have it."""
     count, total = int(present.sum()), len(present)
     share = math.floor(1000 * count / total) / 10
     return "100 %" if count == total else f"{share:.1f} %"
@@ -105,7 +107,7 @@ def _share(present: Tensor) -> str:
 
 def _selection(model: Recommender, monitor: str, trainer: Trainer) -> str:
     if model.closed_form:
-        return f"none, as nothing is trained; {monitor} is reported"
+        return f"none, because the model is not trained; {monitor} is reported"
     parts = [f"best {monitor}"]
     every = trainer.check_val_every_n_epoch
     if every is not None and every > 1:
@@ -114,7 +116,7 @@ def _selection(model: Recommender, monitor: str, trainer: Trainer) -> str:
         parts.append(f"at most {trainer.max_epochs:,} epoch{'s' * (trainer.max_epochs > 1)}")
     stopping = trainer.early_stopping_callback
     if stopping is not None:
-        parts.append(f"early stopping after {stopping.patience} validations without a better one")
+        parts.append(f"early stopping after {stopping.patience} validations without improvement")
     return ", ".join(parts)
 
 
@@ -127,13 +129,13 @@ def _protocol(model: Recommender, corpus: Corpus) -> str:
     }[evaluation.candidates_in(corpus)]
     without = {
         "none": "",
-        "train": " without the user's train items",
-        "train+val": " without the user's train and, at test, validation items",
+        "train": ", except the user's training items",
+        "train+val": ", except the user's training items and, at test, validation items",
     }[str(evaluation.seen)]
     parts = [ranked + without, f"cutoffs {', '.join(map(str, evaluation.cutoffs))}"]
     if model.needs_history:
         known = {"train": "train", "train+val": "train and validation"}[str(evaluation.history)]
-        parts.append(f"test histories of {known}")
+        parts.append(f"test histories from {known}")
     return ", ".join(parts)
 
 
@@ -144,7 +146,7 @@ def _device(trainer: Trainer) -> str:
 
 
 def buffer_values(model: nn.Module) -> int:
-    """Count the values in a model's buffers; those of a sparse buffer are its non-zeros."""
+    """Count the values in a model's buffers; for sparse buffers, the non-zero ones."""
     return sum(
         buffer.numel() if buffer.layout is torch.strided else buffer._nnz()
         for buffer in model.buffers()
@@ -157,8 +159,8 @@ def _introduce_cold_items(model: Recommender, corpus: Corpus) -> None:
     k = 20 if 20 in evaluation.cutoffs else evaluation.cutoffs[-1]
     ranked = int(candidates(corpus, "test", evaluation).sum())
     log.info(
-        "cold items: %d for validation, %d for test; a random ranking of the %d test candidates "
-        "has a recall@%d of %.3f",
+        "cold-start items: %d for validation, %d for test; a random ranking of the %d test "
+        "candidates has recall@%d %.3f",
         int((corpus.cold == VAL).sum()),
         int((corpus.cold == TEST).sum()),
         ranked,
@@ -167,8 +169,8 @@ def _introduce_cold_items(model: Recommender, corpus: Corpus) -> None:
     )
     if not model.reads_content:
         log.warning(
-            "%s does not read item content, so it ranks cold-start items at random; mamex, "
-            "content_bpr, dropoutnet and clcrec are made for them, item_knn, vbpr and magnet can "
-            "rank them",
+            "%s does not use item content and ranks cold-start items at random; mamex, "
+            "content_bpr, dropoutnet and clcrec are designed for cold-start items, and item_knn, "
+            "vbpr and magnet can rank them",
             type(model).__module__.rpartition(".")[2],
         )

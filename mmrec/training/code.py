@@ -1,4 +1,4 @@
-"""Which code a model's numbers come from."""
+"""Digest of the code that a model depends on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hydra.utils import get_object
 def code_digest(*targets: str) -> str:
     """Hash the modules that define classes, and all modules that they import.
 
-    Only modules of mmrec and of the package of each class count. Comments, line breaks and changes
-    in other modules leave the digest as it is.
+    Only modules of mmrec and of the package of each class are included. Comments, line breaks and
+    changes in other modules do not change the digest.
 
     Args:
         targets: dotted names of the classes, for example `mmrec.models.LightGCN`.
@@ -44,7 +44,7 @@ def code_digest(*targets: str) -> str:
 
 
 def _source(name: str) -> Path | None:
-    """The file of a module; None: a name that is none, or has none."""
+    """Return the file of a module; None if the name is not a module or has no source file."""
     try:
         spec = find_spec(name)
     except (ImportError, ValueError, AttributeError):
@@ -55,7 +55,7 @@ def _source(name: str) -> Path | None:
 
 
 def _imported(tree: ast.AST, package: str) -> Iterator[str]:
-    """Names of what may be modules."""
+    """Yield the imported names that may be modules."""
     for node in ast.walk(tree):
         match node:
             case ast.Import():

@@ -1,4 +1,4 @@
-"""Training with selection on validation, and evaluation."""
+"""Training with model selection on validation, and evaluation."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def train_and_select(
     result: dict[str, Any],
     plain: Mapping[str, Any],
 ) -> Path | None:
-    """Train, if there is anything to train, and validate.
+    """Train a model and select the best epoch; closed-form models are only validated.
 
     Args:
-        trainer: of `build_trainer`, as `checkpoints` and `timing`.
-        model: to be trained.
-        data: to train on.
-        checkpoint: to resume from; None: from the start.
-        checkpoints: knows the best epoch.
-        timing: knows the seconds of training.
-        result: gets seconds and epochs, and the metrics of what is not trained.
-        plain: the resolved configuration.
+        trainer: trainer of `build_trainer`.
+        model: model to train.
+        data: data module.
+        checkpoint: checkpoint to resume from; None starts a new training.
+        checkpoints: callback of `build_trainer` that stores the best epoch.
+        timing: callback of `build_trainer` that measures the training time.
+        result: result of the run; seconds, epochs and metrics of closed-form models are added.
+        plain: resolved configuration.
 
     Returns:
-        The best checkpoint; None: the model as it is.
+        Path of the best checkpoint; None to use the current weights.
 
     Raises:
-        SettingError: no epoch was validated, or Lightning refuses a setting.
+        SettingError: no epoch was validated, or Lightning rejects a setting.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -57,7 +57,7 @@ def train_and_select(
             raise setting_error(error, plain["trainer"]) from error
         finally:
             result["seconds"]["fit"] = timing.fit()
-            # Lightning counts an epoch after its hooks; one that they have chosen counts already.
+            # Lightning counts an epoch after its hooks, which may have selected it already.
             chosen = -1 if checkpoints.best_epoch is None else checkpoints.best_epoch
             result["epochs"] = max(trainer.current_epoch, chosen + 1)
         if not trial and checkpoints.best_epoch is None:
@@ -65,7 +65,7 @@ def train_and_select(
                 setting="trainer.max_epochs",
                 value=plain["trainer"]["max_epochs"],
                 problem="no validation ran, so no epoch can be selected",
-                hint="raise it, or lower trainer.check_val_every_n_epoch",
+                hint="increase it, or decrease trainer.check_val_every_n_epoch",
             )
         if not trial:
             return checkpoints.best
@@ -82,14 +82,14 @@ def rank(
     data: InteractionData,
     checkpoint: Path | None,
 ) -> dict[str, float]:
-    """Evaluate once.
+    """Evaluate a model.
 
     Args:
-        trainer: to evaluate with.
-        loop: its `validate` or `test`.
-        model: to be evaluated.
-        data: with the users of both.
-        checkpoint: whose weights are evaluated; None: those that the model has.
+        trainer: trainer of the run.
+        loop: method of the trainer, `validate` or `test`.
+        model: model to evaluate.
+        data: data module.
+        checkpoint: checkpoint with the weights to evaluate; None uses the current weights.
 
     Returns:
         Metrics by name, for example `test/recall@20`.

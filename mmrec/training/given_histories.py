@@ -1,6 +1,6 @@
-"""Histories that were not in training: from a table of interactions, or as lists of items.
+"""Histories of new users, from a table of interactions or from lists of items.
 
-Q histories, N interactions.
+Shapes: Q histories, N interactions.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from mmrec.training.open_run import OpenRun
 
 log = logging.getLogger(__name__)
-NAMED = 5  # unknown items, or users without a list, that a message names
+NAMED = 5  # maximum number of names in a message
 
 
 @dataclass(frozen=True, eq=False)
 class GivenHistories:
-    """Users or sessions of whom nothing but some items is known.
+    """Histories of users or sessions that were not in training.
 
     Attributes:
-        read: items that the model reads, of users 0..Q-1.
-        seen: items that lists leave out on request, of the same users.
-        ids: [Q] names of the users; None: they have numbers only.
-        ties: [Q] int64, what orders equal scores: the number of the user of this name in the data,
-            else 0, so that a list depends on nothing but its history.
+        read: interactions used by the model, of users 0..Q-1.
+        seen: interactions that can be masked in recommendation lists, of the same users.
+        ids: names of the users, [Q]; None if they have no names.
+        ties: seeds of the order of equal scores, [Q] int64: the index of the user with this name in
+            the data, or else 0, so that lists depend only on the history.
     """
 
     read: Interactions
@@ -55,47 +55,47 @@ class GivenHistories:
         return len(self.ties)
 
     def queries(self, model: Recommender, users: Tensor, block: int) -> QueryLoader:
-        """Return the queries of some users, in blocks.
+        """Return the queries of selected users, in blocks.
 
         Args:
-            model: its `max_length` cuts the histories.
-            users: [B] int64, of 0..Q-1.
-            block: users in a block.
+            model: model with the maximum length of histories, `max_length`.
+            users: selected users, [B] int64 from 0..Q-1.
+            block: number of users per block.
         """
         histories = Histories(self.read.by_user(len(self)), model.max_length)
         return QueryLoader(users, block, histories)
 
 
 def read_histories(run: OpenRun, path: Path) -> GivenHistories:
-    """Read the histories of a table, which has a row for each interaction.
+    """Read histories from a table with one row per interaction.
 
-    A history is in the order of time, then of position, then of rows. Unknown items are left out,
-    and so are users who have no other item; warnings count and name them.
+    Histories are sorted by time, then position, then row. Unknown items, and users without any
+    known item, are skipped with a warning.
 
     Args:
-        run: whose model reads the histories.
-        path: a table with columns of users, items, and time or position; see `recommend`.
+        run: run whose model uses the histories.
+        path: table with columns for users, items, and time or position; see `recommend`.
 
     Raises:
-        SettingError: the model does not read histories.
-        DataError: the table is invalid, has no order, or names no known item.
+        SettingError: the model does not use histories.
+        DataError: the table is invalid, has no order, or contains no known item.
     """
     check_reader(run.model, "history", path)
     table, of_users, of_items = read_table(path), user_names(run.data), item_names(run.data)
     user, item = _column(table, of_users), _column(table, of_items)
     order = _order(table, run)
     if user.values.is_empty():
-        problem, hint = "no interaction below the header", "give a file that has some"
+        problem, hint = "the table has no rows", "use a table with at least one interaction"
         raise DataError(file=shown(path), problem=problem, hint=hint)
     for column in (user, item):
-        column.reject(column.values.is_null(), "an id; complete the line, or drop it")
+        column.reject(column.values.is_null(), "an id; complete the row, or remove it")
     ids = user.values.unique(maintain_order=True)
     place = indices(user.text, ids.cast(pl.String))
     frame = pl.DataFrame({"user": place, "item": _known_items(item, of_items), **order})
     by = ["user", *(name for name in ("moment", "position") if name in order)]
     frame = frame.drop_nulls("item").sort(by, maintain_order=True)
     readable = _readable(run, frame["item"].to_torch())
-    listed = frame.filter(readable.numpy())["user"].unique().sort()  # in the order of the table
+    listed = frame.filter(readable.numpy())["user"].unique().sort()  # in table order
     _report(run, shown(path), int((~readable).sum()), ids, listed)
     ids = ids.gather(listed)
     ties = indices(ids.cast(pl.String), of_users.text).fill_null(0).to_torch()
@@ -112,11 +112,11 @@ def list_histories(
     sequences: Sequence[Sequence[int | str]],
     times: Sequence[Sequence[int]] | None,
 ) -> GivenHistories:
-    """Make histories of lists of items, see `OpenRun.recommend_sequences`.
+    """Create histories from lists of items; see `OpenRun.recommend_sequences`.
 
     Raises:
-        SettingError: the model does not read histories, a sequence is empty, an item is unknown, or
-            times are missing or wrong.
+        SettingError: the model does not use histories, a sequence is empty, an item is unknown, or
+            times are missing or invalid.
     """
     check_reader(run.model, "run", run.folder)
     length = torch.tensor([len(each) for each in sequences], dtype=torch.int64)
@@ -124,7 +124,7 @@ def list_histories(
         raise SettingError(setting="sequences", value=[], expected="at least one sequence")
     if not length.all():
         empty = int((length == 0).nonzero()[0])
-        problem, hint = f"sequence {empty} has no item", "leave it out"
+        problem, hint = f"sequence {empty} is empty", "remove it"
         raise SettingError(setting="sequences", problem=problem, hint=hint)
     names, flat = item_names(run.data), [item for each in sequences for item in each]
     found = _listed_items(flat, names)
@@ -139,18 +139,18 @@ def list_histories(
     if bare.any():
         raise SettingError(
             setting="sequences",
-            problem=f"sequence {int(bare.nonzero()[0])} has only cold items, of which "
-            f"{type(run.model).__name__} has learned nothing",
-            hint="leave it out",
+            problem=f"sequence {int(bare.nonzero()[0])} has only cold-start items, which "
+            f"{type(run.model).__name__} cannot use without content",
+            hint="remove it",
         )
     return GivenHistories(read, seen, None, torch.zeros_like(length))
 
 
 def check_reader(model: Recommender, setting: str, value: object) -> None:
-    """Refuse a model that does not read histories.
+    """Check that a model uses histories.
 
     Raises:
-        SettingError: names the models that do.
+        SettingError: the model does not use histories; the hint lists the models that do.
     """
     if model.needs_history:
         return
@@ -163,36 +163,36 @@ def check_reader(model: Recommender, setting: str, value: object) -> None:
     raise SettingError(
         setting=setting,
         value=value,
-        problem=f"{type(model).__name__} reads no histories and ranks for users of its data only",
-        hint=f"give a run of a model that reads them ({', '.join(readers)})",
+        problem=f"{type(model).__name__} does not use histories and only ranks for training users",
+        hint=f"use a run of a sequential model ({', '.join(readers)})",
     )
 
 
 def _report(run: OpenRun, file: str, unread: int, ids: pl.Series, listed: pl.Series) -> None:
-    """Warn of items that are not read, and of users who get no list.
+    """Warn about unused items and about users without recommendations.
 
     Args:
-        run: whose model reads the histories.
-        file: the table.
-        unread: known items that the model does not read.
-        ids: of all users.
-        listed: numbers of the users who get a list.
+        run: run whose model uses the histories.
+        file: name of the table.
+        unread: number of rows with known items that the model cannot use.
+        ids: names of all users.
+        listed: indices of the users with recommendations.
 
     Raises:
-        DataError: nobody gets one.
+        DataError: there are no such users.
     """
     model = type(run.model).__name__
     if not len(listed):
-        problem = f"all items are cold, and {model} has learned nothing of them"
-        raise DataError(file=file, problem=problem, hint="give a run of a model of content")
+        problem = f"all items are cold-start items, which {model} cannot use without content"
+        raise DataError(file=file, problem=problem, hint="use a run of a content-based model")
     if unread:
-        what = "rows name cold items, of which the model has learned nothing; they are not read"
+        what = "rows have cold-start items, which the model cannot use; they are skipped"
         log.warning("%s: %d %s", file, unread, what)
     numbers = pl.arange(len(ids), eager=True)
     bare = ids.gather(numbers.filter(~numbers.is_in(listed.implode())))
     if len(bare):
         log.warning(
-            "%s: %d of %d users have no item that %s reads, and get no list: %s",
+            "%s: %d of %d users have no item that %s can use, and get no recommendations: %s",
             file,
             len(bare),
             len(ids),
@@ -202,20 +202,20 @@ def _report(run: OpenRun, file: str, unread: int, ids: pl.Series, listed: pl.Ser
 
 
 def _column(table: FileTable, names: Names) -> Column:
-    """The column of users or items."""
+    """Return the column of users or items."""
     kind, role = names.kind, column_of(table, names)
     own = f", {names.column}" if names.column not in (None, kind, f"{kind}_id") else ""
-    remedy = f"name the column of {kind}s {kind}{own} or {kind}_id; maybe it is {{nearest}}"
+    remedy = f"rename the column of {kind}s to {kind}{own} or {kind}_id; is it {{nearest}}?"
     return table.columns({role: role}, remedy=remedy)[role]
 
 
 def _order(table: FileTable, run: OpenRun) -> dict[str, pl.Series]:
-    """What orders the rows of a user: `time`, and `moment` or `position` or both; [N] each.
+    """Return the columns that order the rows of a user: `time`, and `moment` or `position`: [N].
 
-    Columns have the names that the data have for them, or the usual ones.
+    Columns have the names used by the data set, or the default ones.
 
     Raises:
-        DataError: there is neither, or not what the model reads.
+        DataError: the table has no order, or not the one required by the model.
     """
     own = getattr(run.data, "columns", None)
     found: dict[str, Column] = {}
@@ -229,9 +229,9 @@ def _order(table: FileTable, run: OpenRun) -> dict[str, pl.Series]:
         if not run.corpus.clock:
             found.pop("time", None)
     if not found.keys() & {*needed}:
-        problem = "the histories have no order, and that of the rows is not taken for one"
+        problem = "the histories have no order; the order of rows is not used"
         if run.model.reads_time:
-            problem = f"{type(run.model).__name__} reads the {needed[0]} of each item"
+            problem = f"{type(run.model).__name__} requires the {needed[0]} of each item"
         header = table.frame.columns
         likely = [printable(each) for role in needed for each in likely_columns(role, header, ())]
         raise DataError(
@@ -239,7 +239,7 @@ def _order(table: FileTable, run: OpenRun) -> dict[str, pl.Series]:
             problem=problem,
             found=", ".join(map(printable, header)),
             expected=f"a column {' or '.join(names[role] for role in needed)}",
-            hint=f"rename {likely[0]} to {names[needed[0]]} if that is it" if likely else "add it",
+            hint=f"if it is {likely[0]}, rename it to {names[needed[0]]}" if likely else "add it",
         )
     order: dict[str, pl.Series] = {}
     if "time" in found:
@@ -253,13 +253,13 @@ def _order(table: FileTable, run: OpenRun) -> dict[str, pl.Series]:
 
 
 def _known_items(column: Column, names: Names) -> pl.Series:
-    """[N] rows of the data, null for unknown items, of which a warning is logged.
+    """Return the index of each item, [N], null for unknown items, with a warning about them.
 
-    A column `item_id` has original ids. Any other may have row numbers in all rows instead, as
-    tables of the data may.
+    A column `item_id` has original ids. Other columns have original ids or row numbers, like tables
+    of the data.
 
     Raises:
-        DataError: no item is known, or ids are also numbers of other rows.
+        DataError: no item is known, or ids and row numbers are ambiguous.
     """
     found = indices(column.text, names.text)
     plain = column.name.partition(":")[0]
@@ -270,12 +270,12 @@ def _known_items(column: Column, names: Names) -> pl.Series:
         if both.any():
             raise DataError(
                 file=shown(column.path),
-                problem=f"the column {plain} can be read as original ids and as row numbers, for "
-                f"example {printable(column.text.filter(both)[0])}",
-                hint="give original ids, and name it item_id",
+                problem=f"the column {plain} is ambiguous: its values are original ids and also "
+                f"row numbers, for example {printable(column.text.filter(both)[0])}",
+                hint="use original ids, and rename the column to item_id",
             )
         if by_row.count() > found.count():
-            log.info("%s: %s is read as row numbers", shown(column.path), plain)
+            log.info("%s: the column %s contains row numbers", shown(column.path), plain)
             found = by_row
     unknown = column.text.filter(found.is_null())
     if len(unknown) == len(found):
@@ -283,12 +283,12 @@ def _known_items(column: Column, names: Names) -> pl.Series:
             file=shown(column.path),
             column=plain,
             found=_some(unknown.unique(maintain_order=True)),
-            expected=f"items of {names.source}, as {printable(str(names.text[0]))}"
+            expected=f"items of {names.source}, for example {printable(str(names.text[0]))}"
             f"{names.nearest(unknown[0])}",
         )
     if len(unknown):
         log.warning(
-            "%s: %d of %d rows name no item of %s and are skipped: %s%s",
+            "%s: %d of %d rows have unknown items of %s and are skipped: %s%s",
             shown(column.path),
             len(unknown),
             len(found),
@@ -300,7 +300,7 @@ def _known_items(column: Column, names: Names) -> pl.Series:
 
 
 def _listed_items(items: Sequence[int | str], names: Names) -> pl.Series:
-    """[N] rows of the data, null for unknown items."""
+    """Return the index of each item, [N], null for unknown items."""
     texts = [each if isinstance(each, str) else None for each in items]
     rows = [None if isinstance(each, str) else int(each) for each in items]
     number = pl.Series(rows, dtype=pl.Int64)
@@ -312,42 +312,42 @@ def _listed_items(items: Sequence[int | str], names: Names) -> pl.Series:
 def _listed_times(
     run: OpenRun, sequences: Sequence[Sequence[object]], times: Sequence[Sequence[int]] | None
 ) -> Tensor | None:
-    """[N] int64, or None."""
+    """Check times and concatenate them, [N] int64; None if the model does not need them."""
     if times is None:
         if not run.model.reads_time:
             return None
-        what = "seconds since 1970" if run.corpus.clock else "positions, as in the data"
+        what = "seconds since 1970" if run.corpus.clock else "positions like those of the data"
         raise SettingError(
             setting="times",
             value=None,
-            problem=f"{type(run.model).__name__} reads the time of each item",
-            expected=f"a list for each sequence, of {what}",
+            problem=f"{type(run.model).__name__} requires the time of each item",
+            expected=f"one list of {what} for each sequence",
         )
     if [len(each) for each in times] != [len(each) for each in sequences]:
-        expected = "a list for each sequence, with a time for each item"
+        expected = "one list for each sequence, with a time for each item"
         raise SettingError(setting="times", expected=expected)
     for number, each in enumerate(times):
         if sorted(each) != [*each]:
-            problem, hint = f"sequence {number} is not in order of time", "sort its items"
+            problem, hint = f"sequence {number} is not sorted by time", "sort its items"
             raise SettingError(setting="times", problem=problem, hint=hint)
     return torch.tensor([int(time) for each in times for time in each], dtype=torch.int64)
 
 
 def _readable(run: OpenRun, items: Tensor) -> Tensor:
-    """Whether the model reads items [N], as in histories of the data: without content, no cold."""
+    """Return the mask of items [N] that the model can use: cold-start items require content."""
     if run.corpus.cold is None or run.model.reads_content:
         return torch.ones(len(items), dtype=torch.bool)
     return run.corpus.cold[items] == 0
 
 
 def _interactions(frame: pl.DataFrame, listed: pl.Series) -> Interactions:
-    """Rows of some users, who are numbered anew."""
+    """Return the rows of listed users, renumbered from 0."""
     number = pl.DataFrame({"user": listed, "number": range(len(listed))})
     rows = frame.join(number, on="user", maintain_order="left")
     return Interactions(*(rows[name].to_torch() for name in ("number", "item", "time")))
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first of some names."""
+    """Format the first names of a list."""
     first = [*islice(names, NAMED + 1)]
     return ", ".join([*map(printable, first[:NAMED]), *["..."] * (len(first) > NAMED)])

@@ -1,4 +1,4 @@
-"""Trackers: loggers that send runs to W&B or MLflow. Local files are complete without them."""
+"""Experiment trackers: loggers for W&B and MLflow. Local files are complete without them."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 MLFLOW_STORE = "sqlite:///mlflow.db"
 MLFLOW_STATUS = {"failed": "FAILED", "interrupted": "KILLED", "pruned": "KILLED"}
 FIGURES = ("learning_curve.png", "item_weights.png")
-# In a run's folder, so that a run that continues there is the same one on the tracker.
+# Stored in the run folder, so that a resumed run continues the same run of the tracker.
 ID, MLFLOW_ID = "wandb_run.json", "mlflow_run.json"
-SENDING = ("conclude", "finalize", "save", "watch")  # methods, beside those that log
-# Of a result, beside metrics and seconds.
+SENDING = ("conclude", "finalize", "save", "watch")  # methods that send data, besides log_*
+# Entries of a result that are sent, besides metrics and seconds.
 KEPT = ("status", "best_epoch", "epochs", "best_value", "peak_rss_mib", "peak_gpu_mib")
 
 
 def name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: object) -> None:
-    """Fill in what only a multirun knows: the group, the type and the name of a run.
+    """Set the group, the job type and the name of a run, unless they are set already.
 
     Args:
-        tracker: settings of a logger; what is set there stays.
+        tracker: settings of a logger, which are modified.
         hydra_config: Hydra's configuration of the job.
-        seed: of the run.
+        seed: seed of the run.
     """
     choices, many = hydra_config.runtime.choices, hydra_config.mode is RunMode.MULTIRUN
     ablation, trial = choices.get("ablation"), hydra_config.sweeper.get("trial")
@@ -60,22 +60,22 @@ def name_for_trackers(tracker: DictConfig, hydra_config: Any, seed: object) -> N
 class WandB(WandbLogger):
     """Lightning's `WandbLogger` with nested settings, metrics by epoch, and the result as summary.
 
-    `watch`, `log_image` and the other methods of `WandbLogger` work as documented there.
+    `watch`, `log_image` and other methods of `WandbLogger` work as documented by Lightning.
 
     Args:
-        save_dir: the run's folder.
-        project: of the account.
-        entity: user or team; None: the account's default, or `WANDB_ENTITY`.
-        group: of runs; None: the folder of a multirun, or none.
-        job_type: None: `trial`, `ablation` or `train`.
-        tags: of the run.
-        name: None: model, data and seed.
-        mode: `online`, `offline` or `disabled`; None: `WANDB_MODE`, else online.
-        offline_without_login: go offline where there are no credentials; else that is an error.
+        save_dir: folder of the run.
+        project: project of the account.
+        entity: user or team; None uses `WANDB_ENTITY`, or else the default of the account.
+        group: group of runs; None uses the folder of a multirun, or no group.
+        job_type: type of the run; None uses `trial`, `ablation` or `train`.
+        tags: tags of the run.
+        name: name of the run; None uses model, data and seed.
+        mode: `online`, `offline` or `disabled`; None uses `WANDB_MODE`, or else `online`.
+        offline_without_login: use `offline` if there are no credentials, instead of an error.
         artifact: upload the best checkpoint.
 
     Raises:
-        SettingError: the mode is online, and there are no credentials.
+        SettingError: the mode is `online`, but there are no credentials.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class WandB(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run on W&B, started at the first use; one that does nothing if it failed or ended."""
+        """The W&B run, started at first use; a dummy if it failed or has ended."""
         if not self._started:
             self._start({})
         return self._experiment or _DummyExperiment()
@@ -120,7 +120,7 @@ class WandB(WandbLogger):
     def _start(self, config: dict[str, Any]) -> None:
         import wandb
 
-        self._started = True  # also if it fails: a second attempt would fail likewise
+        self._started = True  # even if it fails, because a second attempt would fail as well
         earlier = _earlier_id(self.folder / ID)
         run = wandb.init(
             **self._identity,
@@ -140,7 +140,7 @@ class WandB(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Add metrics to the row of their epoch, or media to the current row.
 
-        Metrics of the test are left out: they belong to the summary.
+        Test metrics are not added; they are part of the summary.
         """
         epoch = epoch_of(metrics)
         if epoch is not None:
@@ -150,7 +150,7 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def conclude(self, result: Mapping[str, Any]) -> None:
-        """Send the best values, figures and the checkpoint, and end the run."""
+        """Send the best values, figures and the best checkpoint, and end the run."""
         import wandb
 
         run = self._experiment
@@ -169,27 +169,28 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def close(self, *, failed: bool) -> None:
-        """End the run, so that the next run of a multirun starts one of its own."""
+        """End the run, so that the next run of a multirun starts a new one."""
         run, self._experiment = self._experiment, None
         if run is not None:
             run.finish(exit_code=int(failed))
             if self.mode == "offline":
-                log.info("W&B, offline: wandb sync %s", Path(run.dir).parent)
+                log.info("W&B is offline; upload the run with: wandb sync %s", Path(run.dir).parent)
 
 
 class MLflow(MLFlowLogger):
-    """A run on MLflow: settings as parameters, metrics by epoch, best values under `summary/`.
+    """MLflow logger: settings as parameters, metrics by epoch, best values under `summary/`.
 
-    MLflow allows no `@` in a name: `val/recall@20` is `val/recall_at_20` there.
+    MLflow does not allow `@` in names, so `val/recall@20` becomes `val/recall_at_20`.
 
     Args:
-        save_dir: the run's folder.
-        project: MLflow's experiment.
-        group: of runs, a tag; None: the folder of a multirun, or none.
-        job_type: a tag; None: `trial`, `ablation` or `train`.
-        tags: of the run; names without values.
-        name: None: model, data and seed.
-        tracking_uri: None: `MLFLOW_TRACKING_URI`, else `mlflow.db` where the command is given.
+        save_dir: folder of the run.
+        project: MLflow experiment.
+        group: group of runs, stored as a tag; None uses the folder of a multirun, or no group.
+        job_type: type of the run, stored as a tag; None uses `trial`, `ablation` or `train`.
+        tags: tags of the run, without values.
+        name: name of the run; None uses model, data and seed.
+        tracking_uri: tracking server; None uses `MLFLOW_TRACKING_URI`, or else `mlflow.db` in the
+            working directory.
         artifact: upload the best checkpoint.
 
     Raises:
@@ -209,7 +210,7 @@ class MLflow(MLFlowLogger):
     ) -> None:
         self.folder, self.artifact = Path(save_dir), artifact
         given = {"group": group, "job_type": job_type, **dict.fromkeys(tags, "")}
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of tables that it makes
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # hides messages about its tables
         try:
             super().__init__(
                 experiment_name=project,
@@ -222,13 +223,13 @@ class MLflow(MLFlowLogger):
             raise SettingError(
                 setting="logger",
                 value="mlflow",
-                problem="it needs a package",
+                problem="the package mlflow is not installed",
                 hint="pip install 'mmrec[mlflow]'",
             ) from None
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Begin the run, with its settings; those of one that continues stay as they were."""
+        """Start the run with its settings; a resumed run keeps its original settings."""
         continues = self._run_id is not None
         _keep_id(self.folder / MLFLOW_ID, str(self.run_id))
         if not continues:
@@ -236,14 +237,14 @@ class MLflow(MLFlowLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add values at the metrics' epoch; test values go to the summary alone."""
+        """Log metrics at their epoch, except test metrics, which are part of the summary."""
         epoch = epoch_of(metrics)
         if epoch is not None:
             super().log_metrics(_without_at(metrics), epoch)
 
     @rank_zero_only
     def conclude(self, result: Mapping[str, Any]) -> None:
-        """Best values, figures and the checkpoint; the run ends."""
+        """Send the best values, figures and the best checkpoint, and end the run."""
         values = _summary(result)
         numbers = {f"summary/{k}": v for k, v in values.items() if isinstance(v, int | float)}
         super().log_metrics(_without_at(numbers))
@@ -261,7 +262,7 @@ def _without_at(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What is to be known of a run that has ended, by name."""
+    """Return the summary of a finished run by name."""
     seconds = {f"seconds/{name}": value for name, value in result["seconds"].items()}
     return {**{name: result[name] for name in KEPT}, **seconds, **result["metrics"]}
 
@@ -282,13 +283,13 @@ def _keep_id(path: Path, name: str) -> None:
 
 
 def guard(logger: Logger) -> Logger:
-    """Let a failure of a tracker cost a warning instead of the run.
+    """Turn failures of a tracker into a warning.
 
-    The methods that send something are wrapped on the object itself, so that a callback still finds
-    Lightning's class. After the first failure nothing more is sent.
+    Methods that send data are wrapped on the object itself, so that callbacks still find the
+    class of Lightning. After the first failure, nothing is sent.
 
     Args:
-        logger: of Lightning, or a subclass.
+        logger: logger of Lightning, or a subclass.
 
     Returns:
         The same logger.
@@ -307,7 +308,7 @@ def guard(logger: Logger) -> Logger:
                 broken = True
                 reason = " ".join(str(error).split()) or type(error).__name__
                 log.warning(
-                    "%s failed (%s) and gets nothing more; the run goes on, its files are complete",
+                    "%s failed (%s) and is disabled; the run continues, and its files are complete",
                     name,
                     reason,
                 )
@@ -322,21 +323,21 @@ def guard(logger: Logger) -> Logger:
 
 
 def conclude(logger: Logger, result: Mapping[str, Any]) -> None:
-    """Tell a tracker that the run has ended.
+    """Send the result of a run to a tracker, and end its run there.
 
     Args:
-        logger: as returned by `guard`.
-        result: the content of `result.json`.
+        logger: result of `guard`.
+        result: content of `result.json`.
     """
     if isinstance(logger, WandB | MLflow):
         logger.conclude(result)
     if isinstance(logger, WandB):
         with suppress(Exception):
-            logger.close(failed=True)  # does nothing, unless `conclude` failed
+            logger.close(failed=True)  # has no effect unless `conclude` failed
 
 
 def _mode(mode: Mode | None, offline_without_login: bool) -> Mode:
-    """What is asked for, as far as there are credentials for it."""
+    """Return the requested mode, or `offline` without credentials or connection."""
     import wandb
 
     name = mode or os.environ.get("WANDB_MODE") or "online"
@@ -347,18 +348,18 @@ def _mode(mode: Mode | None, offline_without_login: bool) -> Mode:
         return asked
     try:
         known = wandb.login(prompt=False)
-    except Exception as error:  # it asks the server
-        log.warning("W&B: %s; offline, `wandb sync` uploads the run later", first_line(error))
+    except Exception as error:  # login contacts the server
+        log.warning("W&B is offline (%s); upload the run later: wandb sync", first_line(error))
         return "offline"
     if known:
         return asked
     if offline_without_login:
-        log.warning("no W&B credentials: offline; `wandb sync` uploads the run later")
+        log.warning("W&B is offline (no credentials); upload the run later: wandb sync")
         return "offline"
     raise SettingError(
         setting="logger",
         value="wandb",
-        problem="no credentials",
-        hint="run `wandb login`, set WANDB_API_KEY, or give logger.wandb.mode=offline (or "
+        problem="no credentials were found",
+        hint="run `wandb login`, set WANDB_API_KEY, or set logger.wandb.mode=offline (or "
         "logger.wandb.offline_without_login=true)",
     )

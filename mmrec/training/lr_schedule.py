@@ -1,4 +1,4 @@
-"""Settings of a learning-rate schedule: one of PyTorch's classes, stepped after each epoch."""
+"""Learning rate schedules: classes of PyTorch, stepped after each epoch."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ RANGES: dict[str, Any] = {  # PyTorch declares no ranges
 
 
 def check_lr_schedule(plain: Mapping[str, Any]) -> None:
-    """Refuse a schedule that cannot be stepped by epoch, or a setting out of its range.
+    """Check the settings of `lr_schedule`.
 
     Args:
-        plain: the resolved configuration; without `lr_schedule` there is nothing to check.
+        plain: resolved configuration, with or without `lr_schedule`.
 
     Raises:
-        SettingError: names the setting.
+        SettingError: the schedule cannot be stepped by epoch, or a setting is invalid.
     """
     from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -53,27 +53,27 @@ def check_lr_schedule(plain: Mapping[str, Any]) -> None:
         raise SettingError(
             setting=name,
             value=node[TARGET],
-            problem="it follows a metric, and a schedule depends on the epoch alone",
-            hint=f"give another class of {PACKAGE}",
+            problem="it depends on a metric, but schedules may depend only on the epoch",
+            hint=f"use another class of {PACKAGE}",
         )
     for key, parameter in [*inspect.signature(target).parameters.items()][1:]:  # 0: optimizer
         if parameter.default is parameter.empty and key not in node:
             raise SettingError(
-                setting=f"{GROUP}.{key}", problem=f"give it a value; {node[TARGET]} needs it"
+                setting=f"{GROUP}.{key}", problem=f"it is missing; {node[TARGET]} requires a value"
             )
     if "last_epoch" in node:
         raise SettingError(
             setting=f"{GROUP}.last_epoch",
             value=node["last_epoch"],
             problem="a resumed run restores the schedule from its checkpoint",
-            hint="leave the setting out",
+            hint="remove the setting",
         )
     if node.get("T_max") == plain["trainer"].get("max_epochs") == -1:
         raise SettingError(
             setting=f"{GROUP}.T_max",
             value=-1,
-            problem="trainer.max_epochs=-1 sets no number of epochs",
-            expected="the epochs until the lowest learning rate",
+            problem="trainer.max_epochs=-1 does not define the number of epochs",
+            expected="the number of epochs until the lowest learning rate",
             hint=f"for example {GROUP}.T_max=100",
         )
     for key, hint in RANGES.items():
@@ -84,7 +84,7 @@ def check_lr_schedule(plain: Mapping[str, Any]) -> None:
         raise SettingError(
             setting=f"{GROUP}.eta_min",
             value=node["eta_min"],
-            expected=f"at most optimizer.lr={lr}, from which the learning rate falls",
+            expected=f"at most optimizer.lr={lr}, the initial learning rate",
         )
 
 
@@ -92,11 +92,11 @@ def give_lr_schedule(model: Recommender, plain: Mapping[str, Any]) -> None:
     """Assign the schedule of the configuration to a model.
 
     Args:
-        model: that will be trained.
-        plain: the resolved configuration.
+        model: model to train.
+        plain: resolved configuration.
 
     Raises:
-        SettingError: the model is solved in closed form.
+        SettingError: the model has a closed-form solution.
     """
     node = plain.get(GROUP)
     if not node:
@@ -104,7 +104,7 @@ def give_lr_schedule(model: Recommender, plain: Mapping[str, Any]) -> None:
     if model.closed_form:
         raise SettingError(
             setting=GROUP,
-            problem=f"{type(model).__name__} is solved in closed form and has no learning rate",
-            hint="leave the setting out",
+            problem=f"{type(model).__name__} has a closed-form solution and no learning rate",
+            hint="remove the setting",
         )
     model.lr_schedule = instantiate(node, _convert_="all")

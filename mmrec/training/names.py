@@ -1,6 +1,6 @@
-"""Users and items by their names: from the command line, or from a table.
+"""Selection of users and items by name, from the command line or from a table.
 
-U users, I items, N names.
+Shapes: U users, I items, N names.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from mmrec.data.tables import Column, FileTable
 
 log = logging.getLogger(__name__)
-MANY = 100_000  # names, among which the nearest one takes too long to find
+MANY = 100_000  # with more names, searching for similar ones is too slow
 TABLES = (".csv", ".tsv", ".txt", ".parquet", ".jsonl", ".ndjson", ".gz")
 Asked = str | Path | int | Sequence[str | int]
 
 
 @dataclass(frozen=True)
 class Names:
-    """What users or items are called.
+    """Names of users or items.
 
     Attributes:
         kind: `user` or `item`.
-        source: the data set or folder that they belong to.
-        count: U or I.
-        ids: [count] original ids, if they differ from 0..count-1.
-        filtered: whether filters of the data may have removed some.
-        column: of the ids in the tables of the data set, if there are tables.
+        source: name of the data set, or folder.
+        count: number of users U or items I.
+        ids: original ids, [count]; None if they are 0..count-1.
+        filtered: whether filters of the data may have removed ids.
+        column: column of the ids in the tables of the data set; None without tables.
     """
 
     kind: Literal["user", "item"]
@@ -51,20 +51,20 @@ class Names:
 
     @property
     def numbers(self) -> pl.Series:
-        """[count] 0..count-1, as text."""
+        """The numbers 0..count-1 as text, [count]."""
         import polars as pl
 
         return pl.arange(self.count, eager=True).cast(pl.String)
 
     @property
     def text(self) -> pl.Series:
-        """[count] original ids where there are any, else numbers."""
+        """Original ids, or else numbers, as text, [count]."""
         import polars as pl
 
         return self.numbers if self.ids is None else self.ids.cast(pl.String)
 
     def nearest(self, name: str) -> str:
-        """The end of an error about an unknown name: the nearest names, or the range of numbers."""
+        """Return the end of an error about an unknown name: similar names, or the valid range."""
         if self.ids is None:
             return f"; expected 0 to {self.count - 1}"
         near = difflib.get_close_matches(name, self.text) if self.count <= MANY else []
@@ -76,42 +76,41 @@ class Names:
 
 
 def user_names(data: InteractionData) -> Names:
-    """What the users of a data set are called."""
+    """Return the names of the users of a data set."""
     corpus = data.corpus
     column = _column(data, "user")
     return Names("user", corpus.name, corpus.n_users, corpus.user_ids, corpus.filtered, column)
 
 
 def item_names(data: InteractionData) -> Names:
-    """What the items of a data set are called."""
+    """Return the names of the items of a data set."""
     corpus = data.corpus
     column = _column(data, "item")
     return Names("item", corpus.name, corpus.n_items, corpus.item_ids, corpus.filtered, column)
 
 
 def _column(data: InteractionData, kind: Literal["user", "item"]) -> str | None:
-    """The column of ids in the files of a data set, without its type; None without files."""
+    """Return the column of ids in the files of a data set, without its type; None without files."""
     columns = getattr(data, "columns", None)
     return None if columns is None else str(getattr(columns, kind)).partition(":")[0]
 
 
 def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> Tensor:
-    """Indices of the users or items that a setting names, each once and in the given order.
+    """Return the indices of the users or items selected by a setting, unique and in order.
 
     Args:
-        setting: that names them, for error messages.
-        asked: one name, or several; or the path of a table with a column `user_id` or `item_id`
+        setting: name of the setting, for error messages.
+        asked: one or several names, or the path of a table with a column `user_id` or `item_id`
             (original ids), `user` or `item` (0..count-1), or the column of the data set (either).
-        names: of everything that can be selected.
-        skip: leave out unknown names of a table with a warning, in place of an error.
+        names: names of all users or items.
+        skip: skip unknown names of a table with a warning, instead of an error.
 
     Returns:
-        [N] int64.
+        Indices, [N] int64.
 
     Raises:
-        SettingError: nothing is named, a name is unknown, or a text is both a file and a name.
-        DataError: the table lacks the column, is empty, can be read in two ways, or holds an
-            unknown name.
+        SettingError: no name is given, a name is unknown, or a name is also a file.
+        DataError: the table lacks the column, is empty, is ambiguous, or has an unknown name.
     """
     import polars as pl
 
@@ -134,8 +133,8 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
             raise SettingError(
                 setting=setting,
                 value=asked,
-                problem=f"a file and the id of {names.kind} {asked}",
-                hint=f"give {setting}=[{asked}] for the id, or {setting}=./{asked} for the file",
+                problem=f"it is ambiguous: a file and the id of a {names.kind}",
+                hint=f"use {setting}=[{asked}] for the id, or {setting}=./{asked} for the file",
             )
         return _of_table(setting, path, names, skip=skip)
     if alone and str(asked).startswith("["):
@@ -149,8 +148,8 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
         raise SettingError(
             setting=setting,
             value=asked,
-            problem="a folder",
-            hint="give a table, or an id in brackets",
+            problem="it is a folder",
+            hint="use a table, or an id in brackets",
         )
     if found.has_nulls():
         name = listed.filter(found.is_null())[0]
@@ -164,10 +163,10 @@ def select(setting: str, asked: Asked, names: Names, *, skip: bool = False) -> T
 
 
 def allowed_items(exclude: Asked | None, only: Asked | None, names: Names) -> Tensor | None:
-    """Items that may be listed: [N] bool; None: all.
+    """Return the mask of items that can be recommended, [N] bool; None for all items.
 
     Raises:
-        SettingError: an unknown item, or no item is left.
+        SettingError: an item is unknown, or no item remains.
         DataError: a table is invalid.
     """
     import torch
@@ -181,19 +180,22 @@ def allowed_items(exclude: Asked | None, only: Asked | None, names: Names) -> Te
         allowed[select("exclude", exclude, names, skip=True)] = False
     if not allowed.any():
         raise SettingError(
-            setting="exclude", problem="no item is left", hint="exclude fewer, or name more in only"
+            setting="exclude",
+            problem="no item remains",
+            hint="exclude fewer items, or add items to only",
         )
     return allowed
 
 
 def check_files(**settings: Asked | None) -> None:
-    """Refuse missing tables, before anything is loaded.
+    """Check that tables exist, before anything is loaded.
 
     Args:
-        settings: as for `select`, by name; a text that ends like a table is taken for one.
+        settings: values for `select` by name of the setting; text with the suffix of a table is a
+            path.
 
     Raises:
-        SettingError: there is no such file.
+        SettingError: a table does not exist.
     """
     for setting, asked in settings.items():
         if not isinstance(asked, str | Path):
@@ -204,30 +206,30 @@ def check_files(**settings: Asked | None) -> None:
                 setting=setting,
                 value=asked,
                 problem="there is no such file",
-                hint=f"an id has brackets, {setting}=[{asked}]",
+                hint=f"if it is an id, use brackets: {setting}=[{asked}]",
             )
 
 
 def _of_table(setting: str, path: Path, names: Names, *, skip: bool) -> Tensor:
-    """Indices of what a table lists; `skip` leaves out unknown names with a warning."""
+    """Return the indices of the names in a table; `skip` skips unknown names with a warning."""
     from mmrec.data import DataError
     from mmrec.data.tables import read_table
 
     kind, table = names.kind, read_table(path)
     role = column_of(table, names)
     others = f" or {names.column}" if names.column not in (None, kind, f"{kind}_id") else ""
-    remedy = f"name the column {kind}_id (original ids) or {kind} (0 to {names.count - 1}){others}"
+    remedy = f"use the column {kind}_id (original ids) or {kind} (0 to {names.count - 1}){others}"
     column = table.columns({role: role}, remedy=remedy)[role]
     if not len(column.text):
         raise DataError(
-            file=path, problem=f"it lists no {kind}", hint=f"add a row, or omit {setting}="
+            file=path, problem="the table has no rows", hint=f"add a {kind}, or omit {setting}="
         )
     known, found = _reading(column, role, names)
     unknown = column.text.filter(found.is_null()).drop_nulls()
     hint = known.nearest(unknown[0]) if len(unknown) else ""
     if skip and 0 < found.null_count() < len(found):
         log.warning(
-            "%s: %d of %d rows name no %s of %s and are skipped, the first is %s",
+            "%s: %d of %d rows have an unknown %s of %s and are skipped, for example %s",
             path,
             found.null_count(),
             len(found),
@@ -243,34 +245,34 @@ def _of_table(setting: str, path: Path, names: Names, *, skip: bool) -> Tensor:
 
 
 def column_of(table: FileTable, names: Names) -> str:
-    """The column that lists users or items.
+    """Return the name of the column of users or items.
 
     Raises:
-        DataError: there are several, and nothing says that they agree.
+        DataError: several columns are possible.
     """
     from mmrec.data import DataError
 
     kind, ids = names.kind, f"{names.kind}_id"
     header = {name.partition(":")[0] for name in table.frame.columns}
-    ours = [name for name in (ids, kind) if name in header]  # both are in what `recommend` writes
+    ours = [name for name in (ids, kind) if name in header]  # `recommend` writes both
     if names.column is None or names.column in ours or names.column not in header:
         return ours[0] if ours else ids
     if ours:
         raise DataError(
             file=table.path,
-            problem=f"the columns {names.column} and {ours[0]} both name {kind}s",
-            hint="remove or rename one",
+            problem=f"both columns {names.column} and {ours[0]} contain {kind}s",
+            hint="remove or rename one of them",
         )
     return names.column
 
 
 def _reading(column: Column, role: str, names: Names) -> tuple[Names, pl.Series]:
-    """What the values of a column are, and the indices of those that are known.
+    """Return the kind of names in a column, and their indices, null where unknown.
 
-    The column of the data set may hold original ids or row numbers, as its files may.
+    The column of the data set contains original ids or row numbers, like the files of the data set.
 
     Raises:
-        DataError: both readings are possible and differ.
+        DataError: both are possible and differ.
     """
     from mmrec.data import DataError
 
@@ -286,15 +288,15 @@ def _reading(column: Column, role: str, names: Names) -> tuple[Names, pl.Series]
     if of_id == of_row and of_id and not by_id.equals(by_row):
         raise DataError(
             file=column.path,
-            problem=f"the column {role} can be read as original ids and as row numbers, which "
-            f"are different {kind}s",
-            hint=f"name it {kind}_id (original ids) or {kind} (row numbers)",
+            problem=f"the column {role} is ambiguous: its values are original ids and also row "
+            f"numbers of other {kind}s",
+            hint=f"rename it to {kind}_id (original ids) or {kind} (row numbers)",
         )
     return (rows, by_row) if of_row > of_id else (names, by_id)
 
 
 def indices(asked: pl.Series, known: pl.Series) -> pl.Series:
-    """[N] positions of names among those that are known; null where a name is unknown."""
+    """Return the positions of names in `known`, [N], null for unknown names."""
     import polars as pl
 
     index = pl.DataFrame({"name": known}).with_row_index("index")

@@ -1,4 +1,4 @@
-"""Several processes for one job of a multirun."""
+"""Processes of a multirun job that trains on several devices."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ PLACES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @contextmanager
 def of_one_job(folder: Path, watch: str | None) -> Iterator[None]:
-    """Let a job start processes that are its own, and leave no trace of them to the next job.
+    """Let a job start its own processes, and clean up after them for the next job.
 
-    Lightning starts them with the words of this process's command line, and with Hydra's folder for
-    a single run. In a multirun those words would begin everything again, once for each process.
+    Lightning starts processes with the command line of this process and Hydra's folder of a single
+    run. In a multirun, this command line would repeat the whole multirun in each process. It is
+    therefore replaced by the overrides of the job.
 
     Args:
-        folder: of the job.
-        watch: where it reports to a search.
+        folder: folder of the job.
+        watch: path where the job reports to a search; None without a search.
     """
     config: Any = HydraConfig.get()
     words, environment = sys.argv, {name: os.environ.get(name) for name in PLACES}
@@ -52,17 +53,17 @@ def of_one_job(folder: Path, watch: str | None) -> Iterator[None]:
 
 
 def config_dirs() -> list[str]:
-    """The words that gave this command more folders of configuration."""
+    """Return the command line arguments for additional configuration folders."""
     if not HydraConfig.initialized():
         return []
     sources = HydraConfig.get().runtime.config_sources
-    # The one that Hydra's option names stands first in its search path, and last on our line.
+    # The folder of Hydra's own option is first in the search path, and must be last on our line.
     given = [source.path for source in sources if "command-line" in source.provider][::-1]
     return [word for path in given for word in ("--config-dir", path)]
 
 
 def _leave_group() -> None:
-    """The next job's processes make a group of their own."""
+    """Destroy the process group, so that the next job can create its own."""
     if "torch" not in sys.modules:
         return
     from torch import distributed

@@ -1,4 +1,4 @@
-"""The progress of a run: one log line for each validation, and the same in a progress bar."""
+"""Progress of a run: one log line per validation, and a progress bar."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ BAR = "{desc} {percentage:3.0f} % |{bar:10}| {n_fmt}/{total_fmt} [{elapsed}]{pos
 
 @dataclass(frozen=True)
 class Standing:
-    """Where training stands after a validation.
+    """State of the training after a validation.
 
     Attributes:
-        epoch: counted from 0, as in `metrics.csv`.
-        loss: mean over the epoch's steps so far.
-        monitor: name of the metric that selects.
-        value: of that metric.
-        best: the best value so far.
-        best_epoch: the epoch of the best value.
-        stops_in: epochs until early stopping if nothing gets better; None: it does not stop early.
-        epochs_left: epochs until `trainer.max_epochs`; None: there is no maximum.
-        seconds: since the last line.
+        epoch: epoch, counted from 0 as in `metrics.csv`.
+        loss: mean loss over the steps of the epoch so far.
+        monitor: name of the metric used for selection.
+        value: value of this metric.
+        best: best value so far.
+        best_epoch: epoch of the best value.
+        stops_in: epochs until early stopping without improvement; None without early stopping.
+        epochs_left: epochs until `trainer.max_epochs`; None without a maximum.
+        seconds: seconds since the previous line.
     """
 
     epoch: int
@@ -50,7 +50,7 @@ class Standing:
     seconds: float
 
     def fields(self) -> tuple[str, ...]:
-        """Format the parts of a line, from the epoch to the seconds."""
+        """Format the parts of a log line."""
         if self.stops_in == 0:
             stops = "early stopping now"
         elif self.epochs_left == 0:
@@ -70,20 +70,20 @@ class Standing:
         )
 
     def line(self) -> str:
-        """Format the standing as one aligned line of a log."""
+        """Format the state as an aligned log line."""
         widths = (10, 0, 0, 24, 27, 0)
         return "  ".join(map(str.ljust, self.fields(), widths))
 
 
 class Progress(Callback):
-    """Log one line per validation, and show the same in a progress bar.
+    """Log one line per validation, and show a progress bar.
 
-    The line is logged when the next epoch or step begins, since early stopping decides after the
-    other callbacks.
+    The line is logged at the start of the next epoch or step, because early stopping is decided
+    after the other callbacks.
 
     Args:
-        monitor: the metric to select by; larger is better.
-        bar: whether to show a progress bar, for output that is read in a terminal.
+        monitor: name of the metric used for selection; larger is better.
+        bar: show a progress bar.
     """
 
     def __init__(self, monitor: str, *, bar: bool = False) -> None:
@@ -98,7 +98,7 @@ class Progress(Callback):
         self._held = ExitStack()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value so far, for a run that is resumed."""
+        """Return the best value so far."""
         return {"best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -112,7 +112,7 @@ class Progress(Callback):
         self._clock = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the last validation and begin an epoch."""
+        """Log the previous validation, and reset the bar."""
         self._speak(trainer)
         self._loss, self._steps = torch.zeros((), device=pl_module.device), 0
         self._show(trainer, f"epoch {trainer.current_epoch}", trainer.num_training_batches)
@@ -120,7 +120,7 @@ class Progress(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Log a validation within the epoch."""
+        """Log a validation within the epoch, and restore the bar."""
         if self._pending:
             self._speak(trainer)
             self._show(trainer, f"epoch {trainer.current_epoch}", trainer.num_training_batches)
@@ -135,8 +135,8 @@ class Progress(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Add the step's loss to the epoch's mean."""
-        # Lightning divides the loss by the number of batches whose gradients it accumulates.
+        """Add the loss of the step to the mean of the epoch."""
+        # Lightning divides the loss by the number of accumulated batches.
         self._loss = self._loss + outputs["loss"].detach() * trainer.accumulate_grad_batches
         self._steps += 1
         if self._shown is not None and self._shown.update():
@@ -150,7 +150,7 @@ class Progress(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Log the last validation of a run that was stopped."""
+        """Log the last validation of an interrupted run."""
         self._speak(trainer)
         self._hide()
 
@@ -159,7 +159,7 @@ class Progress(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the progress of ranking."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._speak(trainer)  # if two validations have no step between them
+            self._speak(trainer)  # for two validations without a step in between
             self._show(trainer, f"epoch {trainer.current_epoch}, validation", _blocks(trainer))
         else:
             self._begin_ranking(trainer, "ranking for validation")
@@ -169,7 +169,7 @@ class Progress(Callback):
         self._advance()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the metric's value; outside training its line is logged at once."""
+        """Record the metric; outside training, log it immediately."""
         value, now = trainer.callback_metrics.get(self.monitor), time.perf_counter()
         if trainer.state.fn != TrainerFn.FITTING:
             self._hide()
@@ -208,7 +208,7 @@ class Progress(Callback):
     # Output
 
     def _speak(self, trainer: Trainer) -> None:
-        """Log the last validation, once."""
+        """Log the last validation, unless it is logged already."""
         if not self._pending or self._last is None:
             return
         self._pending = False
@@ -217,7 +217,7 @@ class Progress(Callback):
             log.info("%s", self._last.line())
 
     def _show(self, trainer: Trainer, what: str, total: float) -> None:
-        """Begin the bar anew."""
+        """Create or reset the bar."""
         if not (self.bar and trainer.is_global_zero):
             return
         if self._shown is None:
@@ -249,23 +249,23 @@ class Progress(Callback):
 
 
 def _nothing() -> None:
-    """Advance no bar."""
+    """Do nothing."""
 
 
 def _blocks(trainer: Trainer) -> int:
-    """Count the blocks of users that the current validation or test ranks."""
+    """Return the number of batches of the current validation or test."""
     test = trainer.state.fn == TrainerFn.TESTING
     return int(sum(trainer.num_test_batches if test else trainer.num_val_batches))
 
 
 def _epochs_left(trainer: Trainer) -> int | None:
-    """Return the epochs after this one; None without a maximum."""
+    """Return the number of remaining epochs; None without a maximum."""
     most = trainer.max_epochs
     return None if most is None or most < 0 else most - trainer.current_epoch - 1
 
 
 def _stops_in(trainer: Trainer) -> int | None:
-    """Return the epochs until early stopping if nothing gets better; None without it."""
+    """Return the epochs until early stopping without improvement; None without early stopping."""
     stopping, every = trainer.early_stopping_callback, trainer.check_val_every_n_epoch
     if stopping is None:
         return None
@@ -274,6 +274,6 @@ def _stops_in(trainer: Trainer) -> int | None:
 
 
 def one_process_speaks() -> None:
-    """Silence the log of all processes of a run but the first, except for errors."""
+    """Log only errors in all processes except the first."""
     if getattr(rank_zero_only, "rank", 0):
         logging.getLogger("mmrec").setLevel(logging.ERROR)

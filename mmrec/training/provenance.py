@@ -1,4 +1,4 @@
-"""Configuration hash, commit and versions of a run, and its peak memory."""
+"""Provenance of a run: configuration hash, commit, versions and peak memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import Any
 from mmrec import __version__
 from mmrec.config.old_runs import without_added
 
-VOLATILE = ("run_dir", "ckpt", "logger")  # where a run writes is no part of what it computes
+VOLATILE = ("run_dir", "ckpt", "logger")  # do not affect results
 
-# How a run is shown and where it computes may differ among runs that belong together.
+# Settings of output and hardware, which may differ between comparable runs.
 FREE = (
     *VOLATILE,
     "data.cache",
@@ -34,7 +34,7 @@ FREE = (
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash a resolved configuration without the settings that say where it writes."""
+    """Hash a resolved configuration without output settings."""
     kept = without_added({key: value for key, value in config.items() if key not in VOLATILE})
     for group, free in (("upstream", "root"), ("data", "cache")):
         if isinstance(node := kept.get(group), Mapping):
@@ -43,7 +43,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted names; lists are values."""
+    """Flatten settings to dotted names; lists are values."""
     if not isinstance(config, Mapping) or not config:
         return {prefix: config}
     names = {key: f"{prefix}.{key}" if prefix else str(key) for key in config}
@@ -55,7 +55,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the packages that affect results."""
     names = ("torch", "lightning", "torchmetrics", "numpy", "polars")
     return {
         "python": platform.python_version(),
@@ -65,20 +65,18 @@ def versions() -> dict[str, str]:
 
 
 def is_free(name: str, free: Sequence[str] = FREE) -> bool:
-    """Whether a setting, or the group that it stands in, is among those that may differ."""
+    """Return whether a setting or its group is in `free`."""
     return name in free or name.partition(".")[0] in free
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, with `-dirty` if what a run depends on differs from it.
-
-    That is the package and conf/: a table that a study has just written is no other code.
+    """Return the commit of the checkout, with `-dirty` if the package or conf/ have changes.
 
     Returns:
-        None if this is no checkout.
+        Commit; None if mmrec is not run from a checkout.
     """
     root = Path(str(files("mmrec"))).parent
-    if not (root / ".git").exists():  # git would look further up, and find somebody else's
+    if not (root / ".git").exists():  # git would search parent folders and find another repository
         return None
     try:
         commit = _git(root, "rev-parse", "HEAD")
@@ -96,9 +94,9 @@ def _git(root: Path, *words: str) -> str:
 
 
 def peak_rss_mib() -> float:
-    """The largest resident size of this process so far.
+    """Return the peak resident memory of this process in MiB.
 
-    Linux's own high-water mark, as `getrusage` there also counts the process that started this one.
+    On Linux, it is read from /proc, because `getrusage` includes the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,6 +1,6 @@
-"""Ranked lists of a run: users' best items, of the catalogue or among new items.
+"""Recommendation lists of a run, from the catalogue or from new items.
 
-Nothing heavy is imported with this module: a command checks its settings before torch is loaded.
+Slow imports are inside functions, so that commands can check their settings first.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 
 class Ranked(NamedTuple):
-    """The items that are ranked.
+    """Items to rank.
 
     Attributes:
-        names: what they are called; N of them.
-        new: content of items that came after training; None: the catalogue.
-        titles: [N], if known.
-        allowed: [N] bool, those that may be listed; None: all.
+        names: names of the N items.
+        new: content of new items; None for the catalogue.
+        titles: titles of the items, [N]; None if unknown.
+        allowed: mask of the items that can be recommended, [N] bool; None for all.
     """
 
     names: Names
@@ -42,12 +42,12 @@ class Ranked(NamedTuple):
 
     @property
     def n_items(self) -> int:
-        """N."""
+        """Number of items N."""
         return self.names.count
 
 
 def offered(data: InteractionData, folder: Path | None) -> Ranked:
-    """Return the catalogue, or the new items of a folder.
+    """Return the catalogue, or the new items in a folder.
 
     Raises:
         DataError: the folder has no valid features.
@@ -58,9 +58,9 @@ def offered(data: InteractionData, folder: Path | None) -> Ranked:
     if folder is None:
         return Ranked(item_names(data), titles=corpus.item_titles)
     new, ids = read_items(folder)
-    if corpus.modalities.keys() < new.keys():  # where one is lacking, another may be misspelt
+    if corpus.modalities.keys() < new.keys():  # if one is missing, an extra one may be misspelt
         more = [name for name in new if name not in corpus.modalities]
-        log.warning("not read, as the model has not learned from them: %s", ", ".join(more))
+        log.warning("skipping modalities that were not in the training data: %s", ", ".join(more))
         new = {name: new[name] for name in corpus.modalities}
     count = len(next(iter(new.values())).features)
     return Ranked(Names("item", str(folder), count, ids), new)
@@ -76,18 +76,18 @@ def ranked_lists(
     offer: Ranked | None = None,
     history: Known | GivenHistories | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """The rows of `recommend`, a block of users at a time.
+    """Yield the rows of `recommend`, one block of users at a time.
 
     Args:
-        opened: what scores.
-        users: [Q] int64, of the data or of the histories that are given.
-        k: length of the lists; they are shorter where there are fewer candidates.
-        seen: items that are masked, as in `recommend`.
-        block: users that are scored at a time.
-        accelerator: what to compute on.
-        offer: what is ranked; None: the catalogue.
-        history: interactions that histories are made of, as in `recommend`; or histories of other
-            users, of which `seen` masks everything or nothing.
+        opened: opened run.
+        users: users of the data or of the given histories, [Q] int64.
+        k: length of the lists; they are shorter if there are fewer candidates.
+        seen: items to mask, as in `recommend`.
+        block: number of users scored at a time.
+        accelerator: device to compute on.
+        offer: items to rank; None for the catalogue.
+        history: interactions that form the histories, as in `recommend`; or histories of new users,
+            whose items are masked unless `seen` is `none`.
     """
     import polars as pl
     import torch
@@ -130,7 +130,7 @@ def ranked_lists(
 
 
 def masked_interactions(corpus: Corpus, seen: Masked) -> Interactions:
-    """Return the interactions whose items are not recommended to their users."""
+    """Return the interactions that are masked in recommendations."""
     from mmrec.data.corpus import together
     from mmrec.evaluation.protocol import seen_interactions
 
@@ -143,17 +143,17 @@ def masked_interactions(corpus: Corpus, seen: Masked) -> Interactions:
 def similar_lists(
     opened: OpenRun, items: Tensor, k: int, *, allowed: Tensor | None = None, block: int = 512
 ) -> Iterator[pl.DataFrame]:
-    """The rows of `similar`, a block of items at a time; an item is not in its own list.
+    """Yield the rows of `similar`, one block of items at a time; lists exclude the item itself.
 
     Args:
-        opened: a run.
-        items: [N] int64.
+        opened: opened run.
+        items: items to find similar items for, [N] int64.
         k: length of the lists.
-        allowed: [I] bool, items that may be listed; None: all.
-        block: items that are compared at a time.
+        allowed: mask of the items that can be in lists, [I] bool; None for all.
+        block: number of items compared at a time.
 
     Raises:
-        NoSimilarity: the model has nothing by which items can be compared.
+        NoSimilarity: the model has no item vectors to compare.
         NonFiniteScores: a similarity is NaN.
     """
     import polars as pl
@@ -196,11 +196,11 @@ def similar_lists(
 
 
 def with_names(frame: pl.DataFrame, *kinds: str) -> pl.DataFrame:
-    """Add columns such as `item_id` where row numbers are the names.
+    """Add missing id columns, for example `item_id`, with row numbers as ids.
 
     Args:
         frame: lists.
-        kinds: columns of row numbers.
+        kinds: columns with row numbers, for example `item`.
     """
     for name in kinds:
         if f"{name}_id" not in frame.columns:
@@ -209,10 +209,10 @@ def with_names(frame: pl.DataFrame, *kinds: str) -> pl.DataFrame:
 
 
 def check_positive(**arguments: int) -> None:
-    """Refuse arguments below 1.
+    """Check that arguments are at least 1.
 
     Raises:
-        SettingError: names the first.
+        SettingError: an argument is less than 1.
     """
     for name, value in arguments.items():
         if value < 1:
@@ -234,7 +234,7 @@ def recommended(
 
     check_positive(k=k, block=block)
     offer = offered(opened.data, None)
-    # Names in a list are ids; alone, a text could be the path of a table.
+    # Names in a list are always ids, but a single text could be the path of a table.
     left_out, listed = (None if names is None else list(names) for names in (exclude, only))
     offer = offer._replace(allowed=allowed_items(left_out, listed, offer.names))
     chosen = _chosen("users", users, user_names(opened.data))
@@ -261,7 +261,7 @@ def compared(
 
 
 def _chosen(setting: str, asked: Iterable[int | str] | None, names: Names) -> Tensor:
-    """Row numbers of names in their order; of everything without names."""
+    """Return the row numbers of names in order, or all row numbers without names."""
     import torch
 
     if asked is None:

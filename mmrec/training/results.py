@@ -1,4 +1,4 @@
-"""What a run leaves behind: `result.json`, and the folder around it."""
+"""Results of a run: `result.json` and the other files of the run folder."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 CONFIG, OVERRIDES, RESULT = "config.yaml", "overrides.yaml", "result.json"
 EPOCHS, PER_USER = "metrics.csv", "per_user.parquet"
 BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
-JSON_BYTES, JSON_DEPTH = 2**24, 40  # limits of a result.json
+JSON_BYTES, JSON_DEPTH = 2**24, 40  # maximum size and nesting depth of JSON files
 
 
 class ResultError(ValueError):
-    """A run folder is not one, or is incomplete; the message says what to do."""
+    """Raised if a run folder is invalid or incomplete."""
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Check against the schema and write `result.json`, whole or not at all."""
+    """Check a result against the schema, and write `result.json` atomically."""
     validate_result(result)
     with replace_file(folder / RESULT) as part:
         part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def for_a_search(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a search may know of a run: validation and costs, never test."""
+    """Return the validation metrics and costs of a run for a search, without test metrics."""
     return {
         "status": result["status"],
         "metrics": {k: v for k, v in result["metrics"].items() if k.startswith("val/")},
@@ -47,18 +47,18 @@ def for_a_search(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def total_seconds(result: Mapping[str, Any]) -> float:
-    """Return the seconds that a run took, from its result."""
+    """Return the total seconds of a run from its result."""
     return math.fsum(result["seconds"][name] or 0.0 for name in ("setup", "fit", "test"))
 
 
 def locate_run(path: str | Path) -> tuple[Path, Path]:
-    """A run's folder, and the checkpoint that is meant.
+    """Return the folder and the checkpoint of a run.
 
     Args:
-        path: the folder or its `result.json`, for the best checkpoint; or a checkpoint in it.
+        path: run folder or its `result.json`, for the best checkpoint; or a checkpoint in it.
 
     Raises:
-        ResultError: there is no run.
+        ResultError: the folder is not a run folder.
     """
     path = expand(path)
     folder = path.parent if path.name == RESULT else path
@@ -68,15 +68,15 @@ def locate_run(path: str | Path) -> tuple[Path, Path]:
         folder = checkpoint.parent.parent
     if not (folder / CONFIG).is_file():
         raise ResultError(
-            f"there is no {folder / CONFIG}; give the folder of a run, as outputs/..."
+            f"{folder} is not a run folder: it has no {CONFIG}; expected a folder like outputs/..."
         )
     return folder, checkpoint
 
 
 def read_epochs(path: Path) -> pl.DataFrame:
-    """A run's table of epochs, `metrics.csv`: a row an epoch, null where nothing was measured.
+    """Read `metrics.csv`, with one row per epoch and null for missing values.
 
-    All rows are looked at to tell numbers from text: the first validation may come late.
+    Column types are inferred from all rows, because the first validation may be late.
     """
     import polars as pl
 
@@ -84,27 +84,27 @@ def read_epochs(path: Path) -> pl.DataFrame:
 
 
 def to_continue(folder: Path) -> str:
-    """The command that goes on with a run that was stopped."""
+    """Return the command that resumes an interrupted run."""
     words = read_overrides(folder)
-    if words is None:  # older folders have no such file
-        return f"the words that it began with, run_dir={folder} and ckpt=last"
+    if words is None:  # runs of old versions have no such file
+        return f"its original overrides with run_dir={folder} and ckpt=last"
     kept = [word for word in words if not word.startswith(("run_dir=", "ckpt="))]
     line = shlex.join([*kept, f"run_dir={folder}", "ckpt=last"])
     return f"python -m mmrec.run {one_line(line, 4000)}"
 
 
 def table_error(path: Path, error: object) -> ResultError:
-    """Return the error about a table of a run that cannot be read."""
+    """Return the error for an unreadable table of a run."""
     return ResultError(f"{path} cannot be read ({one_line(error)}); run it again")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read a run's `config.yaml`; the folder may come from somebody else.
+    """Read the `config.yaml` of a run, without trusting its content.
 
-    Settings that no longer exist are dropped where they hold the value that is still implemented.
+    Removed settings are dropped if they have the value that is still implemented.
 
     Raises:
-        ResultError: the file cannot be read as plain values, or is not a mapping.
+        ResultError: the file is unreadable, has other than plain values, or is not a mapping.
     """
     path = folder / CONFIG
     try:
@@ -117,7 +117,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_overrides(folder: Path) -> list[str] | None:
-    """Read a run's `overrides.yaml`; None if it is missing or malformed."""
+    """Read the `overrides.yaml` of a run; None if it is missing or malformed."""
     try:
         words = read_yaml(folder / OVERRIDES)
     except (OSError, YamlFileError):
@@ -129,16 +129,16 @@ def read_result(folder: Path) -> dict[str, Any]:
     """Read and check `result.json`.
 
     Raises:
-        ResultError: there is none, it is cut short, or it is not what the schema says.
+        ResultError: the file is missing, truncated, or does not match the schema.
     """
     path = folder / RESULT
     if not path.is_file():
-        what = "give the folder of a run, as outputs/..."
+        what = "expected a run folder like outputs/..."
         if (folder / LAST).is_file():
-            what = f"the run has not ended: wait for it, or continue it: {to_continue(folder)}"
+            what = f"the run has not finished; wait for it, or resume it with {to_continue(folder)}"
         elif (folder / CONFIG).is_file():
-            what = "the run has not ended its first epoch, or was killed in it"
-        raise ResultError(f"{folder} holds no {RESULT}; {what}")
+            what = "the run has not finished its first epoch, or was killed in it"
+        raise ResultError(f"{folder} has no {RESULT}; {what}")
     result = read_json(path)
     validate_result(result)
     assert isinstance(result, dict)
@@ -146,11 +146,11 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON that somebody else may have written.
+    """Read JSON without trusting its content.
 
     Raises:
         ResultError: the file is larger than 16 MiB, nested more than 40 levels deep, not JSON, or
-            it has a number that is not finite.
+            contains a number that is not finite.
     """
     try:
         with path.open("rb") as file:
@@ -165,7 +165,7 @@ def read_json(path: Path) -> Any:
         problem = error
     else:
         return value
-    raise ResultError(f"{path} is cut short or no JSON ({one_line(problem)}); run it again")
+    raise ResultError(f"{path} is truncated or not JSON ({one_line(problem)}); run it again")
 
 
 def _finite(text: str) -> float:
@@ -176,7 +176,7 @@ def _finite(text: str) -> float:
 
 def _whole(text: str) -> int:
     if len(text) > 19:  # beyond 64 bits
-        raise ValueError(f"{one_line(text, 20)} is too large a number")
+        raise ValueError(f"the number {one_line(text, 20)} is too large")
     return int(text)
 
 
@@ -191,36 +191,36 @@ def _check_depth(value: object) -> None:
 
 
 def validate_result(result: object) -> None:
-    """Check against the package's JSON schema.
+    """Check a result against the JSON schema.
 
     Raises:
-        ResultError: names the first key that is wrong.
+        ResultError: the result does not match; the message names the most relevant key.
     """
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
     error = best_match(Draft202012Validator(result_schema()).iter_errors(result))
     if error is not None:
-        place = ".".join(str(key) for key in error.absolute_path) or "the whole"
+        place = ".".join(str(key) for key in error.absolute_path) or "top level"
         raise ResultError(f"{RESULT}, {one_line(place)}: {one_line(error.message)}")
 
 
 @cache
 def result_schema() -> dict[str, Any]:
-    """The JSON schema of `result.json`, as shipped with the package."""
+    """Return the JSON schema of `result.json`."""
     schema: dict[str, Any] = json.loads(files("mmrec").joinpath("result.schema.json").read_text())
     return schema
 
 
 def epoch_of(metrics: Mapping[str, float]) -> int | None:
-    """The epoch that logged metrics belong to; None: they are of test, or of no epoch."""
+    """Return the epoch of logged metrics; None for test metrics and metrics without an epoch."""
     epoch = metrics.get("epoch")
     tested = any(name.startswith("test/") for name in metrics)
     return None if epoch is None or tested else int(epoch)
 
 
 def metrics_table(metrics: Mapping[str, float], names: Sequence[str] = ("recall", "ndcg")) -> str:
-    """A small table for people: a row a split and metric, a column a cutoff."""
+    """Format metrics as a table with one row per split and metric, and one column per cutoff."""
     cutoffs = sorted({int(name.rpartition("@")[2]) for name in metrics})
     head = " " * 18 + "".join(f"{f'@{k}':>9}" for k in cutoffs)
     rows = [

@@ -1,4 +1,4 @@
-"""The folder of a run: opened once, written by one process, and identified by its settings."""
+"""Run folders: locking, identity and resuming."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 CHANGEABLE = (*VOLATILE, "trainer.", "data.cache", "data.root", "upstream.root")
 
 
-# What is written to the folder of a run; W&B links its own logs in a folder of its own.
+# Files written to a run folder; W&B writes its logs, with links, to a separate folder.
 WRITTEN = (
     *(CONFIG, OVERRIDES, RESULT, EPOCHS, PER_USER, ".running"),
     *("user_ids.parquet", "item_ids.parquet", "item_weights.parquet", "learning_curve.png"),
@@ -49,7 +49,7 @@ WRITTEN = (
 
 
 def written_link(folder: Path) -> Path | None:
-    """The first symbolic link out of a run folder that a run would write through, else None."""
+    """Return the first link through which a run would write outside its folder; else None."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     written = [path for path in found if any(fnmatch(path.name, name) for name in WRITTEN)]
     links = (outward_link(folder, below=path) for path in written)
@@ -58,12 +58,12 @@ def written_link(folder: Path) -> Path | None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep every other process from writing to it.
+    """Create the folder, and lock it for other processes.
 
-    A lock that a killed process has left does not count.
+    The lock of a killed process is ignored.
 
     Raises:
-        SettingError: another process is writing this run.
+        SettingError: another process is writing to the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".running"
@@ -73,8 +73,8 @@ def locked(folder: Path) -> Iterator[None]:
         raise SettingError(
             setting="run_dir",
             value=folder,
-            problem="a process is writing this run",
-            hint="wait for its end, or stop it",
+            problem="another process is writing to this run folder",
+            hint="wait for it to end, or stop it",
         ) from None
     with lock:
         try:
@@ -84,33 +84,34 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_unused(folder: Path) -> None:
-    """Refuse to overwrite a run.
+    """Check that a folder does not contain a run.
 
     Raises:
-        SettingError: the folder holds a run; the message says how to resume it, if possible.
+        SettingError: it contains a run; the hint has the command to resume it, if possible.
     """
     if not (folder / CONFIG).exists():
         return
-    way = "give another run_dir"
+    way = "use another run_dir"
     if (folder / LAST).exists():
-        way += f", or resume that run with its own settings: {to_continue(folder)}"
+        way += f", or resume that run with {to_continue(folder)}"
     elif not (folder / BEST).exists():
-        way += "; it has no checkpoint: if it does not run any more, it can be deleted"
-    raise SettingError(setting="run_dir", value=folder, problem="it holds a run already", hint=way)
+        way += "; that run has no checkpoint and can be deleted if it is no longer running"
+    raise SettingError(
+        setting="run_dir", value=folder, problem="it already contains a run", hint=way
+    )
 
 
 def copy_best(checkpoint: Path | None, folder: Path) -> None:
     """Copy the best checkpoint of a resumed run to its new folder.
 
-    The resumed run may not find a better epoch than the one it already had.
+    It is needed if the resumed run does not find a better epoch.
 
     Args:
-        checkpoint: `last.ckpt` of the run to resume, with its `best.ckpt` beside it; None: a new
-            run.
-        folder: of the run that resumes it.
+        checkpoint: `last.ckpt` of the run to resume, next to its `best.ckpt`; None for a new run.
+        folder: new folder of the run.
 
     Raises:
-        SettingError: there is no `best.ckpt`.
+        SettingError: `best.ckpt` does not exist.
     """
     if checkpoint is None or (folder / BEST).exists():
         return
@@ -119,8 +120,8 @@ def copy_best(checkpoint: Path | None, folder: Path) -> None:
         raise SettingError(
             setting="ckpt",
             value=checkpoint,
-            problem=f"there is no {best}",
-            hint=f"put it beside {checkpoint.name}",
+            problem=f"{best} does not exist",
+            hint=f"copy it next to {checkpoint.name}",
         )
     (folder / BEST).parent.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / BEST) as part:
@@ -133,10 +134,10 @@ def write_identity(
     """Write the resolved configuration, the overrides, and the names of users and items.
 
     Args:
-        folder: of the run.
-        plain: the resolved configuration.
-        overrides: words of the command line; None: they are not written.
-        corpus: the data; names are written only if the data have names of their own.
+        folder: folder of the run.
+        plain: resolved configuration.
+        overrides: overrides of the command line; None to not write them.
+        corpus: data; names are written only if they differ from row numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     words = None if overrides is None else [*config_dirs(), *overrides]
@@ -153,24 +154,24 @@ def write_identity(
 
 
 def check_present(folder: Path) -> None:
-    """Refuse to complete a run whose folder was removed or changed while it was running.
+    """Check that the folder of the current run still exists.
 
     Raises:
         ResultError: the configuration is missing.
     """
     if not (folder / CONFIG).is_file():
         raise ResultError(
-            f"there is no {folder / CONFIG} any more: the run folder was removed or changed while "
-            "the run was writing to it; start the run again"
+            f"{folder / CONFIG} no longer exists: the run folder was removed or changed during the "
+            "run; start the run again"
         )
 
 
 def remove_if_empty(folder: Path, *, parents: bool) -> None:
-    """Remove the run's folder if it is empty: Hydra makes it before any setting is checked.
+    """Remove a run folder if it is empty, because Hydra creates it before settings are checked.
 
     Args:
-        folder: of the run.
-        parents: also up to three empty folders above it.
+        folder: folder of the run.
+        parents: also remove up to three empty parent folders.
     """
     for path in (folder, *folder.parents[: 3 * parents]):
         try:
@@ -180,24 +181,30 @@ def remove_if_empty(folder: Path, *, parents: bool) -> None:
 
 
 def checkpoint_to_continue(ckpt: str | None, folder: Path) -> Path | None:
-    """The checkpoint that `ckpt` means.
+    """Return the checkpoint selected by the setting `ckpt`; None for a new run.
 
     Raises:
-        SettingError: there is none.
+        SettingError: the checkpoint does not exist.
     """
     if ckpt is None:
         return None
     path = folder / LAST if ckpt == "last" else expand(ckpt)
     if not path.is_file():
-        way = "give the path of a last.ckpt, or ckpt=last and the run_dir of the run to continue"
+        way = "use the path of a last.ckpt, or ckpt=last with the run_dir of the run to resume"
         if ckpt == "last" and (folder / CONFIG).is_file():
-            way = "the run was stopped before its first one; delete the folder to begin again"
-        raise SettingError(setting="ckpt", value=ckpt, problem=f"no checkpoint at {path}", hint=way)
+            way = "the run was stopped before its first checkpoint; delete the folder to restart it"
+        problem = f"the checkpoint {path} does not exist"
+        raise SettingError(setting="ckpt", value=ckpt, problem=problem, hint=way)
     return path
 
 
 def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any]) -> None:
-    """Refuse a checkpoint that this run cannot go on from, before it overwrites anything."""
+    """Check that a run can be resumed from a checkpoint, before anything is overwritten.
+
+    Raises:
+        SettingError: the checkpoint has only weights, or settings differ from the original run.
+        DataError: the checkpoint belongs to another model, data set or split.
+    """
     from mmrec.data import DataError
     from mmrec.training.callbacks import AtomicCheckpointIO
 
@@ -212,8 +219,8 @@ def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any
         raise SettingError(
             setting="ckpt",
             value=checkpoint,
-            problem="it holds weights only",
-            hint="continue from the last.ckpt beside it",
+            problem="it contains only weights",
+            hint="resume from the last.ckpt next to it",
         )
     home = checkpoint.parent.parent
     config = home / CONFIG
@@ -221,8 +228,8 @@ def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any
         raise SettingError(
             setting="ckpt",
             value=checkpoint,
-            problem=f"there is no {config}",
-            hint="continue from where the run left its last.ckpt",
+            problem=f"{config} does not exist",
+            hint="resume from the last.ckpt in the original run folder",
         )
     earlier, now = flat(read_config(home)), flat(plain)
     for name in sorted({*earlier, *now}):
@@ -233,13 +240,12 @@ def check_continuable(checkpoint: Path, model: Recommender, plain: dict[str, Any
             ):
                 raise SettingError(
                     setting="upstream",
-                    problem="the run to continue has no upstream model",
+                    problem="the run to resume has no upstream model",
                     hint="add upstream=none",
                 )
             raise SettingError(
                 setting=name,
                 value=after,
-                problem=f"the run to continue has {one_line(before)}, and keeps it",
-                hint=f"give the settings of {config} again, of which only those of trainer and "
-                "logger may change",
+                problem=f"the run to resume has {one_line(before)}",
+                hint=f"use the settings of {config}; only those of trainer and logger can change",
             )

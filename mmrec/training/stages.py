@@ -1,8 +1,8 @@
-"""Stages: train the model that another model needs, once, and hand its embeddings over.
+"""Stages: train the teacher that a model needs, once, and pass on its embeddings.
 
-A teacher is a run like any other, in a folder named after its settings, its data and its code. It
-is trained once, locked while it is trained, and resumed if it was interrupted. The run that needs
-it keeps the teacher's embeddings in its own checkpoints, so that it does not depend on the folder.
+A teacher is an ordinary run, in a folder named after its settings, data and code. It is trained
+once, locked during training, and resumed if it was interrupted. The student run stores the
+teacher's embeddings in its own checkpoints, so that it does not depend on the folder.
 """
 
 from __future__ import annotations
@@ -50,21 +50,22 @@ from mmrec.training.upstream import (
 log = logging.getLogger(__name__)
 StageState = Literal["finished", "interrupted", "new"]
 Train = Callable[[DictConfig, None], Mapping[str, Any]]
-RECORD = "upstream.json"  # in the folder of the run that has a teacher
+RECORD = "upstream.json"  # in the folder of the student run
 
 
 class Stage:
-    """The teacher of one run.
+    """The teacher of one student run.
 
     Attributes:
-        record: what `result.json` says about the teacher; empty until `embeddings` was called.
-        seconds: time that `embeddings` took.
+        record: entry about the teacher in `result.json`; empty before `embeddings` is called.
+        seconds: duration of `embeddings`.
 
     Args:
-        plain: the resolved configuration of the run that needs the teacher.
-        folder: of this run.
-        checkpoint: from which this run is resumed; it holds the embeddings. None: a new run.
-        train: runs a configuration, as `mmrec.commands.run.run`.
+        plain: resolved configuration of the student run.
+        folder: folder of the student run.
+        checkpoint: checkpoint from which the student run is resumed, with the embeddings; None for
+            a new run.
+        train: function that runs a configuration, like `mmrec.commands.run.run`.
     """
 
     def __init__(
@@ -75,20 +76,20 @@ class Stage:
         self.seconds = 0.0
 
     def embeddings(self, corpus: Corpus) -> Embeddings | None:
-        """Return the teacher's embeddings, on the CPU.
+        """Return the teacher's embeddings on the CPU, training the teacher if necessary.
 
-        The random number generators are left as they are.
+        The state of the random generators does not change.
 
         Args:
-            corpus: the data of the run that needs the teacher.
+            corpus: data of the student run.
 
         Returns:
-            None: the run is resumed from a checkpoint that holds none.
+            Embeddings; None if the run is resumed from a checkpoint without embeddings.
 
         Raises:
             SettingError: the teacher cannot be trained, or has no embeddings.
-            DataError: `upstream.run` has other data or another split.
-            KeyboardInterrupt: the teacher was interrupted.
+            DataError: `upstream.run` has a different data set or split.
+            KeyboardInterrupt: training of the teacher was interrupted.
         """
         start = time.perf_counter()
         try:
@@ -104,27 +105,27 @@ class Stage:
             self.seconds = time.perf_counter() - start
 
     def write(self, folder: Path) -> None:
-        """Write the record to the run folder, for a resumed run."""
+        """Write the record to the run folder, so that a resumed run can read it."""
         if self.record:
             with replace_file(folder / RECORD) as part:
                 part.write_text(json.dumps(self.record, indent=2) + "\n")
 
 
 def ensure_run(plain: Mapping[str, Any], corpus: Corpus, folder: Path, train: Train) -> Path:
-    """Return the folder of the teacher's finished run; train it unless that was done before.
+    """Return the folder of the teacher's finished run, training it if necessary.
 
-    A second process that needs the same teacher waits for the first.
+    If several processes need the same teacher, one trains it and the others wait.
 
     Args:
-        plain: the resolved configuration of the run that needs the teacher.
-        corpus: the data of this run.
-        folder: of this run; by default, teachers have their folders in `upstream` beside it.
-        train: runs a configuration, as `mmrec.commands.run.run`.
+        plain: resolved configuration of the student run.
+        corpus: data of the student run.
+        folder: folder of the student run; by default, teachers are in `upstream` next to it.
+        train: function that runs a configuration, like `mmrec.commands.run.run`.
 
     Raises:
         SettingError: a setting of the teacher is invalid.
-        DataError: `upstream.run` has other data or another split.
-        KeyboardInterrupt: the teacher was interrupted.
+        DataError: `upstream.run` has a different data set or split.
+        KeyboardInterrupt: training of the teacher was interrupted.
     """
     node = plain[GROUP]
     if "run" in node:
@@ -140,11 +141,11 @@ def ensure_run(plain: Mapping[str, Any], corpus: Corpus, folder: Path, train: Tr
     with _locked(target):
         state = _state(target, corpus, code)
         if state == "finished":
-            log.info("%s: reused %s, %s", GROUP, target, _cost(target))
+            log.info("%s: reusing %s, %s", GROUP, target, _cost(target))
             return target
         for other in sorted(root.glob(f"{prefix}-*")):
             if other != target:
-                log.info("%s: %s has other data or other code, so %s is new", GROUP, other, target)
+                log.info("%s: not reusing %s, which has different data or code", GROUP, other)
         log.info("%s: %s %s", GROUP, "resuming" if state == "interrupted" else "training", target)
         _train(plain, target, state, train)
         log.info("%s: finished %s, %s", GROUP, target, _cost(target))
@@ -152,14 +153,14 @@ def ensure_run(plain: Mapping[str, Any], corpus: Corpus, folder: Path, train: Tr
 
 
 def embeddings(folder: Path, data_root: str | None = None) -> Embeddings:
-    """Return the embeddings of a finished run's model, on the CPU.
+    """Return the embeddings of the model of a finished run on the CPU.
 
     Args:
-        folder: of the run.
-        data_root: folder of data sets; None: as recorded.
+        folder: folder of the run.
+        data_root: folder of data sets; None uses the folder recorded in the run.
 
     Raises:
-        SettingError: the model has no embeddings of users and items.
+        SettingError: the model has no user and item embeddings.
     """
     run = open_run(folder, data_root=data_root)
     with torch.no_grad():
@@ -167,14 +168,14 @@ def embeddings(folder: Path, data_root: str | None = None) -> Embeddings:
     if not isinstance(encoded, Embeddings):
         raise SettingError(
             setting=GROUP,
-            problem=f"{type(run.model).__name__} in {folder} has no embeddings of users and items",
-            hint="choose a model whose encode() returns Embeddings",
+            problem=f"{type(run.model).__name__} in {folder} has no user and item embeddings",
+            hint="use a model whose encode() returns Embeddings",
         )
     return Embeddings(*(table.detach().float().clone() for table in encoded))
 
 
 def _given(folder: Path, corpus: Corpus) -> Path:
-    """Check a run that the user names."""
+    """Check the run of `upstream.run`."""
     setting = f"{GROUP}.run"
     try:
         result = read_result(folder)
@@ -185,12 +186,15 @@ def _given(folder: Path, corpus: Corpus) -> Path:
         raise SettingError(
             setting=setting,
             value=folder,
-            problem=f"its status is {result['status']}",
+            problem=f"the status of the run is {result['status']}",
             expected=f"a completed run with {BEST}",
         )
     if not is_whole(folder / BEST):
         raise SettingError(
-            setting=setting, value=folder, problem=f"there is no whole {BEST}", hint="run it again"
+            setting=setting,
+            value=folder,
+            problem=f"{BEST} is missing or damaged",
+            hint="run it again",
         )
     found, expected = result["data_card"], corpus.card()
     for name in ("fingerprint", "split", "train", "val", "test"):
@@ -200,11 +204,12 @@ def _given(folder: Path, corpus: Corpus) -> Path:
                 column=name,
                 found=str(found[name]),
                 expected=str(expected[name]),
-                hint="a teacher of other data or another split could know held-out interactions",
+                hint="a teacher trained on different data or another split could leak held-out "
+                "interactions",
             )
     if "partial" in result:
         log.warning("%s=%s: a partial run (%s)", setting, folder, " ".join(result["partial"]))
-    log.info("%s: reused %s, %s", GROUP, folder, _cost(folder))
+    log.info("%s: reusing %s, %s", GROUP, folder, _cost(folder))
     return folder
 
 
@@ -216,14 +221,14 @@ def _locked(target: Path) -> Iterator[None]:
     try:
         held = lock.acquire(timeout=0)
     except Timeout:
-        log.info("%s: another process trains %s; waiting for it", GROUP, target)
+        log.info("%s: waiting for another process that trains %s", GROUP, target)
         held = lock.acquire()
     with held:
         yield
 
 
 def _state(target: Path, corpus: Corpus, code: str) -> StageState:
-    """Whether a teacher's run is finished; one that cannot be used is removed."""
+    """Return the state of a teacher's run, and remove the run if it is not usable."""
     if not target.exists():
         return "new"
     try:
@@ -236,25 +241,25 @@ def _state(target: Path, corpus: Corpus, code: str) -> StageState:
         card = corpus.card()
         same = all(result["data_card"].get(key) == card[key] for key in ("fingerprint", "split"))
         if not same or result.get("code") != code:
-            problem = "it has other data or other code"
+            problem = "it has different data or code"
         elif result["status"] == "completed":
             if is_whole(target / BEST):
                 return "finished"
-            problem = f"there is no whole {BEST}"
+            problem = f"{BEST} is missing or damaged"
         elif result["status"] == "interrupted" and (target / LAST).is_file():
             return "interrupted"
         else:
             problem = f"it {result['status']}" + (": " + result.get("error", "")).rstrip(": ")
-    log.warning("%s: %s is not usable (%s) and is trained again", GROUP, target, problem)
+    log.warning("%s: %s is not usable (%s); training it again", GROUP, target, problem)
     shutil.rmtree(target)
     return "new"
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Tell whether a file is there and complete: an archive of `torch.save` with right checksums.
+    """Return whether a checkpoint exists and is complete, by its checksums.
 
     Args:
-        checkpoint: a file, which may be missing.
+        checkpoint: file written by `torch.save`, which may be missing.
     """
     if not checkpoint.is_file():
         return False
@@ -272,7 +277,7 @@ def _train(plain: Mapping[str, Any], target: Path, state: StageState, train: Tra
             _run({**config, "ckpt": "last"}, train)
         except (SettingError, DataError, ResultError) as error:
             log.warning(
-                "%s: %s cannot be resumed (%s) and is trained again",
+                "%s: %s cannot be resumed (%s); training it again",
                 *(GROUP, target, first_line(error)),
             )
             shutil.rmtree(target)
@@ -285,7 +290,7 @@ def _run(config: Mapping[str, Any], train: Train) -> None:
     with below_upstream():
         result = train(OmegaConf.create(dict(config)), None)
     if result["status"] != "completed":
-        log.info("%s: interrupted; the same command again resumes it", GROUP)
+        log.info("%s: interrupted; repeat the command to resume it", GROUP)
         raise KeyboardInterrupt
 
 
@@ -300,4 +305,4 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _cost(folder: Path) -> str:
-    return f"which took {total_seconds(read_result(folder)):.1f} seconds"
+    return f"trained in {total_seconds(read_result(folder)):.1f} seconds"

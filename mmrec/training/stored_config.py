@@ -1,7 +1,7 @@
-"""The configuration in a run folder, which may come from somebody else: read and judged.
+"""Read and check the configuration in a run folder, which may come from an untrusted source.
 
-Nothing in the folder is executed. The configuration may only name models, data modules and their
-parts; classes outside mmrec are imported only if `mmrec.training.trust` allows it.
+Nothing in the folder is executed. The configuration may only refer to models, data modules and
+their parts; classes outside mmrec are imported only if `mmrec.training.trust` allows it.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ KINDS = {
 }
 
 
-LATER = ("model", "optimizer")  # groups that are called with more arguments, by _partial_
+LATER = ("model", "optimizer")  # groups with _partial_, called with additional arguments
 
 
-PARTS = ("mmrec.data.", "mmrec.nn.schedules.")  # what models and data modules are given
+PARTS = ("mmrec.data.", "mmrec.nn.schedules.")  # arguments of models and data modules
 
 
 def read_run_config(folder: Path, trust: Sequence[str]) -> dict[str, Any]:
-    """Read and judge the configuration of a run.
+    """Read and check the configuration of a run.
 
     Args:
-        folder: of the run.
-        trust: modules outside mmrec that the run may import.
+        folder: folder of the run.
+        trust: modules outside mmrec that may be imported.
 
     Raises:
-        ResultError: the file is malformed, or names a class that may not be imported.
+        ResultError: the file is malformed, or refers to a class that may not be imported.
     """
     path = folder / CONFIG
     config = read_config(folder)
@@ -83,7 +83,7 @@ def read_run_config(folder: Path, trust: Sequence[str]) -> dict[str, Any]:
 
 
 def _writer(folder: Path) -> str:
-    """Name the version and, if known, the commit of mmrec that wrote a run."""
+    """Return the version and, if known, the commit of mmrec that wrote a run."""
     try:
         result = read_result(folder)
     except ResultError:
@@ -93,7 +93,7 @@ def _writer(folder: Path) -> str:
 
 
 def _check_values(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse values outside the groups with a class that would fail later without their name."""
+    """Check values outside the groups with a class, for errors that name the setting."""
     seed, trainer = config["seed"], config["trainer"]
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise ResultError(f"{path}: seed is {one_line(seed)}, expected 0 to 2^32 - 1")
@@ -107,13 +107,13 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
 def _check_trust(
     path: Path, group: str, node: object, kind: type, trust: Sequence[str] = ()
 ) -> None:
-    """Refuse a configuration that would do anything but build a model, its data and its parts.
+    """Check that a configuration can only build a model, its data and its parts.
 
-    Whether classes may be imported is decided first, for the whole group. Then they are imported,
-    and refused if they are not of the right kind. Nothing is called here.
+    First, all classes of the group are checked against the trusted modules. Then they are imported,
+    and their type is checked. Nothing is called.
 
     Raises:
-        ResultError: names the setting.
+        ResultError: the configuration is not allowed; the message names the setting.
     """
     if not isinstance(node, Mapping) or TARGET not in node:
         raise ResultError(f"{path}: {group} has no {TARGET}; it must name a {kind.__name__}")
@@ -124,9 +124,9 @@ def _check_trust(
                 raise ResultError(
                     f"{path}: {place} has the key {one_line(key)}, expected the name of a setting"
                 )
-        if isinstance(value, str) and "${" in value:  # it would be evaluated
+        if isinstance(value, str) and "${" in value:  # OmegaConf would evaluate it
             said = one_line(value)
-            raise ResultError(f"{path}: {place} is {said}; a run's configuration is resolved")
+            raise ResultError(f"{path}: {place} is {said}, expected a value without interpolation")
     classes = [(place, value[TARGET]) for place, value in nodes if _is_call(value)]
     for place, name in classes:
         if not _may_be(kind if place == group else None, name):
@@ -147,14 +147,14 @@ def _is_call(value: object) -> TypeGuard[Mapping[str, Any]]:
 
 
 def _may_be(kind: type | None, name: object) -> bool:
-    """Whether a name may be that of a class of a kind, or of a part where there is no kind."""
+    """Return whether a name can be a class of a kind, or, without a kind, a part."""
     if not isinstance(name, str) or name.partition(".")[0] in sys.stdlib_module_names:
         return False
     return kind is not None or name.startswith(PARTS)
 
 
 def _check_kind(path: Path, place: str, name: str, kind: type | None) -> None:
-    """Import a class that may be imported, and refuse it if it is of another kind."""
+    """Import a trusted class, and check its type."""
     try:
         target = get_object(name)
     except Exception as error:  # an import may raise anything
@@ -164,7 +164,7 @@ def _check_kind(path: Path, place: str, name: str, kind: type | None) -> None:
         ) from None
     if kind is not None:
         right = inspect.isclass(target) and issubclass(target, kind)
-    else:  # the module that defines it counts: mmrec.data.files.hashlib is not of mmrec.data
+    else:  # check the defining module: mmrec.data.files.hashlib is not part of mmrec.data
         public = not name.rpartition(".")[2].startswith("_")
         right = public and f"{getattr(target, '__module__', '')}.".startswith(PARTS)
     if not right:
@@ -174,12 +174,12 @@ def _check_kind(path: Path, place: str, name: str, kind: type | None) -> None:
 def _refused(path: Path, place: str, name: object, kind: type | None) -> ResultError:
     expected = f"something in {' or '.join(PARTS)}" if kind is None else f"a {kind.__name__} class"
     return ResultError(
-        f"{path}: {place}.{TARGET} is {one_line(name)}, which is not {expected}; it is not run"
+        f"{path}: {place}.{TARGET} is {one_line(name)}, which is not {expected}; it is not executed"
     )
 
 
 def _check_keys(path: Path, place: str, node: Mapping[str, Any], *, later: bool) -> None:
-    """Check what tells Hydra how to call: positional arguments, and whether to call at all."""
+    """Check the keys that control Hydra's call: positional arguments, conversion and partial."""
     allowed: dict[str, tuple[object, ...]] = {
         "_args_": (None,),
         "_convert_": ("none", "partial", "object", "all"),
@@ -196,7 +196,7 @@ def _check_keys(path: Path, place: str, node: Mapping[str, Any], *, later: bool)
 
 
 def _below(node: object, place: str) -> Iterator[tuple[str, object]]:
-    """Everything in a node, with its path."""
+    """Yield all values in a node with their paths."""
     yield place, node
     if isinstance(node, Mapping):
         for key, value in node.items():
@@ -207,10 +207,10 @@ def _below(node: object, place: str) -> Iterator[tuple[str, object]]:
 
 
 def placed(data: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
-    """The data's settings with the folder of data sets that is there now.
+    """Return the settings of the data with the current folder of data sets.
 
     Raises:
-        SettingError: the data have no such folder.
+        SettingError: `root` is given, but the data are not read from a folder.
     """
     if "root" not in data:
         if root is not None:
@@ -235,10 +235,10 @@ def placed(data: Mapping[str, Any], root: str | Path | None) -> dict[str, Any]:
 
 
 def titled(data: Mapping[str, Any], title: str) -> dict[str, Any]:
-    """The names of columns with another one for titles.
+    """Return the column settings of the data with another column for titles.
 
     Raises:
-        SettingError: the data have no such names.
+        SettingError: the data are not read from a folder.
     """
     if "root" not in data:
         what = str(data[TARGET]).rpartition(".")[2]

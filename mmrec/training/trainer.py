@@ -1,4 +1,4 @@
-"""The Lightning trainer of a run."""
+"""Lightning trainer of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def quiet_lightning() -> None:
-    """What Lightning tells at INFO the commands say themselves."""
+    """Hide Lightning's INFO messages, which repeat those of the commands."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -39,7 +39,16 @@ def quiet_lightning() -> None:
 def build_trainer(
     plain: dict[str, Any], folder: Path, *more: Callback
 ) -> tuple[Trainer, Timing, Checkpoints]:
-    """A Lightning trainer with what every run has: seeds, timings, and whole checkpoints."""
+    """Create the trainer of a run, with seeds, timings and atomic checkpoints.
+
+    Args:
+        plain: resolved configuration.
+        folder: folder of the run.
+        more: additional callbacks.
+
+    Raises:
+        SettingError: Lightning rejects a setting, or a callback does not fit.
+    """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, Timer
 
@@ -55,8 +64,8 @@ def build_trainer(
     from mmrec.training.progress import Progress
 
     quiet_lightning()
-    # These warnings are about Lightning's own code, and about metrics that are summed over
-    # processes before they are logged.
+    # These warnings are about Lightning's own code, and about metrics that are already summed over
+    # processes when they are logged.
     for message in (r"`isinstance\(treespec, LeafSpec\)` is deprecated", r".*sync_dist=True"):
         warnings.filterwarnings("ignore", message)
 
@@ -73,7 +82,7 @@ def build_trainer(
             _check_stopping(f"callbacks.{name}", watcher, evaluation.cutoffs)
     _check_tensorboard(plain["logger"])
     shown = bool(trainer_settings.get("enable_progress_bar", True))
-    others = any(isinstance(each, ProgressBar) for each in watchers.values())  # the user's own bar
+    others = any(isinstance(each, ProgressBar) for each in watchers.values())  # user-defined bar
     progress = Progress(plain["monitor"], bar=shown and not others and in_terminal())
     loggers = [
         logger if isinstance(logger, EpochTable) else guard(logger)
@@ -84,7 +93,7 @@ def build_trainer(
     ]
     limit = trainer_settings.get("max_time")
     try:
-        # Lightning's own timer would end training within an epoch.
+        # The timer of Lightning's trainer would end training within an epoch.
         timers = [Timer(limit, interval="epoch", verbose=False)] if limit else []
         trainer: Trainer = instantiate(
             {**trainer_settings, **_validated(trainer_settings), "max_time": None},
@@ -112,10 +121,10 @@ def build_trainer(
 
 
 def _callback(name: str, node: dict[str, Any]) -> Callback:
-    """A callback of the configuration.
+    """Create a callback of the configuration.
 
     Raises:
-        SettingError: its class refuses a setting.
+        SettingError: its class rejects a setting, or is not supported.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
@@ -130,22 +139,22 @@ def _callback(name: str, node: dict[str, Any]) -> Callback:
         raise SettingError(
             setting=f"callbacks.{name}",
             problem=f"{type(callback).__name__} validates averaged weights, which the best "
-            "checkpoint would not hold",
-            hint=f"leave it out with ~callbacks.{name}",
+            "checkpoint would not contain",
+            hint=f"remove it with ~callbacks.{name}",
         )
     return callback
 
 
 def _check_stopping(setting: str, stopping: EarlyStopping, cutoffs: Sequence[int]) -> None:
-    """Refuse early stopping that would never stop, or stop at once.
+    """Check the settings of early stopping.
 
     Args:
         setting: name of the callback, for example `callbacks.early_stopping`.
-        stopping: the callback.
-        cutoffs: of the evaluation.
+        stopping: early stopping callback.
+        cutoffs: cutoffs of the evaluation.
 
     Raises:
-        SettingError: names the setting.
+        SettingError: the patience is negative, the metric is unknown, or the mode is wrong.
     """
     from mmrec.evaluation import ACCURACY
 
@@ -157,13 +166,13 @@ def _check_stopping(setting: str, stopping: EarlyStopping, cutoffs: Sequence[int
         raise SettingError(
             setting=f"{setting}.mode",
             value=stopping.mode,
-            problem=f"larger values of {stopping.monitor} are better",
+            problem=f"for {stopping.monitor}, larger values are better",
             expected="max",
         )
 
 
 def _profiler(choice: Any, folder: Path) -> Any:
-    """A profiler that writes its report to the run folder; Lightning's would only log it."""
+    """Create a profiler that writes its report to the run folder, instead of only logging it."""
     from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
     kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -173,7 +182,7 @@ def _profiler(choice: Any, folder: Path) -> Any:
 
 
 def _check_tensorboard(loggers: Mapping[str, Any]) -> None:
-    """Name the extra of Lightning's own logger; other trackers check their packages themselves."""
+    """Check that TensorBoard is installed; other trackers check their own packages."""
     wanted = any(
         str((node or {}).get(TARGET)).endswith(".TensorBoardLogger") for node in loggers.values()
     )
@@ -181,18 +190,18 @@ def _check_tensorboard(loggers: Mapping[str, Any]) -> None:
         raise SettingError(
             setting="logger",
             value="tensorboard",
-            problem="it needs a package",
+            problem="the package tensorboard is not installed",
             hint="pip install 'mmrec[tensorboard]'",
         )
 
 
 def _validated(trainer: Mapping[str, Any]) -> dict[str, int]:
-    """Validate a run once that is shorter than the time between two validations."""
+    """Validate once at the end if a run is shorter than the interval between validations."""
     every, epochs = trainer.get("check_val_every_n_epoch", 1), trainer["max_epochs"]
     if not 0 < epochs < every:
         return {}
     log.info(
-        "validated after the last epoch only: trainer.check_val_every_n_epoch=%d, and "
+        "validating only after the last epoch, because trainer.check_val_every_n_epoch=%d exceeds "
         "trainer.max_epochs=%d",
         every,
         epochs,

@@ -1,8 +1,9 @@
-"""Decide whether a class that a run folder names may be imported, before anything is imported.
+"""Check whether a class of a run folder may be imported, before anything is imported.
 
-Classes of mmrec and optimizers of torch may. Another class may if its file lies outside every run
-folder, and the user has trained with it on this machine or has named it with `trust=[...]`. Both
-are recorded in `trusted.json` in the cache folder. Nothing in a run folder can grant trust.
+Classes of mmrec and optimizers of PyTorch are always allowed. Other classes are allowed if their
+file is outside all run folders, and the user has trained with them on this machine or has allowed
+them with `trust=[...]`. Both are recorded in `trusted.json` in the cache folder. Files in a run
+folder cannot grant trust.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ RECORDED = ("model", "data", "optimizer", "evaluation", "router_schedule")  # gr
 
 
 class Untrusted(ValueError):
-    """A class may not be imported; the message says why, and what allows it."""
+    """Raised if a class may not be imported; the message has the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Located:
-    """Where a class would be imported from.
+    """Modules that an import of a class would execute.
 
     Attributes:
         module: dotted name of the module that should define the class.
-        files: by module, what an import would execute and has not been executed yet, parent
+        files: files by module that an import would execute, without those already imported, parent
             packages first.
     """
 
@@ -52,10 +53,10 @@ class Located:
 def locate(target: str) -> Located:
     """Find the modules of a dotted class name without importing any of them.
 
-    An import of `a.b.C` tries `a.b.C` as a module too, where `a.b` has no attribute `C`.
+    If `a.b` has no attribute `C`, an import of `a.b.C` also tries `a.b.C` as a module.
 
     Raises:
-        Untrusted: the name is malformed or that of a module, or no file was found for a module.
+        Untrusted: the name is malformed or a module, or a module has no file.
     """
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
@@ -73,9 +74,9 @@ def locate(target: str) -> Located:
         spec = _find(parent, search)
         if spec is None:
             raise Untrusted(
-                f"no module {parent} was found; install it, or add its folder to PYTHONPATH"
+                f"the module {parent} was not found; install it, or add its folder to PYTHONPATH"
             )
-        if spec.loader is not None:  # a namespace package has none, and executes nothing
+        if spec.loader is not None:  # namespace packages have no loader and execute nothing
             files[parent] = _file(parent, spec)
         search = spec.submodule_search_locations or ()
     loaded = sys.modules.get(module)
@@ -85,7 +86,7 @@ def locate(target: str) -> Located:
         return Located(module, files)
     spec = None if target in sys.modules else _find(target, search)
     if target in sys.modules or (spec is not None and spec.loader is not None):
-        # Only a package that is not imported yet may define a class with the name of its module.
+        # Only a package that is not imported yet can define a class with the name of its module.
         if spec is None or module not in files or parts[0] == OWN:
             raise Untrusted("it is a module, expected a class")
         files[target] = _file(target, spec)
@@ -95,7 +96,7 @@ def locate(target: str) -> Located:
 
 
 def _is_lazy(module: ModuleType) -> bool:
-    """Whether a module may import more to find an attribute."""
+    """Return whether a module may import other modules to resolve an attribute."""
     return "__getattr__" in vars(module) or hasattr(type(module), "__getattr__")
 
 
@@ -107,9 +108,9 @@ def _file(name: str, spec: ModuleSpec) -> Path:
 
 
 def check_import(target: str, run: Path, trust: Sequence[str] = ()) -> None:
-    """Refuse a class that may not be imported for a run folder.
+    """Check that a class may be imported for a run folder.
 
-    A class that `trust` allows is recorded, so that it has to be named once.
+    Classes allowed by `trust` are recorded, so that they need to be listed only once.
 
     Args:
         target: dotted name of the class.
@@ -123,11 +124,11 @@ def check_import(target: str, run: Path, trust: Sequence[str] = ()) -> None:
     for path in found.files.values():
         if (home := _run_folder(path, run)) is not None:
             raise Untrusted(
-                f"it would execute {path}, which is in the run folder {home}; "
-                "move the module out of it"
+                f"it would execute {path} in the run folder {home}; move the module out of the "
+                "run folder"
             )
     if not found.files or _is_own(found):
-        return  # imported already, or part of the installation
+        return  # already imported, or part of the installation
     if any(f"{target}.".startswith(f"{name}.") for name in trust):
         _record(found.files)
         return
@@ -140,17 +141,18 @@ def check_import(target: str, run: Path, trust: Sequence[str] = ()) -> None:
 
 
 def remember(nodes: Iterable[Mapping[str, Any]]) -> None:
-    """Record the modules of classes that the user has trained with, so that their runs reopen.
+    """Record the modules of classes that the user trains with, so that the run can be opened.
 
     Args:
-        nodes: of the configuration. Classes of mmrec, torch and the standard library are left out.
+        nodes: nodes of the configuration. Classes of mmrec, PyTorch and the standard library are
+            not recorded.
     """
     used: dict[str, Path] = {}
     for node in nodes:
         parts = str((node or {}).get(TARGET, "")).split(".")
         if parts[0] in (OWN, "torch", "__main__", *sys.stdlib_module_names):
             continue
-        for depth in range(1, len(parts) + 1):  # a module may have the name of its class
+        for depth in range(1, len(parts) + 1):  # a module can have the same name as its class
             name = ".".join(parts[:depth])
             if file := getattr(sys.modules.get(name), "__file__", None):
                 used[name] = Path(file)
@@ -159,9 +161,9 @@ def remember(nodes: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _find(name: str, search: Sequence[str] | None) -> ModuleSpec | None:
-    """What the import system would find; its own function imports the parent package first."""
+    """Find the spec of a module like `importlib`, but without importing the parent package."""
     if search is not None and not search:
-        return None  # the parent is no package
+        return None  # the parent is not a package
     for finder in sys.meta_path:
         if finder in (BuiltinImporter, FrozenImporter):
             continue  # the standard library
@@ -200,27 +202,27 @@ def _is_own(found: Located) -> bool:
 
 
 def search_working_directory() -> None:
-    """Find modules in the working directory too, after all others and never in a run folder.
+    """Append the working directory to the module search path, unless it is in a run folder.
 
-    `python -P` and PYTHONSAFEPATH switch this off. For commands only: a library leaves the search
-    path as it is.
+    `python -P` and PYTHONSAFEPATH disable this. Only commands call it; the library does not change
+    the search path.
     """
     leave_run_folders()
     try:
         folder = Path.cwd()
-    except FileNotFoundError:  # it was removed
+    except FileNotFoundError:  # the folder was removed
         return
     if not sys.flags.safe_path and str(folder) not in sys.path and run_folder_of(folder) is None:
         sys.path.append(str(folder))
 
 
 def leave_run_folders() -> None:
-    """Import nothing from a run folder, where Hydra would execute each `hydra_plugins` module."""
+    """Remove run folders from the search path; Hydra would execute their `hydra_plugins`."""
     sys.path[:] = [entry for entry in sys.path if run_folder_of(Path(entry)) is None]
 
 
 def run_folder_of(path: Path) -> Path | None:
-    """The run folder that a path is or is inside, by its own name or by what its links lead to."""
+    """Return the run folder that contains a path, before or after resolving links; else None."""
     for folder in (path.absolute(), path.resolve()):
         for place in (folder, *folder.parents):
             if (place / CONFIG).is_file() and any(
@@ -231,7 +233,7 @@ def run_folder_of(path: Path) -> Path | None:
 
 
 def _run_folder(path: Path, run: Path) -> Path | None:
-    """As `run_folder_of`, where the folder of `run` may be incomplete."""
+    """Return the run folder that contains a path, where `run` counts even if incomplete."""
     for folder in (*path.absolute().parents, *path.resolve().parents):
         if folder.resolve() == run.resolve():
             return folder
@@ -249,7 +251,7 @@ def _recorded() -> Mapping[str, Sequence[str]]:
 
 
 def _record(used: Mapping[str, Path]) -> None:
-    """Add modules to the record; without a writable cache, they are trusted this time only."""
+    """Add modules to the record; without a writable cache, they are trusted only once."""
     new = {name: str(path.resolve()) for name, path in used.items()}
     if all(file in _recorded().get(name, ()) for name, file in new.items()):
         return
@@ -263,4 +265,7 @@ def _record(used: Mapping[str, Path]) -> None:
             with replace_file(path) as part:
                 part.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
     except OSError as error:
-        log.warning("%s cannot be written (%s): runs of %s ask for trust=", path, error, [*new])
+        log.warning(
+            "cannot write %s (%s); opening runs that use %s will require trust=",
+            *(path, error, [*new]),
+        )

@@ -1,7 +1,7 @@
-"""Settings of `upstream`: another model, the teacher, that is trained before a model.
+"""Settings of `upstream`: a teacher model that is trained before the model.
 
-The teacher has the data, the evaluation and the trainer of the run that needs it, so that it sees
-the same train interactions and no others.
+The teacher uses the data, evaluation and trainer of the student run, so that it is trained on the
+same interactions.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ GROUP, TEACHER = "upstream", "teacher"
 OWN = ("model", "optimizer", "lr_schedule", "router_schedule", "seed")  # settings of the teacher
 KEYS = (*OWN, "root", "run")
 SHARED = ("evaluation", "monitor", "optimizer", "seed")
-PROCESSES = ("num_nodes", "strategy")  # settings of several processes; a teacher has one
-# A model in closed form does not depend on these.
+PROCESSES = ("num_nodes", "strategy")  # settings of several processes; a teacher uses one
+# Settings that do not affect closed-form models.
 OF_TRAINING = (
     *("callbacks", "evaluation", "lr_schedule", "monitor", "optimizer", "trainer"),
     *("data.batch_size", "data.eval_batch_size", "data.negatives"),
@@ -35,7 +35,7 @@ OF_TRAINING = (
 
 
 def takes_teacher(kind: type) -> bool:
-    """Whether the constructor of a model has the argument `teacher`."""
+    """Return whether the constructor of a model has the argument `teacher`."""
     return TEACHER in inspect.signature(kind).parameters
 
 
@@ -43,17 +43,17 @@ def teacher_config(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the resolved configuration of the teacher's run.
 
     Args:
-        plain: the resolved configuration of the run that needs the teacher.
-        folder: of the teacher's run.
+        plain: resolved configuration of the student run.
+        folder: folder of the teacher's run.
     """
     trainer = {key: value for key, value in plain["trainer"].items() if key not in PROCESSES}
     devices, trial = trainer.get("devices"), trainer.get("fast_dev_run")
     trainer["devices"] = devices[:1] if isinstance(devices, list) else 1
-    if trial:  # it would keep no checkpoint
+    if trial:  # fast_dev_run keeps no checkpoint
         trainer |= {"fast_dev_run": False, "max_epochs": 1, "limit_train_batches": int(trial)}
     stopping = plain["callbacks"].get("early_stopping")
     node, data = plain[GROUP], dict(plain["data"])
-    if data.get("seed") == plain["seed"]:  # of batches and negatives
+    if data.get("seed") == plain["seed"]:  # seed of batches and negatives
         data["seed"] = node.get("seed", plain["seed"])
     return {
         **{name: plain[name] for name in SHARED},
@@ -71,10 +71,10 @@ def teacher_config(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def teacher_hash(config: Mapping[str, Any]) -> str:
-    """Hash the settings of a teacher's run that its embeddings depend on.
+    """Hash the settings of a teacher's run that affect its embeddings.
 
     Args:
-        config: as returned by `teacher_config`.
+        config: result of `teacher_config`.
     """
     closed_form = get_object(config["model"][TARGET]).closed_form
     unused = OF_TRAINING if closed_form else ()
@@ -90,46 +90,46 @@ def targets(plain: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def check_upstream(plain: Mapping[str, Any]) -> None:
-    """Refuse an `upstream` that is not a teacher for the model.
+    """Check the settings of `upstream`.
 
     Args:
-        plain: the resolved configuration; `upstream` is in it.
+        plain: resolved configuration with `upstream`.
 
     Raises:
-        SettingError: names the setting.
+        SettingError: a setting is invalid, or the model does not use a teacher.
     """
     from mmrec.models import Recommender
 
     node, kind = plain[GROUP], get_object(plain["model"][TARGET])
     if not isinstance(node, Mapping):
         raise SettingError(
-            setting=GROUP, value=node, expected="a choice of the group, or settings below it"
+            setting=GROUP, value=node, expected="an option of the group, or a mapping"
         )
     if not takes_teacher(kind):
         raise SettingError(
             setting=GROUP,
-            problem=f"{kind.__name__} takes no teacher",
-            hint=f"leave the setting out, or give {GROUP}=none",
+            problem=f"{kind.__name__} does not use a teacher",
+            hint=f"remove the setting, or set {GROUP}=none",
         )
     if node and (idle := kind.without_teacher(plain["model"])):
         raise SettingError(
             setting=f"model.{idle}",
             value=plain["model"][idle],
-            problem="nothing reads the model that is trained first",
+            problem="with this value, the teacher is not used",
             hint=f"add {GROUP}=none",
         )
     if unknown := next((key for key in node if key not in KEYS), None):
         raise SettingError(
             setting=f"{GROUP}.{unknown}",
             problem=f"no such setting{nearest(str(unknown), KEYS)}",
-            hint="the data and the trainer of a teacher are those of the run",
+            hint="a teacher uses the data and the trainer of the run",
         )
     if "run" in node:
         if other := next((key for key in KEYS[:-1] if key in node), None):
             raise SettingError(
                 setting=f"{GROUP}.{other}",
-                problem=f"{GROUP}.run is a finished run",
-                hint="leave one out",
+                problem=f"it has no effect with {GROUP}.run, a finished run",
+                hint="remove one of the two settings",
             )
         check_value(str, node["run"], f"{GROUP}.run")
         return
@@ -144,19 +144,19 @@ def check_upstream(plain: Mapping[str, Any]) -> None:
         try:
             teacher = get_object(model[TARGET])
         except (AttributeError, ImportError, ValueError):
-            return  # the check of the teacher's run says why
+            return  # reported by the check of the teacher's configuration
     if not (isinstance(teacher, type) and issubclass(teacher, Recommender)):
         raise SettingError(
-            setting=f"{GROUP}.model.{TARGET}", value=model[TARGET], expected="a model"
+            setting=f"{GROUP}.model.{TARGET}", value=model[TARGET], expected="a Recommender class"
         )
 
 
 @contextmanager
 def below_upstream() -> Iterator[None]:
-    """Name the settings of a teacher in errors as they are typed, for example `upstream.model.dim`.
+    """Prefix the settings of a teacher in errors, for example `upstream.model.dim`.
 
     Raises:
-        SettingError: in place of a ValueError.
+        SettingError: replaces any ValueError.
     """
     try:
         yield
@@ -168,15 +168,15 @@ def below_upstream() -> Iterator[None]:
 
 
 def saved_teacher(kind: Any, checkpoint: Path) -> Embeddings | None:
-    """Return the teacher's embeddings that a checkpoint holds.
+    """Return the teacher's embeddings stored in a checkpoint.
 
     Args:
         kind: class of the model.
-        checkpoint: of a run of this model.
+        checkpoint: checkpoint of this model.
 
     Returns:
-        None if the model takes no teacher, or the checkpoint is of another model or unreadable: who
-        loads it next says so.
+        Embeddings; None if the model does not use a teacher, or if the checkpoint is invalid, which
+        is reported when it is loaded.
     """
     import torch
 
@@ -185,6 +185,6 @@ def saved_teacher(kind: Any, checkpoint: Path) -> Embeddings | None:
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         found: Embeddings | None = kind.teacher_in(content["state_dict"])
-    except Exception:  # a file that is not a checkpoint may fail in any way
+    except Exception:  # invalid files raise many types of errors
         return None
     return found

@@ -1,6 +1,6 @@
-"""Vectors of a run, for an index of items or a model of your own.
+"""Export user and item vectors of a run, for example for an approximate nearest neighbour index.
 
-Shapes: U users, I items, D width.
+Shapes: U users, I items, D embedding size.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ SCORES: dict[Score, str] = {
 
 
 class Vectors(NamedTuple):
-    """Vectors of users and items, on the CPU.
+    """User and item vectors on the CPU.
 
     Attributes:
-        users: [U, D] float32; None where the score is no dot product with a vector of the user.
-        items: [I, D] float32; of several experts, side by side.
-        user_ids: [U] names of users, row numbers if the data have no ids.
-        item_ids: [I] names of items.
-        score: a key of `SCORES`.
+        users: user vectors, [U, D] float32; None if scores are not dot products with user vectors.
+        items: item vectors, [I, D] float32; vectors of several experts are concatenated.
+        user_ids: ids of users, [U]; row numbers if the data have no ids.
+        item_ids: ids of items, [I]; row numbers if the data have no ids.
+        score: relation of vectors and scores, a key of `SCORES`.
     """
 
     users: Tensor | None
@@ -80,17 +80,17 @@ def vectors_of(run: OpenRun) -> Vectors:
 
 
 def write_vectors(run: OpenRun, folder: Path, *, index: Literal["faiss"] | None = None) -> Vectors:
-    """Write the vectors of a run to a folder, as a whole or not at all.
+    """Write the vectors of a run to a folder, atomically.
 
-    - `vectors.safetensors`: `items` [I, D] and, if users have vectors, `users` [U, D], float32;
-    - `items.parquet`: `item` (row), `item_id` and, if known, `title`; `users.parquet` likewise;
-    - `export.json`: model, run, data, and how vectors make a score;
-    - `items.faiss`: an index of the items by inner product, with `index="faiss"`.
+    - `vectors.safetensors`: `items` [I, D] and, if users have vectors, `users` [U, D], float32
+    - `items.parquet`: `item` (row), `item_id` and, if known, `title`; `users.parquet`: the same
+    - `export.json`: model, run, data, and the relation of vectors and scores
+    - `items.faiss`: inner product index of the items, with `index="faiss"`
 
     Args:
-        run: an opened run.
-        folder: new or empty; its parent exists.
-        index: kind of the index; None: there is none.
+        run: opened run.
+        folder: new or empty folder in an existing folder.
+        index: type of the index; None writes no index.
 
     Raises:
         SettingError: the model has no vectors.
@@ -131,7 +131,7 @@ def write_vectors(run: OpenRun, folder: Path, *, index: Literal["faiss"] | None 
         (part / "export.json").write_text(json.dumps(about, indent=2) + "\n")
         if index == "faiss":
             _write_index(found.items, part / "items.faiss")
-        part.chmod(0o777 & ~_umask())  # mkdtemp makes a folder of the user's alone
+        part.chmod(0o777 & ~_umask())  # mkdtemp creates a private folder
         part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -44,15 +44,15 @@ def command(in_process, capfd):
         ("model.dimm=3", ("model.dimm: no such setting", "model.dim")),
         ("trainer.max_epoch=3", ("trainer.max_epoch: no such setting", "trainer.max_epochs")),
         ("optimizer.lrr=1", ("optimizer.lrr: no such setting", "optimizer.lr")),
-        ("model.dim=abc", ("model.dim=abc:", "whole number")),
+        ("model.dim=abc", ("model.dim=abc:", "integer")),
         ("model.norm=sqared", ("model.norm=sqared:", "'squared' or 'frobenius'")),
         ("data.split=temporl", ("data.split=temporl:", "'temporal'")),
         ("data.batch_size=0", ("data.batch_size=0: expected a finite number of at least 1",)),
         (f"run_dir=here/{'a' * 300}", ("run_dir=here/aaa", "255 bytes")),
-        ("seed=abc", ("seed=abc: expected a whole number from 0 to 2^32 - 1",)),
-        ("seed=99999999999", ("seed=99999999999: expected a whole number from 0",)),
-        ("evaluation.cutoffs=[0]", ("evaluation.cutoffs=[0]: expected whole numbers above 0",)),
-        ("trainer.max_epochs=0", ("trainer.max_epochs=0: expected 1 or more",)),
+        ("seed=abc", ("seed=abc: expected an integer from 0 to 2^32 - 1",)),
+        ("seed=99999999999", ("seed=99999999999: expected an integer from 0",)),
+        ("evaluation.cutoffs=[0]", ("evaluation.cutoffs=[0]: expected positive integers",)),
+        ("trainer.max_epochs=0", ("trainer.max_epochs=0: expected at least 1",)),
         (
             "trainer.limit_train_batches=0",
             ("trainer.limit_train_batches=0: Input should be greater than 0",),
@@ -67,18 +67,18 @@ def command(in_process, capfd):
         ),
         (
             "trainer.accelerator=mps",
-            ("trainer.accelerator=mps: ", "; trainer=auto takes what there is"),
+            ("trainer.accelerator=mps: ", "; use trainer=auto to select available hardware"),
         ),
-        ("seed=-1", ("seed=-1: expected a whole number from 0 to 2^32 - 1",)),
+        ("seed=-1", ("seed=-1: expected an integer from 0 to 2^32 - 1",)),
         ("monitor=test/recall@20", ("monitor=test/recall@20:", "validation", "val/recall@20")),
         ("monitor=val/recal@20", ("monitor=val/recal@20:", "val/recall@20")),
-        ("evaluation.cutoffs=[0,20]", ("cutoffs=[0, 20]:", "above 0 in rising order")),
+        ("evaluation.cutoffs=[0,20]", ("cutoffs=[0, 20]:", "in ascending order")),
         (
             "evaluation.cutoffs=[20,99]",
             (
-                "evaluation.cutoffs=[20, 99]: 99 is larger",
-                "planted, 60 items",
-                "leave it out, as evaluation.cutoffs=[20] monitor=val/recall@20 of a run",
+                "evaluation.cutoffs=[20, 99]: the cutoff 99 exceeds",
+                "the 60 items of planted",
+                "set evaluation.cutoffs=[20] monitor=val/recall@20 for a run",
             ),
         ),
         ("data=_base", ("data=_base: it is only used inside other files",)),
@@ -95,29 +95,29 @@ def command(in_process, capfd):
         ("trainer.precision=foo", ("trainer.precision=foo:", "'32-true'")),
         ("model.dim=[", ("model.dim=[: a bracket is not closed",)),
         ("+model.foo=1", ("model.foo: no such setting", "dim")),
-        ("trainer.max_epochs=x", ("trainer.max_epochs=x:", "whole number")),
+        ("trainer.max_epochs=x", ("trainer.max_epochs=x:", "integer")),
         (
             "callbacks.early_stopping.patience=x",
-            ("callbacks.early_stopping.patience=x:", "whole number"),
+            ("callbacks.early_stopping.patience=x:", "integer"),
         ),
         (
             "experiment=bpr-planted-best",
-            ("those of a search are found with --config-dir multirun/bpr-planted",),
+            ("for the best trial of a search, add --config-dir multirun/bpr-planted",),
         ),
-        ("logger=wandbb", ("; there are csv, mlflow, none, tensorboard, wandb",)),
+        ("logger=wandbb", ("; the choices are csv, mlflow, none, tensorboard, wandb",)),
         ("run_dir=", ("run_dir=: it is empty; give a folder, or leave it out",)),
         ("model=bpr,vbpr", ("model=bpr,vbpr: several values need a multirun: add -m",)),
         ("++run_dir=", ("run_dir=: it is empty",)),
-        ("evaluation.cutoffs=5,10", ("a list has brackets, evaluation.cutoffs=[5,10]",)),
-        ("model", ("model: expected a setting and its value, as run=outputs/... or seed=1",)),
+        ("evaluation.cutoffs=5,10", ("use brackets for a list, evaluation.cutoffs=[5,10]",)),
+        ("model", ("model: expected setting=value, for example run=outputs/... or seed=1",)),
         ("ablation=stage_1", ("no conf/ablation/stage_1.yaml; did you mean magnet/stage_1",)),
-        ("ckpt=nan", ("ckpt=nan: no checkpoint at nan",)),
-        ("~logger", ("~logger: a run needs this setting",)),
-        ("~trainer.max_epochs", ("trainer.max_epochs=null: expected 1 or more",)),
+        ("ckpt=nan", ("ckpt=nan: the checkpoint nan does not exist",)),
+        ("~logger", ("~logger: a run requires this setting",)),
+        ("~trainer.max_epochs", ("trainer.max_epochs=null: expected at least 1",)),
         ("+logger.wandb=5", ("logger.wandb: it has no _target_",)),
         ("evaluation=null", ("evaluation=",)),
         ("data._target_=mmrec.data.FolderData", ("data.world: no such setting",)),
-        ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: no checkpoint at nowhere.ckpt",)),
+        ("ckpt=nowhere.ckpt", ("ckpt=nowhere.ckpt: the checkpoint nowhere.ckpt does not exist",)),
     ],
 )
 def test_a_mistake_is_one_line_with_the_remedy_and_leaves_nothing(
@@ -165,7 +165,7 @@ def test_a_setting_of_a_search_that_is_not_chosen_names_the_right_key(words, key
 def test_a_launcher_without_its_package_names_the_extra(choice, extra):
     error = MissingConfigException(f"Could not find 'hydra/launcher/{choice}'", choice)
     said = explain_error(error, "config")
-    assert said == f"hydra/launcher={choice} needs a package: pip install 'mmrec[{extra}]'"
+    assert said == f"hydra/launcher={choice} requires a package: pip install 'mmrec[{extra}]'"
 
 
 def test_tensorboard_without_its_package_names_the_extra(command, monkeypatch):
@@ -175,7 +175,7 @@ def test_tensorboard_without_its_package_names_the_extra(command, monkeypatch):
 
 def test_null_in_a_nested_choice_is_answered_with_a_list(command):
     message = command("-m", "model=bpr", "model.dim=shuffle(choice(null,1))")
-    assert message.startswith("error: model.dim: choice() accepts no null")
+    assert message.startswith("error: model.dim: choice() does not accept null")
     assert "model.dim=null,1" in message
 
 

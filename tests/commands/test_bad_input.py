@@ -124,7 +124,9 @@ def test_a_user_who_has_everything_does_not_trouble_a_closed_form(model, greedy,
 
 def test_an_ablation_of_another_model_is_one_line(command, tmp_path):
     message = command(*TINY, "ablation=mamex/mean_fusion", f"run_dir={tmp_path / 'run'}")
-    assert "ablation=mamex/mean_fusion: it is one of model=mamex; leave out model=bpr" in message
+    assert (
+        "ablation=mamex/mean_fusion: it is an ablation of model=mamex; remove model=bpr" in message
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -135,7 +137,7 @@ def test_a_setting_of_another_group_is_named_whole(command, tmp_path):
 
 def test_a_folder_of_data_without_a_name_is_one_line(command, tmp_path):
     message = command("model=bpr", "data=folder", f"run_dir={tmp_path / 'run'}")
-    assert "data.name: give it a value, as data.name=" in message
+    assert "data.name: a value is required; add data.name=" in message
 
 
 @pytest.mark.parametrize("below", ["a_file/run", "a_file/deep/er/run"])
@@ -164,7 +166,7 @@ def test_an_empty_folder_of_the_user_is_left_alone(command, tmp_path):
 def test_a_run_that_is_there_already_is_one_line(command, go, tmp_path):
     go(tmp_path / "run", "model=most_pop", base=TINY[1:])
     message = command(*TINY, f"run_dir={tmp_path / 'run'}")
-    assert "it holds a run already; give another run_dir" in message  # a closed form
+    assert "it already contains a run; use another run_dir" in message  # a closed form
 
 
 def test_an_error_in_training_is_one_line_too(command, monkeypatch, tmp_path):

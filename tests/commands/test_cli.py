@@ -81,7 +81,7 @@ def test_it_tells_its_version(call):
     [
         ("recomend", "recommend"),
         ("rnu", "run"),
-        ("zzz", "; there are evaluate, explain, export, prepare"),
+        ("zzz", "; the choices are evaluate, explain, export, prepare"),
     ],
 )
 def test_an_unknown_command_is_one_line_with_the_nearest(call, word, nearest):

@@ -186,7 +186,7 @@ def test_the_command_shows_numbers_side_by_side_and_writes_nothing_else(finished
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "error: run: give it a value, as run=..."),
+        ([], "error: run: a value is required; add run=..."),
         (["run=x", "cutofs=[5]"], "error: cutofs: no such setting; did you mean cutoffs?"),
         (["run=x", "split=tset"], "error: split=tset: Input should be 'val' or 'test'"),
     ],

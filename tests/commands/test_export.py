@@ -161,4 +161,4 @@ def test_the_command_reads_its_settings(runs, in_process, tmp_path):
     assert (tmp_path / "vectors" / "export.json").is_file()
     said = in_process(main, f"run={runs('lightgcn')}", "output=more", "index=annoy")
     assert "index=annoy" in said
-    assert in_process(main, "output=more").startswith("error: run: give it a value")
+    assert in_process(main, "output=more").startswith("error: run: a value is required")

@@ -189,7 +189,7 @@ def test_content_that_the_model_has_not_learned_from_is_left_aside(content, tmp_
     np.save(new / "audio_feat.npy", np.ones((7, 3)))
     for name, items in (("more", new), ("same", arrivals)):
         recommend(run=folder, items=str(items), output=str(tmp_path / f"{name}.csv"), k=5)
-    assert "not read, as the model has not learned from them: audio" in caplog.text
+    assert "skipping modalities that were not in the training data: audio" in caplog.text
     assert (tmp_path / "more.csv").read_text() == (tmp_path / "same.csv").read_text()
 
 
@@ -280,7 +280,9 @@ def test_a_model_of_ids_says_that_it_cannot_rank_new_items(finished, content, tm
     with pytest.raises(SettingError) as error:
         recommend(run=finished, items=str(content[1]), output=str(tmp_path / "new.csv"), k=5)
     assert error.value.setting == "items"
-    assert error.value.problem.startswith("LightGCN knows the items of its training only")
+    assert error.value.problem.startswith(
+        "LightGCN cannot score items that were not in the training data"
+    )
 
 
 def test_the_size_of_a_block_changes_nothing(shop, tmp_path):
@@ -393,8 +395,8 @@ def test_ids_that_are_also_row_numbers_are_refused_in_the_column_of_the_data(col
     with pytest.raises(DataError) as error:
         select("users", str(path), names)
     assert error.value.file == str(path)
-    assert error.value.problem.startswith(f"the column {column} can be read as original ids and")
-    assert error.value.hint.startswith("name it user_id (original ids) or user (")
+    assert error.value.problem.startswith(f"the column {column} is ambiguous")
+    assert error.value.hint.startswith("rename it to user_id (original ids) or user (")
     for text, expected in (("3\nann", [0, 3]), ("0\n3", [0, 3]), ("2\n1", None)):
         path.write_text(f"{column}\n{text}\n")
         if expected is None:
@@ -443,7 +445,7 @@ def test_a_text_that_is_both_a_file_and_a_user_is_refused(shop, tmp_path, monkey
     with pytest.raises(SettingError) as error:
         recommend(run=shop, output="r.csv", users="u07")
     assert (error.value.setting, error.value.value) == ("users", "u07")
-    assert error.value.hint == "give users=[u07] for the id, or users=./u07 for the file"
+    assert error.value.hint == "use users=[u07] for the id, or users=./u07 for the file"
     for users, expected in ((["u07"], "u07"), ("./u07", "zoe")):
         lists = recommend(run=shop, output="r.csv", k=1, users=users)
         assert pl.read_csv(lists)["user_id"].to_list() == [expected]
@@ -489,7 +491,9 @@ def test_unknown_items_of_a_table_are_excluded_with_a_warning(shop, tmp_path, ca
     output = str(tmp_path / "r.csv")
     path = recommend(run=shop, output=output, seen="none", exclude=str(tmp_path / "sold.csv"))
     assert "i03" not in {*pl.read_csv(path)["item_id"]}
-    assert "1 of 2 rows name no item of shop and are skipped, the first is gone" in caplog.text
+    assert (
+        "1 of 2 rows have an unknown item of shop and are skipped, for example gone" in caplog.text
+    )
     with pytest.raises(DataError) as error:
         recommend(run=shop, output=output, only=str(tmp_path / "sold.csv"))
     assert (error.value.line, error.value.column, error.value.found) == (3, "item_id", "gone")
@@ -531,9 +535,9 @@ def test_excluded_items_leave_the_order_of_the_others(finished, tmp_path):
         ({"exclude": ["i0x"]}, "exclude", "i0x", "no such item in shop; did you mean i"),
         ({"only": "i99"}, "only", "i99", "no such file or item in shop"),
         ({"only": []}, "only", [], "at least one item"),
-        ({"only": ["i01"], "exclude": ["i01"]}, "exclude", MISSING, "no item is left"),
+        ({"only": ["i01"], "exclude": ["i01"]}, "exclude", MISSING, "no item remains"),
         ({"exclude": "gone.csv"}, "exclude", "gone.csv", "there is no such file"),
-        ({"exclude": "."}, "exclude", ".", "a folder"),
+        ({"exclude": "."}, "exclude", ".", "it is a folder"),
         ({"exclude": "[i01,i02"}, "exclude", "[i01,i02", "a bracket is not closed"),
     ],
 )

@@ -181,7 +181,10 @@ def test_a_run_shorter_than_the_time_between_validations_is_validated_once(go, t
     with caplog.at_level(logging.INFO, logger="mmrec"):
         result = go(tmp_path, "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=9")
     assert result["best_epoch"] == 1
-    assert "validated after the last epoch only: trainer.check_val_every_n_epoch=9" in caplog.text
+    assert (
+        "validating only after the last epoch, because trainer.check_val_every_n_epoch=9"
+        in caplog.text
+    )
 
 
 def test_data_with_cold_items_train_without_callbacks_and_in_the_short_trial(go, tmp_path):
@@ -206,7 +209,7 @@ def test_data_with_cold_items_train_without_callbacks_and_in_the_short_trial(go,
 )
 def test_cold_items_without_patience_are_warned_of(composed, caplog, words, told):
     warn_of_early_peaks(check_config(composed(*words)))
-    assert ("may end a run at an early peak" in caplog.text) == told
+    assert ("may end the run at an early peak" in caplog.text) == told
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ def test_a_run_that_another_process_writes_is_left_alone(go, tmp_path):
     with FileLock(lock).acquire(), pytest.raises(SettingError) as error:
         go(folder)
     assert (error.value.setting, error.value.value) == ("run_dir", folder)
-    assert error.value.problem == "a process is writing this run"
+    assert error.value.problem == "another process is writing to this run folder"
     assert [*folder.iterdir()] == [lock]
     assert go(folder)["status"] == "completed"  # what a dead process leaves holds nobody up
     assert not lock.exists()
@@ -249,7 +252,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_cannot_go_on(go, tmp_path)
     with pytest.raises(SettingError) as error:
         go(tmp_path, "ckpt=last")
     assert (error.value.setting, error.value.value) == ("ckpt", "last")
-    assert error.value.hint.startswith("the run was stopped before its first one")
+    assert error.value.hint.startswith("the run was stopped before its first checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -286,8 +289,8 @@ def test_a_run_on_cold_items_says_what_is_cold_and_what_chance_gives(run_words, 
         run_words(tmp_path / "run", *words, "evaluation.cutoffs=[5,10]", "monitor=val/recall@10")
     items = read_result(tmp_path / "run")["data_card"]["items"]
     assert (
-        f"cold items: {items // 4} for validation, {items // 4} for test; a random ranking of the "
-        f"{items // 2} test candidates has a recall@10 of {20 / items:.3f}"
+        f"cold-start items: {items // 4} for validation, {items // 4} for test; a random ranking "
+        f"of the {items // 2} test candidates has recall@10 {20 / items:.3f}"
     ) in caplog.messages
 
 
@@ -315,7 +318,7 @@ def test_a_model_that_reads_no_content_says_so_of_cold_items(
     with caplog.at_level(logging.WARNING, "mmrec"):
         run_words(tmp_path / "run", *words, *cold, "evaluation.cutoffs=[10]")
     name = words[0].removeprefix("model=")
-    told = f"{name} does not read item content" in caplog.text
+    told = f"{name} does not use item content" in caplog.text
     assert told is warned
 
 
@@ -436,9 +439,9 @@ def test_a_multirun_tells_of_each_job_that_fails(shell, tmp_path):
     words = ("-m", *TINY, "seed=0,1", "evaluation.cutoffs=[20,99]")
     done = shell(*words, cwd=tmp_path, status=1)
     for job in range(2):
-        said = f"#{job} failed: evaluation.cutoffs=[20, 99]: 99 is larger than the catalogue"
+        said = f"#{job} failed: evaluation.cutoffs=[20, 99]: the cutoff 99 exceeds the"
         assert said in done.stdout
-    assert "\nerror: evaluation.cutoffs=[20, 99]: 99 is larger" in done.stderr
+    assert "\nerror: evaluation.cutoffs=[20, 99]: the cutoff 99 exceeds" in done.stderr
 
 
 @pytest.mark.slow

@@ -57,29 +57,29 @@ def test_what_fits_the_signature_passes(node):
     ("node", "setting", "value", "said"),
     [
         ({"dimm": 8}, "dimm", MISSING, "did you mean dim?"),
-        ({"dim": "eight"}, "dim", "eight", "whole number"),
-        ({"dim": 8.5}, "dim", 8.5, "whole number"),
+        ({"dim": "eight"}, "dim", "eight", "integer"),
+        ({"dim": 8.5}, "dim", 8.5, "integer"),
         ({"rate": "fast"}, "rate", "fast", "number"),
         ({"kind": "sofd"}, "kind", "sofd", "'hard' or 'soft'"),
-        ({"cutoffs": [1, "x"]}, "cutoffs", [1, "x"], "whole number"),
-        ({"dim": True}, "dim", True, "a whole number, found true or false"),
-        ({"dim": "8"}, "dim", "8", "a whole number, found text"),
-        ({"dim": 8.0}, "dim", 8.0, "a whole number, found a number"),
-        ({"dim": None}, "dim", None, "whole number"),
+        ({"cutoffs": [1, "x"]}, "cutoffs", [1, "x"], "integer"),
+        ({"dim": True}, "dim", True, "an integer, found true or false"),
+        ({"dim": "8"}, "dim", "8", "an integer, found text"),
+        ({"dim": 8.0}, "dim", 8.0, "an integer, found a number"),
+        ({"dim": None}, "dim", None, "integer"),
         ({"rate": "0.5"}, "rate", "0.5", "a number, found text"),
         ({"rate": False}, "rate", False, "a number, found true or false"),
         ({"rate": float("nan")}, "rate", float("nan"), "finite"),
         ({"rate": float("inf")}, "rate", float("inf"), "finite"),
         ({"share": 1.5}, "share", 1.5, "less than or equal to 1"),
-        ({"cutoffs": [1, True]}, "cutoffs", [1, True], "a whole number"),
+        ({"cutoffs": [1, True]}, "cutoffs", [1, True], "an integer"),
         ({"shares": {"a": 0.5, "b": "1"}}, "shares", {"a": 0.5, "b": "1"}, "a number, found text"),
         ({"part": {"width": 2}}, "part", {"width": 2}, "Part"),
         ({"function": {"x": 2}}, "function", MISSING, "it has no _target_"),
         ({"function": {"_target_": f"{__name__}.Part"}}, "function._partial_", MISSING, "true"),
         ({"_partial_": "yes"}, "_partial_", "yes", "true or false, found text"),
         ({"parts": [{"_target_": f"{__name__}.Part", "w": 1}]}, "parts.0.w", MISSING, "no such"),
-        ({"cutoffs": 5}, "cutoffs", 5, "expected a list, as [a,b]"),
-        ({"cutoffs": "all"}, "cutoffs", "all", "expected a list, as [a,b]"),
+        ({"cutoffs": 5}, "cutoffs", 5, "expected a list, for example [a,b]"),
+        ({"cutoffs": "all"}, "cutoffs", "all", "expected a list, for example [a,b]"),
         ({"shares": {"a": "x"}}, "shares.a", "x", "number"),
         (
             {"part": {"_target_": f"{__name__}.Part", "widht": 2}},
@@ -101,13 +101,13 @@ def test_what_does_not_fit_names_the_setting_as_it_is_typed(node, setting, value
     ("source", "name", "problem"),
     [
         ("class Mine: ...", "one.Mien", "one has no Mien; did you mean Mine?"),
-        ("class Mine: ...", "own.Mine", "there is no module own; install it, or extend PY"),
+        ("class Mine: ...", "own.Mine", "no module own was found; install it, or add it to PY"),
         ("class Mine: ...", "mmrec.modles.BPR", "mmrec has no modles; did you mean models"),
         ("class Mine: ...", "mmrec.models.bprr.BPR", "mmrec.models has no bprr; did you mean bpr"),
-        ("class Mine: ...", "mmrec.models.bpr", "it cannot be called"),
+        ("class Mine: ...", "mmrec.models.bpr", "it is not callable"),
         ("class Mine: ...", "..", "ValueError: "),
         ("class Mine: ...", 5, "AttributeError: "),
-        ("import nowhere", "one.Mine", "there is no module nowhere; install it"),
+        ("import nowhere", "one.Mine", "no module nowhere was found; install it"),
         ("def broken(:", "one.Mine", "SyntaxError: invalid syntax (one.py, line 1)"),
         ("x = y", "one.Mine", "NameError: name 'y' is not defined"),
     ],
@@ -150,7 +150,7 @@ def test_a_node_without_target_is_looked_through():
 
 def test_the_nearest_names_are_offered_or_all_where_none_is_near():
     assert nearest("lightgnc", ["lightgcn", "bpr"]) == "; did you mean lightgcn?"
-    assert nearest("zzz", ["lightgcn", "bpr"]) == "; there are bpr, lightgcn"
+    assert nearest("zzz", ["lightgcn", "bpr"]) == "; the choices are bpr, lightgcn"
     assert nearest("zzz", []) == ""
 
 
@@ -186,8 +186,8 @@ def test_the_configuration_of_a_checkout_is_beside_the_package():
     [
         ("sum_fusoin", "; did you mean sum_fusion?"),
         ("sum", "; did you mean sum_fusion?"),
-        ("_f", "; there are sum_fusion, top_1, top_3"),
-        ("gate", "; there are sum_fusion, top_1, top_3"),
+        ("_f", "; the choices are sum_fusion, top_1, top_3"),
+        ("gate", "; the choices are sum_fusion, top_1, top_3"),
     ],
 )
 def test_the_nearest_are_those_of_like_spelling_or_those_that_hold_the_word(word, said):

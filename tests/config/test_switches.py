@@ -258,7 +258,9 @@ def test_a_run_without_its_folder_is_not_completed(model, step, run_words, tmp_p
 
     monkeypatch.setattr(Recommender, step, remove)
     base = [word for word in TINY if not word.startswith("model.")]
-    with pytest.raises(ResultError, match=r"run/config\.yaml any more: the run folder was removed"):
+    with pytest.raises(
+        ResultError, match=r"run/config\.yaml no longer exists: the run folder was removed"
+    ):
         run_words(tmp_path / "run", *base, f"model={model}")
     if (tmp_path / "run" / "result.json").exists():
         assert read_result(tmp_path / "run")["status"] == "failed"
@@ -306,4 +308,4 @@ def test_what_lightning_refuses_of_several_settings_names_them_all():
     error = setting_error(refused.value, {"max_epochs": 3, **settings})
     assert (error.setting, error.value) == ("trainer", settings)
     assert error.problem == str(refused.value)
-    assert error.hint == "trainer=auto takes what there is"
+    assert error.hint == "use trainer=auto to select available hardware"

@@ -146,7 +146,7 @@ def test_edges_of_busy_nodes_weigh_less():
 
 @pytest.mark.parametrize("keep", [0.0, 0.001, 1.5, -1.0])
 def test_a_draw_that_cannot_be_is_refused(keep):
-    with pytest.raises(ValueError, match=rf"keep is {keep} of 100 edges.*leaves one"):
+    with pytest.raises(ValueError, match=rf"keep must be at most 1.*found {keep} of 100 edges"):
         sample_edges(100, keep)
 
 

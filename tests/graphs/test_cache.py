@@ -118,7 +118,7 @@ def test_a_damaged_entry_is_built_again_and_said(damage, cache, caplog):
     with caplog.at_level(logging.WARNING):
         found = cached("thing", {"a": 1}, ones)
     assert torch.equal(found["x"], ones()["x"])
-    assert f"{entry} cannot be read" in caplog.text
+    assert f"cannot read the cache entry {entry}" in caplog.text
     cached("thing", {"a": 1}, never)
 
 
@@ -128,8 +128,8 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_only(tmp_path, monkeypat
     with caplog.at_level(logging.WARNING):
         found = cached("thing", {"a": 1}, ones)
     assert torch.equal(found["x"], ones()["x"])
-    assert "not kept" in caplog.text
-    assert "set MMREC_CACHE to a folder that can be written" in caplog.text
+    assert "not cached" in caplog.text
+    assert "set MMREC_CACHE to a writable folder" in caplog.text
     assert str(tmp_path / "file" / "below" / "thing") in caplog.text
 
 
@@ -142,7 +142,7 @@ def test_a_failed_write_leaves_nothing_behind(cache, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert torch.equal(cached("thing", {"a": 1}, ones)["x"], ones()["x"])
     assert "No space left on device" in caplog.text
-    assert "cannot write 0.0 MB" in caplog.text
+    assert "(0.0 MB: " in caplog.text
     assert [path.suffix for path in cache.rglob("*") if path.is_file()] in ([], [".lock"])
 
 
@@ -154,7 +154,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(cache, monkeypatch, c
     monkeypatch.setattr(torch, "save", lambda *_: pytest.fail("written"))
     with caplog.at_level(logging.WARNING):
         assert torch.equal(cached("thing", {"a": 1}, ones)["x"], ones()["x"])
-    assert f"{cache / 'thing'}: cannot write 0.0 MB (No space left on device, " in caplog.text
+    assert f"{cache / 'thing'} (0.0 MB: No space left on device, " in caplog.text
     assert [path.suffix for path in cache.rglob("*") if path.is_file()] in ([], [".lock"])
 
 

@@ -68,7 +68,7 @@ def test_a_k_that_no_modality_can_serve_is_refused():
     with pytest.raises(SettingError) as error:
         content_similarity({"one": content(0, 4)}, 8)
     assert (error.value.setting, error.value.value) == ("model.k", 8)
-    assert error.value.problem == "only 8 items have one"
+    assert error.value.problem == "only 8 items have modality one"
 
 
 def test_a_weighted_graph_is_directed_and_averages_the_nearest_items_of_each_modality():

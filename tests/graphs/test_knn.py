@@ -117,7 +117,7 @@ def test_memory_mapped_features_are_read(tmp_path):
 
 @pytest.mark.parametrize(("k", "self_loops", "most"), [(3, False, 2), (0, False, 2), (4, True, 3)])
 def test_more_neighbours_than_items_are_refused(k, self_loops, most):
-    message = f"k is {k}, but 3 of 4 items have content; choose k from 1 to {most}"
+    message = f"k={k} neighbours are not possible: 3 of 4 items .* k must be from 1 to {most}"
     with pytest.raises(ValueError, match=message):
         knn_graph(torch.eye(4), k, present=torch.arange(4) > 0, self_loops=self_loops)
 
@@ -194,9 +194,9 @@ def test_the_symmetric_normalisation_is_gcn_norm_and_symmetric():
 
 
 def test_unknown_options_are_refused():
-    with pytest.raises(ValueError, match="weights is cosine; choose similarity or binary"):
+    with pytest.raises(ValueError, match="weights must be similarity or binary, found cosine"):
         dense(weights="cosine", normalize="none", symmetrize=False)
-    with pytest.raises(ValueError, match="normalize is both; choose symmetric, row or none"):
+    with pytest.raises(ValueError, match="normalize must be symmetric, row or none, found both"):
         dense(weights="binary", normalize="both", symmetrize=False)
 
 

@@ -68,7 +68,7 @@ def test_ease_refuses_a_catalogue_whose_matrix_would_not_fit(small_corpus, monke
     with pytest.raises(SettingError) as error:
         EASE(small_corpus())
     assert (error.value.setting, error.value.value) == ("model", "ease")
-    assert error.value.problem.endswith("dense 9 x 9 matrix, more than 8 x 8")
+    assert error.value.problem.endswith("found 9 items, the limit is 8")
 
 
 def test_item_knn_is_a_sum_over_the_history(small_corpus):
@@ -93,7 +93,7 @@ def test_neighbours_that_no_modality_has_are_named(checkerboard):
     with pytest.raises(SettingError) as error:
         ItemKNN(checkerboard(missing=8), k=88)
     assert (error.value.setting, error.value.value) == ("model.k", 88)
-    assert error.value.problem == "only 88 items have visual"
+    assert error.value.problem == "only 88 items have modality visual"
 
 
 def test_most_pop_counts(small_corpus):

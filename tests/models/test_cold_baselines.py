@@ -135,7 +135,7 @@ def test_dropoutnet_refuses_factors_of_another_width(corpus):
     with pytest.raises(SettingError) as error:
         DropoutNet(corpus, dim=5, teacher=teacher)
     assert (error.value.setting, error.value.value) == ("model.dim", 5)
-    assert error.value.problem.endswith("6 wide")
+    assert error.value.problem.endswith("size 6")
 
 
 def test_factors_that_overflow_name_their_settings(corpus):

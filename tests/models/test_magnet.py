@@ -354,7 +354,7 @@ def test_more_experts_than_there_are_cannot_be_kept(corpus):
     with pytest.raises(TooFewExperts) as error:
         model.route_by(Constant(top_k=3))
     assert (error.value.setting, error.value.value) == ("router_schedule.top_k", 3)
-    assert error.value.problem == "the model has 1 expert in all (one)"
+    assert error.value.problem == "the model has 1 expert in total (one)"
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -415,7 +415,9 @@ def test_features_that_are_all_alike_still_rank(corpus):
 
 
 def test_features_that_are_all_zero_are_no_content(corpus):
-    with pytest.raises(ValueError, match=r"k is 10, but 0 of 40 items have content"):
+    with pytest.raises(
+        ValueError, match=r"k=10 neighbours are not possible: 0 of 40 items have content"
+    ):
         MAGNET(featured(corpus, torch.zeros))
 
 
@@ -452,11 +454,11 @@ def test_a_run_that_is_killed_and_continued_triggers_at_the_same_epoch(data, tra
 def test_a_run_that_ends_in_its_first_stage_says_so(data, trained, caplog):
     with caplog.at_level(logging.INFO):
         trained(made(data.corpus, EntropyTriggered(**SCHEDULE)).train(), data, 2)
-        said = "router: ended in stage 1; the second waits for epoch 3 (router_schedule.earliest)"
+        said = "ended in stage 1; stage 2 waits for epoch 3 (router_schedule.earliest)"
         assert said in caplog.text
         caplog.clear()
         trained(made(data.corpus, EntropyTriggered(**SCHEDULE)).train(), data, 5)
-    assert "router: stage 2 from epoch 3 on" in caplog.text
+    assert "router: stage 2 starts at epoch 3" in caplog.text
     assert "ended in stage 1" not in caplog.text
 
 

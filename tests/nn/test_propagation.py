@@ -74,7 +74,7 @@ def test_the_graph_is_no_part_of_a_checkpoint():
 
 
 def test_fewer_than_no_steps_are_refused():
-    with pytest.raises(ValueError, match="layers is -1; give 0 or more"):
+    with pytest.raises(ValueError, match="layers must be at least 0, found -1"):
         Propagation(symmetric(0)[1], -1)
 
 
@@ -121,5 +121,5 @@ def test_a_graph_of_low_rank_propagates_as_its_dense_matrix(layers):
 
 
 def test_a_negative_number_of_layers_is_refused_for_low_rank():
-    with pytest.raises(ValueError, match="layers is -1"):
+    with pytest.raises(ValueError, match="layers must be at least 0, found -1"):
         LowRankPropagation(torch.ones(2, 1), torch.ones(3, 1), -1)

@@ -80,12 +80,12 @@ def test_without_a_compiler_or_headers_there_is_no_fused_pass(monkeypatch):
     with pytest.raises(SettingError) as error:
         fused_ranking()
     assert (error.value.setting, error.value.value) == ("model.fused", True)
-    assert "there is no nowhere/g++" in error.value.problem
+    assert "found no nowhere/g++" in error.value.problem
     monkeypatch.setenv("CXX", sys.executable)  # some program that there is
     monkeypatch.setattr("sysconfig.get_path", lambda _: "nowhere/include")
     with pytest.raises(SettingError) as error:
         fused_ranking()
-    assert error.value.problem.endswith("there is no nowhere/include/Python.h")
+    assert error.value.problem.endswith("found no nowhere/include/Python.h")
 
 
 def test_a_router_that_sees_nothing_has_equal_gates_and_nothing_to_learn():

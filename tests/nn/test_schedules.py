@@ -53,7 +53,7 @@ def test_a_schedule_says_what_its_second_stage_waits_for():
     assert schedule.waits_for == "epoch 2 (router_schedule.earliest)"
     told(schedule, [0.9, 0.95])
     assert schedule.waits_for == (
-        "the entropy of the gates to rest (router_schedule.threshold, tolerance)"
+        "a settled entropy of the gates (router_schedule.threshold and tolerance)"
     )
     told(schedule, [0.95])
     assert schedule.waits_for is None

@@ -113,7 +113,7 @@ def test_what_is_no_completed_run_is_listed_with_its_reason(write_run, tmp_path,
     assert reasons["failed"] == "failed: the loss is not finite"
     assert reasons["pruned"] == "pruned"
     assert reasons["running"] == "no result: it is running, or was killed"
-    assert "cut short" in reasons["cut"]
+    assert "truncated" in reasons["cut"]
     assert reasons["no_config"] == "there is no config.yaml"
     assert reasons["no_users"] == "there is no per_user.parquet"
     assert reasons["bad_users"].startswith("per_user.parquet cannot be read")

@@ -274,7 +274,7 @@ def test_a_folder_may_have_brackets_in_its_name(typed, folder, command, write_ru
         (("storages=[journal:///no/s.log]",), "storages: there is no "),
         (("baseline=bqr",), "baseline=bqr: no run of it; did you mean bpr"),
         (("resamples=0",), "resamples=0: expected 1 or more"),
-        (("resamples=many",), "resamples=many: expected a whole number"),
+        (("resamples=many",), "resamples=many: expected an integer"),
         (("colour=red",), "colour: no such setting"),
     ],
 )

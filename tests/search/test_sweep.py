@@ -194,8 +194,8 @@ def test_settings_that_were_tried_are_not_run_again(search):
         (("sweep.storage=sqlite:///:memory:",), ("other processes cannot see it",)),
         (("sweep/pruner=median", "sweep.objective=[val/recall@20,seconds]"), ("cannot prune",)),
         (("model.dimm=choice(1,2)",), ("model.dimm: no such setting", "model.dim")),
-        (("model.dim=choice(8,x)",), ("model.dim=x: expected a whole number",)),
-        (("model.dim=interval(1,9)",), ("model.dim=1.0: expected a whole number",)),
+        (("model.dim=choice(8,x)",), ("model.dim=x: expected an integer",)),
+        (("model.dim=interval(1,9)",), ("model.dim=1.0: expected an integer",)),
         (("model.dim=interval(9,1)",), ("model.dim=interval(9,1): the interval is reversed",)),
         (("data=choice(planted,plantet)",), ("there is no conf/data/plantet.yaml", "planted")),
     ],
@@ -264,7 +264,7 @@ def test_a_setting_that_was_taken_away_is_told_of_in_the_file(search, tmp_path):
 
 def test_a_search_without_m_says_so(in_process):
     said = in_process(mmrec.commands.run.main, "sweep=bpr", "run_dir=never")
-    assert "sweep: it needs a multirun; add -m" in said
+    assert "sweep: it requires a multirun; add -m" in said
 
 
 def test_a_search_file_that_sets_more_than_a_search_is_refused(search, tmp_path):

@@ -191,7 +191,9 @@ def test_a_run_whose_folder_is_removed_stops(watched, tmp_path):
     watched.checkpoints.on_train_start(watched.trainer, None)
     watched.epoch(0.25)
     (tmp_path / "config.yaml").unlink()
-    with pytest.raises(ResultError, match=r"config\.yaml any more: the run folder was removed"):
+    with pytest.raises(
+        ResultError, match=r"config\.yaml no longer exists: the run folder was removed"
+    ):
         watched.epoch(0.5)
 
 
@@ -222,7 +224,9 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_former_one(error, tmp_path,
     path, writer = tmp_path / "last.ckpt", AtomicCheckpointIO()
     writer.save_checkpoint({"epoch": 1}, path)
     monkeypatch.setattr(torch, "save", half_written(error))
-    with pytest.raises(OSError, match=r"cannot write the checkpoint .*last\.ckpt: .*unharmed"):
+    with pytest.raises(
+        OSError, match=r"cannot write the checkpoint .*last\.ckpt: .*previous one is kept"
+    ):
         writer.save_checkpoint({"epoch": 2}, path)
     assert writer.load_checkpoint(path) == {"epoch": 1}
     assert list(tmp_path.iterdir()) == [path]
@@ -235,13 +239,13 @@ def test_a_full_disk_is_called_one(numbers, tmp_path, monkeypatch):
         "mmrec.training.callbacks.replace_file", lambda _: nullcontext(Path("/dev/full"))
     )
     path = tmp_path / "checkpoints" / "last.ckpt"
-    with pytest.raises(OSError, match=r"^No space left on .*checkpoints for .*none before it"):
+    with pytest.raises(OSError, match=r"^No space left on .*checkpoints for .*no previous one"):
         AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(numbers)}, path)
 
 
 def test_a_first_checkpoint_that_fails_leaves_none(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", half_written(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match=r"^No space left on .*; there is none before it"):
+    with pytest.raises(OSError, match=r"^No space left on .*; there is no previous one"):
         AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
     assert list(tmp_path.iterdir()) == []
 
@@ -257,7 +261,7 @@ def test_a_folder_may_have_any_name(name, tmp_path):
 def test_what_is_no_checkpoint_is_named(content, tmp_path):
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
-    with pytest.raises(ResultError, match=r"last\.ckpt is cut short or no checkpoint: \S"):
+    with pytest.raises(ResultError, match=r"last\.ckpt is truncated or not a checkpoint: \S"):
         AtomicCheckpointIO().load_checkpoint(path)
 
 
@@ -267,14 +271,14 @@ def test_every_length_of_a_checkpoint_but_the_whole_is_refused(tmp_path):
     whole = path.read_bytes()
     for length in range(0, len(whole), 97):
         path.write_bytes(whole[:length])
-        with pytest.raises(ResultError, match="cut short"):
+        with pytest.raises(ResultError, match="truncated"):
             reader.load_checkpoint(path)
 
 
 def test_a_checkpoint_that_would_execute_something_is_refused(tmp_path):
     path = tmp_path / "last.ckpt"
     torch.save({"weight": pytest.approx}, path)
-    with pytest.raises(ResultError, match=r"last\.ckpt is cut short or no checkpoint"):
+    with pytest.raises(ResultError, match=r"last\.ckpt is truncated or not a checkpoint"):
         AtomicCheckpointIO().load_checkpoint(path)
 
 

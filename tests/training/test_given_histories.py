@@ -125,8 +125,8 @@ def test_ids_that_are_also_row_numbers_are_never_guessed(opened, corpus, tmp_pat
     unclear = write(tmp_path / "unclear.csv", "user,item,timestamp\na,7,1\na,0,2\n")
     with pytest.raises(DataError) as error:
         read_histories(run, unclear)
-    assert "original ids and as row numbers, for example 7" in error.value.problem
-    assert error.value.hint == "give original ids, and name it item_id"
+    assert "original ids and also row numbers, for example 7" in error.value.problem
+    assert error.value.hint == "use original ids, and rename the column to item_id"
     clear = write(tmp_path / "clear.csv", unclear.read_text().replace("item", "item_id"))
     assert items_of(read_histories(run, clear)) == {"a": [6]}
 
@@ -137,9 +137,11 @@ def test_unknown_items_are_named_skipped_and_counted(opened, named, tmp_path, ca
     given = read_histories(opened(SASRec, named), write(tmp_path / "h.csv", text))
     assert items_of(given) == {"ann": [1]}
     first, second = caplog.messages
-    assert "h.csv: 15 of 16 rows name no item of checkerboard and are skipped" in first
+    assert "h.csv: 15 of 16 rows have unknown items of checkerboard and are skipped" in first
     assert "zz, x0, x1, x2, x3, ..." in first
-    assert "1 of 2 users have no item that SASRec reads, and get no list: bob" in second
+    assert (
+        "1 of 2 users have no item that SASRec can use, and get no recommendations: bob" in second
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,11 +152,11 @@ def test_unknown_items_are_named_skipped_and_counted(opened, named, tmp_path, ca
         ("user,item,timestamp\n,b1,1\n", "line", 2),
         ("user,item,timestamp\nann,b1,\n", "column", "timestamp"),
         ("user,item,position\nann,b1,x\n", "column", "position"),
-        ("user,item,timestamp\n", "problem", "no interaction below the header"),
+        ("user,item,timestamp\n", "problem", "the table has no rows"),
         ("user,timestamp\nann,1\n", "expected", "a column item_id"),
         ("item,timestamp\nb1,1\n", "expected", "a column user_id"),
         ("user,item\nann,b1\n", "expected", "a column timestamp or position"),
-        ("user,item,Date\nann,b1,3\n", "hint", "rename Date to timestamp if that is it"),
+        ("user,item,Date\nann,b1,3\n", "hint", "if it is Date, rename it to timestamp"),
     ],
 )
 def test_a_table_that_is_wrong_is_refused(opened, named, tmp_path, text, field, value):
@@ -173,7 +175,7 @@ def test_a_model_of_times_needs_what_the_data_have(opened, corpus, tmp_path):
         assert read_histories(run, both).read.time.tolist() == [50, 100]
         with pytest.raises(DataError) as error:
             read_histories(run, position)
-        assert error.value.problem == f"{kind.__name__} reads the time of each item"
+        assert error.value.problem == f"{kind.__name__} requires the time of each item"
         assert error.value.expected == "a column timestamp"
         ordinal = replace(run.corpus, clock=False)
         run = opened(kind, ordinal, **settings)
@@ -193,14 +195,17 @@ def test_cold_items_are_read_by_models_of_content_only(opened, corpus, tmp_path,
     given = read_histories(opened(SASRec, split), path)
     assert items_of(given) == {"a": [3]}
     assert given.seen.item.tolist() == [1, 3]
-    assert "2 rows name cold items" in caplog.text
-    assert "1 of 2 users have no item that SASRec reads, and get no list: b" in caplog.text
+    assert "2 rows have cold-start items" in caplog.text
+    assert (
+        "1 of 2 users have no item that SASRec can use, and get no recommendations: b"
+        in caplog.text
+    )
     with pytest.raises(DataError) as error:
         read_histories(opened(SASRec, split), write(path, "user,item,timestamp\na,1,1\n"))
-    assert error.value.problem.startswith("all items are cold")
+    assert error.value.problem.startswith("all items are cold-start items")
     with pytest.raises(SettingError) as error:
         opened(SASRec, split).recommend_sequences([[3], [1, 2]])
-    assert error.value.problem.startswith("sequence 1 has only cold items")
+    assert error.value.problem.startswith("sequence 1 has only cold-start items")
 
 
 def test_a_model_that_reads_no_histories_names_those_that_do(opened, corpus, recommend):
@@ -209,13 +214,13 @@ def test_a_model_that_reads_no_histories_names_those_that_do(opened, corpus, rec
     with pytest.raises(SettingError) as error:
         recommend(run, rows)
     assert error.value.setting == "history"
-    assert error.value.problem.startswith("LightGCN reads no histories")
+    assert error.value.problem.startswith("LightGCN does not use histories")
     listed = error.value.hint.partition("(")[2].rstrip(")").split(", ")
     assert {"cammsr", "gru4rec", "hm4sr", "sasrec", "sasrecf", "unisrec"} <= {*listed}
     assert all((conf_dir() / "model" / f"{name}.yaml").is_file() for name in listed)
     with pytest.raises(SettingError) as error:
         run.recommend_sequences([[1]])
-    assert error.value.hint.startswith("give a run of a model that reads them")
+    assert error.value.hint.startswith("use a run of a sequential model")
 
 
 def test_a_list_depends_on_nothing_but_its_history(opened, corpus, recommend):
@@ -289,13 +294,13 @@ def test_sequences_are_rows_or_original_ids(opened, named):
             "sequences",
             "no such items in checkerboard: 96, -1, zzz",
         ),
-        ([[1], []], {}, "sequences", "sequence 1 has no item"),
+        ([[1], []], {}, "sequences", "sequence 1 is empty"),
         ([], {}, "sequences", "at least one sequence"),
         ([[1]], {"k": 0}, "k", "1 or more"),
         ([[1]], {"block": 0}, "block", "1 or more"),
         ([[1]], {"seen": "some"}, "recommend.seen", "one of train"),
-        ([[1, 2]], {"times": [[3]]}, "times", "a list for each sequence, with a time for each"),
-        ([[1], [1, 2]], {"times": [[1], [3, 2]]}, "times", "sequence 1 is not in order of time"),
+        ([[1, 2]], {"times": [[3]]}, "times", "one list for each sequence, with a time for each"),
+        ([[1], [1, 2]], {"times": [[1], [3, 2]]}, "times", "sequence 1 is not sorted by time"),
     ],
 )
 def test_sequences_that_are_wrong_are_refused(opened, named, sequences, settings, setting, said):
@@ -310,7 +315,7 @@ def test_times_of_sequences_are_those_of_a_table(opened, corpus, recommend):
     with pytest.raises(SettingError) as error:
         run.recommend_sequences([[1, 2]])
     assert error.value.setting == "times"
-    assert error.value.problem == "HM4SR reads the time of each item"
+    assert error.value.problem == "HM4SR requires the time of each item"
     assert "seconds since 1970" in error.value.expected
     rows = {"user": ["a", "a"], "item": [1, 2], "timestamp": [2, 5]}
     by_table = recommend(run, rows, k=10)

@@ -165,4 +165,4 @@ def test_a_model_in_closed_form_has_no_learning_rate(composed):
     with pytest.raises(SettingError) as error:
         build(check_config(composed(*words, "model=ease", "lr_schedule=cosine")))
     assert error.value.setting == "lr_schedule"
-    assert error.value.problem.startswith("EASE is solved in closed form")
+    assert error.value.problem.startswith("EASE has a closed-form solution")

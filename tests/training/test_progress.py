@@ -256,8 +256,8 @@ def test_the_card_says_what_is_trained_on_what(checkerboard, described):
     assert (found["users"], found["items"]) == (["102"], ["96"])
     assert found["interactions"] == ["816 train, 204 validation, 204 test"]
     assert found["modalities"] == [
-        "visual: 8 wide, 91.6 % of items",
-        "textual: 9 wide, 91.6 % of items",
+        "visual: 8 features, 91.6 % of items",
+        "textual: 9 features, 91.6 % of items",
     ]
     assert found["model"] == ["bpr, mmrec.models.bpr.BPR"]
     assert found["parameters"] == ["792"]
@@ -271,7 +271,7 @@ def test_the_card_says_what_is_trained_on_what(checkerboard, described):
 
 def test_the_card_says_what_is_ranked(checkerboard, described):
     corpus = checkerboard()
-    expected = "all items are ranked without the user's train items, cutoffs 5, 10, 20, 50"
+    expected = "all items are ranked, except the user's training items, cutoffs 5, 10, 20, 50"
     assert described(BPR(corpus, dim=4), corpus)["evaluation"] == [expected]
     model = BPR(corpus, dim=4)
     model.evaluation = Evaluation(seen="none", cutoffs=(3,))
@@ -281,7 +281,7 @@ def test_the_card_says_what_is_ranked(checkerboard, described):
     assert found.startswith("the cold-start items are ranked")
     model = SASRec(corpus, dim=8, heads=1, layers=1, max_length=5)
     (found,) = described(model, corpus)["evaluation"]
-    assert found.endswith("test histories of train and validation")
+    assert found.endswith("test histories from train and validation")
 
 
 def test_the_card_names_content_that_was_replaced(checkerboard, described):
@@ -293,7 +293,7 @@ def test_the_card_names_content_that_was_replaced(checkerboard, described):
     found = described(BPR(corpus, dim=4), corpus, *words)["modalities"]
     assert found[1].endswith("50 % of these replaced by rows of other items")
     (found,) = described(BPR(corpus, dim=4), corpus, "+data.corrupt.categories=0.1")["categories"]
-    assert found == "10 % of the labelled items have those of others"
+    assert found == "10 % of labelled items have those of other items"
     assert "categories" not in described(BPR(corpus, dim=4), corpus)
 
 
@@ -313,10 +313,10 @@ def test_full_coverage_is_said_only_of_all_items(checkerboard, described):
 def test_a_model_in_closed_form_has_no_parameters_and_its_true_size(checkerboard, described):
     corpus = checkerboard()
     found = described(EASE(corpus), corpus)
-    assert found["parameters"] == ["0 (closed form: nothing is trained)"]
+    assert found["parameters"] == ["0 (closed form, not trained)"]
     history = len(corpus.train) + corpus.n_users + 1
     assert found["buffers"][0].startswith(f"{corpus.n_items**2 + history:,} values")
-    assert "nothing is trained" in found["selection"][0]
+    assert "not trained" in found["selection"][0]
 
 
 def test_the_size_of_a_sparse_buffer_is_its_non_zeros(checkerboard):
@@ -353,4 +353,4 @@ def test_the_card_of_cold_items_counts_the_test_of_warm_ones(run_words, tmp_path
     config = OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"))
     corpus = build(config)[0].corpus
     assert f"{len(corpus.warm):,} test of warm items" in found["interactions"][0]
-    assert any("most_pop does not read item content" in message for message in caplog.messages)
+    assert any("most_pop does not use item content" in message for message in caplog.messages)

@@ -69,24 +69,24 @@ def test_a_result_cut_short_anywhere_is_refused(result, tmp_path):
     for length in range(0, len(text) - 2, 7):
         path.write_text(text[:length])
         with pytest.raises(
-            ResultError, match=r"result\.json is cut short or no JSON.*run it again"
+            ResultError, match=r"result\.json is truncated or not JSON.*run it again"
         ):
             read_result(tmp_path)
 
 
 def test_a_run_that_has_not_ended_is_told_from_no_run(tmp_path):
-    with pytest.raises(ResultError, match=r"there is no .*config\.yaml; give the folder of a run"):
+    with pytest.raises(ResultError, match=r"is not a run folder: it has no config\.yaml"):
         locate_run(tmp_path)
     (tmp_path / "config.yaml").touch()
     assert locate_run(str(tmp_path)) == (tmp_path, tmp_path / "checkpoints/best.ckpt")
-    with pytest.raises(ResultError, match=r"has not ended its first epoch, or was killed in it"):
+    with pytest.raises(ResultError, match=r"has not finished its first epoch, or was killed in it"):
         read_result(tmp_path)
     last = tmp_path / "checkpoints/last.ckpt"
     last.parent.mkdir()
     last.touch()
     assert locate_run(last) == (tmp_path, last)
     with pytest.raises(
-        ResultError, match=r"has not ended: wait for it, or continue it: .*ckpt=last"
+        ResultError, match=r"has not finished; wait for it, or resume it with .*ckpt=last"
     ):
         read_result(tmp_path)
     words = ["model=bpr", "seed=1", "run_dir=elsewhere", "logger.name=${seed}"]
@@ -97,7 +97,7 @@ def test_a_run_that_has_not_ended_is_told_from_no_run(tmp_path):
 
 
 def test_a_folder_without_a_result_is_no_run(tmp_path):
-    with pytest.raises(ResultError, match=r"holds no result\.json; give the folder of a run"):
+    with pytest.raises(ResultError, match=r"has no result\.json; expected a run folder"):
         read_result(tmp_path)
 
 
@@ -109,7 +109,7 @@ def test_a_folder_without_a_result_is_no_run(tmp_path):
         ("metrics", {"val/recall@20": "high"}, "metrics.val/recall@20: 'high'"),
         ("monitor", "test/recall@20", "monitor: 'test/recall@20'"),
         ("epochs", -1, "epochs: -1"),
-        ("accuracy", 1.0, "the whole: .*'accuracy' was unexpected"),
+        ("accuracy", 1.0, "top level: .*'accuracy' was unexpected"),
     ],
 )
 def test_a_result_that_is_none_is_neither_written_nor_read(key, value, place, result, tmp_path):
@@ -231,11 +231,11 @@ def test_the_table_shows_cold_warm_and_all_items():
         ('{"peak_rss_mib": NaN}', "NaN is not a finite number"),
         ('{"peak_rss_mib": -Infinity}', "-Infinity is not a finite number"),
         ('{"peak_rss_mib": 1e999}', "1e999 is not a finite number"),
-        ('{"parameters": ' + "9" * 5000 + "}", "too large a number"),
+        ('{"parameters": ' + "9" * 5000 + "}", "is too large"),
         (" " * (2**24 + 1), "larger than 16 MiB"),
-        ("\xff", "cut short or no JSON|is not"),
-        ('"' + "x" * 5000 + "\x1b[31m", "cut short or no JSON"),
-        ('"' + "x" * 5000 + '"', "the whole"),
+        ("\xff", "truncated or not JSON|is not"),
+        ('"' + "x" * 5000 + "\x1b[31m", "truncated or not JSON"),
+        ('"' + "x" * 5000 + '"', "top level"),
     ],
 )
 def test_a_hostile_result_is_one_short_line(text, said, tmp_path):

@@ -310,13 +310,13 @@ def test_a_full_disk_costs_the_new_checkpoint_and_not_the_old(whole, go, small_d
     result = read_result(tmp_path)
     assert result["status"] == "failed"
     assert str(tmp_path / "checkpoints") in result["error"]
-    assert "unharmed" in result["error"]
+    assert "the previous one is kept" in result["error"]
     go(tmp_path, "ckpt=last")
     assert summary(tmp_path) == whole
 
 
 def test_a_disk_that_is_full_from_the_start_says_so(go, small_disk, tmp_path):
-    with small_disk(4096), pytest.raises(OSError, match=r"cannot write .*there is none before it"):
+    with small_disk(4096), pytest.raises(OSError, match=r"cannot write .*there is no previous one"):
         go(tmp_path)
     assert not list(tmp_path.rglob("*.part"))
 
@@ -326,7 +326,7 @@ def test_a_checkpoint_cut_short_is_refused_by_name(name, go, tmp_path):
     go(tmp_path / "run", "trainer.max_epochs=1")
     path = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(ResultError, match=rf"{name}\.ckpt is cut short or no checkpoint"):
+    with pytest.raises(ResultError, match=rf"{name}\.ckpt is truncated or not a checkpoint"):
         go(tmp_path / "run", "trainer.max_epochs=1", "ckpt=last")
 
 
@@ -336,7 +336,7 @@ def test_weights_alone_are_no_run_to_go_on_from(go, tmp_path):
     with pytest.raises(SettingError) as error:
         go(tmp_path / "new", f"ckpt={best}")
     assert (error.value.setting, error.value.value) == ("ckpt", best)
-    assert error.value.problem == "it holds weights only"
+    assert error.value.problem == "it contains only weights"
     assert not (tmp_path / "new").exists()
 
 
@@ -380,7 +380,7 @@ def test_a_run_goes_on_with_its_own_settings_or_not_at_all(
     with pytest.raises(SettingError) as error:
         go(tmp_path, word, "ckpt=last", "trainer.max_epochs=2")
     assert (error.value.setting, error.value.value) == (setting, value)
-    assert error.value.problem == f"the run to continue has {before}, and keeps it"
+    assert error.value.problem == f"the run to resume has {before}"
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
@@ -402,7 +402,7 @@ def test_a_checkpoint_without_its_settings_is_refused(go, tmp_path):
     with pytest.raises(SettingError) as error:
         go(tmp_path, "ckpt=last")
     assert error.value.setting == "ckpt"
-    assert error.value.problem == f"there is no {tmp_path / 'config.yaml'}"
+    assert error.value.problem == f"{tmp_path / 'config.yaml'} does not exist"
 
 
 def test_a_run_without_a_checkpoint_is_to_be_deleted(go, tmp_path):
@@ -411,7 +411,7 @@ def test_a_run_without_a_checkpoint_is_to_be_deleted(go, tmp_path):
     with pytest.raises(SettingError) as error:
         go(tmp_path)
     assert (error.value.setting, error.value.value) == ("run_dir", tmp_path)
-    assert "it has no checkpoint" in error.value.hint
+    assert "that run has no checkpoint" in error.value.hint
 
 
 def test_a_run_is_never_overwritten(go, tmp_path):
@@ -420,7 +420,7 @@ def test_a_run_is_never_overwritten(go, tmp_path):
     with pytest.raises(SettingError) as error:
         go(tmp_path)
     assert (error.value.setting, error.value.value) == ("run_dir", tmp_path)
-    assert error.value.problem == "it holds a run already"
+    assert error.value.problem == "it already contains a run"
     assert error.value.hint.endswith(" ckpt=last")
     assert (tmp_path / "result.json").read_bytes() == before
 

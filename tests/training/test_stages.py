@@ -132,7 +132,7 @@ def test_runs_share_a_teacher_unless_its_settings_differ(whole, copied, go, capl
     run = copied(whole)
     with caplog.at_level("INFO"):
         go(run.with_name("another"), "seed=1", "model.dropout=0.3", "optimizer.lr=0.01")
-    assert "upstream: reused" in caplog.text
+    assert "upstream: reusing" in caplog.text
     assert len(teachers(run.parent)) == 1
     go(run.with_name("third"), "model.alpha=5")
     assert len(teachers(run.parent)) == 2
@@ -258,10 +258,10 @@ def never_trained(teacher):
     ("spoil", "reason"),
     [
         (fail, "it failed: no memory"),
-        (other_data, "it has other data or other code"),
-        (cut_short, "is cut short"),
-        (cut_best, "there is no whole checkpoints/best.ckpt"),
-        (changed_best, "there is no whole checkpoints/best.ckpt"),
+        (other_data, "it has different data or code"),
+        (cut_short, "is truncated"),
+        (cut_best, "checkpoints/best.ckpt is missing or damaged"),
+        (changed_best, "checkpoints/best.ckpt is missing or damaged"),
         (never_trained, "is not usable"),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_teacher_that_cannot_be_used_is_trained_again(spoil, reason, taught, c
     spoil(teacher)
     go(run.with_name("another"), *TRAINED)
     assert reason in caplog.text
-    assert "is trained again" in caplog.text
+    assert "training it again" in caplog.text
     assert teachers(run.parent) == [teacher]
     assert numbers(run.with_name("another")) == numbers(taught)
 
@@ -284,7 +284,7 @@ def test_other_code_or_data_need_another_teacher(change, taught, copied, go, cap
     with caplog.at_level("INFO"):
         go(run.with_name("another"), *TRAINED, *words)
     assert "upstream: training" in caplog.text
-    assert ("has other data or other code" in caplog.text) is (change == "code")
+    assert ("has different data or code" in caplog.text) is (change == "code")
     assert len(teachers(run.parent)) == 2
 
 
@@ -325,7 +325,7 @@ def test_an_interrupted_teacher_interrupts_its_student(go, tmp_path, monkeypatch
         patch.setattr(Recommender, "training_step", interrupt)
         with pytest.raises(KeyboardInterrupt):
             go(tmp_path / "run", *TRAINED)
-    assert "the same command again resumes it" in caplog.text
+    assert "repeat the command to resume it" in caplog.text
     assert not (tmp_path / "run").exists()
 
 

@@ -205,7 +205,7 @@ def test_a_tracker_that_fails_costs_a_warning(fails, run_words, tmp_path, monkey
     assert (tmp_path / "run/metrics.csv").exists()
     warnings = [m for m in caplog.messages if "WandB failed" in m]
     assert warnings == [
-        "WandB failed (the server is gone) and gets nothing more; the run goes on, its files are "
+        "WandB failed (the server is gone) and is disabled; the run continues, and its files are "
         "complete"
     ]
     assert wandb.run is None  # the next run begins one of its own
@@ -215,7 +215,11 @@ def test_without_credentials_it_says_what_to_do(run_words, tmp_path):
     with pytest.raises(InstantiationException) as raised:
         run_words(tmp_path / "run", *SMALL, "logger=wandb")
     error = raised.value.__cause__
-    assert (error.setting, error.value, error.problem) == ("logger", "wandb", "no credentials")
+    assert (error.setting, error.value, error.problem) == (
+        "logger",
+        "wandb",
+        "no credentials were found",
+    )
     assert error.hint.startswith("run `wandb login`, set WANDB_API_KEY")
     assert not (tmp_path / "run").exists()
 
@@ -224,7 +228,7 @@ def test_without_credentials_it_goes_offline_only_if_told_so(run_words, tmp_path
     words = ("logger=wandb", "logger.wandb.offline_without_login=true")
     run_words(tmp_path / "run", *SMALL, *words)
     assert any((tmp_path / "run").glob("wandb/offline-run-*"))
-    assert "no W&B credentials: offline" in caplog.text
+    assert "W&B is offline (no credentials)" in caplog.text
 
 
 def test_a_server_out_of_reach_costs_a_warning(run_words, monkeypatch, tmp_path, caplog):
@@ -234,7 +238,9 @@ def test_a_server_out_of_reach_costs_a_warning(run_words, monkeypatch, tmp_path,
     caplog.set_level("INFO", "mmrec")
     monkeypatch.setattr(wandb, "login", login)
     run_words(tmp_path / "run", *SMALL, "logger=wandb")
-    assert "W&B: Failed to authenticate; offline, `wandb sync` uploads the run later" in caplog.text
+    assert (
+        "W&B is offline (Failed to authenticate); upload the run later: wandb sync" in caplog.text
+    )
     (kept,) = (tmp_path / "run").glob("wandb/offline-run-*")
     assert f"wandb sync {kept}" in caplog.text
 
