@@ -200,7 +200,7 @@ def test_a_search_lists_its_trials_best_first(apart, study, tmp_path):
         metrics=["recall@20"],
         storages=[url] if apart else [],
     )
-    assert "1 interrupted, run again, 2 complete" in page.read_text()
+    assert "1 interrupted, repeated, 2 complete" in page.read_text()
     table = pl.read_csv(tmp_path / "out/tables/search-s-trials.csv")
     assert table["trial"].to_list() == [2, 1, 0]
     assert table["val/recall@20"].to_list() == ["0.5000", "0.2500", "–"]
