@@ -116,7 +116,10 @@ def test_the_added_model_trains_is_evaluated_and_recommends(written, added):
     assert json.loads((written / "run/result.json").read_text())["status"] == "completed"
     assert (written / "recs.csv").is_file()
     if explain:
-        assert "What each expert carries most" in (written / "run/explain/index.html").read_text()
+        assert (
+            "Items with the largest gates of each expert"
+            in (written / "run/explain/index.html").read_text()
+        )
 
 
 @pytest.mark.slow
