@@ -1,4 +1,4 @@
-"""Ranked lists on their way out: to a file, or to the terminal."""
+"""Output of ranked lists, to a file or to the terminal."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     import polars as pl
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
-SHOWN = 3  # users or items whose lists are printed when none are named
-WIDEST = 60  # characters of a printed value
+SHOWN = 3  # number of lists printed by default
+WIDEST = 60  # largest number of characters of a printed value
 
 
 def write_lists(frames: Iterable[pl.DataFrame], path: Path) -> None:
-    """Write blocks of lists to one file; on any failure, an earlier file is kept.
+    """Write blocks of lists to one file. If writing fails, an existing file is kept.
 
     Args:
-        frames: written as they come, so that memory holds one at a time.
-        path: ends in one of `SUFFIXES`.
+        frames: blocks with the same columns; only one block is in memory at a time.
+        path: file name that ends in one of `SUFFIXES`.
     """
     import polars as pl
 
@@ -42,7 +42,7 @@ def write_lists(frames: Iterable[pl.DataFrame], path: Path) -> None:
 
 
 def table_text(frame: pl.DataFrame) -> str:
-    """A table for the terminal, with control characters replaced by spaces."""
+    """Format a table for the terminal, with control characters replaced by spaces."""
     import polars as pl
 
     from mmrec.data.tables import without_controls
