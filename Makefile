@@ -11,17 +11,17 @@ ENV := .venv/.installed
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z%-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+		/^[a-z%-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: venv
-venv: $(ENV) ## Make .venv with all dependencies (minutes); PYTHON=python3.12 picks the interpreter
+venv: $(ENV) ## Create .venv with all dependencies (takes minutes); PYTHON=python3.12 selects the interpreter
 
 $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || { \
 		$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit( \
-			"mmrec needs Python 3.11 or newer, $(PYTHON) is %d.%d: try make venv PYTHON=python3.11" % v[:2])' \
+			"mmrec needs Python 3.11 or newer, but $(PYTHON) is %d.%d; try make venv PYTHON=python3.11" % v[:2])' \
 		&& $(PYTHON) -m venv .venv; }
-	@echo 'Installing into .venv: minutes the first time; pip names what it fetches'
+	@echo 'Installing into .venv (takes minutes the first time)'
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt --editable '.[dev]'
 # timm needs torchvision, whose wheels are built for CUDA. Beside a torch for the CPU they break
@@ -33,10 +33,10 @@ $(ENV): pyproject.toml constraints.txt
 ##@ Use
 
 .PHONY: demo
-demo: $(ENV) ## Train four models on planted data until they are done, compare them and recommend (minutes)
+demo: $(ENV) ## Train four models on planted data, compare them and recommend (takes minutes)
 	$(BIN)/python -m experiments.demo
 
-##@ Many runs: DATA=planted SEEDS=0,1,2 OPTIONS='trainer=gpu'; finished runs are kept
+##@ Many runs (settings: DATA=planted SEEDS=0,1,2 OPTIONS='trainer=gpu'; finished runs are skipped)
 
 DATA ?= planted
 SEEDS ?= 0,1,2
@@ -46,77 +46,77 @@ comma := ,
 ABLATED := $(subst $(empty) $(empty),$(comma),$(strip $(notdir $(wildcard conf/ablation/*))))
 
 .PHONY: ablations baselines
-ablation-%: $(ENV) ## One model with each of its ablations, for example ablation-gated-lightgcn
+ablation-%: $(ENV) ## Run a model with each of its ablations, for example ablation-gated-lightgcn
 	$(GRID) grid=ablations model=$(subst -,_,$*)
 
-ablations: $(ENV) ## The same for every model that has ablations
+ablations: $(ENV) ## Run all models that have ablations with each of their ablations
 	$(GRID) grid=ablations model=$(ABLATED)
 
-baselines: $(ENV) ## Baseline models with the settings of conf/model
+baselines: $(ENV) ## Run the baseline models with the settings of conf/model
 	$(GRID) grid=baselines
 
-# What was asked for on the command line; the leaderboard has its own data sets.
+# Variables set on the command line or in the environment; the leaderboard has its own data sets.
 given = $(if $(filter command environment,$(firstword $(origin $(1)))),$(2))
 SETS = $(call given,DATA,--data $(subst $(comma), ,$(DATA)))
 ablation-mamex: DATA := $(or $(call given,DATA,$(DATA)),planted_cold)
 
 .PHONY: table
-table: $(ENV) ## Search every model alike, three seeds: experiments/leaderboard
+table: $(ENV) ## Search all models with the same budget, three seeds (experiments/leaderboard)
 	$(BIN)/python -m experiments.leaderboard $(OPTIONS) --seeds $(SEEDS) $(SETS)
 
 .PHONY: cold
-cold: $(ENV) ## Search every cold-start model alike, five splits: experiments/mamex
+cold: $(ENV) ## Search all cold-start models with the same budget, five splits (experiments/mamex)
 	$(BIN)/python -m experiments.mamex $(OPTIONS) $(SETS)
 
 .PHONY: sequences sequences-ablations
-sequences: $(ENV) ## Search every model of sequences alike, three seeds: experiments/cammsr
+sequences: $(ENV) ## Search all sequential models with the same budget, three seeds (experiments/cammsr)
 	$(BIN)/python -m experiments.cammsr $(OPTIONS) --seeds $(SEEDS) $(SETS)
 
-sequences-ablations: $(ENV) ## CAMMSR without each of its parts, at the settings that were found
+sequences-ablations: $(ENV) ## Run the ablations of CAMMSR with the settings found by the search
 	$(BIN)/python -m experiments.cammsr.ablate $(SETS)
 
-##@ Studies: OPTIONS=--help lists the options of each
+##@ Studies (OPTIONS=--help lists the options of a study)
 
 .PHONY: compare
 compare: $(ENV) ## Run the Gated LightGCN study
 	$(BIN)/python -m experiments.gated_lightgcn
 
 .PHONY: roles
-roles: $(ENV) ## Does the routing of MAGNET recover the roles of planted items?
+roles: $(ENV) ## Check whether the router of MAGNET recovers the roles of planted items
 	$(BIN)/python -m experiments.magnet
 
 .PHONY: study-missing
-study-missing: $(ENV) ## Accuracy on cold items that lack a modality
+study-missing: $(ENV) ## Measure the accuracy on cold items that lack a modality
 	$(BIN)/python -m experiments.missing $(OPTIONS) $(SETS)
 
 .PHONY: study-noise
-study-noise: $(ENV) ## Accuracy of EGRA, MGCN and FREEDOM as content gets worse
+study-noise: $(ENV) ## Measure the accuracy of EGRA, MGCN and FREEDOM with noisy content
 	$(BIN)/python -m experiments.noise $(OPTIONS) $(SETS)
 
 .PHONY: reference
-reference: $(ENV) ## Compare with published numbers
+reference: $(ENV) ## Compare with published results
 	$(BIN)/python -m experiments.reference
 
 .PHONY: bench
-bench: $(ENV) ## Time and memory of each part, on small data
+bench: $(ENV) ## Measure time and memory of each component on small data
 	$(BIN)/python -m experiments.benchmarks
 
 .PHONY: bench-full
-bench-full: $(ENV) ## The same at full size
+bench-full: $(ENV) ## Measure time and memory of each component at full size
 	$(BIN)/python -m experiments.benchmarks --full
 
 ##@ Check
 
 .PHONY: test
-test: $(ENV) ## All tests and notebooks
+test: $(ENV) ## Run all tests and notebooks
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake
 
 .PHONY: test-fast
-test-fast: $(ENV) ## Fast tests without data sets (about 3 minutes on two cores)
+test-fast: $(ENV) ## Run the fast tests without data sets (about 3 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not data' tests
 
 .PHONY: test-gpu
-test-gpu: $(ENV) ## Tests that need a GPU; fails without one
+test-gpu: $(ENV) ## Run the tests that need a GPU; fails without one
 	$(BIN)/python -m pytest -m gpu tests
 
 .PHONY: notebooks
@@ -147,6 +147,6 @@ wheel: $(ENV) ## Build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation
 
 .PHONY: clean
-clean: ## Remove build results and tool caches; .venv and outputs stay
+clean: ## Remove build results and tool caches, but keep .venv and outputs
 	rm -rf dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find mmrec tests experiments -name __pycache__ -prune -exec rm -rf {} +

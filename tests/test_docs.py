@@ -125,11 +125,14 @@ def test_the_added_model_trains_is_evaluated_and_recommends(written, added):
     recommend = ("-m", "mmrec.recommend", "run=run", "output=recs.csv", "k=5")
     explain = [("-m", "mmrec.explain", "run=run")] if "routed" in added else []
     run = (*words, *TINY, "run_dir=run")
-    assert "numbers equal" in call(run, evaluate, recommend, *explain, cwd=written)
+    assert "metrics are equal" in call(run, evaluate, recommend, *explain, cwd=written)
     assert json.loads((written / "run/result.json").read_text())["status"] == "completed"
     assert (written / "recs.csv").is_file()
     if explain:
-        assert "What each expert carries most" in (written / "run/explain/index.html").read_text()
+        assert (
+            "Items with the largest gates of each expert"
+            in (written / "run/explain/index.html").read_text()
+        )
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Where Hydra looks for sweepers. It executes this file at every start: nothing heavy is here."""
+"""Sweeper plugins for Hydra. Hydra imports this file at every start, so it is kept light."""
 
 from mmrec.search import sweeper
 

@@ -1,6 +1,6 @@
 """Start of each command: a Hydra application that reports user errors in one line.
 
-Nothing heavy is imported here, so that `--help` and tab completion answer at once.
+This module imports nothing heavy, so that `--help` and tab completion are fast.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-FOLDERS = ("run_dir", "hydra.run.dir", "hydra.sweep.dir")  # which Hydra creates
+FOLDERS = ("run_dir", "hydra.run.dir", "hydra.sweep.dir")  # folders that Hydra creates
 LONGEST_NAME = 255
 
 
 def launch(main: Callable[[], None], config_name: str) -> None:
-    """Run a Hydra main; turn what a user can mend into one line on stderr and exit status 1.
+    """Run a Hydra main function; report user errors in one line on stderr with exit status 1.
 
-    Bugs, and all errors with `HYDRA_FULL_ERROR=1` in the environment, show a traceback.
+    Other errors show a traceback, and so do all errors if `HYDRA_FULL_ERROR=1` is set.
+
+    Args:
+        main: function decorated with `hydra.main`.
+        config_name: name of its configuration file.
     """
     leave_run_folders()
     from hydra.errors import HydraException, InstantiationException
@@ -48,9 +52,9 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     full_error = os.environ.get(FULL_ERROR)
     wants_traceback = full_error == "1"  # as in Hydra
     raised_before = logging.raiseExceptions
-    logging.raiseExceptions = wants_traceback  # not if stdout was closed early
-    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it tells, the error says
-    os.environ[FULL_ERROR] = "1"  # so that Hydra hands us its errors instead of printing them
+    logging.raiseExceptions = wants_traceback  # otherwise ignore a closed stdout
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # the error says the same
+    os.environ[FULL_ERROR] = "1"  # makes Hydra raise its errors instead of printing them
     make_record = logging.getLogRecordFactory()
     logging.setLogRecordFactory(_printable_records(make_record))
     try:
@@ -68,7 +72,8 @@ def launch(main: Callable[[], None], config_name: str) -> None:
                 raise SettingError(
                     setting=group,
                     value=f"{choice[:40]}...",
-                    problem=f"a file system takes names of at most {LONGEST_NAME} bytes",
+                    problem=f"a name in this path is longer than {LONGEST_NAME} bytes",
+                    hint="give a shorter name",
                 )
             if choice.startswith("_") and (conf_dir() / group / f"{choice}.yaml").is_file():
                 raise SettingError(
@@ -82,7 +87,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
     except (Exception, SystemExit) as raised:
         if isinstance(raised, BrokenPipeError) and stdout_is_closed():
             sys.exit(141)
-        # A task gives its error to a SystemExit to carry past Hydra, which announces it otherwise.
+        # The task wraps its error in a SystemExit, because Hydra would log any other exception.
         error = (isinstance(raised, SystemExit) and raised.__cause__) or raised
         reason = error
         while isinstance(reason, InstantiationException) and reason.__cause__:
@@ -107,7 +112,7 @@ def launch(main: Callable[[], None], config_name: str) -> None:
 def _printable_records(
     make_record: Callable[..., logging.LogRecord],
 ) -> Callable[..., logging.LogRecord]:
-    """Log records whose messages cannot send commands to a terminal, as a name in a file could."""
+    """Make log records without control characters, which a name in a file could contain."""
 
     def printable(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make_record(*args, **kwargs)
@@ -119,15 +124,15 @@ def _printable_records(
 
 
 def answer(config: DictConfig, name: str, command: Callable[..., object]) -> None:
-    """Call what a command does with its settings, once they are checked against its signature.
+    """Check settings against the signature of a function, and call it.
 
     Args:
-        config: the settings, and nothing else.
-        name: the function's full one, as the command may be `__main__`.
+        config: settings of the command.
+        name: full dotted name of the function; the module may be `__main__`.
         command: the function.
 
     Raises:
-        SystemExit: it failed; the cause is what `launch` tells of.
+        SystemExit: the function failed; `launch` reports the cause.
     """
     from omegaconf import OmegaConf
 
@@ -139,21 +144,21 @@ def answer(config: DictConfig, name: str, command: Callable[..., object]) -> Non
         check_call({TARGET: name, **plain}, "")
         command(**plain)
     except Exception as error:
-        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
+        raise SystemExit(1) from error  # Hydra would log any other exception a second time
 
 
 def _of_data(data: object) -> dict[str, str | None]:
-    """Arguments of a command that opens a run: its settings of data.
+    """Convert the `data` settings of a command that opens a run to arguments.
 
     Raises:
-        SettingError: not the settings of data, or not text.
+        SettingError: `data` is not a mapping, or a value is not text.
     """
     if not isinstance(data, Mapping):
         raise SettingError(
             setting="data",
             value=data,
-            problem="the run has its data",
-            hint="data.root= says where they are now",
+            problem="the data set is fixed by the run",
+            hint="use data.root if its folder has moved",
         )
     root = data.get("root")
     if root is not None and not isinstance(root, str):
@@ -170,21 +175,26 @@ def _of_data(data: object) -> dict[str, str | None]:
 
 
 def output_file(option: str, name: str, suffixes: Iterable[str]) -> Path:
-    """A file that is to be written, checked before the work for it begins.
+    """Check the path of an output file before any work begins.
+
+    Args:
+        option: name of the setting.
+        name: path given by the user.
+        suffixes: allowed suffixes.
 
     Raises:
-        SettingError: another kind of file, or no folder to write it to.
+        SettingError: the suffix is not allowed, or the parent folder does not exist.
     """
     path = expand(name)
     if path.suffix not in suffixes:
         raise SettingError(
-            setting=option, value=name, expected=f"a name that ends in {', '.join(suffixes)}"
+            setting=option, value=name, expected=f"a file name that ends in {', '.join(suffixes)}"
         )
     if not path.parent.is_dir():
         raise SettingError(
             setting=option,
             value=name,
-            problem=f"there is no folder {path.parent}",
-            hint="make it first",
+            problem=f"no such folder: {path.parent}",
+            hint="create it first",
         )
     return path

@@ -1,4 +1,4 @@
-"""The console script: `mmrec <command> ...` is `python -m mmrec.<command> ...`."""
+"""The console script: `mmrec <command> ...` runs `python -m mmrec.<command> ...`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mmrec.training.provenance import flat
 from mmrec.training.trust import search_working_directory
 
 COMMANDS = {
-    "run": "train a model, select it on validation, test it once",
+    "run": "train a model, select the best epoch on validation, test it once",
     "evaluate": "recompute the metrics of a run from its checkpoint",
-    "recommend": "write or print the best items of each user",
+    "recommend": "write or print the top items of each user",
     "similar": "write or print the most similar items of each item",
     "export": "write the vectors of users and items of a run",
     "explain": "show which experts and modalities carry the scores of a run",
@@ -39,12 +39,12 @@ HELP = "\n".join(
         "",
     ]
 )
-# The part of Hydra that a user of `run` may set; completed after `hydra`.
+# Hydra settings that are useful with `run`, offered once the user has typed `hydra`.
 HYDRA = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.sweep.")
 
 
 def main() -> None:
-    """Hand over to a command."""
+    """Run the command named by the first argument."""
     words = sys.argv[1:]
     match words:
         case [] | ["-h" | "--help" | "help", *_]:
@@ -54,7 +54,7 @@ def main() -> None:
         case ["-sc" | "--shell-completion", *_]:
             _complete()
         case [command, *rest] if command in COMMANDS:
-            # As `python -m` does it, which is also how processes of a distributed run are started.
+            # As `python -m` does, which also starts the processes of a distributed run.
             sys.argv[1:] = rest
             search_working_directory()
             runpy.run_module(f"mmrec.{command}", run_name="__main__", alter_sys=True)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _complete() -> None:
-    """Answer the shell: names of commands, then the settings of the command that is typed."""
+    """Print completions: names of commands, then the settings of the typed command."""
     line = os.environ.get("COMP_LINE", "")
     command, word = "run", re.fullmatch(r"\s*\S+\s+(\S*)", line)
     if word:
@@ -74,11 +74,11 @@ def _complete() -> None:
         os.environ["COMP_LINE"] = named[1] + line[named.end() :]
     if command not in COMMANDS:
         return
-    logging.disable()  # messages are not completions
+    logging.disable()  # log messages would be read as completions
     answer = StringIO()
     with redirect_stdout(answer):
         names = runpy.run_module(f"mmrec.{command}", run_name="__main__")
-    if not line:  # the script that installs completion
+    if not line:  # print the script that installs completion
         sys.stdout.write(answer.getvalue())
         return
     offered = answer.getvalue().split()
@@ -90,9 +90,9 @@ def _complete() -> None:
 
 
 def _of_run(line: str, offered: list[str]) -> Iterator[str]:
-    """What `run` takes, of what Hydra offers: no internals, and no parts of other files."""
+    """Filter the completions that Hydra offers for `run`: no internal settings or base files."""
     typed = re.split(r"\s", line)[-1]
-    if typed.startswith("ablation="):  # Hydra knows them as groups of the same name
+    if typed.startswith("ablation="):  # Hydra offers them as groups of the same name
         folder = conf_dir() / "ablation"
         names = sorted(path.relative_to(folder) for path in folder.glob("*/*.yaml"))
         offered = [f"ablation={name.with_suffix('').as_posix()}" for name in names]
@@ -118,13 +118,13 @@ def _of_run(line: str, offered: list[str]) -> Iterator[str]:
 def _of_command(
     function: Callable[..., object], command: str, typed: str, offered: list[str]
 ) -> Iterator[str]:
-    """What another command takes: its settings, then the choices of one, or files.
+    """Complete another command: names of settings, then the choices of a setting or files.
 
     Args:
-        function: does what the command does; its annotations list the choices.
-        command: its name.
+        function: implementation of the command; its annotations list the choices.
+        command: name of the command.
         typed: the word before the cursor.
-        offered: by Hydra, which offers the groups of `run` too.
+        offered: completions of Hydra, which include the groups of `run`.
     """
     import yaml
 
@@ -146,7 +146,7 @@ def _of_command(
 
 
 def _choices(hint: object) -> list[str]:
-    """The values of a `Literal`, also of one that may be None."""
+    """Return the values of a `Literal`, also inside an optional type."""
     if get_origin(hint) is Literal:
         return [*map(str, get_args(hint))]
     return [choice for part in get_args(hint) for choice in _choices(part)]

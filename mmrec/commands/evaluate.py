@@ -1,4 +1,4 @@
-"""A run's numbers, recomputed from its checkpoint: `python -m mmrec.evaluate run=outputs/...`."""
+"""Recompute the metrics of a run: `python -m mmrec.evaluate run=outputs/...`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """The command."""
+    """Run the command with the arguments of the process."""
     launch(_main, "evaluate")
 
 
@@ -48,30 +48,34 @@ def evaluate(
     data_root: str | None = None,
     trust: str | Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Rank the catalogue for a split's users once more, and compare with what the run has noted.
+    """Recompute the metrics of a run from a checkpoint, and compare them with its `result.json`.
 
     Args:
-        run: its folder, its `result.json`, or one of its checkpoints.
-        split: whose held-out items are looked for.
-        cutoffs: lengths of the lists; None: the run's.
-        seen: what is no candidate, `train`, `train+val` or `none`; None: the run's.
-        candidates: `all` items, the `cold` ones, or those of the `split`; None: the run's.
-        history: what a test query's sequence is made of, `train` or `train+val`; None: the run's.
-        eval_batch_size: users ranked at a time; None: the run's.
-        accelerator: what to compute on.
-        output: a `.json` file for what is returned.
-        per_user: a `.parquet` file for the metrics of each test user.
-        data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
-        trust: modules outside mmrec that the run may import; needed once for each.
+        run: run folder, its `result.json`, or one of its checkpoints.
+        split: split to evaluate.
+        cutoffs: list lengths of the metrics; None: as in the run.
+        seen: masked items, `train`, `train+val` or `none`; None: as in the run.
+        candidates: ranked items: `all`, all `cold` items, or the cold items of the `split`; None:
+            as in the run.
+        history: parts that form the sequences of test queries, `train` or `train+val`; None: as in
+            the run.
+        eval_batch_size: number of users ranked at a time; None: as in the run.
+        accelerator: device to compute on.
+        output: `.json` file for the returned report; None: not written.
+        per_user: `.parquet` file for the metrics of each test user; None: not written.
+        data_root: folder of data sets; None: the folder that the run used if it exists, else
+            `MMREC_DATA`.
+        trust: modules outside mmrec that the run may import; each must be named only once.
 
     Returns:
-        What was evaluated and how, `metrics`, and `differences`: each number that is not exactly
-        that of `result.json`, as (there, here); None where settings or weights are others.
+        A report with the checkpoint, the data card, the `metrics`, and the `differences`: each
+        metric that is not exactly equal to `result.json`, as a pair (recorded, recomputed).
+        `differences` is None if the settings or the checkpoint differ from those of the result.
 
     Raises:
         SettingError: invalid configuration.
         ResultError: the run folder is incomplete.
-        DataError: the data are not those of the run.
+        DataError: the data differ from those of the run.
     """
     json_file = output_file("output", output, [".json"]) if output else None
     users_file = output_file("per_user", per_user, [".parquet"]) if per_user else None
@@ -79,8 +83,8 @@ def evaluate(
         raise SettingError(
             setting="per_user",
             value=per_user,
-            problem="values by user are kept at test",
-            hint="leave split=test",
+            problem="metrics per user are only available for the test split",
+            hint="use split=test",
         )
     if eval_batch_size is not None and eval_batch_size < 1:
         raise SettingError(setting="eval_batch_size", value=eval_batch_size, expected="1 or more")
@@ -88,10 +92,10 @@ def evaluate(
         raise SettingError(
             setting="history",
             value=history,
-            problem="at validation histories are made of train",
-            hint="leave it out, or choose split=test",
+            problem="histories at validation always consist of training items",
+            hint="omit it, or use split=test",
         )
-    locate_run(run)  # before torch is loaded, which takes seconds
+    locate_run(run)  # before importing torch, which takes seconds
     import_torchmetrics()
 
     from mmrec.evaluation import Rankings
@@ -125,7 +129,9 @@ def evaluate(
     same = replace(before, cutoffs=now.cutoffs) == now and opened.at_best
     noted = {k: v for k, v in opened.result["metrics"].items() if k.startswith(split)}
     compared = metrics
-    if before.cutoffs != now.cutoffs:  # compare the cutoffs of both; diversity is summed otherwise
+    if (
+        before.cutoffs != now.cutoffs
+    ):  # compare common cutoffs; diversity depends on the largest one
         both = [name for name in noted if name in metrics and "diversity" not in name]
         noted, compared = ({name: x[name] for name in both} for x in (noted, metrics))
     with opened.checkpoint.open("rb") as file:
@@ -154,13 +160,13 @@ def evaluate(
 def _differences(
     noted: Mapping[str, float], found: Mapping[str, float]
 ) -> dict[str, tuple[float | None, float | None]]:
-    """Every metric of which the two are not exactly equal."""
+    """Return the metrics that are not exactly equal, as pairs (recorded, recomputed)."""
     pairs = {name: (noted.get(name), found.get(name)) for name in [*noted, *found]}
     return {name: (before, now) for name, (before, now) in pairs.items() if before != now}
 
 
 def _say(report: Mapping[str, Any], noted: Mapping[str, float]) -> None:
-    """A table for people: what is found, beside what `result.json` says."""
+    """Log a table of the metrics, beside those of `result.json`."""
     differences = report["differences"]
     compared = {} if differences is None else noted
     shown = [
@@ -168,7 +174,7 @@ def _say(report: Mapping[str, Any], noted: Mapping[str, float]) -> None:
         for name in report["metrics"]
         if name.split("/")[1].partition("@")[0] in ("recall", "ndcg") or name in (differences or {})
     ]
-    head = f"{'':<28}{'here':>10}" + (f"{'result.json':>13}" if compared else "")
+    head = f"{'':<28}{'now':>10}" + (f"{'result.json':>13}" if compared else "")
     rows = [
         f"{name:<28}{report['metrics'][name]:>10.6f}"
         + (f"{compared[name]:>13.6f}" if name in compared else "")
@@ -176,13 +182,13 @@ def _say(report: Mapping[str, Any], noted: Mapping[str, float]) -> None:
     ]
     log.info("\n%s", "\n".join([head, *rows]))
     if differences is None:
-        log.info("not compared: result.json is about other settings or another checkpoint")
+        log.info("not compared with result.json, which has other settings or another checkpoint")
     elif differences:
         log.warning(
-            "%d of %d numbers differ from result.json; another device, library or batch size can "
-            "do that in the last digits, nothing else should",
+            "%d of %d metrics differ from result.json; another device, library version or batch "
+            "size may change the last digits, but nothing else",
             len(differences),
             len(noted),
         )
     else:
-        log.info("all %d numbers equal those in result.json", len(noted))
+        log.info("all %d metrics are equal to result.json", len(noted))

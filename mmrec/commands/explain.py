@@ -1,4 +1,4 @@
-"""What a run's gates and router have learned: `python -m mmrec.explain run=outputs/...`."""
+"""Show the gates and the router of a run: `python -m mmrec.explain run=outputs/...`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from mmrec.data import InteractionData
 
 log = logging.getLogger(__name__)
-SHOWN = 5  # users whose lists are shown where none are asked for
+SHOWN = 5  # number of users shown by default
 
 
 def main() -> None:
-    """The command."""
+    """Run the command with the arguments of the process."""
     launch(_main, "explain")
 
 
@@ -51,32 +51,37 @@ def explain(
     title: str | None = None,
     trust: str | Sequence[str] = (),
 ) -> Path:
-    """Write a page, tables and figures about what carries a run's scores.
+    """Write a page, tables and figures about the gate weights of a run.
 
-    Of a router: the load of its experts over epochs, with the trigger marked. Of any gate: the mean
-    weight of each channel by item popularity, by category and by user activity, over the pairs of
-    train; over items, that of cold ones, and of experts by category. Of some users: their best
-    items and what carried each of them, beside their latest train items. Of a model of sequences,
-    weights are those at each item that it reads; also by user, and along the sequences of some.
+    The page shows:
+
+    - for a router, the load of its experts per epoch, with the start of the second stage;
+    - the mean weight of each channel over training pairs, by item popularity, category and user
+      activity;
+    - mean weights of cold items, and gates of experts by category;
+    - recommendations of some users with the weights of each item, and their latest training items;
+    - for a sequential model, the weights along the sequences of some users.
 
     Args:
-        run: its folder, its `result.json`, or one of its checkpoints.
-        users: one id, several, or a table of them, as for `recommend`; None: some of each activity.
-        k: length of the lists; they are shorter where there are fewer candidates.
-        seen: items that are masked, as for `recommend`.
-        accelerator: what to rank on.
-        output: a folder; None: `explain` in the run's, or `explain-last` of its last checkpoint.
-        data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
-        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
-        trust: modules outside mmrec that the run may import; needed once for each.
+        run: run folder, its `result.json`, or one of its checkpoints.
+        users: one user id, several ids, or a table of users, as for `recommend`; None: some users
+            of each activity level.
+        k: length of the lists; shorter if there are fewer candidates.
+        seen: masked items, as for `recommend`.
+        accelerator: device to compute on.
+        output: output folder; None: `explain` in the run folder (`explain-last` for `last.ckpt`).
+        data_root: folder of data sets; None: the folder that the run used if it exists, else
+            `MMREC_DATA`.
+        title: column of titles in `items.csv`; None: `data.columns.title` of the run.
+        trust: modules outside mmrec that the run may import; each must be named only once.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
-        SettingError: invalid configuration, or the model has no weights to show.
+        SettingError: invalid configuration, or the model has no gates to show.
         ResultError: the run folder is incomplete.
-        DataError: the data are not those of the run.
+        DataError: the data differ from those of the run.
     """
     if k < 1:
         raise SettingError(setting="k", value=k, expected="1 or more")
@@ -85,7 +90,7 @@ def explain(
             setting="output", value=output, problem="it is a file", hint="give a folder"
         )
     check_files(users=users)
-    locate_run(run)  # before torch is loaded, which takes seconds
+    locate_run(run)  # before importing torch, which takes seconds
     import_torchmetrics()
 
     import torch
@@ -100,7 +105,7 @@ def explain(
     chosen = _chosen(users, opened.data)
     lower = f"k={k}, or the number of users={len(chosen)}"
     memory = memory_suffices(
-        SettingError, setting="run", value=run, what="explaining needs", lower=lower
+        SettingError, setting="run", value=run, what="computing the weights needs", lower=lower
     )
     with torch.no_grad(), charts.style(), memory:
         weights = sequences.weights_in_train(opened)
@@ -110,16 +115,16 @@ def explain(
             raise SettingError(
                 setting="run",
                 value=run,
-                problem=f"{type(opened.model).__name__} weighs no channels against each other",
-                hint="explain a run of a model with a gate, attention or a router (cammsr, egra, "
-                "gated_lightgcn, gume, hm4sr, magnet, mamex, mgcn, smore, unisrec)",
+                problem=f"{type(opened.model).__name__} has no gate, attention or router",
+                hint="give a run of cammsr, egra, gated_lightgcn, gume, hm4sr, magnet, mamex, "
+                "mgcn, smore or unisrec",
             )
         name = "explain" if opened.at_best else f"explain-{opened.checkpoint.stem}"
         folder = expand(output) if output else opened.folder / name
         if not output and (link := outward_link(opened.folder, below=folder)):
             raise ResultError(
-                f"{link}: a link that leads out of the run folder is not followed; remove it, or "
-                "set output= to another folder"
+                f"{link}: symbolic link that leads out of the run folder, not followed; remove it, "
+                "or set output= to another folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
         sections = [
@@ -133,8 +138,8 @@ def explain(
         ]
         card = opened.result["data_card"]
         summary = (
-            f"{type(opened.model).__name__} on {card['name']}, {card['split']}, seed "
-            f"{opened.result['seed']}; weights of {opened.checkpoint}."
+            f"{type(opened.model).__name__} on {card['name']}, split {card['split']}, seed "
+            f"{opened.result['seed']}. Checkpoint: {opened.checkpoint}."
         )
         tables = {gates.ITEMS: gates.every_item(opened, known)}
         if channels and weights.in_sequences:
@@ -142,13 +147,13 @@ def explain(
         for file, table in tables.items():
             with replace_file(folder / file) as part:
                 spreadsheet_frame(table.lazy()).collect().write_csv(part)
-        page = write_page(folder, "What gates decide", summary, [], sections)
-    log.info("explained: %s", page)
+        page = write_page(folder, "Gate weights", summary, [], sections)
+    log.info("page: %s", page)
     return page
 
 
 def _chosen(users: Asked | None, data: InteractionData) -> Tensor:
-    """Indices of the users who are asked for."""
+    """Return the indices of the requested users, or of some users of each activity level."""
     import torch
 
     if users is None:

@@ -1,4 +1,4 @@
-"""Ranked lists on their way out: to a file, or to the terminal."""
+"""Output of ranked lists, to a file or to the terminal."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
-SHOWN = 3  # users or items whose lists are printed when none are named
-WIDEST = 60  # characters of a printed value
+SHOWN = 3  # number of lists printed by default
+WIDEST = 60  # largest number of characters of a printed value
 
 
 def write_lists(
@@ -46,7 +46,7 @@ def write_lists(
 
 
 def table_text(frame: pl.DataFrame) -> str:
-    """A table for the terminal, with control characters replaced by spaces."""
+    """Format a table for the terminal, with control characters replaced by spaces."""
     import polars as pl
 
     from mmrec.data.tables import without_controls

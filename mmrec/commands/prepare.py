@@ -1,4 +1,4 @@
-"""Make a data set from raw files: `python -m mmrec.prepare data=baby`."""
+"""Create a data set from raw files: `python -m mmrec.prepare data=baby`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mmrec.tables.headers import public_sets
 from mmrec.training.provenance import versions
 
 log = logging.getLogger(__name__)
-GROUP = "prepare@data"  # the group of data sets, which users call `data`
+GROUP = "prepare@data"  # configuration group of data sets; users type `data`
 
 
 def main() -> None:
-    """The command."""
+    """Run the command with the arguments of the process."""
     sys.argv[1:] = [
         f"prepare@{word}" if word.startswith("data=") else word for word in sys.argv[1:]
     ]
@@ -39,14 +39,14 @@ def _main(config: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         run_command(plain)
     except Exception as error:
-        raise SystemExit(1) from error  # passes Hydra, which would announce it a second time
+        raise SystemExit(1) from error  # Hydra would log any other exception a second time
 
 
 def run_command(plain: dict[str, Any]) -> Path:
-    """Call the command with resolved settings, once they are checked.
+    """Check resolved settings, and call the command.
 
     Args:
-        plain: the configuration as plain containers.
+        plain: configuration as plain containers.
 
     Raises:
         DataError: see `prepare`.
@@ -69,7 +69,7 @@ def prepare(
     overwrite: bool = False,
     card: bool | None = None,
 ) -> Path:
-    """Make a data set from raw files, or verify one.
+    """Create a data set from raw files, or verify an existing one.
 
     Args:
         data: source and settings, a `RawData`.
@@ -82,11 +82,11 @@ def prepare(
             is made.
 
     Returns:
-        The folder of the data set.
+        Folder of the data set.
 
     Raises:
-        DataError: a file cannot be fetched or is invalid, or a folder differs from its manifest.
-        SettingError: a setting is invalid.
+        DataError: a download failed, a file is invalid, or a folder differs from its manifest.
+        SettingError: invalid configuration.
     """
     from mmrec.data.prepare import Fetcher, RawData, describe, inspect_folder, prepare_folder
     from mmrec.report.data_card import write_card
@@ -94,7 +94,7 @@ def prepare(
     if (data is None) == (check is None):
         raise SettingError(
             setting="data",
-            problem="give a data set to prepare, or a folder to check",
+            problem="exactly one of data and check is required",
             hint="for example data=baby, data=tables data.name=shop, or check=data/baby",
         )
     if check is not None:
@@ -109,7 +109,7 @@ def prepare(
             log.info("card: %s", write_card(folder, found, manifest))
         return folder
     if not isinstance(data, RawData):
-        raise SettingError(setting="data", value=data, expected="a data set, as data=baby")
+        raise SettingError(setting="data", value=data, expected="a data set, for example data=baby")
     kept = cache_dir() / "downloads" if downloads is None else expand(downloads)
     return prepare_folder(
         data,

@@ -1,4 +1,4 @@
-"""Ranked lists from a run: `python -m mmrec.recommend run=outputs/... output=recs.parquet`."""
+"""Recommend items: `python -m mmrec.recommend run=outputs/... output=recs.parquet`."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from mmrec.data import Corpus, Modality
 
 log = logging.getLogger(__name__)
-LENGTH = 20  # of a list
+LENGTH = 20  # default length of a list
 
 
 def main() -> None:
-    """The command."""
+    """Run the command with the arguments of the process."""
     launch(_main, "recommend")
 
 
@@ -70,29 +70,29 @@ def recommend(
     shard: str | int | None = None,
     engine: Engine = "local",
 ) -> Path | None:
-    """Write or print the k best items of each user, best first.
+    """Write or print the top-k items of each user, best first.
 
-    A row is `user`, `item`, `rank` (from 1) and `score`, then `user_id` and `item_id` where the
-    data have ids of their own, and `title` where `items.csv` has titles. A user with fewer than k
-    candidates has fewer rows.
+    The columns are `user`, `item`, `rank` (from 1) and `score`, then `user_id` and `item_id` if the
+    data have original ids, and `title` if `items.csv` has titles. Users with fewer than k
+    candidates have fewer rows.
 
-    `users`, `exclude` and `only` take one name, a list of names, or the path of a table. Names are
-    the original ids of the data where there are any, else row numbers. A table has a column
-    `user_id` or `item_id` (original ids), `user` or `item` (row numbers), or the column of the
-    data set, for example `userID` or `itemID`.
+    `users`, `exclude` and `only` take one id, a list of ids, or the path of a table. Ids are the
+    original ids of the data if there are any, otherwise row numbers. A table has a column `user_id`
+    or `item_id` (original ids), `user` or `item` (row numbers), or the column of the data set, for
+    example `userID` or `itemID`.
 
-    `history` may be a table of histories that were not in training, of users or sessions. Each of
-    its rows is an interaction, with a column of users, one of items, and one of times or positions.
-    These have the names that the data set has for them, or are called `user_id` or `user`,
-    `item_id` or `item`, `timestamp` and `position`. Items have their original ids where there are
-    any; columns other than `item_id` may have row numbers instead. Filters of the data set do not
-    apply. Lists are then made for the users of the table, in its order: `user` is their number,
-    and `user_id` their name.
+    `history` may be a table with the histories of users or sessions that were not in training. Each
+    row is an interaction, with a column of users, a column of items, and a column of times or
+    positions. The columns are named as in the data set, or `user_id` or `user`, `item_id` or
+    `item`, `timestamp` and `position`. Items are original ids if there are any; columns other than
+    `item_id` may contain row numbers instead. Filters of the data set are not applied. The lists
+    are for the users of the table, in its order: `user` is their number, `user_id` their id in the
+    table.
 
     Args:
-        run: its folder, its `result.json`, or one of its checkpoints.
-        output: a `.parquet`, `.csv` or `.jsonl` file, written as a whole or not at all; None:
-            print the lists.
+        run: run folder, its `result.json`, or one of its checkpoints.
+        output: `.parquet`, `.csv` or `.jsonl` file, written completely or not at all; None: print
+            the lists.
         k: length of the lists; None: 20.
         users: users to recommend to; None: all, of whom three are printed without `output`.
         items: a folder with `<modality>_feat.npy` of items that came after training, a row an item,
@@ -121,10 +121,10 @@ def recommend(
         The output file or folder, if there is one.
 
     Raises:
-        SettingError: an invalid setting, or an unknown user or item.
+        SettingError: a setting is invalid, or a user or item is unknown.
         ResultError: the run folder is incomplete.
-        DataError: the data are not those of the run, a table is invalid, or new items do not look
-            like those that the model has learned from.
+        DataError: the data differ from those of the run, a table is invalid, or the features of new
+            items do not match the features in training.
         NonFiniteScores: a score is NaN or infinite.
     """
     for name, value in (("k", k), ("block", block)):
@@ -185,14 +185,14 @@ def recommend(
     cold = 0 if given is not None else int((corpus.user_counts()[chosen] == 0).sum())
     if cold:
         log.warning(
-            "%d of %d users have no train interaction; they are ranked as the model scores them",
+            "%d of %d users have no training interactions, so their lists may not be meaningful",
             cold,
             len(chosen),
         )
     if corpus.filtered and given is None and seen != "all" and offer.new is None:
         log.info(
-            "items that users have in test, or in interactions that a filter such as "
-            "data.min_rating removed, may be recommended; seen=all leaves them out"
+            "items in test, and in interactions that a filter such as data.min_rating removed, are "
+            "not masked; use seen=all to mask them"
         )
     known = cast("Known | None", history) if given is None else given
     lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer, known)
@@ -211,7 +211,7 @@ def recommend(
             return parts.folder
     elif users is None:
         log.info(
-            "%d of %d users; users=[...] selects others, output=recs.csv writes all",
+            "%d of %d users; select others with users=[...], write all with output=recs.csv",
             len(chosen),
             names.count,
         )
@@ -219,10 +219,10 @@ def recommend(
 
 
 def _table_of_histories(history: str | Path | None) -> Path | None:
-    """The table that the setting names, if it names one.
+    """Return the path of a table of histories, or None if the setting names parts of the data.
 
     Raises:
-        SettingError: it names neither parts of the data nor a file.
+        SettingError: the setting names neither parts of the data nor a file.
     """
     if history is None or history in get_args(Known):
         return None
@@ -230,33 +230,33 @@ def _table_of_histories(history: str | Path | None) -> Path | None:
         raise SettingError(
             setting="history",
             value=str(history),
-            problem="there is no such file",
+            problem="no such file",
             expected=f"{', '.join(get_args(Known))}, or a table of histories",
         )
     return expand(history)
 
 
 def _for_people(frame: pl.DataFrame) -> pl.DataFrame:
-    """Lists without the numbers of what has a name."""
+    """Replace row numbers by original ids, if there are any, for printing."""
     named = {name.removesuffix("_id") for name in frame.columns if name.endswith("_id")}
     shown = frame.drop(named).rename({f"{name}_id": name for name in named})
     return shown.select("user", "rank", "item", *(["title"] * ("title" in shown.columns)), "score")
 
 
 def _warn_of_gaps(new: Mapping[str, Modality], corpus: Corpus, folder: str | None) -> None:
-    """Say which modalities new items lack, and how many have nothing to be ranked by."""
+    """Warn about modalities that new items lack, and about items without any content."""
     import torch
 
     from mmrec.data.files import FEATURES
 
     if lacking := [name for name in corpus.modalities if name not in new]:
         files = ", ".join(f"{name}{FEATURES}" for name in lacking)
-        log.warning("%s: new items lack %s; there is no %s", folder, ", ".join(lacking), files)
+        log.warning("%s: new items lack %s; missing files: %s", folder, ", ".join(lacking), files)
     present = torch.stack([m.present for m in new.values()], 1).any(1)  # [N]
     if bare := int((~present).sum()):
         log.warning(
-            "%d of %d new items have no content, the first of them in row %d; they rank as the "
-            "model's mean item",
+            "%d of %d new items have no content (the first is row %d); they are scored as the mean "
+            "item of the model",
             bare,
             len(present),
             int((~present).nonzero()[0]),

@@ -1,4 +1,4 @@
-"""A report of many runs: `python -m mmrec.report runs='outputs/**' output=report`."""
+"""Compare runs: `python -m mmrec.report runs='outputs/**' output=report`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """The command."""
+    """Run the command with the arguments of the process."""
     launch(_main, "report")
 
 
@@ -46,25 +46,25 @@ def report(
     storages: Sequence[str] = (),
     title: str = "Runs",
 ) -> Path:
-    """Write tables, figures and a page about the runs below some folders.
+    """Compare the runs below some folders in tables, figures and an HTML page.
 
     Args:
-        runs: folders, or patterns of them as `outputs/**`.
-        output: the folder for `index.html`, `tables/` and `figures/`.
-        metric: that methods are compared by, without its split.
-        metrics: columns of the results.
-        baseline: model that the others are compared with; None: the best on validation.
-        by: settings, as `model.loss`: for each value of one, a model has a line of its own.
-        resamples: of intervals and tests.
-        storages: of searches that are not in files beside their runs, as `sweep.storage` has them.
-        title: of the page.
+        runs: folders, or patterns such as `outputs/**`.
+        output: folder for `index.html`, `tables/` and `figures/`.
+        metric: metric that compares the methods, without split, for example `recall@20`.
+        metrics: columns of the results table.
+        baseline: model that the others are compared with; None: the best model on validation.
+        by: settings such as `model.loss`; a model gets one row per value.
+        resamples: number of resamples of intervals and tests.
+        storages: `sweep.storage` URLs of searches that are not stored next to their runs.
+        title: title of the page.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
-        SettingError: invalid configuration.
-        ResultError: there is no run to tell of.
+        SettingError: invalid configuration, or no completed run was found.
+        ResultError: the table of metrics per user of a run is unreadable.
     """
     from mmrec.report import charts
     from mmrec.report.collect import by_protocol, collect
@@ -80,7 +80,9 @@ def report(
     known = {run.result["model"] for run in found.runs}
     if baseline is not None and baseline not in known:
         raise SettingError(
-            setting="baseline", value=baseline, problem=f"no run of it{nearest(baseline, known)}"
+            setting="baseline",
+            value=baseline,
+            problem=f"no run has this model{nearest(baseline, known)}",
         )
     settings = {name for run in found.runs for name in run.settings}
     for name in by:
@@ -121,20 +123,20 @@ def _check_metrics(runs: Sequence[Run], metric: str, metrics: Sequence[str]) -> 
     for key, name in (("metric", metric), *(("metrics", name) for name in metrics)):
         if name not in plain:
             raise SettingError(
-                setting=key, value=name, problem=f"no run has it{nearest(name, plain)}"
+                setting=key, value=name, problem=f"no run has this metric{nearest(name, plain)}"
             )
     validated = {name.removeprefix("val/") for run in runs for name in run.metrics} & plain
     if metric not in validated:
         raise SettingError(
             setting="metric",
             value=metric,
-            problem="no run was validated by it, so that it cannot choose settings"
+            problem="no run has it as a validation metric, so it cannot select settings"
             + nearest(metric, validated),
         )
 
 
 def _apart(protocols: Any) -> Iterator[str]:
-    """Which protocols share a data set's name, and are not compared nevertheless."""
+    """Yield a warning for each data set whose runs have different protocols."""
     names = [protocol.data for protocol in protocols]
     for data in sorted({name for name in names if names.count(name) > 1}):
         same = [protocol for protocol in protocols if protocol.data == data]
@@ -144,7 +146,8 @@ def _apart(protocols: Any) -> Iterator[str]:
             if len({getattr(protocol, what) for protocol in same}) > 1
         ]
         listed = "; ".join(
-            f"{p.name}: {len(protocols[p])} runs, as {protocols[p][0].folder}" for p in same
+            f"{p.name}: {len(protocols[p])} runs, for example {protocols[p][0].folder}"
+            for p in same
         )
         first = [
             {
@@ -162,6 +165,6 @@ def _apart(protocols: Any) -> Iterator[str]:
             if key.startswith("data.") and len({repr(s.get(key)) for s in first}) > 1
         )
         yield (
-            f"Runs on {data} differ in {' and '.join(differ)}, and are not compared with each "
+            f"Runs on {data} differ in {' and '.join(differ)} and are not compared with each "
             f"other: {listed}{told}"
         )

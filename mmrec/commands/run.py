@@ -1,4 +1,4 @@
-"""Train a model, select it on validation, test it once: `python -m mmrec.run model=...`."""
+"""Train, select on validation and test once: `python -m mmrec.run model=...`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """The command."""
+    """Run the command with the arguments of the process."""
     with AT_END:
         launch(_main, "config")
 
@@ -86,7 +86,7 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
     hydra_config = HydraConfig.get()
     job = hydra_config.mode is RunMode.MULTIRUN
     if not job and not hydra_config.run.dir:
-        hint = "give a folder, or leave it out"
+        hint = "give a folder, or omit it"
         empty = SettingError(setting="run_dir", value="", problem="it is empty", hint=hint)
         raise SystemExit(1) from empty
     config.run_dir = hydra_config.runtime.output_dir
@@ -104,10 +104,10 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
             result = run(config, list(hydra_config.overrides.task), watch)
     except Exception as error:
         if job:
-            if hydra_config.sweeper[TARGET].endswith("BasicSweeper"):  # others tell of each job
+            if hydra_config.sweeper[TARGET].endswith("BasicSweeper"):  # other sweepers log each job
                 log.warning("#%s failed: %s", hydra_config.job.num, first_line(error))
             raise
-        raise SystemExit(1) from error  # passes Hydra, which would announce the error a second time
+        raise SystemExit(1) from error  # Hydra would log any other exception a second time
     if result["status"] == "interrupted":
         sys.exit(130)
     if watch is not None:
@@ -119,16 +119,16 @@ def _main(config: DictConfig) -> float | dict[str, Any] | None:
 def run(
     config: DictConfig, overrides: list[str] | None, watch: str | None = None
 ) -> dict[str, Any]:
-    """One run, from a composed configuration to a folder that holds its result.
+    """Run a composed configuration, and write the result to its run folder.
 
     Args:
-        config: as composed from conf/config.yaml; `run_dir` is where everything is written.
-        overrides: words of the command line, to be kept beside the result; None: the run was not
-            typed as a command, as one that another run needs.
-        watch: of a run in a search: where to report, as `mmrec.search.pruning.ReportTarget` has it.
+        config: configuration composed from conf/config.yaml; all files are written to `run_dir`.
+        overrides: overrides of the command line, recorded with the result; None: the run was not
+            started by a command, for example because it is the upstream of another run.
+        watch: `mmrec.search.pruning.ReportTarget` as JSON, for a run of a search; else None.
 
     Returns:
-        The content of `result.json`.
+        Content of `result.json`.
 
     Raises:
         SettingError: invalid configuration.
@@ -140,19 +140,19 @@ def run(
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run is made of, before it trains.
+    """Parts of a run that is ready to train.
 
     Attributes:
-        folder: of the run.
-        plain: the resolved configuration.
+        folder: run folder.
+        plain: resolved configuration as plain values.
         data: corpus and loaders.
-        model: to be trained.
-        trainer: of `build_trainer`, as `timing` and `checkpoints`.
-        timing: measures epochs.
-        checkpoints: knows the best epoch.
-        pruning: what reports to a search; there may be none.
-        checkpoint: to resume from; None: from the start.
-        result: as far as it is known.
+        model: model to train.
+        trainer: Lightning trainer.
+        timing: callback that measures epochs.
+        checkpoints: callback that keeps the best epoch.
+        pruning: callbacks that report to a search; empty outside a search.
+        checkpoint: checkpoint to resume from; None: start from scratch.
+        result: content of `result.json`, as far as it is known.
     """
 
     folder: Path
@@ -168,22 +168,22 @@ class Setup:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes to the folder: of several, one."""
+        """Whether this process (rank 0) writes to the run folder."""
         return self.trainer.is_global_zero
 
 
 def _run(
     config: DictConfig, overrides: list[str] | None, watch: str | None, held: ExitStack
 ) -> dict[str, Any]:
-    """Run as `run` does; `held` releases the lock at the end."""
+    """Implement `run`; `held` releases the lock of the run folder at the end."""
     folder = expand(config.run_dir)
     config.run_dir = str(folder)
     if link := written_link(folder):
         raise SettingError(
             setting="run_dir",
             value=folder,
-            problem=f"{link} is a link that leads out of the run folder, and is not followed",
-            hint="replace it by what it leads to, or give another run_dir",
+            problem=f"{link} is a symbolic link that leads out of the run folder, not followed",
+            hint="replace it by its target, or give another run_dir",
         )
     try:
         setup = _set_up(config, overrides, watch, held, folder)
@@ -195,14 +195,14 @@ def _run(
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         fit_and_test(setup)
-    except (KeyboardInterrupt, SystemExit):  # Lightning makes these of Ctrl-C and SIGTERM
+    except (KeyboardInterrupt, SystemExit):  # raised by Lightning after Ctrl-C and SIGTERM
         for signum in handlers:
-            signal.signal(signum, signal.SIG_IGN)  # a second one would lose the result
+            signal.signal(signum, signal.SIG_IGN)  # a second signal would lose the result
         result["status"] = "interrupted"
     except BaseException as error:
         result["status"] = "failed"
         result["error"] = first_line(error)
-        with suppress(OSError):  # the first error is the one to tell
+        with suppress(OSError):  # report the first error
             _finish(setup)
         raise
     _finish(setup)
@@ -219,7 +219,7 @@ def _set_up(
     held: ExitStack,
     folder: Path,
 ) -> Setup:
-    """Check the configuration, build everything, and write what identifies the run."""
+    """Check the configuration, build the run, and write the files that identify it."""
     start = time.perf_counter()
     if OmegaConf.is_dict(config.get("data")):  # report a misspelt column before torch is loaded
         plain_data: Any = OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True)
@@ -246,7 +246,7 @@ def _set_up(
     stage = Stage(plain, folder, checkpoint, run) if "upstream" in plain else None
     data, model = build(plain, stage.embeddings if stage else None)
     if not model.closed_form:
-        # These say now, not in a folder of their own, what cannot be trained.
+        # Report untrainable settings now, before the run folder is written.
         if model.reads_negatives:
             _ = data.sampler
         check_trainable(model)
@@ -276,7 +276,7 @@ def fit_and_test(run: Setup) -> None:
     """Train and select on validation, then test the best epoch and write its tables.
 
     Args:
-        run: whose `result` gets the metrics, the seconds and the status.
+        run: the run; metrics, seconds and status are added to its `result`.
     """
     best = train_and_select(
         run.trainer,
@@ -307,7 +307,7 @@ def fit_and_test(run: Setup) -> None:
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM is an interruption here too; Lightning sees to it only between its batches."""
+    """Treat SIGTERM as an interruption; Lightning only handles it inside its own loops."""
     before = signal.getsignal(signal.SIGTERM)
     ours = before is signal.SIG_DFL and current_thread() is main_thread()
     if ours:
@@ -320,7 +320,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _pruning(watch: str | None) -> list[Pruning]:
-    """What reports to a search, if there is one."""
+    """Return the callback that reports to a search, if there is one."""
     if watch is None:
         return []
     from mmrec.search.pruning import Pruning
@@ -334,7 +334,7 @@ def _begin(
     data: InteractionData,
     model: Recommender,
 ) -> dict[str, Any]:
-    """The result before anything has happened."""
+    """Return the initial content of `result.json`."""
     parts = partial(plain["trainer"])
     return {
         "status": "completed",
@@ -361,7 +361,7 @@ def _begin(
 
 
 def _finish(run: Setup) -> None:
-    """Write and log the result, and close the trackers."""
+    """Write and log the result, and close the loggers."""
     import torch
 
     from mmrec.training.loggers import conclude
@@ -386,16 +386,16 @@ def _tell(folder: Path, result: dict[str, Any]) -> None:
     if result["metrics"]:
         log.info("\n%s", metrics_table(result["metrics"]))
     if result["best_epoch"] is not None:
-        log.info("best epoch %d, of 0 to %d", result["best_epoch"], result["epochs"] - 1)
+        log.info("best epoch: %d (epochs 0 to %d)", result["best_epoch"], result["epochs"] - 1)
     if "partial" in result:
-        log.warning("a partial run (%s), which reports leave out", " ".join(result["partial"]))
+        log.warning("partial run (%s); reports ignore it", " ".join(result["partial"]))
     log.info("%s: %s", result["status"], folder)
     within = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
     if result["status"] != "interrupted" or within:
         return
-    if not (folder / OVERRIDES).exists():  # the run that needs this one says how to continue
+    if not (folder / OVERRIDES).exists():  # an upstream run: the dependent run logs the command
         return
     if (folder / LAST).exists():
-        log.info("continue: %s", to_continue(folder))
+        log.info("resume: %s", to_continue(folder))
     elif not (folder / BEST).exists():
-        log.info("no checkpoint was written yet: delete the folder to begin again")
+        log.info("no checkpoint was written yet; delete the folder to start again")

@@ -1,4 +1,4 @@
-"""Tables and figures that a run writes after its test."""
+"""Write the tables and figures of a run after its test."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 def write_tables(
     folder: Path, model: Recommender, data: InteractionData, *, writes: bool
 ) -> dict[str, dict[str, float]]:
-    """Write the test metrics of each user, and the model's weights of each item.
+    """Write the test metrics of each user, and the channel weights of each item.
 
     Args:
-        folder: of the run.
-        model: after its test.
-        data: that it was tested on.
-        writes: whether this process writes; the others only send the metrics of their users.
+        folder: run folder.
+        model: model after its test.
+        data: data of the test.
+        writes: whether this process writes files; the others only send the metrics of their users.
 
     Returns:
-        `recovery` for the result, if the data are planted and the model has weights; else empty.
+        A dict with the role `recovery` for planted data and models with weights, otherwise empty.
     """
     import torch
 
@@ -55,14 +55,16 @@ def write_tables(
         group = rounded(model.item_gates()).argmax(1)
     recovery = role_recovery(data.corpus, data.truth, weights, group)
     cold = data.corpus.cold
-    if cold is not None and isinstance(model, ContentRecommender):  # others have only chance there
+    if cold is not None and isinstance(
+        model, ContentRecommender
+    ):  # other models are at chance level on cold items
         of_cold = role_recovery(data.corpus, data.truth, weights, group, items=cold > 0)
         recovery |= {_cold(name): value for name, value in of_cold.items()}
     return {"recovery": recovery} if recovery else {}
 
 
 def _cold(name: str) -> str:
-    """Name of a recovery metric on cold items: `auc` -> `cold/auc`, also below `chance/`."""
+    """Name a metric of cold items: `auc` -> `cold/auc`, `chance/auc` -> `chance/cold/auc`."""
     chance = "chance/"
     return (
         f"{chance}cold/{name.removeprefix(chance)}" if name.startswith(chance) else f"cold/{name}"
@@ -70,11 +72,11 @@ def _cold(name: str) -> str:
 
 
 def draw_learning_curve(folder: Path, monitor: str) -> None:
-    """Draw the metrics of each epoch, if the run wrote them.
+    """Draw the learning curve, if the run logged metrics per epoch.
 
     Args:
-        folder: of the run.
-        monitor: the metric that selects the best epoch.
+        folder: run folder.
+        monitor: metric that selects the best epoch.
     """
     if not (folder / EPOCHS).exists():
         return
@@ -84,7 +86,7 @@ def draw_learning_curve(folder: Path, monitor: str) -> None:
 
 
 def _of_all_processes(frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows of every process, sorted by user."""
+    """Gather the rows of all processes, sorted by user."""
     import polars as pl
     from torch import distributed
 

@@ -1,4 +1,4 @@
-"""Similar items from a run: `python -m mmrec.similar run=outputs/... items=[42]`."""
+"""Find similar items: `python -m mmrec.similar run=outputs/... items=[42]`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """The command."""
+    """Run the command with the arguments of the process."""
     launch(_main, "similar")
 
 
@@ -50,36 +50,36 @@ def similar(
 ) -> Path | None:
     """Write or print the k most similar items of each item, the most similar first.
 
-    Models with item vectors compare them by their cosine; `ease` and `item_knn` compare items by
-    their item-item weights. A row is `item`, `similar`, `rank` (from 1) and `similarity`, then
-    `item_id` and `similar_id` where the data have ids of their own, and `title` and
-    `similar_title` where `items.csv` has titles.
+    Similarity is the cosine of item vectors, or the item-item weight for `ease` and `item_knn`. The
+    columns are `item`, `similar`, `rank` (from 1) and `similarity`, then `item_id` and `similar_id`
+    if the data have original ids, and `title` and `similar_title` if `items.csv` has titles.
 
-    `items`, `exclude` and `only` take one name, a list of names, or the path of a table. Names are
-    the original ids of the data where there are any, else row numbers. A table has a column
-    `item_id` (original ids) or `item` (row numbers), or the column of the data set, for example
-    `itemID`.
+    `items`, `exclude` and `only` take one id, a list of ids, or the path of a table. Ids are the
+    original ids of the data if there are any, otherwise row numbers. A table has a column `item_id`
+    (original ids) or `item` (row numbers), or the column of the data set, for example `itemID`.
 
     Args:
-        run: its folder, its `result.json`, or one of its checkpoints.
-        items: items to find neighbours of; None: all, of which three are printed without `output`.
-        output: a `.parquet`, `.csv` or `.jsonl` file, written as a whole or not at all; None:
-            print the lists.
-        k: length of the lists; they are shorter where there are fewer candidates.
-        exclude: items that are not listed.
-        only: items that may be listed; None: all.
-        block: items that are compared at a time; bounds the memory.
-        data_root: the folder of data sets; None: the run's own if it is there, else `MMREC_DATA`.
-        title: the column of titles in `items.csv`; None: the run's `data.columns.title`.
-        trust: modules outside mmrec that the run may import; needed once for each.
+        run: run folder, its `result.json`, or one of its checkpoints.
+        items: items to find neighbours of; None: all items, of which three are printed without
+            `output`.
+        output: `.parquet`, `.csv` or `.jsonl` file, written completely or not at all; None: print
+            the lists.
+        k: length of the lists; shorter if there are fewer candidates.
+        exclude: items that are never listed.
+        only: items that may be listed; None: all items.
+        block: number of items compared at a time; limits the memory.
+        data_root: folder of data sets; None: the folder that the run used if it exists, else
+            `MMREC_DATA`.
+        title: column of titles in `items.csv`; None: `data.columns.title` of the run.
+        trust: modules outside mmrec that the run may import; each must be named only once.
 
     Returns:
-        The output file, if there is one.
+        Path of the output file; None if the lists are printed.
 
     Raises:
-        SettingError: an invalid setting, an unknown item, or a model that cannot compare items.
-        ResultError: the folder is no complete run.
-        DataError: the data are not those of the run, or a table is invalid.
+        SettingError: a setting is invalid, an item is unknown, or the model cannot compare items.
+        ResultError: the run folder is incomplete.
+        DataError: the data differ from those of the run, or a table is invalid.
         NonFiniteScores: a similarity is NaN.
     """
     path = output_file("output", output, SUFFIXES) if output else None
@@ -87,7 +87,7 @@ def similar(
         if value < 1:
             raise SettingError(setting=name, value=value, expected="1 or more")
     check_files(items=items, exclude=exclude, only=only)
-    locate_run(run)  # before torch is loaded, which takes seconds
+    locate_run(run)  # before importing torch, which takes seconds
     import_torchmetrics()
 
     import polars as pl
@@ -116,13 +116,13 @@ def similar(
             setting="run",
             value=run,
             problem=str(error),
-            hint="give a run of a model with embeddings, or of ease or item_knn",
+            hint="give a run of ease, item_knn or a model with item embeddings",
         ) from None
     if path is not None:
-        log.info("items: %d, length of the lists: up to %d, file: %s", len(chosen), k, path)
+        log.info("items: %d, list length: up to %d, file: %s", len(chosen), k, path)
     elif items is None:
         log.info(
-            "%d of %d items; items=[...] selects others, output=similar.csv writes all",
+            "%d of %d items; select others with items=[...], write all with output=similar.csv",
             len(chosen),
             names.count,
         )
@@ -130,7 +130,7 @@ def similar(
 
 
 def _for_people(frame: pl.DataFrame) -> pl.DataFrame:
-    """Lists with the original ids in place of row numbers, where there are any."""
+    """Replace row numbers by original ids, if there are any, for printing."""
     end = "_id" if "item_id" in frame.columns else ""
     titled = "similar_title" in frame.columns
     return frame.select(

@@ -1,1 +1,1 @@
-"""What runs show to people."""
+"""Reports: pages, tables and figures about runs."""

@@ -1,7 +1,8 @@
-"""Which runs are ablations of a model: those in which nothing else differs.
+"""Compare the settings of ablations with those of their model.
 
-An ablation is a file of conf/ablation. What it sets may differ from the model as it is; any other
-difference, as in the learning rate, makes a run that says nothing about the ablation.
+An ablation is a file of conf/ablation. Its run is comparable with the unchanged model only if the
+two differ in nothing but the settings of that file. A different learning rate, for example, makes
+them incomparable.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from mmrec.config.yaml_file import YamlFileError, read_yaml
 from mmrec.report.collect import Method, Run
 from mmrec.training.provenance import flat, is_free
 
-SHOWN = 6  # differences that a table lists
+SHOWN = 6  # largest number of differences listed in a table
 OVERRIDE = "override /"
 GLOBAL = "# @package _global_"
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a file of conf/ablation sets.
+    """Settings of a file of conf/ablation.
 
     Attributes:
-        values: settings by their dotted names.
-        groups: configuration groups of which it chooses another file.
+        values: settings by dotted name.
+        groups: configuration groups for which the file chooses another option.
     """
 
     values: Mapping[str, Any]
@@ -37,15 +38,15 @@ class Changes:
 
 
 def differences(base: Method, method: Method) -> dict[str, tuple[str, str]]:
-    """Settings in which an ablation differs from its model beyond what it is meant to change.
+    """Return the settings in which an ablation differs from its model beyond the ablation's file.
 
     Args:
-        base: the model as it is.
+        base: the unchanged model.
         method: the model with an ablation.
 
     Returns:
-        Values of the base and of the other, as text, by setting. If the ablation's file is not
-        found, all settings in which the two differ.
+        The value of the base and the value of the ablation, as text, by setting. If the file of the
+        ablation is not found, all differences are returned.
     """
     changes = _changes(method.runs[0]) or Changes({}, ())
     before, now = _known(base.settings), _known(method.settings)
@@ -56,7 +57,7 @@ def differences(base: Method, method: Method) -> dict[str, tuple[str, str]]:
             meant = changes.values[name]
             same = other == meant or (isinstance(meant, str) and "${" in meant)
         elif any(name.startswith(f"{group}.") for group in changes.groups):
-            same = name not in now  # of the file that the ablation replaces
+            same = name not in now  # a setting of the option that the ablation replaces
         else:
             same = one == other or any(name.startswith(f"{place}.") for place in changes.values)
         if not same:
@@ -65,14 +66,14 @@ def differences(base: Method, method: Method) -> dict[str, tuple[str, str]]:
 
 
 def described(found: Mapping[str, tuple[str, str]]) -> str:
-    """Differences as a cell of a table."""
+    """Format differences as a table cell."""
     listed = [f"{name}={now} (model: {before})" for name, (before, now) in found.items()]
     more = [f"and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
     return "; ".join([*listed[:SHOWN], *more])
 
 
 def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without empty mappings, which hold no setting."""
+    """Drop empty mappings, which hold no setting."""
     return {name: value for name, value in settings.items() if value != {}}
 
 
@@ -81,7 +82,7 @@ def _shown(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def _changes(run: Run) -> Changes | None:
-    """What the file of a run's ablation sets; None: it is not there, or not understood."""
+    """Read the file of a run's ablation; None if it is missing or has an unknown form."""
     name = run.ablation_file
     if name is None or ".." in Path(name).parts or Path(name).is_absolute():
         return None
@@ -93,7 +94,7 @@ def _changes(run: Run) -> Changes | None:
 
 
 def _of_choice(group: str, choice: str, place: str) -> dict[str, Any]:
-    """The settings of a file of configuration and of the files it is based on, by their names."""
+    """Return the settings of a configuration file and its defaults, by dotted name."""
     content = read_yaml(conf_dir() / group / f"{choice}.yaml")
     found: dict[str, Any] = {}
     for base in content.get("defaults") or ():
@@ -122,7 +123,9 @@ def _read(path: Path) -> Changes | None:
         (chosen,) = map(str, entry)
         if not chosen.startswith(OVERRIDE):
             return None
-        if (group := chosen.removeprefix(OVERRIDE)) != "model":  # its own
+        if (
+            group := chosen.removeprefix(OVERRIDE)
+        ) != "model":  # the model that the ablation belongs to
             place = group.replace("/", ".")
             groups.append(place)
             values |= _of_choice(group, str(entry[chosen]), place)

@@ -1,4 +1,4 @@
-"""Figures of many runs; one pair of axes each, so that a phone can show them below each other."""
+"""Figures of many runs. Each has one pair of axes, so that narrow screens can stack them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from mmrec.report.significance import Comparison
 
 log = logging.getLogger(__name__)
-TEXT = "#222222"  # becomes the colour of the page's text in a page
+TEXT = "#222222"  # replaced by the text colour of the page
 SIZE = (4.8, 3.4)  # inches
 POPULARITY, ACTIVITY = ("head", "mid", "tail"), ("active", "regular", "occasional")
-COSTS = {"fit": "training, seconds", "peak_rss_mib": "peak memory, MiB"}
+COSTS = {"fit": "training time, seconds", "peak_rss_mib": "peak memory, MiB"}
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """How all of them look."""
+    """Apply the common matplotlib style to all figures of a page."""
     import matplotlib
 
     look: Any = {
@@ -48,7 +48,7 @@ def style() -> Iterator[None]:
         "legend.frameon": False,
         "font.size": 9,
         "svg.fonttype": "none",
-        "text.parse_math": False,  # a category may cost $10
+        "text.parse_math": False,  # names may contain $
         "svg.hashsalt": "mmrec",
     }
     with matplotlib.rc_context(look):
@@ -56,7 +56,7 @@ def style() -> Iterator[None]:
 
 
 def learning_curves(methods: Sequence[Method], monitor: str) -> Figure | None:
-    """The validation metric of each epoch: a line a seed; None if nothing was trained."""
+    """Draw the validation metric per epoch, one line per seed; None if no run was trained."""
     figure, axes = new_axes("epoch", monitor, "Learning curves")
     drawn = False
     for method, colour in zip(methods, cycle(COLOURS), strict=False):
@@ -70,7 +70,9 @@ def learning_curves(methods: Sequence[Method], monitor: str) -> Figure | None:
                 table = read_epochs(path)
                 shown = table.select(numbers).drop_nulls() if monitor in table.columns else None
             except (OSError, pl.exceptions.PolarsError) as error:
-                log.warning("%s cannot be read, and is not drawn (%s)", path, one_line(error))
+                log.warning(
+                    "%s: invalid table (%s); its learning curve is not drawn", path, one_line(error)
+                )
                 continue
             if shown is None:
                 continue
@@ -85,7 +87,7 @@ def learning_curves(methods: Sequence[Method], monitor: str) -> Figure | None:
 def by_group(
     methods: Sequence[Method], metric: str, groups: Sequence[str], title: str
 ) -> Figure | None:
-    """A metric of groups of items or users: a cluster of bars a group; None if there is none."""
+    """Draw a test metric of each group as a cluster of bars; None if no method has the metric."""
     names = [f"test/{group}/{metric}" for group in groups]
     shown = [m for m in methods if all(m.values(name) for name in names)]
     if not shown:
@@ -110,10 +112,10 @@ def by_group(
 def quality_and_cost(
     methods: Sequence[Method], metric: str, cost: Literal["fit", "peak_rss_mib"]
 ) -> Figure | None:
-    """Test metric against a cost; a line joins those that none beats in both.
+    """Draw the test metric against a cost, with the Pareto front as a line.
 
     Returns:
-        None for fewer than two methods with that cost.
+        The figure; None for fewer than two methods with that cost.
     """
     points = [(m, c, m.mean(f"test/{metric}")) for m in methods if (c := mean_cost(m, cost))]
     if len(points) < 2:
@@ -122,7 +124,7 @@ def quality_and_cost(
     for (method, x, y), colour, marker in zip(points, cycle(COLOURS), cycle(MARKERS), strict=False):
         axes.plot(x, y, marker, color=colour, label=method.name)
     front = [(x, y) for _, x, y in points if not any(a <= x and b > y for _, a, b in points)]
-    label = "none is better at less"
+    label = "Pareto front"
     axes.plot(*zip(*sorted(front), strict=True), color=TEXT, linewidth=0.8, zorder=0, label=label)
     axes.set_xscale("log")
     plain(axes.xaxis)
@@ -131,7 +133,7 @@ def quality_and_cost(
 
 
 def mean_cost(method: Method, cost: Literal["fit", "peak_rss_mib"]) -> float | None:
-    """Of the runs that have it; None: none has, as nothing is trained in a closed form."""
+    """Return the mean cost over runs; None if it is unknown, for example for closed-form models."""
     found = [
         run.result["seconds"]["fit"] if cost == "fit" else run.result[cost] for run in method.runs
     ]
@@ -140,14 +142,14 @@ def mean_cost(method: Method, cost: Literal["fit", "peak_rss_mib"]) -> float | N
 
 
 def cost_name(cost: str) -> str:
-    """`time` or `memory`."""
+    """Return the display name of a cost, `time` or `memory`."""
     return {"fit": "time", "peak_rss_mib": "memory"}[cost]
 
 
 def ablation(
     base: Method, ablations: Sequence[Method], compared: Mapping[str, Comparison], metric: str
 ) -> Figure:
-    """By how much each ablation differs from the model, in percent of it, with its interval."""
+    """Draw the change of each ablation in percent of the model's metric, with 95 % intervals."""
     from matplotlib.figure import Figure
 
     whole = base.mean(f"test/{metric}")
@@ -166,16 +168,16 @@ def ablation(
     axes.set_yticks(range(len(rows)), [m.ablation or "" for m in rows])
     axes.axvline(0, color=TEXT, linewidth=0.8)
     axes.set(
-        xlabel=f"change of test {metric}, %; 95 % intervals over users",
+        xlabel=f"change of test {metric} in percent, with 95 % interval over users",
         title=f"{base.name}: ablations",
     )
     return figure
 
 
 def searches(study: Study, objectives: Sequence[str]) -> dict[str, Figure]:
-    """History, parallel coordinates and importance of what a study has tried, by Optuna.
+    """Draw the history, parallel coordinates and parameter importances of a study with Optuna.
 
-    Of two or three objectives, the Pareto front.
+    For two or three objectives, only the Pareto front is drawn.
     """
     from optuna import visualization
     from optuna.importance import PedAnovaImportanceEvaluator
@@ -213,7 +215,7 @@ def searches(study: Study, objectives: Sequence[str]) -> dict[str, Figure]:
 
 
 def _drawn(draw: Mapping[str, Callable[[], Axes]]) -> dict[str, Figure]:
-    """Optuna's figures, at our size."""
+    """Draw Optuna figures, and set their size and style."""
     import warnings
 
     from matplotlib import pyplot
@@ -226,14 +228,14 @@ def _drawn(draw: Mapping[str, Callable[[], Axes]]) -> dict[str, Figure]:
             figure = make().get_figure(root=True)
             assert figure is not None
             figure.set_size_inches(SIZE[0] * (1.6 if name == "parallel" else 1), SIZE[1])
-            pyplot.close(figure)  # or it is held until the process ends
+            pyplot.close(figure)  # pyplot keeps figures alive until they are closed
             _tidy(figure, wide=name == "parallel")
             found[name] = figure
     return found
 
 
 def _tidy(figure: Figure, *, wide: bool) -> None:
-    """Optuna draws on grey, and in shades that are lost on a light or a dark page."""
+    """Replace Optuna's grey background and colours, which are unreadable on a dark page."""
     for axes in figure.axes:
         axes.set_facecolor("none")
         axes.grid(visible=False)
@@ -253,7 +255,7 @@ def _tidy(figure: Figure, *, wide: bool) -> None:
 def rendered(figure: Figure, suffixes: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
     """A figure for papers, slides and pages, by suffix."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it is laid out, and need not be for each file
+    figure.set_layout_engine("none")  # computed once, not for each file
     found = {}
     for suffix in suffixes:
         file = io.BytesIO()
@@ -270,7 +272,7 @@ def rendered(figure: Figure, suffixes: Sequence[str] = ("png", "svg")) -> dict[s
 
 
 def for_a_page(svg: bytes) -> str:
-    """An element whose text and lines have the colour of the page's text."""
+    """Return an SVG element whose text and lines take the text colour of the page."""
     text = svg.decode()
     text = text[text.index("<svg") :]
     for colour in (TEXT, "#000000", "#555555"):
@@ -301,5 +303,5 @@ def plain(axis: Axis) -> None:
 
 
 def add_legend(axes: Axes) -> None:
-    """Below, where it hides nothing."""
+    """Add a legend below the axes."""
     axes.figure.legend(loc="outside lower center", ncols=2, fontsize=8)

@@ -1,4 +1,4 @@
-"""Which runs there are, and which of them belong together."""
+"""Find run folders, and group their runs by protocol and by method."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from mmrec.training.results import (
 )
 from mmrec.training.upstream import GROUP as UPSTREAM
 
-NAME = 200  # characters; the name of a file is hardly longer
-_APART = (*FREE, "data.root")  # what runs that are compared over seeds may differ in, beside seeds
+NAME = 200  # largest number of characters of a name; file systems allow about as many
+_APART = (*FREE, "data.root")  # settings that may differ between the seeds of a method
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,9 @@ class Run:
     """A completed run.
 
     Attributes:
-        folder: of the run.
-        result: the content of `result.json`.
-        settings: what it computes, flat; without its seed.
+        folder: the run folder.
+        result: content of `result.json`.
+        settings: settings that affect the result, by dotted name, without seeds.
     """
 
     folder: Path
@@ -50,26 +50,26 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """By name, as `test/recall@20`."""
+        """Metrics by name, for example `test/recall@20`."""
         found: dict[str, float] = self.result["metrics"]
         return found
 
     @property
     def ablation(self) -> str | None:
-        """Name of the ablation, without its model."""
+        """Name of the ablation without its model; None for an unchanged model."""
         name = self.ablation_file
         return None if name is None else name.rpartition("/")[2]
 
     @property
     def ablation_file(self) -> str | None:
-        """The file of conf/ablation that the run was made with, as `<model>/<name>`."""
+        """File of conf/ablation that the run used, as `<model>/<name>`, or None."""
         words = [w for w in self.result["overrides"] if w.lstrip("+").startswith("ablation=")]
         name = words[-1].partition("=")[2].strip("'\"") if words else ""
         return name if name not in ("", "null") else None
 
     @property
     def config_dirs(self) -> list[Path]:
-        """The folders that the run was given with `--config-dir`."""
+        """Folders that the run got with `--config-dir`."""
         words = read_overrides(self.folder) or []
         return [
             expand(folder) for word, folder in itertools.pairwise(words) if word == "--config-dir"
@@ -81,11 +81,11 @@ class Method:
     """One model with one set of settings, over its seeds.
 
     Attributes:
-        model: name.
-        ablation: name; None: the model as it is.
-        runs: one a seed, by seed.
-        variant: settings that tell it from others of the model, as `loss=softmax`.
-        tried: how many sets of settings it was chosen from.
+        model: name of the model.
+        ablation: name of the ablation; None for the unchanged model.
+        runs: one run per seed, sorted by seed.
+        variant: settings that distinguish variants of the model, for example `loss=softmax`.
+        tried: number of settings that this one was selected from.
     """
 
     model: str
@@ -96,44 +96,44 @@ class Method:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Display name."""
         return ", ".join(filter(None, (self.model, self.variant, self.ablation)))
 
     @property
     def slug(self) -> str:
-        """For names of files."""
+        """Name for use in file names."""
         return file_name(self.name)
 
     def values(self, metric: str) -> list[float]:
-        """Of each seed; empty if the runs do not have the metric."""
+        """Return the value of each seed; an empty list if the runs lack the metric."""
         return [run.metrics[metric] for run in self.runs if metric in run.metrics]
 
     def mean(self, metric: str) -> float:
-        """Over the seeds."""
+        """Return the mean over seeds."""
         return statistics.fmean(self.values(metric))
 
     def deviation(self, metric: str) -> float:
-        """Standard deviation over the seeds, as of a sample; 0 of a single one."""
+        """Return the sample standard deviation over seeds; 0 for a single seed."""
         values = self.values(metric)
         return statistics.stdev(values) if len(values) > 1 else 0.0
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those that all its runs share."""
+        """Settings that all runs share."""
         return self.runs[0].settings
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What runs must share to be compared.
+    """Evaluation protocol. Only runs with the same protocol are compared.
 
     Attributes:
-        data: name.
-        split: how it was split.
-        seen: what was no candidate.
-        candidates: what was ranked.
-        history: parts that the sequences of test queries are made of.
-        fingerprint: of the data.
+        data: name of the data set.
+        split: description of the split.
+        seen: which seen items were masked.
+        candidates: which items were ranked.
+        history: parts of the data that form the sequences of test queries.
+        fingerprint: hash of the data.
     """
 
     data: str
@@ -145,7 +145,7 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Display name."""
         ranked = "" if self.candidates == "all" else f"{self.candidates} candidates, "
         history = "" if self.history == "train" else f"history {self.history}, "
         return (
@@ -154,17 +154,17 @@ class Protocol:
 
     @property
     def slug(self) -> str:
-        """For names of files."""
+        """Name for use in file names."""
         return file_name(self.name.replace("_", "-"))
 
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """What was found.
+    """Runs found below some folders.
 
     Attributes:
-        runs: completed ones.
-        left_out: folder and reason of every other.
+        runs: completed runs.
+        left_out: reason by folder, for all other runs.
     """
 
     runs: list[Run]
@@ -175,10 +175,10 @@ def collect(patterns: str | Sequence[str]) -> Collection:
     """Read the run folders below some folders.
 
     Args:
-        patterns: folders, or patterns of them as `outputs/**`.
+        patterns: folders, or patterns such as `outputs/**`.
 
     Raises:
-        SettingError: there is no completed run.
+        SettingError: no completed run was found.
     """
     runs: list[Run] = []
     left_out: dict[Path, str] = {}
@@ -201,17 +201,17 @@ def collect(patterns: str | Sequence[str]) -> Collection:
         raise SettingError(
             setting="runs",
             value=",".join(_listed(patterns)),
-            problem="there is no completed run" + (f" ({found})" if found else ""),
-            hint=None if found else "give folders of runs, as runs='outputs/**'",
+            problem="no completed run was found" + (f" ({found})" if found else ""),
+            hint=None if found else "give the folders of runs, for example runs='outputs/**'",
         )
     return Collection(runs, left_out)
 
 
 def by_protocol(runs: Iterable[Run]) -> dict[Protocol, list[Run]]:
-    """Runs that can be compared with each other, by what they share."""
+    """Group runs by protocol."""
     found: defaultdict[Protocol, list[Run]] = defaultdict(list)
     for run in runs:
-        # Older results do not say.
+        # Results of earlier versions lack these fields.
         card = {"candidates": "all", "history": "train", **run.result["data_card"]}
         key = ("name", "split", "seen", "candidates", "history", "fingerprint")
         found[Protocol(*(card[k] for k in key))].append(run)
@@ -219,11 +219,12 @@ def by_protocol(runs: Iterable[Run]) -> dict[Protocol, list[Run]]:
 
 
 def methods(runs: Iterable[Run], by: Sequence[str] = ()) -> list[Method]:
-    """Runs that differ by their seed only, together.
+    """Group runs that differ only by seed.
 
     Args:
-        runs: of one protocol.
-        by: settings, as `model.loss`, that make variants of a model; one that lacks them has none.
+        runs: runs of one protocol.
+        by: settings that distinguish variants of a model, for example `model.loss`. Models without
+            these settings have no variants.
     """
     found: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -244,13 +245,14 @@ def _variant(settings: Mapping[str, Any], by: Sequence[str]) -> str:
 
 
 def chosen(candidates: Iterable[Method], metric: str) -> list[Method]:
-    """For each model, variant and ablation the settings that validation likes best.
+    """Select the settings of each model, variant and ablation by the mean validation metric.
 
-    Those with the most seeds come first: what a search tried once is what they were chosen from.
+    Only settings with the largest number of seeds are considered, because a search runs its
+    candidates with fewer seeds than the final settings.
 
     Args:
-        candidates: of one protocol.
-        metric: without its split, as `recall@20`.
+        candidates: methods of one protocol.
+        metric: name without split, for example `recall@20`.
     """
     groups: defaultdict[str, list[Method]] = defaultdict(list)
     for method in candidates:
@@ -264,12 +266,16 @@ def chosen(candidates: Iterable[Method], metric: str) -> list[Method]:
 
 
 def holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
-    """The folders that hold one of some files.
+    """Return the folders that contain at least one of some files.
 
-    Upstream runs are left out, unless a pattern names their folder.
+    Upstream runs are left out unless a pattern names their folder.
+
+    Args:
+        patterns: folders, or patterns such as `outputs/**`.
+        names: names of the files.
 
     Raises:
-        SettingError: a folder is not there.
+        SettingError: a folder does not exist.
     """
     found: set[Path] = set()
     for pattern in _listed(patterns):
@@ -278,8 +284,10 @@ def holding(patterns: str | Sequence[str], names: Sequence[str]) -> list[Path]:
         if path.exists():  # also a folder whose name looks like a pattern
             path = (path if path.is_dir() else path.parent) / "**"
         elif not glob.has_magic(pattern):
-            raise SettingError(setting="runs", value=pattern, problem="there is no such folder")
-        top = next(parent for parent in path.parents if parent.exists())  # [ ] in its name are text
+            raise SettingError(setting="runs", value=pattern, problem="no such folder")
+        top = next(
+            parent for parent in path.parents if parent.exists()
+        )  # brackets in its name are literal
         pattern = str(Path(glob.escape(str(top)), path.relative_to(top)))
         for hit in glob.iglob(pattern, recursive=True):  # noqa: PTH207, may be absolute
             path = Path(hit)
@@ -296,12 +304,12 @@ def _listed(patterns: str | Sequence[str]) -> Sequence[str]:
 
 def _read(folder: Path) -> Run:
     if not (folder / RESULT).is_file():
-        raise ResultError("no result: it is running, or was killed")
+        raise ResultError("no result: the run is still running or was killed")
     result = read_result(folder)
     needed = [CONFIG, *([PER_USER] if result["status"] == "completed" else [])]
     for name in needed:
         if not (folder / name).is_file():
-            raise ResultError(f"there is no {name}")
+            raise ResultError(f"{name} is missing")
     try:
         if PER_USER in needed:
             pl.scan_parquet(folder / PER_USER, glob=False).collect_schema()
@@ -316,7 +324,7 @@ def _read(folder: Path) -> Run:
     card = result["data_card"]
     for name in (result["model"], run.ablation or "", card["name"], card["split"]):
         if len(name) > NAME or not name.isprintable():
-            raise ResultError(f"{RESULT}: {one_line(name, 80)!r} is not a name")
+            raise ResultError(f"{RESULT}: {one_line(name, 80)!r} is not a valid name")
     return run
 
 
@@ -326,19 +334,22 @@ def _status(result: Mapping[str, Any]) -> str:
 
 
 def _newest(runs: Iterable[Run], left_out: dict[Path, str]) -> Iterator[Run]:
-    """Of runs with the same settings, seed and data, the newest."""
+    """Yield the newest of the runs with the same settings, seed and data."""
     groups: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         fingerprint = run.result["data_card"]["fingerprint"]
         groups[_method_key(run), _seed(run), fingerprint].append(run)
     for group in groups.values():
         *older, newest = sorted(group, key=lambda run: (run.folder / RESULT).stat().st_mtime)
-        left_out.update((run.folder, f"the same run as {newest.folder}, older") for run in older)
+        left_out.update(
+            (run.folder, f"same settings, seed and data as the newer {newest.folder}")
+            for run in older
+        )
         yield newest
 
 
 def _method_key(run: Run) -> str:
-    """The same for runs that differ by their seed only, or by what changes no number."""
+    """Return a key that is equal for runs that differ only by seed or in volatile settings."""
     return repr([run.result["model"], run.ablation, sorted(run.settings.items())])
 
 

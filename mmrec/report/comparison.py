@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 LEVEL = 0.05
 HISTORY = {
     "train": "",
-    "train+val": "; sequential models read the user's train and validation items at test, other "
-    "models know train only",
+    "train+val": ". At test, sequential models read the training and validation items of a user; "
+    "other models only use training items",
 }
 RANKED = {
     "all": "the whole catalogue",
     "cold": "cold items only",
-    "split": "the cold items of the split only",
+    "split": "the cold items of each split only",
 }
 
 
@@ -34,9 +34,9 @@ class Options:
     """Options of a report.
 
     Attributes:
-        metric: compares the methods, for example `recall@20`.
-        metrics: columns of the results.
-        baseline: model that the others are compared with; None: the best one on validation.
+        metric: metric that compares the methods, for example `recall@20`.
+        metrics: columns of the results table.
+        baseline: model that the others are compared with; None: the best model on validation.
         by: settings that distinguish variants of a model.
         resamples: number of resamples for intervals and tests.
     """
@@ -54,10 +54,10 @@ def comparison(
     """Compare runs of one protocol: results, significance, groups, costs and ablations.
 
     Args:
-        protocol: shared by the runs.
+        protocol: protocol of the runs.
         runs: completed runs.
-        options: of the report.
-        left_out: filled with the runs whose metrics per user cannot be read, and the reason.
+        options: options of the report.
+        left_out: receives the runs whose metrics per user are unreadable, with reasons.
     """
     tried = methods(runs, options.by)
     everything = chosen(tried, options.metric)
@@ -71,13 +71,13 @@ def comparison(
     slug = protocol.slug
     if not everything:
         log.warning(
-            "%s: no run was validated by %s; it is shown with metric=%s",
+            "%s: no run has the validation metric %s; use metric=%s to include these runs",
             protocol.name,
             options.metric,
             runs[0].result["monitor"].removeprefix("val/"),
         )
         return []
-    if not whole:  # features that an ablation has spoiled are data of their own
+    if not whole:  # corrupted features have a fingerprint, and so a protocol, of their own
         everything.sort(key=lambda m: m.mean(f"val/{options.metric}"), reverse=True)
     sections.append(_results(protocol, slug, runs, whole or everything, options))
     for base in whole:
@@ -103,7 +103,7 @@ def _results(
     for method in others:
         if method.name not in compared:
             log.warning(
-                "%s was tested on other users than %s: their difference is not tested",
+                "%s and %s have different test users; the significance test is skipped",
                 method.name,
                 reference.name,
             )
@@ -111,11 +111,9 @@ def _results(
     figures = {
         "curves": charts.learning_curves(whole, monitor),
         "popularity": charts.by_group(
-            whole, options.metric, charts.POPULARITY, "By popularity of the item"
+            whole, options.metric, charts.POPULARITY, "By item popularity"
         ),
-        "activity": charts.by_group(
-            whole, options.metric, charts.ACTIVITY, "By activity of the user"
-        ),
+        "activity": charts.by_group(whole, options.metric, charts.ACTIVITY, "By user activity"),
         "time": charts.quality_and_cost(whole, options.metric, "fit"),
         "memory": charts.quality_and_cost(whole, options.metric, "peak_rss_mib"),
     }
@@ -138,7 +136,7 @@ def _results(
 
 
 def _reference(whole: Sequence[Method], baseline: str | None) -> Method:
-    """Return the baseline if there is one, otherwise the first, which is best on validation."""
+    """Return the baseline if given, otherwise the first method, which is best on validation."""
     return next((method for method in whole if method.model == baseline), whole[0])
 
 
@@ -159,19 +157,19 @@ def _result_table(
         validation = over_seeds(method.values(f"val/{options.metric}"))
         rows.append([name, f"{len(method.runs)}", f"{method.tried}", validation, *values])
     notes = [
-        "Mean ± standard deviation over seeds. Of the settings that were tried, the ones with the "
-        "most seeds, and among these the best on validation; test values choose nothing."
+        "Mean ± standard deviation over seeds. Settings are selected on validation among those "
+        "with the most seeds; test values are never used for selection."
     ]
     if compared:
-        notes[0] += " Bold: the best; the second best in italics or underlined."
+        notes[0] += " The best value is bold, the second best italic or underlined."
         notes.append(
-            f"† differs, up or down, from {reference.name} by {options.metric} of users, "
+            f"†: {options.metric} per user differs from {reference.name} in either direction, "
             f"p < {LEVEL} after Holm's correction."
         )
     if cut := [m.name for m in whole if any(map(was_cut, m.runs))]:
         notes.append(
-            f"Ended at trainer.max_epochs, before early stopping: {', '.join(cut)}. More epochs "
-            "could give other results."
+            f"Stopped at trainer.max_epochs before early stopping: {', '.join(cut)}. More epochs "
+            "might change the result."
         )
     return Table(
         f"{slug}-results",
@@ -183,7 +181,7 @@ def _result_table(
 
 
 def _warm_table(slug: str, whole: Sequence[Method], options: Options) -> list[Table]:
-    """Test metrics among cold, warm and all items, if warm items are held out too."""
+    """Tabulate test metrics on cold, warm and all items, if warm items are held out too."""
     parts = {"test": "cold", "test_warm": "warm", "test_all": "all"}
     shown = [m for m in whole if m.values(f"test_all/{options.metric}")]
     if not shown:
@@ -195,12 +193,13 @@ def _warm_table(slug: str, whole: Sequence[Method], options: Options) -> list[Ta
     return [
         Table(
             f"{slug}-warm",
-            f"Test {options.metric} among cold, warm and all items",
+            f"Test {options.metric} on cold, warm and all items",
             ["model", *parts.values()],
             marked(rows, range(1, 1 + len(parts))),
             [
-                "cold: as above; warm: what is held out of warm items, one of users with 3 to 9 "
-                "and a tenth beyond, among warm items; all: both, among all items."
+                "cold: as above. warm: held-out interactions with warm items (1 for users with 3 "
+                "to 9 interactions, a tenth for users with more), ranked among warm items. all: "
+                "both, ranked among all items."
             ],
         )
     ]
@@ -230,8 +229,9 @@ def _significance_table(
         ["model", "difference", "relative", "95 % interval", "p, users", "p, seeds"],
         rows,
         [
-            "Over users, each the mean of its seeds: bootstrap interval, and permutation test with "
-            "Holm's correction. Over seeds: permutation test; three can give no p below 0.25."
+            "Users: metric per user, averaged over seeds; bootstrap interval, and permutation test "
+            "with Holm's correction. Seeds: permutation test; with three seeds, the smallest "
+            "possible p is 0.25."
         ],
     )
 
@@ -249,17 +249,22 @@ def _group_table(slug: str, whole: Sequence[Method], options: Options) -> Table:
         for names, share, what in zip(
             (charts.POPULARITY, charts.ACTIVITY),
             shares,
-            ("items, those with most train interactions first", "users, likewise"),
+            ("items", "users"),
             strict=True,
         )
         if share
     ]
     return Table(
         f"{slug}-groups",
-        f"Test {options.metric} by popularity of items and activity of users",
+        f"Test {options.metric} by item popularity and user activity",
         ["model", *groups],
         marked(rows, range(1, 1 + len(groups))),
-        [f"{'; '.join(notes)}. A group of items: only its items count."] if notes else [],
+        [
+            f"{'; '.join(notes)}, ordered by number of training interactions. In groups of items, "
+            "only hits on items of the group count."
+        ]
+        if notes
+        else [],
     )
 
 
@@ -281,7 +286,7 @@ def _ablations(
     others: Sequence[Method],
     options: Options,
 ) -> Section:
-    """Compare ablations that differ in nothing else; list the others with their differences."""
+    """Compare ablations with their model; list ablations with other differences separately."""
     compared = significance.against(base, ablations, options.metric, resamples=options.resamples)
     apart = [[m.ablation or "", str(len(m.runs)), described(differences(base, m))] for m in others]
     apart += [
@@ -313,12 +318,12 @@ def _ablations(
         tables.append(
             Table(
                 name,
-                f"{base.name} as it is, and with one change each; test",
+                f"{base.name}, unchanged and with one change each; test",
                 ["ablation", "seeds", *columns, "change", "95 % interval", "p, users"],
                 marked(rows, range(2, 2 + len(columns))),
                 [
-                    f"Change of {options.metric} in percent of the first line, paired by user, "
-                    "each the mean of its seeds: bootstrap interval, as in the figure, and "
+                    f"Change of {options.metric} in percent of the first row. Values per user are "
+                    "averaged over seeds and paired: bootstrap interval, as in the figure, and "
                     "permutation test with Holm's correction."
                 ],
             )
@@ -327,10 +332,10 @@ def _ablations(
         tables.append(
             Table(
                 f"{name}-not-comparable",
-                f"Runs with an ablation that also differ from {base.name} in other settings",
+                f"Ablation runs that differ from {base.name} in other settings too",
                 ["ablation", "seeds", "other differences"],
                 apart,
-                ["Train them with the settings of the model to compare them."],
+                ["To compare these ablations, train them with the settings of the model."],
             )
         )
     figures = {}

@@ -1,4 +1,4 @@
-"""What each method of a comparison costs: parameters, epochs, seconds and memory."""
+"""Tabulate the cost of each method: parameters, epochs, seconds and memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mmrec.report.tables import Table, Value, over_seeds
 
 
 def cost_table(slug: str, whole: Sequence[Method]) -> Table:
-    """Tabulate the costs of methods, each the mean and standard deviation over its seeds.
+    """Tabulate the costs of methods as mean and standard deviation over seeds.
 
     Args:
-        slug: beginning of the table's file name.
+        slug: prefix of the file name of the table.
         whole: methods, one row each.
     """
     head = ["model", "parameters", "epoch, s", "epochs", "training, s", "upstream, s", "test, s"]
@@ -32,11 +32,11 @@ def cost_table(slug: str, whole: Sequence[Method]) -> Table:
         ]
         for m in whole
     ]
-    notes = ["As each run has measured it, on the machine and beside the load that it had."]
+    notes = ["Measured by each run on its own machine, including the effect of other load on it."]
     if any(run.result.get("upstream") for m in whole for run in m.runs):
         notes.append(
-            "upstream: seconds of the run that a model starts from (result.json names its folder); "
-            "it is trained once and shared by all runs with the same settings of it."
+            "upstream: training time of the model that a run starts from (its folder is in "
+            "result.json). An upstream model is trained once and shared by all runs that need it."
         )
     empty = {
         name
@@ -54,7 +54,7 @@ def cost_table(slug: str, whole: Sequence[Method]) -> Table:
 
 
 def was_cut(run: Run) -> bool:
-    """Tell whether a run with early stopping ended at its largest number of epochs before that."""
+    """Return whether a run reached `trainer.max_epochs` before early stopping."""
     patience = run.settings.get("callbacks.early_stopping.patience")
     best, epochs = run.result["best_epoch"], run.result["epochs"]
     if not isinstance(patience, int) or best is None:

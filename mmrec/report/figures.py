@@ -1,6 +1,6 @@
-"""Figures of one run. matplotlib is imported when something is drawn, so that other runs don't pay.
+"""Figures of one run. matplotlib is imported lazily, because importing it takes time.
 
-Shape legend: I items.
+Shapes: I items.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmrec.training.results import read_epochs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart by colour-blind readers, and in print.
+# Palette of Okabe and Ito, distinguishable by colour-blind readers and in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>"
 
@@ -31,18 +31,18 @@ MARKERS = "os^Dv<>"
 def write_item_weights(
     folder: Path, weights: Mapping[str, Tensor], corpus: Corpus, *, of_pairs: bool = False
 ) -> None:
-    """Write what a model found to matter for each item, as a table and as a figure.
+    """Write the channel weights of each item as a table and as a figure.
 
-    `item_weights.parquet` has the columns `item`, `item_id` (where the data have ids of their own),
-    one for each channel, and `train_count`. `item_weights.png` and `.svg` show how each channel's
-    weight is distributed, and its mean over items of like popularity.
+    `item_weights.parquet` has the columns `item`, `item_id` (if the data have original ids), one
+    column per channel, and `train_count`. `item_weights.png` and `.svg` show the distribution of
+    each channel's weight, and its mean per decile of popularity.
 
     Args:
-        folder: of the run.
-        weights: channel -> [I].
-        corpus: the model's.
-        of_pairs: weights are means over an item's pairs of train: items without any have a mean of
-            all pairs in the table, and are left out of the figure.
+        folder: the run folder.
+        weights: weight of each item by channel, [I].
+        corpus: the data of the run.
+        of_pairs: whether weights are means over the training pairs of an item. Items without
+            training pairs then have the mean over all pairs, and are left out of the figure.
     """
     table = pl.DataFrame(
         {
@@ -56,7 +56,7 @@ def write_item_weights(
     with replace_file(folder / "item_weights.parquet") as part:
         table.write_parquet(part)
 
-    # Where a modality is missing, the others share its weight: that is no finding about the item.
+    # If a modality is missing, the others share its weight, so the weights are not comparable.
     whole = torch.ones(corpus.n_items, dtype=torch.bool)
     for modality in corpus.modalities.values():
         whole &= modality.present
@@ -71,12 +71,12 @@ def learning_curve(metrics_csv: Path, monitor: str, output: Path) -> None:
     """Draw the loss terms and the validation metric of each epoch, with the best epoch marked.
 
     Args:
-        metrics_csv: a row an epoch, as a run writes it.
-        monitor: the column that selection looks at; larger is better.
-        output: the figure; its suffix (`.png`, `.svg`, `.pdf`) is the format.
+        metrics_csv: `metrics.csv` of a run, with one row per epoch.
+        monitor: column that selects the best epoch; larger is better.
+        output: path of the figure; its suffix (`.png`, `.svg`, `.pdf`) sets the format.
 
     Raises:
-        DataError: the file has no such column.
+        DataError: the file has no column `monitor`.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -113,7 +113,7 @@ def learning_curve(metrics_csv: Path, monitor: str, output: Path) -> None:
 
 
 def _draw_item_weights(table: pl.DataFrame, channels: list[str], name: str) -> Figure:
-    """Distribution of each channel's weight, and its mean by decile of popularity."""
+    """Draw the distribution of each channel's weight, and its mean per decile of popularity."""
     from matplotlib.figure import Figure
 
     decile = (pl.col("train_count").rank("ordinal") - 1) * 10 // len(table) + 1
@@ -127,7 +127,7 @@ def _draw_item_weights(table: pl.DataFrame, channels: list[str], name: str) -> F
     )
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    # The same bins for all, of some width even where every item has the same weight, or none.
+    # All channels share the bins, which keep a width above 0 even if all weights are equal.
     weights = table.select(channels).to_numpy()
     low, high = (weights.min(), weights.max()) if weights.size else (0.0, 1.0)
     bins = np.linspace(low - 0.01, high + 0.01, 42)
@@ -142,15 +142,15 @@ def _draw_item_weights(table: pl.DataFrame, channels: list[str], name: str) -> F
             capsize=2,
             label=channel,
         )
-    left.set(xlabel="weight of the item's channel", ylabel="items", title="Distribution")
+    left.set(xlabel="weight of the channel", ylabel="items", title="Distribution")
     right.set(
-        xlabel="popularity decile (10: most train interactions)",
+        xlabel="popularity decile (10: most training interactions)",
         ylabel="mean weight ± standard error",
         title="By popularity",
         xticks=range(1, 11),
     )
     right.legend(frameon=False)
-    figure.suptitle(f"{name}: {len(table)} items with every modality")
+    figure.suptitle(f"{name}: {len(table)} items with all modalities")
     return figure
 
 

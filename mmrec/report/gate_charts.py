@@ -1,4 +1,7 @@
-"""Figures of gates and of what a model measures in items."""
+"""Figures of gates and of item measures.
+
+Shapes: G groups, C channels, Q measures, L items of a sequence.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,18 @@ DASHES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1)), (0, (3, 1, 1, 1)), (0,
 
 
 def looks(names: Sequence[str], channels: Sequence[str]) -> list[tuple[str, int]]:
-    """A colour for each name, and how many before it have that colour.
+    """Choose a colour for each name.
 
-    It is that of the first channel which the name holds, as `balanced/visual+textual` or
-    `visual/2`, so that a channel and its experts look alike in all figures; of a name that holds
-    none, the next one.
+    A name gets the colour of the first channel that it contains, for example
+    `balanced/visual+textual` or `visual/2`, so that a channel and its experts have the same colour
+    in all figures. A name without a channel gets the colour of its position.
+
+    Args:
+        names: of channels or experts.
+        channels: names of all channels.
+
+    Returns:
+        The colour of each name, and how many earlier names have the same colour.
     """
     found: list[tuple[str, int]] = []
     for n, name in enumerate(names):
@@ -40,7 +50,14 @@ def looks(names: Sequence[str], channels: Sequence[str]) -> list[tuple[str, int]
 def loads(
     table: pl.DataFrame, experts: Sequence[str], channels: Sequence[str], trigger: int | None
 ) -> Figure:
-    """Share of the load of each expert, epoch by epoch."""
+    """Draw the share of the load of each expert per epoch.
+
+    Args:
+        table: metrics per epoch, with a column `load/<expert>` for each expert.
+        experts: names of the experts.
+        channels: names of the channels, which set the colours.
+        trigger: first epoch of the second stage; None: no line is drawn.
+    """
     figure, axes = new_axes("epoch", "share of the load", "Load of the experts")
     shown = table.select("epoch", *(f"load/{name}" for name in experts)).drop_nulls()
     lines = zip(experts, looks(experts, channels), cycle(MARKERS), strict=False)
@@ -63,12 +80,12 @@ def loads(
 
 
 def entropy_curves(table: pl.DataFrame, trigger: int | None) -> Figure:
-    """How evenly experts are used, and how undecided the router is for a pair, epoch by epoch."""
-    figure, axes = new_axes("epoch", "entropy, of its largest", "Routing entropy")
+    """Draw the routing entropies per epoch, each divided by its maximum."""
+    figure, axes = new_axes("epoch", "entropy / maximum", "Routing entropy")
     names = {
-        "router/gate_entropy": "of the mean gates",
-        "router/load_entropy": "of the load",
-        "router/pair_entropy": "of a pair's gates",
+        "router/gate_entropy": "mean gates",
+        "router/load_entropy": "load",
+        "router/pair_entropy": "gates per pair",
     }
     for (name, label), colour in zip(names.items(), COLOURS, strict=False):
         shown = table.select("epoch", name).drop_nulls()
@@ -82,7 +99,15 @@ def entropy_curves(table: pl.DataFrame, trigger: int | None) -> Figure:
 def stacked(
     means: Tensor, parts: Sequence[str], channels: Sequence[str], groups: Sequence[str], title: str
 ) -> Figure:
-    """Mean weights of channels, or experts: a bar of parts for each group; [G, C]."""
+    """Draw the mean weights of channels or experts as one stacked bar per group.
+
+    Args:
+        means: weights, [G, C]; NaN counts as 0.
+        parts: names of the C channels or experts.
+        channels: names of the channels, which set the colours.
+        groups: names of the G groups.
+        title: of the figure.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(SIZE[0], 1.4 + 0.24 * len(groups)), layout="constrained")
@@ -109,7 +134,13 @@ def stacked(
 
 
 def panels(means: Tensor, names: Sequence[str], groups: Sequence[str]) -> Figure:
-    """Mean values of groups, a panel for each quantity; [G, Q]."""
+    """Draw the means of groups, one panel per measure.
+
+    Args:
+        means: [G, Q]; NaN counts as 0.
+        names: of the Q measures.
+        groups: names of the G groups.
+    """
     from matplotlib.figure import Figure
 
     height = 0.5 + (0.7 + 0.24 * len(groups)) * len(names)
@@ -124,11 +155,11 @@ def panels(means: Tensor, names: Sequence[str], groups: Sequence[str]) -> Figure
 
 
 def along(users: Mapping[str, Tensor], channels: Sequence[str]) -> Figure:
-    """Weights of channels along sequences, a panel for each user.
+    """Draw channel weights along sequences, one panel per user.
 
     Args:
-        users: weights [L, C] by the name of the user, at the L positions of the sequence.
-        channels: C names.
+        users: weights at the positions of each user's sequence, [L, C], by name of the user.
+        channels: names of the C channels.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -159,6 +190,6 @@ def along(users: Mapping[str, Tensor], channels: Sequence[str]) -> Figure:
 
 
 def mark_trigger(axes: Axes, trigger: int | None) -> None:
-    """Draw a line at the epoch where the second stage begins."""
+    """Draw a vertical line at the first epoch of the second stage, if there is one."""
     if trigger is not None:
         axes.axvline(trigger, color=TEXT, linewidth=0.8, linestyle="--", label="second stage")

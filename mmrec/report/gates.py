@@ -1,6 +1,6 @@
-"""Sections of a page about what a run's gates and router have learned.
+"""Sections of the `explain` page about the gates and the router of a run.
 
-P pairs, I items, C channels, E experts, G groups.
+Shapes: P pairs, I items, C channels, E experts, Q measures, G groups.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from mmrec.training.open_run import OpenRun
 from mmrec.training.ranked_lists import ranked_lists
 from mmrec.training.results import EPOCHS, read_epochs, table_error
 
-BEFORE = 10  # items of train that are shown beside a list
-CATEGORIES = 20  # the largest
+BEFORE = 10  # training items shown beside a list
+CATEGORIES = 20  # number of categories shown, the largest first
 TEMPERATURE = ("warm", "cold")
 ITEMS = "weights.csv"
-FIRST, ENOUGH = 5, 5  # items of an expert that are shown, and users that one needs to be
-LEAST = 0.05  # gate of an expert that is named
+FIRST, ENOUGH = 5, 5  # items shown per expert; training users that an item needs to be shown
+LEAST = 0.05  # smallest gate for which an expert is listed
 
 
 def over_epochs(opened: OpenRun, channels: list[str]) -> list[Section]:
-    """What the router did; nothing without one, or without its table of epochs."""
+    """Show load and entropies of the router per epoch; an empty list without router or metrics."""
     path = opened.folder / EPOCHS
     if not isinstance(opened.model, RoutedRecommender) or not path.is_file():
         return []
@@ -61,15 +61,15 @@ def over_epochs(opened: OpenRun, channels: list[str]) -> list[Section]:
     about = opened.model.about_experts and f" {opened.model.about_experts}"
     shown = ""
     if opened.at_best:
-        shown = f" The sections below are about the best epoch, {opened.result['best_epoch']}."
+        shown = f" The sections below describe the best epoch, {opened.result['best_epoch']}."
     return [
         Section(
             "Router",
             "router",
-            "Share of the train pairs' gates that each expert has, once a pair has kept its few "
-            "(router_schedule.top_k). "
-            "Entropies: of a pair's gates, 1 where they are alike and 0 where one expert decides; "
-            "of the mean gates and of the load, 1 where all experts are used alike."
+            "Load: share of the total gate weight that each expert receives over the training "
+            "pairs, after top-k selection (router_schedule.top_k). Entropies are scaled to [0, 1]. "
+            "Entropy per pair: 1 if all experts have equal gates, 0 if one expert has the whole "
+            "gate. Entropy of the mean gates and of the load: 1 if all experts are used equally."
             f"{about}{begun}{shown}",
             figures={
                 "load": gate_charts.loads(table, opened.model.experts, channels, trigger),
@@ -80,7 +80,7 @@ def over_epochs(opened: OpenRun, channels: list[str]) -> list[Section]:
 
 
 def train_weights(opened: OpenRun, weights: Weights) -> Section:
-    """Mean weights of train pairs, by what is known of their items and users."""
+    """Show mean channel weights of training pairs by popularity, activity, role and category."""
     corpus, evaluation = opened.corpus, opened.model.evaluation
     user, item = weights.pairs.user, weights.pairs.item
     values = torch.stack(list(weights.channels.values()), 1)  # [P, C]
@@ -101,7 +101,7 @@ def train_weights(opened: OpenRun, weights: Weights) -> Section:
     categories = corpus.categories
     if categories is not None:
         place, shown = _largest(categories)
-        # An item may bear several: a pair counts once for each of them.
+        # An item may have several categories: a pair counts once for each.
         order = categories.item.argsort(stable=True)
         count = torch.bincount(categories.item, minlength=corpus.n_items)
         start = count.cumsum(0) - count
@@ -117,8 +117,9 @@ def train_weights(opened: OpenRun, weights: Weights) -> Section:
     return Section(
         "Channels",
         "channels",
-        f"{weights.about} Of {_shares('items', charts.POPULARITY, evaluation.item_groups)}; "
-        f"of {_shares('users', charts.ACTIVITY, evaluation.user_groups)}; by train interactions."
+        f"{weights.about} Groups by number of training interactions: "
+        f"{_shares('items', charts.POPULARITY, evaluation.item_groups)}; "
+        f"{_shares('users', charts.ACTIVITY, evaluation.user_groups)}."
         f"{_about(categories)}",
         tables,
         figures,
@@ -126,7 +127,13 @@ def train_weights(opened: OpenRun, weights: Weights) -> Section:
 
 
 class Weighed(NamedTuple):
-    """What a model weighs and measures in each item: [I] each, by name."""
+    """Weights and measures of each item, by name.
+
+    Attributes:
+        channels: weight of each channel, [I].
+        experts: gate of each expert, [I]; empty without a router.
+        measures: further quantities that the model computes per item, [I].
+    """
 
     channels: dict[str, Tensor]
     experts: dict[str, Tensor]
@@ -134,7 +141,7 @@ class Weighed(NamedTuple):
 
 
 def weighed(model: Recommender) -> Weighed:
-    """Once for the whole page: where pairs are weighed, it takes a pass over those of train."""
+    """Compute item weights once per page; gates of pairs need a pass over all training pairs."""
     channels = {name: weight.cpu() for name, weight in model.item_weights().items()}
     measures = {name: value.cpu() for name, value in model.item_measures().items()}
     if not isinstance(model, RoutedRecommender):
@@ -145,13 +152,13 @@ def weighed(model: Recommender) -> Weighed:
 
 
 def measured(opened: OpenRun, measures: Mapping[str, Tensor]) -> list[Section]:
-    """Means of a model's measures of items, by popularity; nothing without any."""
+    """Show the mean of each item measure by popularity; an empty list without measures."""
     if not measures:
         return []
     corpus, shares = opened.corpus, opened.model.evaluation.item_groups
     names, labels = list(measures), charts.POPULARITY
     values = torch.stack(list(measures.values()), 1).double()  # [I, Q]
-    known = values.isfinite()  # each measure has the mean over the items that it is known of
+    known = values.isfinite()  # items with an undefined measure are left out of its mean
     of = groups(corpus.item_counts(), shares)
     total, count = (
         values.new_zeros(len(labels), len(names)).index_add_(0, of, each)
@@ -166,10 +173,10 @@ def measured(opened: OpenRun, measures: Mapping[str, Tensor]) -> list[Section]:
     table = Table("measures", "By popularity", ["group", "items", *names], rows, deviations=False)
     return [
         Section(
-            "Measures of items",
+            "Item measures",
             "measures",
-            f"Means over {_shares('items', charts.POPULARITY, shares)}, by train interactions. "
-            f"{ITEMS}, beside this page, has those of every item.",
+            f"Means over {_shares('items', charts.POPULARITY, shares)} (by number of training "
+            f"interactions). {ITEMS}, next to this page, lists the values of all items.",
             [table],
             {"measures": gate_charts.panels(means, names, labels)},
         )
@@ -177,14 +184,14 @@ def measured(opened: OpenRun, measures: Mapping[str, Tensor]) -> list[Section]:
 
 
 def of_items(opened: OpenRun, known: Weighed, names: list[str]) -> list[Section]:
-    """Of items: weights of cold ones, which no pair of train has; what experts carry.
+    """Show the weights of cold items, and the gates of experts over items.
 
-    Experts by category, and by the true role where it is known, and the items that each of them
-    carries most. Nothing where there is neither a router nor a cold item.
+    Experts are shown by category, by true role for planted data, and with the items of their
+    largest gates. The list is empty if there is neither a router nor a cold item.
     """
     corpus = opened.corpus
     by_pairs, everything = weighs_pairs(opened.model), torch.arange(corpus.n_items)
-    tables, figures, told = [], {}, []
+    tables, figures, notes = [], {}, []
 
     def add(
         name: str,
@@ -204,44 +211,39 @@ def of_items(opened: OpenRun, known: Weighed, names: list[str]) -> list[Section]
         place, shown = _largest(categories)
         group = place[categories.category]
         item, group = categories.item[group >= 0], group[group >= 0]
-    # Gates of pairs say nothing of cold items, which are in none.
+    # Cold items have no training pairs, so gates of pairs are undefined for them.
     if corpus.cold is not None and not by_pairs and (channels := known.channels):
         cold = corpus.cold > 0
-        told.append("Cold items have no interaction in train: their content decides.")
-        add(
-            "warm-and-cold",
-            "Warm and cold items",
-            channels,
-            everything,
-            cold.long(),
-            [*TEMPERATURE],
-        )
+        notes.append("Cold items have no training interactions: only content sets their weights.")
+        title = "Warm and cold items"
+        add("warm-and-cold", title, channels, everything, cold.long(), [*TEMPERATURE])
         if categories is not None:
             some = cold[item]
             title = "Cold items by category"
             add("cold-by-category", title, channels, item[some], group[some], shown)
     if experts := known.experts:
-        told.append(
-            "An item's gates are the mean over its train users, where users matter; of all train "
-            f"pairs, where it has none. {ITEMS}, beside this page, has those of every item."
+        notes.append(
+            "If gates depend on the user, the gate of an item is the mean over its training users, "
+            f"or over all training pairs if it has none. {ITEMS}, next to this page, has all items."
         )
         if categories is not None:
-            add("experts-by-category", "Experts by category", experts, item, group, shown)
+            add("experts-by-category", "Gates by category", experts, item, group, shown)
         if isinstance(opened.data, PlantedData):
             truth = opened.data.truth
             roles = list(truth.role_names)
-            add("experts-by-role", "Experts by true role", experts, everything, truth.role, roles)
+            add("experts-by-role", "Gates by true role", experts, everything, truth.role, roles)
         tables.append(_most(opened, experts))
-    about = "Means are over items; one without content has nothing to weigh, and does not count. "
-    about += " ".join(told)
+    about = "Means over items; items without content are left out. "
+    about += " ".join(notes)
     about += _about(categories)
     return [Section("Items", "items", about, tables, figures)] if tables else []
 
 
 def _most(opened: OpenRun, experts: Mapping[str, Tensor]) -> Table:
-    """The items that each expert carries most.
+    """Tabulate the items with the largest gates of each expert.
 
-    Where gates are means over users, of items with some users: one of a single user says little.
+    If gates are means over users, only items with at least `ENOUGH` training users are listed: a
+    mean over a single user is too noisy.
     """
     gates = torch.stack(list(experts.values()), 1)  # [I, E]
     if weighs_pairs(opened.model):
@@ -254,17 +256,17 @@ def _most(opened: OpenRun, experts: Mapping[str, Tensor]) -> Table:
         pl.Series("expert", names), pl.all(), pl.Series("gate", best.values.T.flatten().numpy())
     )
     shown = found.filter(pl.col("gate") > 0)
-    return item_table(shown, "What each expert carries most", "items-of-experts")
+    return item_table(shown, "Items with the largest gates of each expert", "items-of-experts")
 
 
 def every_item(opened: OpenRun, known: Weighed) -> pl.DataFrame:
-    """One row per item: what is known of it, its weights and its measures."""
+    """Return one row per item: its description, weights and measures."""
     items = describe_items(opened, pl.DataFrame({"item": range(opened.corpus.n_items)}))
     return with_weights(items, known.channels | known.experts | known.measures)
 
 
 def _largest(categories: Categories) -> tuple[Tensor, list[str]]:
-    """Where each of the largest categories stands among them, -1 for others; and their names."""
+    """Return the rank of each category among the largest (-1: not shown), and their names."""
     sizes = torch.bincount(categories.category, minlength=len(categories.names))
     largest = sizes.argsort(descending=True, stable=True)[:CATEGORIES]
     place = torch.full((len(categories.names),), -1)
@@ -273,19 +275,19 @@ def _largest(categories: Categories) -> tuple[Tensor, list[str]]:
 
 
 def _about(categories: Categories | None) -> str:
-    """What those are that a page shows."""
+    """Describe the categories that a page shows."""
     if categories is None:
         return ""
     count = len(categories.names)
-    largest = f"Of {count} categories the {CATEGORIES} largest;"
-    which = largest if count > CATEGORIES else "Of categories,"
-    return f" {which} what has several counts in each."
+    largest = f" The {CATEGORIES} largest of {count} categories are shown."
+    several = " An item with several categories counts in each."
+    return f"{largest if count > CATEGORIES else ''}{several}"
 
 
 def _shares(what: str, names: Sequence[str], shares: Sequence[float]) -> str:
-    """What groups are called, and how large they are."""
+    """Describe groups by name and size, for example `items: head 20%, mid 30%, tail the rest`."""
     sizes = (f"{name} {share:.0%}" for name, share in zip(names, shares, strict=False))
-    return f"{what}, {', '.join(sizes)}, {names[-1]} the rest"
+    return f"{what}: {', '.join(sizes)}, {names[-1]} the rest"
 
 
 def _means(
@@ -297,11 +299,11 @@ def _means(
     labels: Sequence[str],
     counted: str = "pairs",
 ) -> tuple[Table, Tensor]:
-    """A table of means by group, and the means [G, C]; NaN where a group is empty."""
-    there = values.any(1)  # items without content have no weight, and do not count
+    """Return a table of means by group, and the means [G, C]; NaN for empty groups."""
+    there = values.any(1)  # items without content have no weights and are left out
     values, index = values[there], index[there]
     count = torch.bincount(index, minlength=len(labels))
-    values = values.double()  # float32 loses its third digit over ten million pairs
+    values = values.double()  # a float32 sum over 1e7 pairs is only accurate to 2 digits
     total = values.new_zeros(len(labels), values.shape[1]).index_add_(0, index, values)
     means = total / count.unsqueeze(1)
     rows = [
@@ -312,7 +314,7 @@ def _means(
 
 
 def known_roles(result: dict[str, Any]) -> list[Section]:
-    """How much of what was planted is found again."""
+    """Show how well the weights recover the true roles of planted items."""
     recovery = result.get("recovery")
     if not recovery:
         return []
@@ -325,46 +327,47 @@ def known_roles(result: dict[str, Any]) -> list[Section]:
         Section(
             "Known roles",
             "recovery",
-            "AUC: how well a modality's weight tells the items of which it is the informative one "
-            "(equal weights: 0.5; two modalities have the same, as their shares sum to one). NMI: "
-            "how much the modality of largest weight, or the expert of the largest gate, says of "
-            "an item's role (equal weights: 0). Rows that begin with cold/ are of cold items, the "
-            "others of items with train interactions.",
-            [Table("recovery", "Roles found again", ["", "this run", "dealt at random"], rows)],
+            "AUC: how well the weight of a modality separates the items for which it is the "
+            "informative one (equal weights: 0.5; two modalities have equal AUC because their "
+            "shares sum to one). NMI: agreement of an item's role with its modality of largest "
+            "weight, or its expert of largest gate (equal weights: 0). Shuffled: the same weights, "
+            "assigned to items at random. Rows that begin with cold/ are for cold items, the "
+            "others for items with training interactions.",
+            [Table("recovery", "Role recovery", ["metric", "this run", "shuffled"], rows)],
         )
     ]
 
 
 def of_users(opened: OpenRun, users: Tensor, k: int, seen: Masked, accelerator: str) -> Section:
-    """Their best items, and what carried each."""
+    """Show the recommendations of some users, with the weights and experts of each item."""
     corpus = opened.corpus
     best = pl.concat(ranked_lists(opened, users, k, seen, 512, accelerator))
     before = latest_items(corpus, users, BEFORE)
     have, device = corpus.user_counts(), opened.model.device
 
-    def told(frame: pl.DataFrame, *, weighed: bool = True) -> pl.DataFrame:
-        """What is known of the items, and what gates make of them."""
-        if not len(frame):  # nobody of them has anything in train
+    def described(frame: pl.DataFrame, *, weighed: bool = True) -> pl.DataFrame:
+        """Add the description, experts and weights of the items."""
+        if not len(frame):  # none of the users has training items
             return frame
         user, item = (frame[name].to_torch().long().to(device) for name in ("user", "item"))
         known = describe_items(opened, frame).with_columns(_experts(opened, user, item))
         return with_weights(known, opened.pair_weights(user, item) if weighed else {})
 
-    # Sequences are told with the weights at their positions, see `sequences`.
+    # The weights of training items in sequences are shown by position, see `sequences`.
     sequential = isinstance(opened.model, SequentialRecommender)
-    best, before = told(best), told(before, weighed=not sequential)
+    best, before = described(best), described(before, weighed=not sequential)
     routed = isinstance(opened.model, RoutedRecommender)
-    experts = f"; of experts, gates of at least {LEAST:.2f} are shown" if routed else ""
+    experts = f" Experts with a gate of at least {LEAST:.2f} are listed." if routed else ""
     tables = []
-    # Without times, the order is that of the file, of which nothing is known.
+    # Without times, the order of the file carries no meaning.
     which = "some" if corpus.train.time is None else "the latest"
     for one in users.tolist():
         name: Any = one if corpus.user_ids is None else corpus.user_ids[one]
         file_of, count, name = user_file(corpus, one), int(have[one]), printable(name)
         last = "" if count <= BEFORE else f", {which} {BEFORE}"
         for frame, title, file in (
-            (best, f"User {name}, {count} items in train", f"user-{file_of}"),
-            (before, f"User {name}: items in train{last}", f"user-{file_of}-train"),
+            (best, f"User {name}: recommendations ({count} training items)", f"user-{file_of}"),
+            (before, f"User {name}: training items{last}", f"user-{file_of}-train"),
         ):
             shown = frame.filter(pl.col("user") == one).drop("user", "user_id", strict=False)
             if len(shown):
@@ -372,15 +375,14 @@ def of_users(opened: OpenRun, users: Tensor, k: int, seen: Masked, accelerator: 
     return Section(
         "Recommendations",
         "recommendations",
-        f"The {k} best items of some users, and {which} items of each in train; {SEEN[seen]}. "
-        f"Columns of channels say what gates give them{experts}. An item without train users is "
-        "cold.",
+        f"Top {k} items of some users, and {which} training items of each; {SEEN[seen]}. "
+        f"Columns of channels hold gate weights.{experts} Items without training users are cold.",
         tables,
     )
 
 
 def _experts(opened: OpenRun, user: Tensor, item: Tensor) -> list[pl.Series]:
-    """The experts that a pair was given to, with their gates."""
+    """Name the experts of each pair with their gates, the largest first."""
     if not isinstance(opened.model, RoutedRecommender):
         return []
     gates, order = opened.pair_gates(user, item).sort(1, descending=True)

@@ -1,4 +1,4 @@
-"""Tables of items for the pages of `explain`."""
+"""Tables of items for the `explain` page."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mmrec.data import PlantedData, TrainingView
 from mmrec.report.tables import Table, Value
 from mmrec.training.open_run import OpenRun
 
-WIDE = 60  # letters of a title
+WIDE = 60  # largest number of characters of a title
 FILE_NAME = r"(?=.*[A-Za-z])\w{1,100}"
 
 
 def describe_items(opened: OpenRun, frame: pl.DataFrame) -> pl.DataFrame:
-    """Add what is known of the items of a frame: ids, titles, train users, true roles."""
+    """Add ids, titles, numbers of training users and true roles to a frame with a column `item`."""
     corpus, item = opened.corpus, frame["item"].cast(pl.Int64)
     more = []
     if corpus.item_ids is not None and "item_id" not in frame.columns:
@@ -35,7 +35,7 @@ def describe_items(opened: OpenRun, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_weights(frame: pl.DataFrame, weights: Mapping[str, Tensor]) -> pl.DataFrame:
-    """Add weights as columns; a modality may have the name of a column."""
+    """Add weights as columns, named `weight of <name>` if the name is taken."""
     taken = frame.columns
     return frame.with_columns(
         pl.Series(f"weight of {name}" if name in taken else name, weight.cpu().numpy())
@@ -44,7 +44,7 @@ def with_weights(frame: pl.DataFrame, weights: Mapping[str, Tensor]) -> pl.DataF
 
 
 def item_table(frame: pl.DataFrame, title: str, name: str) -> Table:
-    """Build a table of the page; long titles are cut."""
+    """Build a table for the page; titles longer than `WIDE` are truncated."""
 
     def cell(value: Any) -> Any:
         return Value(value, digits=3) if isinstance(value, float) else str(value)
@@ -59,24 +59,24 @@ def item_table(frame: pl.DataFrame, title: str, name: str) -> Table:
 
 
 def user_file(corpus: TrainingView, user: int) -> str:
-    """Return what stands for a user in the names of files: the id, or else the number.
+    """Return the id of a user if it is a safe file name, otherwise the row number.
 
-    The id of a user may be no name of a file, or the number of another user.
+    Ids without a letter are not used, because they could be the row number of another user.
     """
     name = "" if corpus.user_ids is None else str(corpus.user_ids[user])
     return name if re.fullmatch(FILE_NAME, name, re.A) else str(user)
 
 
 def latest_items(corpus: TrainingView, users: Tensor, k: int) -> pl.DataFrame:
-    """List the latest train items of users, the latest first; without times, by rows of the file.
+    """List the latest training items of users, the latest first; without times, in file order.
 
     Args:
-        corpus: whose train interactions.
-        users: [N] int64.
-        k: above 0.
+        corpus: holds the training interactions.
+        users: user indices, [N] int64.
+        k: largest number of items per user, at least 1.
 
     Returns:
-        Columns user and item, at most `k` rows a user.
+        A frame with the columns `user` and `item`, and at most `k` rows per user.
     """
     start, item, _ = corpus.train.by_user(corpus.n_users)
     parts = [item[start[user] : start[user + 1]][-k:].flip(0) for user in users.tolist()]

@@ -1,4 +1,4 @@
-"""The page of a report: its sections, and the files that show them."""
+"""Write the HTML page of a report, and its tables and figures as files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 SEEN = {
-    "train": "their items of train are left out",
-    "train+val": "their items of train and validation are left out",
-    "all": "all that the data have of them is left out, test included",
-    "none": "nothing is left out",
+    "train": "training items are masked",
+    "train+val": "training and validation items are masked",
+    "all": "all items that a user has in the data are masked, including test items",
+    "none": "no items are masked",
 }
 
 
@@ -51,12 +51,12 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A part of the page.
+    """A section of the page.
 
     Attributes:
         title: heading.
-        slug: prefix of the names of its files.
-        text: first paragraph.
+        slug: prefix of the file names of the figures.
+        text: introductory paragraph.
         tables: shown below the text.
         figures: by name.
         details: longer texts by name, collapsed.
@@ -81,12 +81,12 @@ class Section:
 
 
 def left_out(reasons: Mapping[Path, str]) -> Section:
-    """List the runs that are not compared, with reasons."""
+    """List the folders that are left out of the comparison, with reasons."""
     rows = [[str(folder), reason] for folder, reason in reasons.items()]
     return Section(
         "Left out",
         "left-out",
-        tables=[Table("left-out", "Not in the tables", ["folder", "why"], rows)],
+        tables=[Table("left-out", "Runs that are not in the tables", ["folder", "reason"], rows)],
     )
 
 
@@ -95,8 +95,15 @@ def write_page(
 ) -> Path:
     """Write `index.html`, and a file for each table and figure.
 
+    Args:
+        folder: created if it does not exist.
+        title: of the page.
+        summary: paragraph below the title.
+        warnings: highlighted paragraphs below the summary.
+        sections: in the order of the page.
+
     Returns:
-        The page.
+        The path of the page.
     """
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The section of a search: its trials, best first."""
+"""The report section of a search."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-SHOWN = 50  # trials in the table, at most
+SHOWN = 50  # largest number of trials in the table
 
 
 def search(study: Study) -> Section:
-    """List the trials of a search, best first."""
+    """Show the trials of a search, best first, with figures of the study."""
     from mmrec.search.study import IDENTITY
     from mmrec.search.summary import outcome, ranked
 
@@ -34,8 +34,8 @@ def search(study: Study) -> Section:
         [f"{t.number}", outcome(t), *_values(t, len(objectives)), *_settings_of(t, names)]
         for t in ordered[:SHOWN]
     ]
-    order = "Best first." if len(objectives) == 1 else "Those on the Pareto front first."
-    more = f" Of {len(trials)}, the first {SHOWN}." if len(trials) > SHOWN else ""
+    order = "Best trial first." if len(objectives) == 1 else "Trials on the Pareto front first."
+    more = f" The first {SHOWN} of {len(trials)} are shown." if len(trials) > SHOWN else ""
     slug = file_name(f"search-{study.study_name}")
     return Section(
         f"Search {study.study_name}",
@@ -45,9 +45,9 @@ def search(study: Study) -> Section:
             Table(
                 f"{slug}-trials",
                 "Trials",
-                ["trial", "", *objectives, *names],
+                ["trial", "status", *objectives, *names],
                 rows,
-                [f"{order}{more} Validation and costs only."],
+                [f"{order}{more} A search uses validation metrics and costs, never test metrics."],
             )
         ],
         dict(charts.searches(study, objectives)),

@@ -1,6 +1,6 @@
-"""Weights of channels along the sequences that a model reads, for the pages of `explain`.
+"""Channel weights along the sequences that a model reads, for the `explain` page.
 
-N items of sequences, C channels.
+Shapes: U users, N items of all sequences, L items of one sequence, C channels.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from mmrec.report.tables import Table, Value
 from mmrec.training.open_run import OpenRun
 
 USERS = "weights-of-users.csv"
-BLOCK = 2048  # users that are read at a time
-DRAWN = 8  # users in the figure
+BLOCK = 2048  # users encoded at a time
+DRAWN = 8  # largest number of users in the figure
 OF_PAIRS = (
-    "What gates give to each channel, the mean over train pairs; a channel of longer vectors "
-    "adds more to a score than its weight says. Where an item lacks a modality, the others "
-    "have its share; one without content has none to give, and does not count."
+    "Mean gate weight of each channel over the training pairs. A weight is not a contribution to "
+    "the score: channels with larger vectors contribute more at the same weight. If an item lacks "
+    "a modality, the other channels share its weight; items without content are left out."
 )
 OF_SEQUENCES = (
-    "Weights of the channels at each item that the model reads in train, the mean over these. "
-    "docs/sequences.md says what the weights are in each model. An item without any does not count."
+    "Mean weight of each channel over the items of the training sequences. What a weight is "
+    "depends on the model, see docs/sequences.md. Items without weights are left out."
 )
 
 
 class Weights(NamedTuple):
-    """Pairs and what a model weighs in them.
+    """User-item pairs and the channel weights that a model gives them.
 
     Attributes:
-        pairs: N of them; in sequences, those of a user from the oldest to the latest.
-        channels: [N] by name; empty if nothing is weighed.
-        in_sequences: whether they are weighed where they stand in sequences.
+        pairs: N pairs; the items of a sequence are in order, the oldest first.
+        channels: weights [N] by channel; empty if the model has no weights.
+        in_sequences: whether the weights depend on the position in a sequence.
     """
 
     pairs: Interactions
@@ -58,12 +58,12 @@ class Weights(NamedTuple):
 
     @property
     def about(self) -> str:
-        """What they are, for a page."""
+        """Description of the weights for the page."""
         return OF_SEQUENCES if self.in_sequences else OF_PAIRS
 
 
 def weights_in_train(opened: OpenRun) -> Weights:
-    """Return the weights of train pairs, as sequences have them where the model reads these."""
+    """Return the weights of training pairs; by position in sequences if the model reads these."""
     corpus = opened.corpus
     read = of_sequences(opened, torch.arange(corpus.n_users), "train")
     if read.channels:
@@ -73,12 +73,12 @@ def weights_in_train(opened: OpenRun) -> Weights:
 
 
 def of_sequences(opened: OpenRun, users: Tensor, known: Known | None = None) -> Weights:
-    """Return the weights at each item that the model reads of users [U].
+    """Return the weights at each item of the users' sequences.
 
     Args:
-        opened: the run; nothing is weighed unless its model reads sequences.
-        users: [U] int64.
-        known: parts that histories are made of; None: those of the run's test.
+        opened: the run. The result is empty unless its model reads sequences.
+        users: user indices, [U] int64.
+        known: parts of the data that form the histories; None: the parts used for the run's test.
     """
     model = opened.model
     rows: list[tuple[Tensor, Tensor]] = []
@@ -102,7 +102,7 @@ def of_sequences(opened: OpenRun, users: Tensor, known: Known | None = None) -> 
 
 
 def every_user(corpus: TrainingView, weights: Weights) -> pl.DataFrame:
-    """One row per user: how many items are read in train, and the mean weights of channels."""
+    """Return one row per user: number of training items read, and mean weight of each channel."""
     user = weights.pairs.user
     there = torch.stack([*weights.channels.values()], 1).any(1)
     count = torch.bincount(user[there], minlength=corpus.n_users)
@@ -118,11 +118,14 @@ def every_user(corpus: TrainingView, weights: Weights) -> pl.DataFrame:
 
 
 def along_sequences(opened: OpenRun, users: Tensor) -> list[Section]:
-    """Show what the model weighs along the sequences of some users; nothing if it weighs nothing.
+    """Show the channel weights along the sequences of some users.
 
     Args:
         opened: the run.
-        users: [U] int64.
+        users: user indices, [U] int64.
+
+    Returns:
+        One section, or an empty list if the model has no weights at positions.
     """
     read = of_sequences(opened, users)
     if not read.channels:
@@ -149,15 +152,17 @@ def along_sequences(opened: OpenRun, users: Tensor) -> list[Section]:
         drawn[printable(called, WIDE)] = values[there]
         position = pl.Series("position", range(1, count + 1))
         own = frame.filter(pl.Series(there.numpy())).insert_column(0, position)
-        title = f"User {printable(called)}: {count} items that are read, the oldest first"
+        title = f"User {printable(called)}: sequence of {count} items, the oldest first"
         tables.append(item_table(own, title, f"user-{user_file(corpus, one)}-sequence"))
-    by_user = Table("weights-by-user", "By user", ["user", "items", *names], rows, deviations=False)
+    by_user = Table(
+        "weights-by-user", "Mean weights by user", ["user", "items", *names], rows, deviations=False
+    )
     return [
         Section(
             "Sequences",
             "sequences",
-            "Weights of the channels along what the model reads of some users to recommend, the "
-            f"oldest item first. {USERS}, beside this page, has the mean over train of every user.",
+            "Channel weights along the sequences from which the model recommends, the oldest item "
+            f"first. The mean weights of all users in train are in {USERS}, next to this page.",
             [by_user, *tables],
             {"weights": gate_charts.along(dict([*drawn.items()][:DRAWN]), names)} if drawn else {},
         )
@@ -165,7 +170,7 @@ def along_sequences(opened: OpenRun, users: Tensor) -> list[Section]:
 
 
 def categories_of(corpus: TrainingView, items: Tensor) -> pl.Series:
-    """Names of the categories that each of some items [N] bears."""
+    """Return the names of the categories of each item [N], joined by commas."""
     assert corpus.categories is not None
     item, category, names = corpus.categories
     shown = pl.Series("categories", [printable(name, WIDE) for name in names], dtype=pl.String)

@@ -1,7 +1,8 @@
-"""Is a difference real? Paired by user, and by seed.
+"""Significance of the difference between two methods, paired by user and by seed.
 
-Users are many, and tell whether two trained models differ on this test set. Seeds are few, and tell
-whether training again would show it: three can give no p below .25.
+The test over users shows whether two sets of trained models differ on this test set. The test over
+seeds shows whether the difference would persist after training again. Seeds are few: with three of
+them, the smallest possible p is 0.25.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from mmrec.report.collect import Method, Run
 from mmrec.training.results import PER_USER, ResultError, table_error
 
 Values = NDArray[np.float64]
-TOGETHER = 2**21  # draws that lie in memory together
+TOGETHER = 2**21  # largest number of random draws in memory at a time
 
 
 class OtherUsers(ResultError):
-    """Two runs were tested on different users, so their metrics are not paired."""
+    """Two runs have different test users, so their metrics cannot be paired."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method beside another, by one metric on test.
+    """Difference between two methods in one test metric.
 
     Attributes:
-        difference: mean over users, of means over seeds; this one's less the other's.
-        low: of the 95 % bootstrap interval over users.
-        high: of the same.
-        p_users: permutation test over users.
-        p_seeds: the same over the seeds that both have; None: fewer than two.
+        difference: mean over users of the first method minus the second, averaged over seeds.
+        low: lower end of the 95 % bootstrap interval over users.
+        high: upper end of the interval.
+        p_users: p-value of the permutation test over users.
+        p_seeds: p-value of the permutation test over shared seeds; None for fewer than two.
     """
 
     difference: float
@@ -53,19 +54,19 @@ def compare(one: Method, other: Method, metric: str, *, resamples: int) -> Compa
     """Compare two methods of one protocol.
 
     Args:
-        one: whose difference is meant.
-        other: that it is compared with.
-        metric: without its split, as `recall@20`.
-        resamples: of the interval and of the tests.
+        one: the method.
+        other: the reference that is subtracted.
+        metric: name without split, for example `recall@20`.
+        resamples: number of resamples of the interval and of the tests.
 
     Raises:
-        ResultError: a table of users cannot be read.
-        OtherUsers: the two were tested on different users.
+        ResultError: a table of metrics per user is unreadable.
+        OtherUsers: the methods have different test users.
     """
     users, values = by_user(one, metric)
     same, reference = by_user(other, metric)
     if not users.equals(same):
-        raise OtherUsers(f"{one.runs[0].folder} and {other.runs[0].folder}: other test users")
+        raise OtherUsers(f"{one.runs[0].folder} and {other.runs[0].folder}: different test users")
     difference = values - reference
     low, high = interval(difference, resamples=resamples)
     p_users = sign_flip(difference, resamples=resamples)
@@ -76,22 +77,22 @@ def compare(one: Method, other: Method, metric: str, *, resamples: int) -> Compa
 
 
 def by_user(method: Method, metric: str) -> tuple[pl.Series, Values]:
-    """Test users, and the metric of each as the mean over seeds: [users], by index.
+    """Return the test users, sorted by index, and the metric of each as mean over seeds.
 
     Raises:
-        ResultError: a table of users cannot be read.
-        OtherUsers: the seeds were tested on different users.
+        ResultError: a table of metrics per user is unreadable.
+        OtherUsers: the seeds have different test users.
     """
     tables = [_users(run, metric) for run in method.runs]
     for table in tables[1:]:
         if not table["user"].equals(tables[0]["user"]):
-            raise OtherUsers(f"{method.runs[0].folder}: its seeds have other test users")
+            raise OtherUsers(f"{method.runs[0].folder}: its seeds have different test users")
     mean: Values = np.mean([table[metric].to_numpy() for table in tables], axis=0)
     return tables[0]["user"], mean
 
 
 def unreadable(methods: Iterable[Method], metric: str) -> dict[Path, str]:
-    """Folders of runs whose table of users cannot be read, or is of other users than its seeds'."""
+    """Return the runs whose table of users is unreadable or differs in users, with reasons."""
     found = {}
     for method in methods:
         first = None
@@ -103,12 +104,14 @@ def unreadable(methods: Iterable[Method], metric: str) -> dict[Path, str]:
                 continue
             first = users if first is None else first
             if not users.equals(first):
-                found[run.folder] = f"{PER_USER} has other test users than {method.runs[0].folder}"
+                found[run.folder] = (
+                    f"{PER_USER}: its test users differ from those of {method.runs[0].folder}"
+                )
     return found
 
 
 def _users(run: Run, metric: str) -> pl.DataFrame:
-    """A row per test user: `user` and the metric, by user."""
+    """Read the columns `user` and `metric` of a run, sorted by user."""
     path = run.folder / PER_USER
     try:
         columns = [pl.col("user").cast(pl.Int64), pl.col(metric).cast(pl.Float64)]
@@ -118,13 +121,13 @@ def _users(run: Run, metric: str) -> pl.DataFrame:
         raise table_error(path, error) from None
     whole = len(table) > 0 and not table["user"].is_duplicated().any()
     if not (whole and table[metric].fill_null(math.nan).is_finite().all()):
-        raise ResultError(f"{path}: expected one row per user with a number; run it again")
+        raise ResultError(f"{path}: expected one row per user with a finite number; repeat the run")
     return table
 
 
 def interval(difference: Values, *, resamples: int, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean, by SciPy."""
-    if np.ptp(difference) == 0:  # also of a single user
+    """Return the 95 % percentile bootstrap interval of the mean (SciPy)."""
+    if np.ptp(difference) == 0:  # also for a single user
         return float(difference[0]), float(difference[0])
     found = stats.bootstrap(
         (difference,),
@@ -139,17 +142,17 @@ def interval(difference: Values, *, resamples: int, seed: int = 0) -> tuple[floa
 
 
 def sign_flip(difference: Values, *, resamples: int, seed: int = 0) -> float | None:
-    """Permutation test of a zero mean, two-sided, by SciPy; exact for few differences.
+    """Test whether the mean is zero with a two-sided sign-flip permutation test (SciPy).
 
-    It asks about the mean, which is what a table shows. Wilcoxon's test asks about ranks, and would
-    find that means over seeds differ from zeros and ones.
+    The test is exact for few differences. It tests the mean because the tables show means;
+    Wilcoxon's test compares ranks, and can reject for methods with equal means.
 
     Returns:
-        None for fewer than two differences.
+        The p-value; None for fewer than two differences.
     """
     if len(difference) < 2:
         return None
-    moved = difference[difference != 0]  # a flip leaves the others what they are
+    moved = difference[difference != 0]  # flipping the sign of 0 has no effect
     if len(moved) < 2:
         return 1.0
     options: Any = {"n_resamples": resamples, "batch": _batch(moved), "vectorized": True}
@@ -166,7 +169,7 @@ def sign_flip(difference: Values, *, resamples: int, seed: int = 0) -> float | N
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction for several comparisons: p that any of them is false, in their order."""
+    """Return p-values with Holm's correction for multiple comparisons, in the given order."""
     order = np.argsort(p_values, kind="stable")
     factors = len(p_values) - np.arange(len(p_values))
     corrected = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
@@ -178,9 +181,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def against(
     reference: Method, others: Sequence[Method], metric: str, *, resamples: int
 ) -> Mapping[str, Comparison]:
-    """Each other method beside the reference, by name; `p_users` corrected by Holm.
+    """Compare each method with a reference, with Holm's correction of `p_users`.
 
-    Methods that were tested on other users than the reference are left out.
+    Returns:
+        Comparisons by method name. Methods with other test users than the reference are left out.
     """
     found: list[tuple[str, Comparison]] = []
     for other in others:
@@ -191,7 +195,7 @@ def against(
 
 
 def _batch(values: Values) -> int:
-    """Resamples that lie in memory together."""
+    """Return the number of resamples to hold in memory at a time."""
     return max(1, TOGETHER // len(values))
 
 

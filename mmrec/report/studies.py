@@ -1,4 +1,4 @@
-"""The searches beside runs, or named by their storage."""
+"""Open the Optuna studies beside runs and in other storages."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ STUDY = "study.db"
 def studies(
     patterns: str | Sequence[str], storages: Sequence[str], left_out: dict[Path, str]
 ) -> Iterator[Study]:
-    """The studies of searches.
+    """Yield the studies of searches.
 
     Args:
-        patterns: as those of `collect`; SQLite files beside the runs are read.
-        storages: URLs of others, as `sweep.storage` has them.
-        left_out: takes the files that cannot be read, and why.
+        patterns: folders or patterns, as for `collect`. Files `study.db` below them are read.
+        storages: URLs of other storages, in the form of `sweep.storage`.
+        left_out: receives the unreadable files, with reasons.
 
     Raises:
-        SettingError: one of the other storages cannot be read.
+        SettingError: one of the other storages is unreadable.
     """
     import optuna
 
@@ -37,7 +37,7 @@ def studies(
     beside = []
     for folder in holding(patterns, (STUDY,)):
         if outward_link(folder, below=folder / STUDY):  # opening a database may write to it
-            left_out[folder / STUDY] = "a link that leads out of its folder is not followed"
+            left_out[folder / STUDY] = "symbolic link to another folder, not followed"
         else:
             beside.append(f"{SQLITE}{folder / STUDY}")
     verbosity = optuna.logging.get_verbosity()
@@ -51,7 +51,7 @@ def studies(
 def _opened(
     beside: Sequence[str], others: Sequence[str], left_out: dict[Path, str]
 ) -> Iterator[Study]:
-    """The studies in storages beside runs, which may be malformed, and in others."""
+    """Yield the studies in storages beside runs, which may be malformed, and in other storages."""
     import optuna
 
     from mmrec.search.storage import JOURNAL, SQLITE, TROUBLE, open_storage
@@ -59,13 +59,13 @@ def _opened(
     for url in dict.fromkeys([*beside, *others]):
         path = url.removeprefix(SQLITE).removeprefix(JOURNAL)
         if path != url and not Path(path).is_file():
-            raise SettingError(setting="storages", problem=f"there is no {path}")
+            raise SettingError(setting="storages", problem=f"no such file: {path}")
         try:
             storage = open_storage(url)
             names = optuna.get_all_study_names(storage)
             found = [optuna.load_study(study_name=name, storage=storage) for name in names]
             for study in found:
-                study.get_trials(deepcopy=False)  # reads them, and keeps them
+                study.get_trials(deepcopy=False)  # reads and caches the trials
         except (SettingError, ValueError, KeyError, TypeError, *TROUBLE) as error:
             if url not in beside:
                 raise SettingError(setting="storages", problem=first_line(error)) from error

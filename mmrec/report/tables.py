@@ -1,9 +1,10 @@
-"""Tables: values with their marks, and how they are written in Markdown, LaTeX, CSV and HTML."""
+"""Tables of numbers and text, written as Markdown, LaTeX, CSV and HTML."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,10 @@ from typing import Literal
 from mmrec.config.text import one_line, spreadsheet_cell
 
 Mark = Literal["best", "second"]
-NOTE = 10_000  # characters of a note
-LONG = 10_000  # characters of a cell for other programs
-
+NOTE = 10_000  # largest number of characters of a note
+LONG = 10_000  # largest number of characters of a cell in a CSV file
+# Text of a cell that is aligned as a number: 1,234, 0.25, 3e-4, +1.3 %, -0.1 to +0.2, a dash.
+NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( %)?( to [-+]?[\d.,]+)?|[-–]?")
 
 LATEX = str.maketrans(
     {sign: f"\\{sign}" for sign in "&%$#_{}"}
@@ -26,14 +28,14 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Value:
-    """A number over seeds.
+    """A number, or a mean over seeds.
 
     Attributes:
-        mean: of them.
-        deviation: standard deviation; None: there is one seed, or nothing to deviate.
-        digits: after the point.
-        mark: place among the column's.
-        note: stands behind it, as `*`.
+        mean: the number, or the mean.
+        deviation: standard deviation over seeds; None if there is only one value.
+        digits: number of decimal places.
+        mark: whether the value is the best or second best of its column.
+        note: text set as a superscript after the value, for example `*`.
     """
 
     mean: float
@@ -43,7 +45,7 @@ class Value:
     note: str = ""
 
     def text(self, plus_minus: str = "±") -> str:
-        """The number, with its deviation."""
+        """Return the rounded number, with its deviation if there is one."""
         if self.deviation is None:
             return f"{self.mean:.{self.digits}f}"
         return f"{self.mean:.{self.digits}f} {plus_minus} {self.deviation:.{self.digits}f}"
@@ -51,15 +53,16 @@ class Value:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a head.
+    """A table with a head, rows and notes.
 
     Attributes:
-        name: of its files.
-        title: for people.
-        head: of each column.
-        rows: texts and values.
-        notes: what has to be known about it.
-        deviations: whether other programs get a column for them, whether there are any or not.
+        name: file name without suffix.
+        title: heading on the page.
+        head: name of each column.
+        rows: cells, each a text or a value.
+        notes: paragraphs below the table.
+        deviations: whether the CSV file has a column of standard deviations for each column of
+            values.
     """
 
     name: str
@@ -69,9 +72,17 @@ class Table:
     notes: Sequence[str] = ()
     deviations: bool = True
 
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether each column after the first holds only numbers, which are aligned right."""
+        return [False] + [
+            all(_is_number(row[n]) for row in self.rows if n < len(row))
+            for n in range(1, len(self.head))
+        ]
+
 
 def over_seeds(values: Sequence[float], digits: int = 4) -> Value | str:
-    """Mean and standard deviation; a dash where there is nothing."""
+    """Return the mean and the sample standard deviation; a dash if there are no values."""
     if not values:
         return "–"
     deviation = statistics.stdev(values) if len(values) > 1 else None
@@ -81,7 +92,7 @@ def over_seeds(values: Sequence[float], digits: int = 4) -> Value | str:
 def marked(
     rows: Sequence[Sequence[str | Value]], columns: Sequence[int]
 ) -> list[list[str | Value]]:
-    """The rows with the best and second best value of some columns marked; larger is better."""
+    """Mark the best and second best value of some columns; larger is better."""
     found = [list(row) for row in rows]
     for column in columns:
         means = sorted({v.mean for row in rows if isinstance(v := row[column], Value)})
@@ -97,9 +108,9 @@ def marked(
 
 
 def markdown(table: Table) -> str:
-    """For a README; best bold, second in italics."""
+    """Format a table as Markdown; the best value is bold, the second best italic."""
     around = {"best": "**", "second": "*", None: ""}
-    lines = [_pipes(table.head), _pipes(["---"] + ["--:"] * (len(table.head) - 1))]
+    lines = [_pipes(table.head), _pipes("--:" if right else "---" for right in table.numeric)]
     lines += [
         _pipes(
             f"{around[v.mark]}{v.text()}{around[v.mark]}{v.note}" if isinstance(v, Value) else v
@@ -112,7 +123,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """For a paper, with booktabs; best bold, second underlined."""
+    """Format a table as LaTeX with booktabs; the best value is bold, the second best underlined."""
     around: dict[Mark | None, Callable[[str], str]] = {
         "best": lambda text: rf"\textbf{{{text}}}",
         "second": lambda text: rf"\underline{{{text}}}",
@@ -131,7 +142,7 @@ def latex(table: Table) -> str:
     return "\n".join(
         [
             *(f"% {one_line(note, NOTE)}" for note in (table.title, *table.notes)),
-            rf"\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
+            rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in table.numeric)}}}",
             r"\toprule",
             " & ".join(map(_latex_text, table.head)) + r" \\",
             r"\midrule",
@@ -144,9 +155,9 @@ def latex(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """For other programs: all digits, and the deviation in a column of its own.
+    """Format a table as CSV with unrounded numbers and separate columns of standard deviations.
 
-    Text that a spreadsheet would evaluate begins with an apostrophe.
+    Text that a spreadsheet would evaluate is prefixed with an apostrophe.
     """
     spread = {
         place
@@ -175,9 +186,13 @@ def comma_separated(table: Table) -> str:
 
 
 def html(table: Table) -> str:
-    """For the page."""
-    head = "".join(f"<th>{escape(one_line(name))}</th>" for name in table.head)
-    rows = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in table.rows)
+    """Format a table as HTML; columns of text have the class `text`."""
+    numeric = table.numeric
+    head = "".join(
+        f"<th{_classes(not right)}>{escape(one_line(name))}</th>"
+        for name, right in zip(table.head, numeric, strict=True)
+    )
+    rows = "".join(f"<tr>{''.join(map(_html_cell, row, numeric))}</tr>" for row in table.rows)
     notes = "".join(f'<p class="note">{escape(one_line(note, NOTE))}</p>' for note in table.notes)
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
@@ -192,6 +207,10 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 }
 
 
+def _is_number(cell: str | Value) -> bool:
+    return isinstance(cell, Value) or NUMBER.fullmatch(cell) is not None
+
+
 def _pipes(cells: Iterable[str]) -> str:
     return f"| {' | '.join(one_line(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
@@ -200,10 +219,16 @@ def _latex_text(text: str) -> str:
     return one_line(text).translate(LATEX)
 
 
-def _html_cell(cell: str | Value) -> str:
-    if not isinstance(cell, Value):
-        return f"<td>{escape(one_line(cell))}</td>"
-    kind = f' class="{cell.mark}"' if cell.mark else ""
+def _classes(text: bool, mark: Mark | None = None) -> str:
+    """Return the `class` attribute of a cell, empty if it has no class."""
+    names = " ".join([*(["text"] if text else []), *([mark] if mark else [])])
+    return f' class="{names}"' if names else ""
+
+
+def _html_cell(cell: str | Value, numeric: bool) -> str:
+    kind = _classes(not numeric, None if isinstance(cell, str) else cell.mark)
+    if isinstance(cell, str):
+        return f"<td{kind}>{escape(one_line(cell))}</td>"
     deviation = (
         "" if cell.deviation is None else f"<small> ± {cell.deviation:.{cell.digits}f}</small>"
     )

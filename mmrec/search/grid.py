@@ -1,8 +1,8 @@
-"""Every combination of some settings, each run once: ablations, baselines, seeds.
+"""Run every combination of some settings once, for example ablations, baselines and seeds.
 
-A cell is known by its settings, its data and the code of its model. One that is finished is not run
-again, one that was stopped goes on, and one that fails stops no other. Several commands may run the
-same grid: a cell is locked while it runs.
+A cell is one combination, identified by its settings, its data and the code of its model. Finished
+cells are skipped, interrupted cells resume, and a failed cell does not stop the others. Several
+commands may run the same grid: a cell is locked while it runs.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ class GridError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class GridSettings:
-    """What `hydra.sweeper` holds for a grid.
+    """Settings of a grid, in `hydra.sweeper`.
 
     Attributes:
-        params: words by setting, `choice(...)`, `range(...)`, a list `a,b`, or one value; words of
-            the command line come after these.
-        ablations: run each model as it is, and with each of its files in conf/ablation/<model>, or
-            with some of them, by name.
-        n_jobs: cells that the launcher may run at the same time.
-        dry_run: say what would be run, and run nothing.
+        params: values by setting: `choice(...)`, `range(...)`, a list `a,b`, or one value.
+            Overrides on the command line take precedence.
+        ablations: true: run each model unchanged, and with each file in conf/ablation/<model>. A
+            list of names selects some of these files.
+        n_jobs: number of cells that the launcher may run at the same time.
+        dry_run: list the cells without running them.
     """
 
     params: dict[str, Any] | None = None
@@ -86,10 +86,10 @@ class Cell:
     """One run of a grid.
 
     Attributes:
-        words: that run it.
-        place: of its folder, within the grid's.
-        state: `finished`, `stopped` (and goes on), `new`, or `running` by another command.
-        ablation: None is a model as it is.
+        words: overrides of the run.
+        place: path of the run folder, relative to the folder of the grid.
+        state: `finished`, `stopped` (will resume), `new`, or `running` in another command.
+        ablation: name of the ablation; None for the unchanged model.
     """
 
     words: tuple[str, ...]
@@ -100,14 +100,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """One command's grid.
+    """The grid of one command.
 
     Args:
-        settings: of the grid.
-        arguments: words of the command line.
-        config: as composed for the whole multirun.
-        loader: composes a run's configuration.
-        launcher: runs.
+        settings: settings of the grid.
+        arguments: overrides on the command line.
+        config: configuration of the multirun.
+        loader: composes the configuration of a run.
+        launcher: runs the cells.
     """
 
     settings: GridSettings
@@ -115,7 +115,7 @@ class Grid:
     config: DictConfig
     loader: ConfigLoader
     launcher: Launcher
-    failed: dict[str, str] = field(default_factory=dict)  # a cell, and why
+    failed: dict[str, str] = field(default_factory=dict)  # reason by cell
     _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
     _seen: dict[str, tuple[str, frozenset[str], bool]] = field(default_factory=dict)
     _left_out: set[str] = field(default_factory=set)
@@ -123,17 +123,17 @@ class Grid:
 
     @property
     def folder(self) -> Path:
-        """Where cells have their folders."""
+        """Folder of the multirun, which contains the run folders."""
         return Path(self.config.hydra.sweep.dir).resolve()
 
     def run(self) -> None:
-        """Run what has not been run.
+        """Run all cells that are not finished.
 
         Raises:
-            SettingError: not even the first cell can be.
-            GridError: cells failed; the others have run.
+            SettingError: the configuration of the first cell is invalid.
+            GridError: some cells failed; the others have run.
         """
-        HydraConfig.instance().set_config(self.config)  # ${hydra:...} is read
+        HydraConfig.instance().set_config(self.config)  # resolves ${hydra:...}
         asked = steps(list(self._asked()), "reading the grid", "cell")
         cells = list(dict.fromkeys(c for one in asked for c in self._try(*one)))
         for reason in sorted(self._left_out):
@@ -142,7 +142,7 @@ class Grid:
         todo = [cell for cell in cells if cell.state not in ("finished", "running")]
         log.info("cells in %s: %d, to run: %d", self.folder, len(cells), len(todo))
         if running := sum(cell.state == "running" for cell in cells):
-            log.info("another command runs %d of them", running)
+            log.info("cells that another command is running: %d", running)
         if self.settings.dry_run:
             for cell in cells:
                 log.info("%-8s %s: %s", cell.state, cell.place, " ".join(cell.words))
@@ -150,7 +150,7 @@ class Grid:
             try:
                 self._run(todo)
             except (KeyboardInterrupt, SystemExit):
-                log.info("interrupted; the same command again runs what is missing")
+                log.info("interrupted; repeat the command to run the remaining cells")
                 raise
             finally:
                 self._log_table(cells)
@@ -160,7 +160,7 @@ class Grid:
             raise GridError(f"{len(self.failed)} of {total} cells failed: {listed}")
 
     def _log_table(self, cells: Sequence[Cell]) -> None:
-        """Log what became of each cell, with those that finished earlier."""
+        """Log a table of all cells, including those that finished earlier."""
         failed = {cell.place: "failed" for cell in cells if cell.place in self.failed}
         jobs = [Job(c.words, self.folder / c.place, failed.get(c.place, "-")) for c in cells]
         places = {cell.place for cell in cells}
@@ -169,14 +169,13 @@ class Grid:
             log.info("%s", job_table(jobs, self.folder))
 
     def _asked(self) -> Iterator[tuple[list[str], tuple[str, ...]]]:
-        """Each combination: its ablation, if it has one, and its words."""
+        """Yield the ablation (an empty list for none) and the overrides of each combination."""
         asked = self.settings.ablations
         if asked and any(word.lstrip("+").startswith("ablation=") for word in self.arguments):
             raise SettingError(
                 setting="ablation",
-                problem="it is given together with grid.ablations",
-                hint="leave it out, and name some of the model's ablations as "
-                "grid.ablations=[one,two]",
+                problem="cannot be combined with grid.ablations",
+                hint="to run some ablations only, give grid.ablations=[one,two] instead",
             )
         space = parse(self.settings.params, self.arguments, self.loader)
         settings, values = list(space.distributions), list(space.grid().values())
@@ -200,12 +199,12 @@ class Grid:
                     yield [name], (*words, f"ablation={model}/{name}")
 
     def _try(self, ablation: Sequence[str], words: tuple[str, ...]) -> Iterator[Cell]:
-        """The cell, if there is one; what cannot be composed or read has failed."""
+        """Yield the cell, if there is one; record a failure for invalid settings or data."""
         try:
             cell = self._cell(ablation, words)
-        except (ValueError, OSError) as error:  # that of the data, or a setting
+        except (ValueError, OSError) as error:  # invalid data or settings
             if not ablation and not self._seen:
-                raise  # the first one: nothing works
+                raise  # the first cell: a fault that concerns all of them
             self.failed[" ".join(words)] = first_line(error)
         else:
             if cell is not None:
@@ -217,14 +216,14 @@ class Grid:
         plain = checked_run(composed)
         data = plain["data"]
         if ablation and not self._applies(data):
-            self._left_out.add(f"{choices.data} has not the modalities for {ablation[0]}")
+            self._left_out.add(f"{choices.data} lacks the modalities for {ablation[0]}")
             return None
         fingerprint, *_ = self._corpus(data)
         digest = _digest(config_hash(plain), fingerprint, code_digest(*targets(plain)))
         if not ablation:
             self._whole.add(digest)
-        elif digest in self._whole:  # words of the command line come after an ablation's
-            self._left_out.add(f"{ablation[0]} changes nothing beside the settings that are given")
+        elif digest in self._whole:  # an override on the command line undoes the ablation
+            self._left_out.add(f"{ablation[0]} has no effect with the given overrides")
             return None
         name = "-".join([choices.model, *ablation, f"seed{plain['seed']}", digest])
         place = f"{choices.data}/{name}"
@@ -232,17 +231,17 @@ class Grid:
         return Cell(words, place, state, next(iter(ablation), None))
 
     def _applies(self, data: Mapping[str, Any]) -> bool:
-        """Whether a data set has what an ablation takes away or spoils."""
+        """Return whether a data set has the modalities that an ablation removes or corrupts."""
         asked = data.get("modalities")
         if asked is None and not data.get("corrupt"):
             return True
         _, there, labelled = self._corpus({**data, "modalities": None, "corrupt": {}})
-        if asked is not None and not set(asked) < there:  # all of them are no ablation
+        if asked is not None and not set(asked) < there:  # keeping all modalities is no ablation
             return False
         return set(data.get("corrupt") or ()) <= there | ({CATEGORIES} if labelled else set())
 
     def _corpus(self, data: Mapping[str, Any]) -> tuple[str, frozenset[str], bool]:
-        """Fingerprint and modalities of a data set, and whether it has categories; read once."""
+        """Return fingerprint, modalities and presence of categories of a data set; cached."""
         key = json.dumps({k: v for k, v in data.items() if k != "seed"}, sort_keys=True)
         if key not in self._seen:
             corpus = instantiate(data, _convert_="all").corpus
@@ -251,7 +250,7 @@ class Grid:
         return self._seen[key]
 
     def _compose(self, words: Sequence[str]) -> DictConfig:
-        """The configuration of a cell; made once for all seeds, as that takes a while."""
+        """Compose the configuration of a cell; cached for all seeds, because composing is slow."""
         shared = tuple(word for word in words if not SEED.fullmatch(word))
         if shared not in self._composed:
             self._composed[shared] = self.loader.load_sweep_config(self.config, list(shared))
@@ -272,20 +271,20 @@ class Grid:
                 )
 
     def _run_batch(self, batch: Sequence[Cell], first: int) -> dict[str, str]:
-        """Run cells, and say what became of each; what a job returns is not held any longer.
+        """Run cells, and return the outcome of each by its place.
 
-        An error holds the model that it came from.
+        The job results are not kept: an error keeps its model alive.
         """
         with ExitStack() as held:
             mine = [cell for cell in (self._lock(cell, held) for cell in batch) if cell]
             for cell in mine:
-                if cell.state == "new":  # what is there failed, or was killed in its first epoch
+                if cell.state == "new":  # remove what a failed or killed run left behind
                     shutil.rmtree(self.folder / cell.place, ignore_errors=True)
-            told = {cell.place: "another command has it" for cell in batch}
+            told = {cell.place: "running in another command" for cell in batch}
             try:
                 words = [self._words(cell) for cell in mine]
                 jobs = self.launcher.launch(words, initial_job_idx=first) if mine else []
-            except Exception as error:  # a launcher's own, as that of a job that was killed
+            except Exception as error:  # of the launcher, for example because a job was killed
                 lost = {cell.place: first_line(error) for cell in mine}
                 self.failed.update(lost)
                 return told | {place: f"failed: {reason}" for place, reason in lost.items()}
@@ -293,7 +292,7 @@ class Grid:
             return told | found
 
     def _lock(self, cell: Cell, held: ExitStack) -> Cell | None:
-        """The cell as it is now, ours until `held` ends; None: another command has it or had it."""
+        """Lock a cell until `held` exits; None if another command runs or has finished it."""
         path = self._lock_path(cell.place)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -322,9 +321,9 @@ class Grid:
 
     def _tell(self, cell: Cell, job: JobReturn) -> str:
         if job.status is not JobStatus.COMPLETED:
-            # Known only when it is built, so it is tried each time.
+            # Whether an ablation fits the router is known only once the model is built.
             if cell.ablation and isinstance(job._return_value, TooFewExperts):
-                return f"left out, as {first_line(job._return_value)}"
+                return f"left out: {first_line(job._return_value)}"
             self.failed[cell.place] = first_line(job._return_value)
             return f"failed: {self.failed[cell.place]}"
         result = read_result(self.folder / cell.place)
@@ -333,10 +332,10 @@ class Grid:
 
 
 def grid_settings(values: Mapping[str, Any]) -> GridSettings:
-    """Settings of the right types.
+    """Validate the settings of a grid.
 
     Raises:
-        SettingError: names the first that is not, and says what it may be.
+        SettingError: a setting is unknown or has a wrong type or value.
     """
     return validated(GRID_SETTINGS, values, "grid")
 

@@ -1,4 +1,4 @@
-"""The table at the end of a multirun: one row for each job.
+"""The table at the end of a multirun, with one row per job.
 
 Hydra imports this module at every start, so it is kept light.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
-AT_END = ExitStack()  # what the command does last, whether it has succeeded or not
+AT_END = ExitStack()  # callbacks at the end of the command, also after an error
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Job:
     """One job of a multirun.
 
     Attributes:
-        words: its overrides.
-        folder: of its run; None if it has none.
-        status: what to show if the folder holds no result.
+        words: overrides of the job.
+        folder: run folder; None if there is none.
+        status: status to show if the folder has no result.
     """
 
     words: tuple[str, ...]
@@ -41,10 +41,10 @@ class Job:
 
 
 class MultirunTable(Callback):
-    """Log the table of a multirun of Hydra's own sweeper; `sweep=` and `grid=` log theirs."""
+    """Log the table of a plain multirun; searches and grids log their own tables."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note which jobs there will be; the table is logged when the command ends."""
+        """Record the jobs; the table is logged when the command ends."""
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -60,7 +60,7 @@ class MultirunTable(Callback):
 
 
 def _log_jobs(asked: Sequence[tuple[str, ...]], folder: Path, earlier: set[Path]) -> None:
-    """Log the table of the jobs that were asked for, with the results that are new in a folder."""
+    """Log the table of the requested jobs, with the results added to a folder since the start."""
     found = {}
     for path in sorted(folder.rglob(RESULT)):
         if path.parent not in earlier:
@@ -68,7 +68,7 @@ def _log_jobs(asked: Sequence[tuple[str, ...]], folder: Path, earlier: set[Path]
                 found[tuple(read_result(path.parent)["overrides"])] = path.parent
             except ResultError as error:
                 log.warning("%s", first_line(error))
-    if not found:  # each job has said why it failed
+    if not found:  # each job has logged its own error
         return
     jobs = [Job(words, found.get(words), "no result") for words in asked]
     log.info("%s", job_table(jobs, folder))
@@ -78,8 +78,8 @@ def job_table(jobs: Sequence[Job], folder: Path) -> str:
     """Tabulate jobs: the overrides that differ, status, validation, test, seconds and folder.
 
     Args:
-        jobs: in the order of the rows.
-        folder: of the multirun.
+        jobs: one per row.
+        folder: folder of the multirun.
     """
     results = [_result(job) for job in jobs]
     monitors = sorted({result["monitor"] for result in results if result})
@@ -102,8 +102,8 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[
 
     Args:
         head: names of the columns.
-        rows: cells.
-        right: places of the columns that are aligned right.
+        rows: cells of each row.
+        right: indices of right-aligned columns.
     """
     lines = [head, *rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(head))]

@@ -1,4 +1,4 @@
-"""What a trial is worth. Validation metrics and costs; never a test metric."""
+"""Objectives of a search: validation metrics and costs, never test metrics."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ COSTS = ("seconds", "peak_rss_mib")
 
 
 def objectives(settings: Settings, config: Mapping[str, Any]) -> list[str]:
-    """Names of what is searched for.
+    """Return the names of the objectives.
 
     Args:
-        settings: of the search.
-        config: of a run, plain.
+        settings: settings of the search.
+        config: configuration of a run as plain values.
 
     Raises:
-        SettingError: one is no validation metric and no cost.
+        SettingError: an objective is neither a validation metric nor a cost.
     """
     from mmrec.evaluation import ACCURACY
 
@@ -34,24 +34,24 @@ def objectives(settings: Settings, config: Mapping[str, Any]) -> list[str]:
         raise SettingError(
             setting="sweep.objective",
             value=names,
-            problem="an objective is there twice",
-            hint="name each once",
+            problem="duplicate objective",
+            hint="name each objective once",
         )
     if len(names) > 1 and prunes(settings.pruner):
         raise SettingError(
             setting="sweep.objective",
             value=names,
             problem="a search with several objectives cannot prune",
-            hint="give sweep/pruner=none",
+            hint="set sweep/pruner=none",
         )
     return names
 
 
 def directions(settings: Settings, names: Sequence[str]) -> list[Direction]:
-    """`maximize` or `minimize` of each objective.
+    """Return the direction of each objective, `maximize` or `minimize`.
 
     Raises:
-        SettingError: there are more or fewer than objectives.
+        SettingError: the number of directions differs from the number of objectives.
     """
     given = settings.direction
     if given is None:
@@ -61,17 +61,17 @@ def directions(settings: Settings, names: Sequence[str]) -> list[Direction]:
         raise SettingError(
             setting="sweep.direction",
             value=given,
-            problem=f"{len(given)} for {len(names)} objectives",
-            hint="give one for each",
+            problem=f"number of directions is {len(given)}",
+            expected=f"{len(names)}, one per objective",
         )
     return list(given)
 
 
 def mean_values(outcomes: Sequence[Mapping[str, Any]], names: Iterable[str]) -> list[float]:
-    """The mean of each objective over a trial's runs.
+    """Return the mean of each objective over the runs of a trial.
 
     Raises:
-        ValueError: a run did not give it, or it is not finite.
+        ValueError: the value of a run is missing or not finite.
     """
     values = []
     for name in names:
@@ -85,7 +85,7 @@ def mean_values(outcomes: Sequence[Mapping[str, Any]], names: Iterable[str]) -> 
 def excesses(
     outcomes: Sequence[Mapping[str, Any]], bounds: Mapping[Cost, float | None]
 ) -> dict[str, float]:
-    """By how much the costliest of a trial's runs is above each bound; below is negative."""
+    """Return how much the largest cost of a trial's runs exceeds each bound (negative: below)."""
     return {
         name: max(o[name] for o in outcomes) - bound
         for name, bound in bounds.items()
@@ -94,7 +94,7 @@ def excesses(
 
 
 def prunes(pruner: Mapping[str, Any] | None) -> bool:
-    """Whether a pruner's settings are of one that may stop a run."""
+    """Return whether a pruner may stop runs."""
     return pruner is not None and not str(pruner.get("_target_")).endswith(".NopPruner")
 
 

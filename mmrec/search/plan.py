@@ -1,4 +1,4 @@
-"""What a search is going to do, and whether it can, before anything runs."""
+"""Plan of a search, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ Further = Callable[[DictConfig, Trial], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """A search that can be made.
+    """A search whose configuration is valid.
 
     Attributes:
-        space: what varies, and what does not.
-        objectives: names.
-        directions: of the objectives.
-        defaults: the model's own settings, as far as they lie in the space.
-        further: what a function of the user suggests in a trial; None: nothing.
-        identity: what all trials share, flat.
-        config: of the multirun.
-        loader: composes a run's configuration.
-        composed: what it made so far.
+        space: search space.
+        objectives: names of the objectives.
+        directions: direction of each objective.
+        defaults: default values of the model's settings that lie in the space.
+        further: function of the user that suggests more settings in a trial; None if not set.
+        identity: settings that all trials share, by dotted name.
+        config: configuration of the multirun.
+        loader: composes the configuration of a run.
+        composed: cache of composed configurations by overrides.
     """
 
     space: Space
@@ -55,12 +55,12 @@ class Plan:
     composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
 
     def words(self, params: Mapping[str, Any], seed: int | None) -> list[str]:
-        """The words that run a trial."""
+        """Return the overrides of a trial."""
         words = self.space.words(params)
         return words if seed is None else [*words, f"seed={seed}"]
 
     def compose(self, words: Sequence[str]) -> DictConfig:
-        """The configuration of a run; made once, as that takes a while."""
+        """Compose the configuration of a run; cached, because composing is slow."""
         key = tuple(words)
         if key not in self.composed:
             self.composed[key] = self.loader.load_sweep_config(self.config, list(words))
@@ -70,28 +70,34 @@ class Plan:
 def make_plan(
     settings: Settings, arguments: Sequence[str], config: DictConfig, loader: ConfigLoader
 ) -> Plan:
-    """Read a search, and try every edge of its space on the configuration.
+    """Read the settings of a search, and check the configuration at each edge of its space.
+
+    Args:
+        settings: settings of the search.
+        arguments: overrides on the command line.
+        config: configuration of the multirun.
+        loader: composes the configuration of a run.
 
     Raises:
-        SettingError: says what cannot be.
-        HydraException: a setting is not there.
+        SettingError: invalid configuration.
+        HydraException: a setting does not exist.
     """
     space = parse(settings.params, arguments, loader)
     further = _further(settings)
     if not space.distributions and further is None:
         raise SettingError(
             setting="sweep",
-            problem="the space of the search is empty",
-            hint="give sweep=<model>, or a word as 'model.layers=range(1, 5)'",
+            problem="the search space is empty",
+            hint="give sweep=<model>, or an override such as 'model.layers=range(1, 5)'",
         )
     if settings.seeds and ("seed" in space.distributions):
         raise SettingError(
             setting="sweep.seeds",
             value=settings.seeds,
-            problem="seed is in the space too",
-            hint="leave it out of one",
+            problem="seed is also part of the search space",
+            hint="remove one of the two",
         )
-    HydraConfig.instance().set_config(config)  # as Hydra does for a run: ${hydra:...} is read
+    HydraConfig.instance().set_config(config)  # resolves ${hydra:...}, as Hydra does for a run
     base = loader.load_sweep_config(config, space.fixed)
     fixed = parse(None, arguments, loader).fixed
     bare = base if fixed == space.fixed else loader.load_sweep_config(config, fixed)
@@ -129,7 +135,7 @@ def _further(settings: Settings) -> Further | None:
         raise SettingError(
             setting="sweep.custom_search_space",
             value=name,
-            problem="a grid has none",
+            problem="it is not available with sweep/sampler=grid",
             hint="choose another sweep/sampler",
         )
     try:
@@ -142,7 +148,7 @@ def _further(settings: Settings) -> Further | None:
 
 
 def checked_run(config: DictConfig) -> dict[str, Any]:
-    """A run's configuration, plain, if it can be one."""
+    """Check the configuration of a run, and return it as plain values."""
     with open_dict(config):
         hydra = config.pop("hydra")
     try:
@@ -155,11 +161,13 @@ def checked_run(config: DictConfig) -> dict[str, Any]:
 def _refuse_other_models(
     settings: Settings, space: Space, base: DictConfig, config: DictConfig
 ) -> None:
-    """A space of a file may be of another model than the command line names."""
+    """Refuse a search space that has settings which the chosen model lacks."""
     chosen = base.hydra.runtime.choices
     model, whose = chosen.get("model"), config.hydra.runtime.choices.get("sweep")
     if whose != model and (conf_dir() / "model" / f"{whose}.yaml").is_file():
-        log.warning("sweep=%s: a space of model=%s, searched for model=%s", whose, whose, model)
+        log.warning(
+            "sweep=%s is the search space of model=%s, used for model=%s", whose, whose, model
+        )
     for name in settings.params or {}:
         parent, _, last = name.rpartition(".")
         node = OmegaConf.select(base, parent) if parent else base
@@ -168,13 +176,13 @@ def _refuse_other_models(
             raise SettingError(
                 setting="sweep",
                 value=whose,
-                problem=f"it searches {name}, which model={model} has not",
-                hint=f"give sweep={model}, or a space of your own",
+                problem=f"it searches {name}, which model={model} does not have",
+                hint=f"give sweep={model}, or a search space of your own",
             )
 
 
 def _try_edges(space: Space, config: DictConfig, loader: ConfigLoader) -> None:
-    """Each edge of each setting once, with the first ones of the others."""
+    """Check each edge of each setting once, with the first edges of the other settings."""
     edges = space.edges()
     first = {name: values[0] for name, values in edges.items()}
     base = loader.load_sweep_config(config, space.words(first))
@@ -190,11 +198,11 @@ def _try_edges(space: Space, config: DictConfig, loader: ConfigLoader) -> None:
 
 
 def _refuse_more_than_a_search(config: DictConfig, bare: DictConfig) -> None:
-    """A file in conf/sweep that sets something of a run would be lost on the run: say so.
+    """Refuse a file in conf/sweep that sets more than the search: its runs would not get it.
 
     Args:
         config: composed with the file.
-        bare: composed without it, of the same words of the command line.
+        bare: composed without the file, from the same overrides on the command line.
     """
     with_sweep, without = (
         flat(OmegaConf.to_container(each, resolve=False)) for each in (config, bare)
@@ -204,9 +212,8 @@ def _refuse_more_than_a_search(config: DictConfig, bare: DictConfig) -> None:
         if root not in ("hydra", "sweep") and with_sweep.get(key) != without.get(key):
             raise SettingError(
                 setting=key,
-                problem="it is set by the sweep's file, or twice on the command line",
-                hint="a setting that all trials share belongs under sweep.params, or into an "
-                "experiment",
+                problem="it is set in the sweep's file, or twice on the command line",
+                hint="put settings that all trials share under sweep.params or in an experiment",
             )
 
 

@@ -1,4 +1,4 @@
-"""Watch a run for the search that began it: tell each validation, stop when told to."""
+"""Report the validation metric of a run to its search, and stop the run if it is pruned."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReportTarget:
-    """What a run must know to report, in a form that travels to any process.
+    """Where and what a run reports; serializable, so that it can be passed to other processes.
 
     Attributes:
-        storage: URL of the study's storage.
-        study: name.
+        storage: URL of the storage of the study.
+        study: name of the study.
         trial: Optuna's id of the trial.
-        metric: what to report; None: nothing.
-        pruner: `_target_` and settings; None: never stop.
+        metric: metric to report; None: nothing is reported.
+        pruner: `_target_` and settings of the pruner; None: no pruning.
     """
 
     storage: str
@@ -38,18 +38,18 @@ class ReportTarget:
     pruner: dict[str, Any] | None
 
     def to_json(self) -> str:
-        """As text."""
+        """Return the target as JSON."""
         return json.dumps(asdict(self))
 
 
 class Pruning(Callback):
-    """Report each validation to a study, and stop the run when its pruner says so.
+    """Report each validation to a study, and stop the run if the pruner decides so.
 
-    The search looks after the trial's end. A storage that is out of reach costs a report, not the
-    run.
+    The search itself finishes the trial. If the storage is unreachable, the report is skipped and
+    the run continues.
 
     Args:
-        watch: as text.
+        watch: a `ReportTarget` as JSON.
 
     Attributes:
         pruned: whether the run was stopped.
@@ -61,7 +61,7 @@ class Pruning(Callback):
         self._trial: Trial | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report, and ask; one process does so for all."""
+        """Report the metric and ask the pruner, in the process of rank 0."""
         if self.watch.metric is None or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         value = float(trainer.callback_metrics[self.watch.metric])
@@ -76,7 +76,7 @@ class Pruning(Callback):
             self._trial.report(value, epoch)
             return self._trial.should_prune()
         except (*TROUBLE, UpdateFinishedTrialError, SettingError) as error:
-            log.warning("epoch %d is not reported to the search: %s", epoch, error)
+            log.warning("epoch %d was not reported to the search: %s", epoch, error)
             return False
 
     def _open(self) -> Trial:

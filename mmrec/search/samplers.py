@@ -1,4 +1,4 @@
-"""The sampler of a trial."""
+"""Samplers and pruners of a search."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from mmrec.search.space import Space
 
 
 class GridSampler(optuna.samplers.GridSampler):
-    """Optuna's, for a loop that counts itself: its own end is no error."""
+    """Optuna's grid sampler for a loop that counts its trials itself."""
 
     def after_trial(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing; the base class would stop `Study.optimize`, which is not used here."""
+        """Do nothing; the base class would stop `Study.optimize`, which is not used here."""
 
 
 class ByNumber(BaseSampler):
-    """A sampler whose draws for a trial depend on its seed and the trial's number alone.
+    """A sampler whose random numbers for a trial depend only on its seed and the trial's number.
 
-    So a study that is continued draws what it would have drawn without the break, and workers that
-    ask in the same instant do not draw the same.
+    A resumed study therefore draws the same random numbers as an uninterrupted one, and workers
+    that ask at the same time draw different ones.
 
     Args:
-        config: of the sampler, see `build`.
-        space: of the search.
+        config: settings of the sampler, see `build_sampler`.
+        space: search space.
 
     Raises:
-        SettingError: there is no such sampler, or it cannot be made.
+        SettingError: the sampler does not exist, or its settings are invalid.
     """
 
     def __init__(self, config: Mapping[str, Any] | None, space: Space) -> None:
@@ -49,7 +49,7 @@ class ByNumber(BaseSampler):
         self.inner = build_sampler(config, space, 0)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """The first that Optuna calls with a trial."""
+        """Build the sampler of the trial; Optuna calls this method first."""
         self.inner = build_sampler(self.config, self.space, trial.number)
         self.inner.before_trial(study, trial)
 
@@ -83,28 +83,28 @@ class ByNumber(BaseSampler):
 
 
 def build_sampler(config: Mapping[str, Any] | None, space: Space, number: int) -> BaseSampler:
-    """The sampler of one trial.
+    """Build the sampler of one trial.
 
     Args:
-        config: `_target_` and settings; a `search_space` is given to a sampler that wants one.
-            None: TPE, with seed 0.
-        space: of the search.
-        number: of the trial.
+        config: `_target_` and settings of the sampler; None: TPE with seed 0. The search space is
+            passed to samplers with a parameter `search_space`.
+        space: search space.
+        number: number of the trial.
 
     Raises:
-        SettingError: there is no such sampler, or it cannot be made.
+        SettingError: the sampler does not exist, or its settings are invalid.
     """
     settings = dict(config or {"_target_": "optuna.samplers.TPESampler", "seed": 0})
     if str(settings.get("_target_")).endswith(".CmaEsSampler") and not find_spec("cmaes"):
         raise SettingError(
             setting="sweep/sampler",
             value="cmaes",
-            problem="it needs a package",
+            problem="the package cmaes is not installed",
             hint="pip install 'mmrec[cmaes]'",
         )
     try:
         if "search_space" in inspect.signature(get_class(settings["_target_"])).parameters:
-            settings["search_space"] = space.grid()  # in one order for all trials
+            settings["search_space"] = space.grid()  # the same order for all trials
         elif settings.get("seed") is not None:
             state = np.random.SeedSequence([settings["seed"], number]).generate_state(1)
             settings["seed"] = int(state[0])
@@ -117,10 +117,10 @@ def build_sampler(config: Mapping[str, Any] | None, space: Space, number: int) -
 
 
 def build_pruner(config: Mapping[str, Any] | None) -> BasePruner:
-    """The pruner of a study.
+    """Build the pruner of a study; `NopPruner` without settings.
 
     Raises:
-        SettingError: there is no such pruner, or it cannot be made.
+        SettingError: the pruner does not exist, or its settings are invalid.
     """
     try:
         pruner: BasePruner = _instantiate(config or {"_target_": "optuna.pruners.NopPruner"})
@@ -139,5 +139,5 @@ def _reason(error: BaseException) -> str:
     while isinstance(error, InstantiationException) and error.__cause__:
         error = error.__cause__
     if isinstance(error, ImportError):
-        return f"needs a package that is not installed: {' '.join(str(error).split())}"
+        return f"a required package is not installed: {' '.join(str(error).split())}"
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""The loop: ask for trials, run them, tell what they are worth."""
+"""The loop of a search: ask for trials, run them, record their values."""
 
 from __future__ import annotations
 
@@ -32,25 +32,26 @@ from mmrec.search.storage import TROUBLE, full_url, hidden, patiently
 from mmrec.training.results import ResultError, for_a_search, read_result
 
 log = logging.getLogger(__name__)
-POLL = 5.0  # seconds between looks at what other workers do
+POLL = 5.0  # seconds between checks of the trials of other workers
 
 
 class SearchError(ValueError):
-    """A search found nothing, or failed too often."""
+    """A search found no valid trial, or too many trials failed."""
 
 
 class Search:
-    """One command's part in a study.
+    """A worker of a study. Several commands may work on the same study.
 
     Args:
-        settings: of the search.
-        arguments: words of the command line.
-        config: as composed for the whole multirun.
-        loader: composes a run's configuration.
-        launcher: runs.
+        settings: settings of the search.
+        arguments: overrides on the command line.
+        config: configuration of the multirun.
+        loader: composes the configuration of a run.
+        launcher: runs the trials.
 
     Raises:
-        SettingError: the space, the objective or the study cannot be.
+        SettingError: the search space, the objective or the study is invalid.
+        SearchError: the folder holds runs of another study.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Search:
         sampler = samplers.ByNumber(settings.sampler, plan.space)
         if isinstance(sampler.inner, optuna.samplers.GridSampler):
             self.total = min(self.total, math.prod(map(len, plan.space.grid().values())))
-            self.first = {}  # the grid has its own order
+            self.first = {}  # the grid sampler sets the order
         samplers.build_pruner(settings.pruner)
         self.url = full_url(settings.storage, self.folder)
         self.where = f"sweep.storage={hidden(self.url)}"
@@ -81,22 +82,22 @@ class Search:
         self.study.sampler = sampler
         if not self.study.trials and (self.folder / "0").exists():
             raise SearchError(
-                f"{self.folder} holds runs of which study {self.name} knows nothing; give its "
-                "sweep.storage, another sweep.study_name, or remove the folder"
+                f"{self.folder} holds runs that do not belong to study {self.name}; give the "
+                "sweep.storage of these runs, another sweep.study_name, or remove the folder"
             )
         self.mine: dict[int, Trial] = {}
-        self.aside: list[Trial] = []  # of those, asked for and not begun
+        self.aside: list[Trial] = []  # asked for, but not started
         self.launched = 0
         self.start, self.begun = time.monotonic(), 0
 
     def run(self) -> float | None:
-        """Go on until the study has its trials, or the time is over.
+        """Run trials until the study is complete or the time limit is reached.
 
         Returns:
-            The best value; of several objectives, None.
+            The best value; None for several objectives.
 
         Raises:
-            SearchError: nothing was found, or too much failed.
+            SearchError: no valid trial was found, too many trials failed, or the storage failed.
         """
         log.info("study %s: %d trials in %s", self.name, self.total, hidden(self.url))
         if self.settings.defaults_first and self.first and not self.study.trials:
@@ -109,13 +110,13 @@ class Search:
                     self._run(batch)
                 self._count_failures()
         except (KeyboardInterrupt, SystemExit):
-            log.info("interrupted; the same command again goes on with study %s", self.name)
+            log.info("interrupted; repeat the command to resume study %s", self.name)
             raise
         except (StorageInternalError, DBAPIError) as error:
             raise SearchError(
-                f"{self.where}: {error}; give the same command again, what is finished is kept"
+                f"{self.where}: {error}; repeat the command to resume, finished trials are kept"
             ) from error
-        finally:  # also when the user, or a signal, ends it
+        finally:  # also after an interruption
             for trial in [*self.mine.values()]:
                 with suppress(*TROUBLE, SettingError):
                     if not self._rescue(trial):
@@ -123,7 +124,7 @@ class Search:
         return self._conclude()
 
     def _ask(self) -> list[Trial]:
-        """The next batch; empty if there is nothing more to begin."""
+        """Return the next batch of trials; empty if there are no more to start."""
         batch: list[Trial] = []
         while len(batch) < self.settings.n_jobs and not self._late():
             trial = self.aside.pop() if self.aside else patiently(self._ask_one, self.url)
@@ -141,9 +142,9 @@ class Search:
         return batch
 
     def _more_to_come(self) -> bool:
-        """Whether what other workers run has become ours; waits until that can be told.
+        """Wait for a sign of life of other workers; return whether one of them is dead.
 
-        A living one gives signs of it, and is left alone.
+        The trials of a dead worker are queued again, so this worker has more to run.
         """
         seen: dict[int, float] = {}
         told = False
@@ -160,7 +161,9 @@ class Search:
             if not silent:
                 return False
             if not told:
-                log.info("trials %s run elsewhere: waiting for a sign of life", silent)
+                log.info(
+                    "trials %s run elsewhere; waiting for a sign of life of their workers", silent
+                )
                 told = True
             time.sleep(POLL)
         return False
@@ -178,7 +181,7 @@ class Search:
         trial = self.study.ask(self.plan.space.distributions)
         study.claim(trial)
         before = [t for t in self.study.get_trials(deepcopy=False) if t.number < trial.number]
-        late = sum(map(study.counted, before)) >= self.total  # another worker began the last one
+        late = sum(map(study.counted, before)) >= self.total  # another worker started the last one
         if not late and not study.is_second_first(trial, before):
             return trial
         trial.set_user_attr(study.SURPLUS, True)
@@ -186,7 +189,7 @@ class Search:
         return None if late else self._ask_one()
 
     def _complete(self, trial: Trial) -> bool:
-        """Whether the user's own function, if there is one, could suggest what it has to."""
+        """Call `custom_search_space`, if set; return whether it succeeded."""
         try:
             if self.plan.further is not None:
                 self.plan.further(self.plan.config, trial)
@@ -197,7 +200,7 @@ class Search:
         return True
 
     def _copied(self, trial: Trial) -> bool:
-        """Whether the trial's settings have been tried; then its value is known."""
+        """Copy the values of an equal earlier trial, and return whether there is one."""
         other = study.twin(self.study, trial)
         if other is None:
             return False
@@ -207,10 +210,10 @@ class Search:
         return True
 
     def _run(self, batch: list[Trial]) -> None:
-        """Run a batch's trials, and tell what they gave."""
+        """Run the trials of a batch, and record their values."""
         self.begun += len(batch)
         seeds = self._seeds()
-        # A trial that its first seed prunes is not run with the others.
+        # If the first seed of a trial is pruned, its other seeds are not run.
         stages = [seeds[:1], seeds[1:]] if prunes(self.settings.pruner) else [seeds]
         outcomes: dict[int, list[dict[str, Any]]] = {trial.number: [] for trial in batch}
         for stage in stages:
@@ -227,12 +230,12 @@ class Search:
     def _launch(
         self, jobs: list[tuple[Trial, int | None]], outcomes: dict[int, list[dict[str, Any]]]
     ) -> None:
-        """Some runs; what they return is not held longer than this, as errors hold models."""
+        """Run jobs and record their outcomes. Job results are dropped: errors keep models alive."""
         words = [self._words(trial, seed) for trial, seed in jobs]
         first, self.launched = self.launched, self.launched + len(jobs)
         try:
             returned = self.launcher.launch(words, initial_job_idx=first)
-        except Exception as error:  # a launcher's own, as that of a job that was killed
+        except Exception as error:  # of the launcher, for example because a job was killed
             trials = {trial.number: trial for trial, _ in jobs}
             for trial in trials.values():
                 self._lose(trial, first_line(error), alone=len(trials) > 1)
@@ -241,13 +244,13 @@ class Search:
             self._take(trial, job, outcomes[trial.number])
 
     def _lose(self, trial: Trial, reason: str, *, alone: bool) -> None:
-        """A launcher has not brought it back: what it left counts, else it is run again, once."""
+        """Record a lost trial from its result files; otherwise queue it again, once."""
         if self._rescue(trial):
             return
         again = study.RETRY_OF not in trial.user_attrs
         study.give_up(self.study, self.storage, trial, reason, again=again, alone=alone)
         del self.mine[trial.number]
-        then = "; it will be run again" + (", alone" if alone else "") if again else ""
+        then = "; it will be repeated" + (", alone" if alone else "") if again else ""
         log.warning("trial %d failed: %s%s", trial.number, reason, then)
 
     def _rescue(self, trial: Trial | FrozenTrial) -> bool:
@@ -276,10 +279,10 @@ class Search:
         return True
 
     def _take(self, trial: Trial, job: JobReturn, outcomes: list[dict[str, Any]]) -> None:
-        """What one run of a trial returned."""
-        if trial.number not in self.mine:  # another seed has failed
+        """Record the outcome of one run of a trial."""
+        if trial.number not in self.mine:  # another seed failed
             return
-        result = job._return_value  # `return_value` would announce an error once more
+        result = job._return_value  # `return_value` would raise the error again
         if job.status is not JobStatus.COMPLETED:
             self._fail(trial, result)
         elif result["status"] == "pruned":
@@ -313,7 +316,7 @@ class Search:
         )
 
     def _words(self, trial: Trial, seed: int | None) -> list[str]:
-        """The words of one run, and where Hydra is to put it."""
+        """Return the overrides of one run, including its folder and its `ReportTarget`."""
         first = self.settings.seeds is None or seed == self.settings.seeds[0]
         metric = self.plan.objectives[0]
         reports = first and len(self.plan.objectives) == 1 and metric.startswith("val/")
@@ -327,11 +330,11 @@ class Search:
 
     @staticmethod
     def _place(number: int, seed: int | None) -> str:
-        """Of a run's folder, within the search's."""
+        """Return the run folder, relative to the folder of the search."""
         return f"{number}" if seed is None else f"{number}/seed_{seed}"
 
     def _left(self) -> float:
-        """Seconds, as far as can be told."""
+        """Estimate the remaining seconds."""
         pace = (time.monotonic() - self.start) / max(1, self.begun)
         left = pace * (self.total - study.finished(self.study))
         if self.settings.timeout is None:
@@ -352,12 +355,12 @@ class Search:
         return [trial for trial in failed if study.counted(trial)]
 
     def _conclude(self) -> float | None:
-        """Say and write what is best."""
+        """Log and write the best trials, and return the best value."""
         best = summary.ranked(self.study)
         if running := study.elsewhere(self.study, self.mine):
             log.info(
-                "trials %s of study %s still run elsewhere; the same command, when they have "
-                "ended, takes them in",
+                "trials %s of study %s are still running elsewhere; repeat the command after they "
+                "end to include them",
                 [trial.number for trial in running],
                 self.name,
             )
@@ -367,7 +370,7 @@ class Search:
             failed = self._failed()
             errors = f"; failed: {summary.listed(failed)}" if failed else ""
             raise SearchError(
-                f"study {self.name}: no trial was run to its end, within the bounds{errors}"
+                f"study {self.name}: no trial was completed within the constraints{errors}"
             )
         log.info("%s", summary.trial_table(self.study, self.plan, self.folder))
         summary.write_results(self.folder, self.study, best)

@@ -1,4 +1,4 @@
-"""The settings of a search: the official plugin's, and ours."""
+"""Settings of a search: those of Hydra's official Optuna plugin, and additional ones."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ Cost = Literal["seconds", "peak_rss_mib"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What `hydra.sweeper` holds, checked.
+    """Validated settings of a search, in `hydra.sweeper`.
 
     Attributes:
-        params: the space, a word a setting: `choice(...)`, `range(...)`, `interval(...)`,
-            `tag(log, interval(...))`, or one value. Words of the command line come after these.
-        custom_search_space: dotted name of a function of configuration and trial that suggests
-            further settings, as those that only one choice has; None: there are none.
-        sampler: `_target_` and settings of an Optuna sampler; None: TPE, seed 0.
-        pruner: of an Optuna pruner; None: every run goes to its own end.
-        objective: a validation metric, `seconds` or `peak_rss_mib`, or several; None: `monitor`.
-        direction: one, or one an objective; None: metrics rise, seconds and memory fall.
-        constraints: upper bounds on a run's `seconds` and `peak_rss_mib`; None: no bound.
-        storage: an Optuna URL, or `journal:///file`; None: a SQLite file in the sweep's folder.
-        study_name: also of files, so no spaces or slashes; None: the name of the sweep's folder.
-        n_trials: of the study in total, however often it is continued.
-        timeout: seconds after which this command begins no trial.
-        n_jobs: trials in a batch, which the launcher may run at the same time.
-        max_failure_rate: share of `n_trials` that may fail before the search gives up.
-        seeds: each trial runs all of them and is worth their mean; None: the run's own seed.
-        top: how many of the best trials are written as experiments.
-        defaults_first: try the model's own settings first, as far as they lie in the space.
-        trial: for the runs of a search: what to report, and where.
+        params: search space by setting: `choice(...)`, `range(...)`, `interval(...)`,
+            `tag(log, interval(...))`, or one value. Overrides on the command line take precedence.
+        custom_search_space: dotted name of a function `(config, trial)` that suggests further
+            settings, for example settings that only one choice has; None if not used.
+        sampler: `_target_` and settings of an Optuna sampler; None: TPE with seed 0.
+        pruner: `_target_` and settings of an Optuna pruner; None: no pruning.
+        objective: a validation metric, `seconds`, `peak_rss_mib`, or a list; None: `monitor`.
+        direction: one direction, or one per objective; None: metrics are maximized, costs are
+            minimized.
+        constraints: upper bounds for `seconds` and `peak_rss_mib` of a run; None: no bound.
+        storage: an Optuna URL, or `journal:///file`; None: a SQLite file in the sweep folder.
+        study_name: name of the study, also used in file names; None: name of the sweep folder.
+        n_trials: total number of trials of the study, including those of earlier commands.
+        timeout: seconds after which this command starts no new trial; None: no limit.
+        n_jobs: number of trials per batch, which the launcher may run at the same time.
+        max_failure_rate: share of `n_trials` that may fail before the search stops.
+        seeds: each trial runs all seeds and gets the mean value; None: the seed of the run.
+        top: number of best trials that are written as experiments.
+        defaults_first: run the default settings of the model as first trial.
+        trial: internal, for the runs of a search: a `ReportTarget` as JSON.
     """
 
     params: dict[str, Any] | None = None
@@ -61,10 +62,10 @@ class Settings:
 
 
 def checked(values: Mapping[str, Any]) -> Settings:
-    """Settings of the right types and sizes.
+    """Validate the settings of a search.
 
     Raises:
-        SettingError: names the first that is not, and says what it may be.
+        SettingError: a setting is unknown or has a wrong type or value.
     """
     settings = validated(_ADAPTER, values, "sweep")
     seeds = settings.seeds or []
@@ -72,22 +73,22 @@ def checked(values: Mapping[str, Any]) -> Settings:
         raise SettingError(
             setting="sweep.seeds",
             value=seeds,
-            problem="a seed is there twice",
-            hint="name each once",
+            problem="duplicate seed",
+            hint="name each seed once",
         )
     return settings
 
 
 def validated(adapter: TypeAdapter[T], values: Mapping[str, Any], group: str) -> T:
-    """Settings of the right types and sizes.
+    """Validate settings with pydantic.
 
     Args:
-        adapter: of the settings.
-        values: of the settings, by name.
-        group: that the settings stand in.
+        adapter: pydantic adapter of the settings class.
+        values: settings by name.
+        group: configuration group of the settings, used in messages.
 
     Raises:
-        SettingError: names the first that is not, and says what it may be.
+        SettingError: a setting is unknown or has a wrong type or value.
     """
     try:
         return adapter.validate_python(dict(values))

@@ -1,7 +1,7 @@
-"""From the words of a command to what Optuna draws from, and back.
+"""Convert overrides to Optuna distributions, and parameters of a trial to overrides.
 
-The grammar is Hydra's. `range(1, 4)` is 1, 2, 3, as in Python and in Hydra's own multirun;
-`interval(1, 4)` draws any number between, `int(interval(1, 4))` whole ones with both ends.
+The grammar is Hydra's. `range(1, 4)` has the values 1, 2, 3, as in Python and in Hydra's own
+multirun. `interval(1, 4)` draws real numbers, `int(interval(1, 4))` integers including both ends.
 """
 
 from __future__ import annotations
@@ -39,36 +39,36 @@ MULTIRUN_WORD = re.compile(r"[~+]*(?:sweep|grid)(?:[./@=]|$)")
 
 
 def place(folder: Path, subdir: str) -> list[str]:
-    """The words that say where Hydra is to put a run of a multirun."""
+    """Return the overrides that set the folder of a run in a multirun."""
     return [f"hydra.sweep.dir={quoted(str(folder))}", f"hydra.sweep.subdir={quoted(subdir)}"]
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a search varies, and what it leaves alone.
+    """Search space.
 
     Attributes:
-        distributions: of each setting that varies.
-        fixed: words of the command that are the same in every trial.
+        distributions: distribution of each setting that varies.
+        fixed: overrides that all trials share.
     """
 
     distributions: dict[str, BaseDistribution]
     fixed: list[str]
 
     def words(self, params: Mapping[str, Any]) -> list[str]:
-        """The words that run a trial, whose settings may be more than the space's."""
+        """Return the overrides of a trial; `params` may contain settings outside the space."""
         names = dict.fromkeys([*self.distributions, *params])
         return [*self.fixed, *(as_text(f"{name}={params[name]}") for name in names)]
 
     def edges(self) -> dict[str, list[Any]]:
-        """For each setting that varies, the values that would be wrong first."""
+        """Return the values to check for each setting that varies: bounds, or all choices."""
         return {name: _edges(found) for name, found in self.distributions.items()}
 
     def grid(self) -> dict[str, list[Any]]:
-        """Every value of each setting.
+        """Return all values of each setting.
 
         Raises:
-            SettingError: there is no end to them.
+            SettingError: a setting has a continuous or logarithmic range.
         """
         return {name: _values(name, found) for name, found in self.distributions.items()}
 
@@ -76,17 +76,17 @@ class Space:
 def parse(
     params: Mapping[str, Any] | None, arguments: Iterable[str], loader: ConfigLoader | None
 ) -> Space:
-    """Read a space.
+    """Parse a search space.
 
     Args:
-        params: words by setting, as in a file.
-        arguments: words of the command line, which come after those. Words that configure the
-            search or grid are no part of its space.
-        loader: knows the groups that `glob()` looks into.
+        params: values by setting, from a configuration file.
+        arguments: overrides on the command line, which take precedence. Overrides of the search or
+            grid itself are ignored.
+        loader: resolves `glob()` in configuration groups.
 
     Raises:
-        SettingError: an interval or range is empty or reversed, or a tag unknown.
-        HydraException: a word is not in Hydra's grammar.
+        SettingError: an interval or range is empty or reversed, or a tag is unknown.
+        HydraException: an override does not follow Hydra's grammar.
     """
     refuse_numbers(params or {})
     words = [
@@ -104,7 +104,7 @@ def parse(
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a trial may have the value."""
+    """Return whether a value lies in a distribution."""
     match distribution:
         case CategoricalDistribution():
             return value in distribution.choices
@@ -121,14 +121,14 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def as_word(value: Any) -> Any:
-    """A value of a configuration as `choice()` has it: numbers as they are, all else as words."""
+    """Convert a configuration value to a choice: numbers stay numbers, the rest becomes text."""
     if isinstance(value, bool | int | float):
         return value
-    return Override._get_value_element_as_str(value)  # what Hydra itself makes of choices
+    return Override._get_value_element_as_str(value)  # as Hydra formats choices
 
 
 def _word(value: Any) -> str:
-    """A value from a file: text is in the grammar already."""
+    """Convert a value from a file to an override; text is already in Hydra's grammar."""
     return value if isinstance(value, str) else str(as_word(value))
 
 
@@ -137,7 +137,9 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     refused = partial(SettingError, setting=key, value=override.get_value_string())
     unknown = set(getattr(value, "tags", ())) - {"log"}
     if unknown:
-        raise refused(problem="the only tag is log", hint="as tag(log, interval(1e-4, 1e-1))")
+        raise refused(
+            problem="unknown tag", hint="use log, for example tag(log, interval(1e-4, 1e-1))"
+        )
     if isinstance(value, IntervalSweep):
         return _interval(value, refused)
     if isinstance(value, RangeSweep):
@@ -147,14 +149,14 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     except HydraException as error:
         raise refused(problem=str(error)) from None
     if not choices:
-        raise refused(problem="there is nothing to choose from")
+        raise refused(problem="there are no choices")
     if len({(isinstance(choice, bool), choice) for choice in choices}) > len({*choices}):
-        raise refused(problem="true equals 1 and false equals 0 in a search", hint="leave one out")
+        raise refused(problem="true equals 1 and false equals 0 in a search", hint="remove one")
     return CategoricalDistribution(list(dict.fromkeys(choices)))
 
 
 def _choice(key: str, value: Any) -> Any:
-    """A choice as `as_word` has it; the words of a trial quote text that looks like a number."""
+    """Convert a choice with `as_word`, without the quotes of text that looks like a number."""
     if isinstance(value, QuotedString) and is_text(key.lstrip("+")):
         value = value.text
     return as_word(value)
@@ -168,7 +170,7 @@ def _interval(value: IntervalSweep, refused: partial[SettingError]) -> BaseDistr
         wrong = "empty" if low == high else "reversed"
         raise refused(problem=f"the interval is {wrong}", hint="give interval(low, high)")
     if log and low <= 0:
-        raise refused(problem="an interval with tag log begins above 0")
+        raise refused(problem="the lower end of a log interval must be above 0")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
     return FloatDistribution(float(low), float(high), log=log)
@@ -181,7 +183,7 @@ def _range(value: RangeSweep, refused: partial[SettingError]) -> BaseDistributio
     if count == 0:
         raise refused(
             problem="the range is empty",
-            hint="range(1, 4) is 1, 2, 3, and range(3, 0, -1) is 3, 2, 1",
+            hint="range(1, 4) has the values 1, 2, 3; range(3, 0, -1) has 3, 2, 1",
         )
     low, high = sorted((start, start + (count - 1) * step))
     if all(isinstance(end, int) for end in ends):
@@ -195,7 +197,11 @@ def _edges(distribution: BaseDistribution) -> list[Any]:
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     low, high = distribution.low, distribution.high
     if distribution.step is None:
-        return [low, low + 0.3821 * (high - low), high]  # 1.0 passes for a whole number
+        return [
+            low,
+            low + 0.3821 * (high - low),
+            high,
+        ]  # one non-integer value: 1.0 is accepted as an integer
     return [low, high]
 
 

@@ -1,4 +1,4 @@
-"""Open the storage of a study, and have patience with it."""
+"""Open the storage of a study, with retries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmrec.config.text import first_line
 
 JOURNAL = "journal:///"
 SQLITE = "sqlite:///"
-TROUBLE = (StorageInternalError, DBAPIError, OSError)  # that may pass
+TROUBLE = (StorageInternalError, DBAPIError, OSError)  # errors that may be temporary
 PAUSES = (1.0, 2.0, 4.0)  # seconds between attempts
 LOCKED = 20.0  # seconds that SQLite waits for another process
 
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 
 def full_url(url: str | None, folder: Path) -> str:
-    """A URL that means the same in every process: paths are absolute.
+    """Make the path in a storage URL absolute, so that it is valid in every process.
 
     Args:
-        url: of Optuna, or `journal:///file`; three slashes begin a path relative to the working
-            directory, four an absolute one. None: a SQLite file in the folder.
-        folder: of the sweep.
+        url: Optuna URL, or `journal:///file`. Three slashes start a path relative to the working
+            directory, four an absolute path. None: a SQLite file in the folder.
+        folder: folder of the sweep.
     """
     if url is None:
         return f"{SQLITE}{folder.resolve() / 'study.db'}"
@@ -48,7 +48,7 @@ def full_url(url: str | None, folder: Path) -> str:
 
 
 def hidden(url: str) -> str:
-    """A URL without its password."""
+    """Return a URL with its password hidden."""
     try:
         return make_url(url).render_as_string(hide_password=True)
     except ArgumentError:
@@ -56,39 +56,51 @@ def hidden(url: str) -> str:
 
 
 def open_storage(url: str) -> BaseStorage:
-    """Open, or make.
+    """Open a storage; create it if it does not exist.
+
+    Args:
+        url: absolute URL, see `full_url`.
 
     Raises:
-        SettingError: it cannot be reached, or the URL is none.
+        SettingError: the storage is unreachable, its driver is missing, or the URL is invalid.
     """
     refused = partial(SettingError, setting="sweep.storage", value=hidden(url))
     if url == f"{SQLITE}:memory:":
-        raise refused(problem="other processes cannot see it", hint="give a file, or leave it out")
+        raise refused(
+            problem="memory is not shared with other processes", hint="give a file, or omit it"
+        )
     try:
         return patiently(lambda: _open(url), url)
     except ArgumentError:
         raise refused(
-            expected="a URL, as sqlite:///file, journal:///file or postgresql://user@host/name"
+            expected="a URL such as sqlite:///file, journal:///file or postgresql://user@host/name"
         ) from None
     except ImportError as error:
         cause = error.__cause__ or error
-        remedy = "install the database's driver"
+        remedy = "install the driver of the database"
         if url.startswith("postgresql"):
             remedy = "pip install 'mmrec[postgresql]'"
         raise refused(problem=str(cause), hint=remedy) from None
 
 
 def patiently(call: Callable[[], T], url: str) -> T:
-    """What a call returns, after some attempts if the storage is locked or out of reach.
+    """Call a function, and retry it if the storage is locked or unreachable.
+
+    Args:
+        call: accesses the storage.
+        url: URL of the storage, used in messages.
+
+    Returns:
+        The result of the call.
 
     Raises:
-        SettingError: it stayed so.
+        SettingError: all attempts failed.
     """
     for pause in PAUSES:
         try:
             return call()
         except TROUBLE as error:
-            again = "sweep.storage=%s: %s; trying again in %.0f s"
+            again = "sweep.storage=%s: %s; retrying in %.0f s"
             log.warning(again, hidden(url), _reason(error), pause)
             time.sleep(pause)
     try:
@@ -97,9 +109,8 @@ def patiently(call: Callable[[], T], url: str) -> T:
         raise SettingError(
             setting="sweep.storage",
             value=hidden(url),
-            problem=f"{_reason(error)}, {len(PAUSES) + 1} times",
-            hint="see that it can be written and is not locked, then give the same command again: "
-            "what is finished is kept",
+            problem=f"{_reason(error)} ({len(PAUSES) + 1} attempts)",
+            hint="make sure that it is writable and not locked, then repeat the command to resume",
         ) from error
 
 
@@ -116,7 +127,7 @@ def _open(url: str) -> BaseStorage:
 
 
 def _reason(error: BaseException) -> str:
-    """The database's own words, which come first in what is wrapped around them."""
+    """Return the first line of the database error inside wrapped exceptions."""
     while isinstance(error, StorageInternalError) and error.__cause__:
         error = error.__cause__
     if isinstance(error, DBAPIError) and error.orig is not None:

@@ -1,12 +1,12 @@
 """The state of a study: which trials count, which worker runs them, and which were abandoned.
 
 A worker is a process that asks for trials and waits for their runs. It writes its identity into
-each of its trials and, twice a minute, that it is alive.
+each of its trials, and a sign of life every `BEAT` seconds.
 
-Optuna's own heartbeat works only within `Study.optimize` and with `RDBStorage`. A search asks for
-batches that a launcher runs, also with journal storage, so it keeps its own. The trial of a worker
-that was killed on this machine is queued again at the next request (0.12 s with SQLite), where a
-heartbeat waits for its grace period; on another machine it is queued again after `GRACE` seconds.
+Optuna's heartbeat requires `Study.optimize` and `RDBStorage`. A search asks for batches that a
+launcher runs, and also supports journal storage, so it has a heartbeat of its own. If a worker on
+this machine is killed, its trials are queued again at the next request (0.12 s with SQLite); trials
+of a worker on another machine are queued again after `GRACE` seconds.
 """
 
 from __future__ import annotations
@@ -31,30 +31,31 @@ from mmrec.search.settings import Direction
 from mmrec.search.storage import TROUBLE, open_storage, patiently
 
 BEAT = 30.0  # seconds between signs of life
-GRACE = 300.0  # seconds without one after which a worker is given up
+GRACE = 300.0  # seconds without a sign of life after which a worker counts as dead
+# Attributes of trials and studies.
 WORKER, ALIVE, ERROR = "worker", "alive", "error"
-RETRIED = "retried"  # of a failed trial: another one repeats it
-RETRY_OF = "retry_of"  # of that one
-ALONE = "alone"  # of that one, too: what it repeats was lost beside others, one of which did it
-SURPLUS = "surplus"  # of a failed trial: another worker was faster to begin the last, or the first
-FIRST = "first"  # of a trial of the model's own settings; each worker may have queued one
-COPY_OF = "copy_of"  # of a trial whose settings had been tried
-IDENTITY = "search"  # of a study: what may not change when it is continued
+RETRIED = "retried"  # failed trial that another trial repeats
+RETRY_OF = "retry_of"  # number of the trial that this one repeats
+ALONE = "alone"  # repeated trial that must not share its batch: one trial of the last batch crashed
+SURPLUS = "surplus"  # superfluous trial: another worker started the last, or the first, one earlier
+FIRST = "first"  # trial with the default settings; each worker may have queued one
+COPY_OF = "copy_of"  # number of an earlier trial with the same settings
+IDENTITY = "search"  # settings of a study that must not change when it is resumed
 
 
 def open_study(
     url: str, name: str, directions: list[Direction], identity: Mapping[str, Any]
 ) -> tuple[Study, BaseStorage]:
-    """Begin a study, or go on with it.
+    """Create a study, or resume it.
 
     Args:
-        url: of the storage.
-        name: of the study.
-        directions: of its objectives.
-        identity: what all its trials share, as flat plain values.
+        url: URL of the storage.
+        name: name of the study.
+        directions: direction of each objective.
+        identity: settings that all trials share, as plain values by dotted name.
 
     Raises:
-        SettingError: the storage is out of reach, or the study was another search.
+        SettingError: the storage is unreachable, or the study was created with other settings.
     """
     storage = open_storage(url)
     study = patiently(
@@ -73,32 +74,32 @@ def open_study(
         raise SettingError(
             setting="sweep.study_name",
             value=name,
-            problem=f"it was begun with other settings, {key}: {before.get(key)}, now "
+            problem=f"the study was created with other settings, {key}: {before.get(key)}, now "
             f"{wanted.get(key)}",
-            hint="give the same, or another name",
+            hint="use the same settings, or another name",
         )
     return study, storage
 
 
 def counted(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of the `n_trials`."""
+    """Return whether a trial counts towards `n_trials`."""
     if trial.state is TrialState.FAIL:
         return not {RETRIED, SURPLUS} & trial.user_attrs.keys()
     return trial.state is not TrialState.WAITING
 
 
 def is_second_first(trial: Trial, earlier: Sequence[FrozenTrial]) -> bool:
-    """Whether another worker has queued the model's own settings, too, and before this trial."""
+    """Return whether an earlier trial of another worker already has the default settings."""
     return FIRST in trial.user_attrs and any(FIRST in t.user_attrs for t in earlier)
 
 
 def finished(study: Study) -> int:
-    """How many of the `n_trials` are over."""
+    """Return how many of the `n_trials` have finished."""
     return sum(counted(t) and t.state.is_finished() for t in study.get_trials(deepcopy=False))
 
 
 def twin(study: Study, trial: Trial) -> FrozenTrial | None:
-    """A trial with the same settings that was run to its end, if there is one."""
+    """Return a completed trial with the same settings, or None."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     same = (t for t in complete if t.params == trial.params and COPY_OF not in t.user_attrs)
     return next(same, None)
@@ -107,7 +108,7 @@ def twin(study: Study, trial: Trial) -> FrozenTrial | None:
 def note(
     trial: Trial, attributes: Mapping[str, Any], excess: Mapping[str, float] | None = None
 ) -> None:
-    """Write about a trial, unless another worker has taken this one for dead and closed it."""
+    """Set attributes and constraints of a trial, unless another worker has closed it already."""
     with suppress(UpdateFinishedTrialError):
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
@@ -116,14 +117,14 @@ def note(
 
 
 def claim(trial: Trial) -> None:
-    """Write who works on a trial."""
+    """Write the identity of this worker into a trial."""
     trial.set_user_attr(WORKER, f"{_place()}:{os.getpid()}")
     trial.set_user_attr(ALIVE, time.time())
 
 
 @contextmanager
 def beating(storage: BaseStorage, trials: list[Trial]) -> Iterator[None]:
-    """Give signs of life while the runs of one's trials go on."""
+    """Send signs of life for trials while their runs are in progress."""
     done = threading.Event()
 
     def beat() -> None:
@@ -147,16 +148,16 @@ def fail_stale(
     mine: Collection[int],
     rescue: Callable[[FrozenTrial], bool] = lambda _: False,
 ) -> list[int]:
-    """Mark trials of killed workers as failed, and queue each again, once.
+    """Mark trials of dead workers as failed, and queue each of them again, once.
 
     Args:
-        study: of the trials.
-        storage: of the study.
-        mine: numbers of this worker's own trials.
+        study: the study.
+        storage: storage of the study.
+        mine: numbers of the trials of this worker.
         rescue: records the values of a trial whose runs finished; returns whether it did.
 
     Returns:
-        Numbers of the trials that failed.
+        Numbers of the trials that were marked as failed.
     """
     found = []
     for trial in elsewhere(study, mine):
@@ -168,13 +169,13 @@ def fail_stale(
 
 
 def elsewhere(study: Study, mine: Collection[int]) -> list[FrozenTrial]:
-    """What other workers run, or have left running."""
+    """Return the running trials of other workers, dead or alive."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [trial for trial in running if trial.number not in mine]
 
 
 def is_stale(trial: FrozenTrial) -> bool:
-    """Whether the worker of a running trial, none of ours, is dead."""
+    """Return whether the worker of another worker's running trial is dead."""
     place, pid = _worker(trial)
     if place == _place() and (pid == os.getpid() or not _runs(pid)):
         return True
@@ -182,13 +183,13 @@ def is_stale(trial: FrozenTrial) -> bool:
 
 
 def is_seen_alive(trial: FrozenTrial) -> bool:
-    """Whether the worker of a running trial is a process here."""
+    """Return whether the worker of a running trial is another live process on this machine."""
     place, pid = _worker(trial)
     return place == _place() and pid != os.getpid() and _runs(pid)
 
 
 def alive(trial: FrozenTrial) -> float:
-    """When a trial's worker gave its last sign of life; seconds since 1970."""
+    """Return the time of the last sign of life of a trial's worker, in seconds since 1970."""
     begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
     return float(trial.user_attrs.get(ALIVE, begun))
 
@@ -210,15 +211,15 @@ def give_up(
     """Mark a running trial as failed.
 
     Args:
-        study: of the trial.
-        storage: of the study.
-        trial: to fail.
-        reason: one line.
-        again: queue its settings once more; then this trial does not count.
-        alone: that is to be run with no other.
+        study: the study.
+        storage: storage of the study.
+        trial: the trial.
+        reason: error message, one line.
+        again: queue the settings again; the failed trial then does not count.
+        alone: run the queued trial in a batch of its own.
 
     Returns:
-        Whether it was still running; else another worker has been here.
+        Whether the trial was still running; False if another worker has closed it already.
     """
     try:
         storage.set_trial_user_attr(trial._trial_id, ERROR, reason)
@@ -235,7 +236,7 @@ def give_up(
 
 
 def _place() -> str:
-    """Where process ids mean what they mean here."""
+    """Return an identifier of this machine and its process namespace."""
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -246,7 +247,7 @@ def _place() -> str:
 def _runs(pid: int) -> bool:
     with suppress(OSError):
         if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            return False  # dead, and its parent has not looked yet
+            return False  # a zombie process
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What a search says while it runs, and writes at its end."""
+"""Log lines, tables and files about the results of a search."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from mmrec.training.provenance import VOLATILE
 log = logging.getLogger(__name__)
 
 RESULTS = "optimization_results.yaml"
-LISTED = 20  # trials in the table at the end of a search
+LISTED = 20  # largest number of trials in the table at the end of a search
 ALWAYS = ("model", "data")
 NOT_IN_EXPERIMENTS = (
     "experiment",
     "ablation",
     "sweep",
     "grid",
-)  # their settings are written out instead
+)  # replaced by the settings they contain
 
 
 def ranked(study: Study) -> list[FrozenTrial]:
-    """Finished trials within the bounds, best first; of several objectives, the Pareto front.
+    """Return completed trials that satisfy the constraints, best first.
 
-    A trial that repeats another one's settings is left out.
+    For several objectives, these are the trials on the Pareto front. Trials that copy an earlier
+    trial are left out.
     """
     if len(study.directions) > 1:
         found = study.best_trials
@@ -52,17 +53,17 @@ def ranked(study: Study) -> list[FrozenTrial]:
 
 
 def feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial is within the bounds of `sweep.constraints`."""
+    """Return whether a trial satisfies `sweep.constraints`."""
     return all(excess <= 0 for excess in trial.constraints.values())
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """What has become of a trial, for people."""
+    """Return a readable status of a trial."""
     match trial.state:
         case TrialState.COMPLETE if COPY_OF in trial.user_attrs:
             return "copied"
         case TrialState.FAIL if RETRIED in trial.user_attrs:
-            return "interrupted, run again"
+            return "interrupted, repeated"
         case TrialState.FAIL if SURPLUS in trial.user_attrs:
             return "not needed"
         case TrialState.FAIL:
@@ -71,7 +72,7 @@ def outcome(trial: FrozenTrial) -> str:
 
 
 def said(values: Sequence[float], names: Sequence[str]) -> str:
-    """`val/recall@20 0.0951, seconds 12.3`."""
+    """Format values, for example `val/recall@20 0.0951, seconds 12.3`."""
     return ", ".join(
         f"{name} {value:.4f}" if name.startswith("val/") else f"{name} {value:.1f}"
         for name, value in zip(names, values, strict=True)
@@ -81,14 +82,14 @@ def said(values: Sequence[float], names: Sequence[str]) -> str:
 def line(
     trial: FrozenTrial, study: Study, objectives: Sequence[str], total: int, left: float
 ) -> str:
-    """What a finished trial gave: its place in the budget, its value, the best one, time left."""
+    """Format a finished trial: progress, value, best value so far and remaining time."""
     match trial.state:
         case TrialState.COMPLETE:
             what = said(trial.values, objectives)
             if COPY_OF in trial.user_attrs:
-                what += f" (as trial {trial.user_attrs[COPY_OF]})"
+                what += f" (copied from trial {trial.user_attrs[COPY_OF]})"
             if not feasible(trial):
-                what += " (out of bounds)"
+                what += " (violates constraints)"
         case TrialState.PRUNED:
             what = f"pruned after epoch {trial.last_step}"
         case _:
@@ -98,22 +99,22 @@ def line(
     if best and len(objectives) == 1:
         parts.append(f"best {said(best[0].values, objectives)} (trial {best[0].number})")
     elif best:
-        parts.append(f"{len(best)} on the Pareto front")
+        parts.append(f"{len(best)} trials on the Pareto front")
     return "; ".join([*parts, f"{duration(left)} left"])
 
 
 def listed(failed: Sequence[FrozenTrial]) -> str:
-    """Each failed trial with its error."""
+    """List failed trials with their errors."""
     return "; ".join(f"trial {t.number}: {t.user_attrs.get(ERROR)}" for t in failed)
 
 
 def trial_table(study: Study, plan: Plan, folder: Path) -> str:
-    """Tabulate finished trials, the best `LISTED` first; test results have no place in a search.
+    """Tabulate the `LISTED` best trials, without test metrics.
 
     Args:
-        study: of the search.
-        plan: which settings were searched, and for what.
-        folder: of the multirun.
+        study: the study.
+        plan: plan of the search.
+        folder: folder of the multirun.
     """
     best = ranked(study)
     placed = {trial.number for trial in best}
@@ -134,7 +135,7 @@ def trial_table(study: Study, plan: Plan, folder: Path) -> str:
     head = ["trial", "settings", "status", *plan.objectives, "seconds", "folder"]
     more = len(trials) - len(rows)
     lines = [
-        f"{len(trials)} trials in {folder}, the best first:",
+        f"{len(trials)} trials in {folder}, best first:",
         aligned(head, rows, right=(0, *range(3, 4 + len(plan.objectives)))),
         *([f"and {more} more"] if more else []),
     ]
@@ -146,7 +147,7 @@ def _short(value: object) -> str:
 
 
 def write_results(folder: Path, study: Study, best: Sequence[FrozenTrial]) -> None:
-    """`optimization_results.yaml`, as the official plugin writes it."""
+    """Write `optimization_results.yaml` in the format of Hydra's official Optuna plugin."""
     content: dict[str, Any] = {"name": "optuna"}
     if len(study.directions) > 1:
         content["solutions"] = [{"params": t.params, "values": t.values} for t in best]
@@ -158,7 +159,7 @@ def write_results(folder: Path, study: Study, best: Sequence[FrozenTrial]) -> No
 
 
 def write_top(folder: Path, name: str, top: Sequence[FrozenTrial], plan: Plan) -> None:
-    """`experiment/<study>-best.yaml`, `-2.yaml`, ...: runs with the settings of the best trials."""
+    """Write the best trials as experiments, in `experiment/<study>-best.yaml`, `-2.yaml` etc."""
     seeds = plan.identity["sweep.seeds"]
     for place, trial in enumerate(top, 1):
         experiment = f"{name}-best" if place == 1 else f"{name}-{place}"
@@ -174,7 +175,7 @@ def write_top(folder: Path, name: str, top: Sequence[FrozenTrial], plan: Plan) -
         log.info("%s: %s; %s", experiment, value, trial.params)
     if top:
         words = [*config_dirs(), "--config-dir", str(folder), f"experiment={name}-best"]
-        log.info("run it: python -m mmrec.run %s", shlex.join(words))
+        log.info("run the best trial: python -m mmrec.run %s", shlex.join(words))
 
 
 def write_experiment(
@@ -184,17 +185,17 @@ def write_experiment(
     params: Iterable[str],
     compose: Callable[[Sequence[str]], DictConfig],
 ) -> None:
-    """A file of overrides under which a run is what a trial was.
+    """Write an experiment that reproduces the configuration of a trial.
 
-    Model, data, other groups with an unusual choice, what was searched, and all else in which the
-    configuration differs from the usual one.
+    The file contains the model, the data, all other groups with a non-default option, the searched
+    settings, and all other settings that differ from their defaults.
 
     Args:
-        path: of the file.
-        comment: its first line.
-        words: of the trial.
-        params: names of what was searched.
-        compose: a configuration from words.
+        path: path of the file.
+        comment: first line of the file.
+        words: overrides of the trial.
+        params: names of the searched settings.
+        compose: composes a configuration from overrides.
     """
     trial = compose(words)
     chosen, usual = trial.hydra.runtime.choices, compose([]).hydra.runtime.choices
@@ -216,8 +217,8 @@ def write_experiment(
         OmegaConf.update(content, name, OmegaConf.select(trial, name), force_add=True)
     lines = ["# @package _global_", f"# {comment}"]
     if gone := " ".join(f"~{key}" for key in _gone(_plain(base), _plain(trial))):
-        lines.append(f"# A file takes nothing away: give {gone} beside it")
-        log.warning("%s cannot hold %s; give that beside it", path.name, gone)
+        lines.append(f"# Files cannot remove settings: add {gone} on the command line")
+        log.warning("%s cannot remove settings; add %s on the command line", path.name, gone)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as part:
         part.write_text("\n".join([*lines, OmegaConf.to_yaml(content)]))
@@ -232,7 +233,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _gone(base: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Names of settings that `other` has not, the outermost of each."""
+    """Return the names of settings that `other` lacks, outermost level only."""
     found = []
     for key, value in base.items():
         if key not in other:
@@ -243,7 +244,7 @@ def _gone(base: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -
 
 
 def _difference(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be laid over `base` to have `other`."""
+    """Return the settings that turn `base` into `other`."""
     found: dict[str, Any] = {}
     for key, value in other.items():
         if key in base and base[key] == value:

@@ -1,4 +1,4 @@
-"""What Hydra calls. Light, as Hydra imports it at every start."""
+"""Sweeper plugins for Hydra. Hydra imports this module at every start, so it is kept light."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class _Sweeper(Sweeper):
-    """What both have from Hydra.
+    """Common base of searches and grids.
 
     Args:
-        settings: of `hydra.sweeper`.
+        settings: content of `hydra.sweeper`.
     """
 
-    runs_need: tuple[str, ...] = ()  # words for Hydra in every run
+    runs_need: tuple[str, ...] = ()  # Hydra overrides of every run
 
     hydra_context: HydraContext | None
     config: DictConfig | None
@@ -39,8 +39,8 @@ class _Sweeper(Sweeper):
         from hydra.core.plugins import Plugins
         from omegaconf import open_dict
 
-        # A run is composed from its own words and those that Hydra was given. The words that begin
-        # a multirun are not among them, so that a run is what it would be alone.
+        # A run is composed from its own overrides and from `hydra.overrides.hydra`. Overrides that
+        # start a multirun are not part of them, so that the run is the same as a single run.
         config = config.copy()
         with open_dict(config):
             config.hydra.overrides.hydra.extend(self.runs_need)
@@ -50,7 +50,7 @@ class _Sweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Check the words, and run what they ask for."""
+        """Check the overrides, and run the search or grid."""
         import_torchmetrics()
         self.refuse_unread(arguments)
         return self.run(arguments)
@@ -60,10 +60,10 @@ class _Sweeper(Sweeper):
         raise TypeError(f"{type(self).__name__} must define run()")
 
     def refuse_unread(self, arguments: list[str]) -> None:
-        """Refuse `sweep.` and `grid.` settings where no file of that group is chosen.
+        """Refuse settings of `sweep` or `grid` if no option of that group is chosen.
 
         Raises:
-            SettingError: names the key that is read instead.
+            SettingError: such a setting has no effect; the hint names the setting to use instead.
         """
         assert self.config is not None
         for word in arguments:
@@ -75,7 +75,7 @@ class _Sweeper(Sweeper):
                 raise unread
 
     def tools(self) -> tuple[DictConfig, ConfigLoader, Launcher]:
-        """What `setup` was given: the configuration, what composes one, and what runs it."""
+        """Return the configuration, the config loader and the launcher set by `setup`."""
         assert self.hydra_context is not None
         assert self.config is not None
         assert self.launcher is not None
@@ -83,10 +83,10 @@ class _Sweeper(Sweeper):
 
 
 class OptunaSweeper(_Sweeper):
-    """Choose settings with Optuna, run them with Hydra's launcher.
+    """Search settings with Optuna, and run the trials with Hydra's launcher.
 
     Args:
-        settings: those of `mmrec.search.settings.Settings`.
+        settings: fields of `mmrec.search.settings.Settings`.
     """
 
     runs_need = ("hydra/sweeper=optuna",)
@@ -99,10 +99,10 @@ class OptunaSweeper(_Sweeper):
 
 
 class GridSweeper(_Sweeper):
-    """Run every combination once.
+    """Run every combination of a grid once.
 
     Args:
-        settings: those of `mmrec.search.grid.GridSettings`.
+        settings: fields of `mmrec.search.grid.GridSettings`.
     """
 
     def run(self, arguments: list[str]) -> None:

@@ -96,13 +96,13 @@ def test_an_unknown_command_is_one_line_with_the_nearest(call, word, nearest):
     ("command", "said"),
     [
         ("run", "Train a recommender"),
-        ("evaluate", "Recompute a run's numbers"),
-        ("recommend", "Write or print the best items of each user"),
+        ("evaluate", "Recompute the metrics of a run"),
+        ("recommend", "Write or print the top items of each user"),
         ("similar", "Write or print the most similar items"),
         ("export", "Write the vectors of users and items"),
         ("report", "Compare runs"),
-        ("prepare", "Make a data set from public raw files"),
-        ("explain", "Show which experts"),
+        ("prepare", "Create a data set from public raw files"),
+        ("explain", "Show the weights of modalities and experts"),
     ],
 )
 def test_a_command_explains_itself_without_loading_torch(command, said):

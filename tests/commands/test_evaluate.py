@@ -59,7 +59,7 @@ def test_the_numbers_are_exactly_those_of_the_run(finished, model, split, caplog
     assert len(expected) >= 24
     assert report["metrics"] == expected
     assert report["differences"] == {}
-    assert f"all {len(expected)} numbers equal those in result.json" in caplog.text
+    assert f"all {len(expected)} metrics are equal to result.json" in caplog.text
 
 
 def test_values_by_user_are_those_of_the_run(finished, tmp_path):
@@ -137,7 +137,7 @@ def test_a_number_that_differs_is_shown(finished, tmp_path, caplog):
     (folder / "result.json").write_text(json.dumps(result))
     report = evaluate(run=folder, accelerator="cpu")
     assert report["differences"] == {"test/map@50": (truth + 1e-15, truth)}
-    assert "1 of 92 numbers differ from result.json" in caplog.text
+    assert "1 of 92 metrics differ from result.json" in caplog.text
 
 
 def test_the_last_checkpoint_is_not_compared_with_the_best_ones_numbers(finished):
@@ -179,7 +179,7 @@ def test_the_command_shows_numbers_side_by_side_and_writes_nothing_else(finished
     assert done.returncode == 0, done.stderr
     value = f"{noted(finished('lightgcn'))['metrics']['test/ndcg@20']:.6f}"
     assert f"test/ndcg@20                  {value}     {value}" in done.stdout
-    assert "all 92 numbers equal those in result.json" in done.stdout
+    assert "all 92 metrics are equal to result.json" in done.stdout
     assert not any(tmp_path.iterdir())
 
 

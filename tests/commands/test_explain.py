@@ -371,7 +371,7 @@ def test_a_model_without_weights_is_told_apart(finished, tmp_path):
     with pytest.raises(SettingError) as error:
         explain(run=finished("lightgcn"), output=str(tmp_path / "no"))
     assert (error.value.setting, error.value.value) == ("run", finished("lightgcn"))
-    assert error.value.problem == "LightGCN weighs no channels against each other"
+    assert error.value.problem == "LightGCN has no gate, attention or router"
 
 
 @pytest.mark.parametrize(
@@ -415,4 +415,4 @@ def test_a_title_is_not_a_formula_in_a_spreadsheet(finished, tmp_path, monkeypat
     page = explain(run=opened.folder, users=[7], output=str(tmp_path), accelerator="cpu")
     for path in (tmp_path / "weights.csv", tmp_path / "tables" / "user-7.csv"):
         assert set(pl.read_csv(path)["title"]) == {"'=cmd|' /C calc'!A0"}
-    assert "<td>=cmd|&#x27; /C calc&#x27;!A0</td>" in page.read_text()
+    assert '<td class="text">=cmd|&#x27; /C calc&#x27;!A0</td>' in page.read_text()

@@ -165,8 +165,8 @@ def test_few_new_items_are_ranked_and_those_without_content_told(content, tmp_pa
         recommend(run=folder, items=str(arrivals), output=str(tmp_path / "new.csv"))
     assert pl.read_csv(tmp_path / "new.csv")["rank"].max() == 7
     assert caplog.messages == [
-        "1 of 7 new items have no content, the first of them in row 6; they rank as the model's "
-        "mean item"
+        "1 of 7 new items have no content (the first is row 6); they are scored as the mean "
+        "item of the model"
     ]
 
 
@@ -179,7 +179,7 @@ def test_what_new_items_lack_and_what_is_not_read_is_told(content, tmp_path, cap
         recommend(run=folder, items=str(new), output=str(tmp_path / "new.csv"))
     told = " ".join(caplog.messages)
     assert "textual_feats.npy is not read: content is in <modality>_feat.npy" in told
-    assert "new: new items lack textual; there is no textual_feat.npy" in told
+    assert "new: new items lack textual; missing files: textual_feat.npy" in told
 
 
 def test_content_that_the_model_has_not_learned_from_is_left_aside(content, tmp_path, caplog):
@@ -309,7 +309,7 @@ def test_every_format_holds_the_same_and_nothing_else_is_left(shop, tmp_path, su
 
 def test_a_user_without_history_is_ranked_and_counted(shop, tmp_path, caplog):
     path = recommend(run=shop, output=str(tmp_path / "r.parquet"), k=12)
-    assert "1 of 11 users have no train interaction" in caplog.text
+    assert "1 of 11 users have no training interactions" in caplog.text
     zoe = pl.read_parquet(path).filter(pl.col("user_id") == "zoe")
     counts = open_run(shop).corpus.item_counts()
     assert sorted(zoe["item"]) == list(range(12))
@@ -711,7 +711,7 @@ def test_the_command_writes_the_file(shop, tmp_path):
     line = [sys.executable, "-m", "mmrec.recommend", *words]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "users: 11, length of the lists: up to 3, file: r.jsonl" in done.stdout
+    assert "users: 11, list length: up to 3, file: r.jsonl" in done.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["r.jsonl"]
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 33
 

@@ -408,7 +408,7 @@ def test_the_command_says_what_it_does_once_and_warns_of_nothing(shell, tmp_path
         "test/ndcg",
     ]
     best = read_result(tmp_path / "run")["best_epoch"]
-    assert lines[-2:] == [f"best epoch {best}, of 0 to 3", f"completed: {tmp_path / 'run'}"]
+    assert lines[-2:] == [f"best epoch: {best} (epochs 0 to 3)", f"completed: {tmp_path / 'run'}"]
     assert len(lines) < 30
 
 

@@ -158,7 +158,7 @@ def test_without_output_a_few_lists_are_printed(shop, caplog):
         ("items", "wanted.csv", "there is no such file"),
         ("k", 0, "1 or more"),
         ("block", 0, "1 or more"),
-        ("output", "s.txt", "a name that ends in"),
+        ("output", "s.txt", "a file name that ends in"),
     ],
 )
 def test_a_wrong_setting_is_named(shop, name, value, said):

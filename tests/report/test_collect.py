@@ -126,7 +126,7 @@ def test_of_the_same_run_twice_the_newer_counts(write_run, tmp_path):
     os.utime(old / "result.json", (1, 1))
     found = collect(str(tmp_path))
     assert [run.folder for run in found.runs] == [new]
-    assert found.left_out == {old: f"the same run as {new}, older"}
+    assert found.left_out == {old: f"same settings, seed and data as the newer {new}"}
 
 
 def test_a_seed_counts_once_though_it_also_ran_on_another_device(write_run, tmp_path):
@@ -140,7 +140,7 @@ def test_a_seed_counts_once_though_it_also_ran_on_another_device(write_run, tmp_
     os.utime(old / "result.json", (1, 1))
     found = collect(str(tmp_path))
     assert [run.folder for run in found.runs] == [new]
-    assert found.left_out == {old: f"the same run as {new}, older"}
+    assert found.left_out == {old: f"same settings, seed and data as the newer {new}"}
 
 
 def test_nothing_to_tell_of_is_an_error(write_run, tmp_path):
@@ -150,8 +150,8 @@ def test_nothing_to_tell_of_is_an_error(write_run, tmp_path):
         assert (error.value.setting, error.value.value) == ("runs", str(folder))
         return error.value
 
-    assert refused(tmp_path / "nowhere").problem == "there is no such folder"
-    assert refused(tmp_path).problem == "there is no completed run"
-    assert refused(tmp_path).hint.startswith("give folders of runs")
+    assert refused(tmp_path / "nowhere").problem == "no such folder"
+    assert refused(tmp_path).problem == "no completed run was found"
+    assert refused(tmp_path).hint.startswith("give the folders of runs")
     write_run("failed", status="failed")
     assert "failed: the loss" in refused(tmp_path).problem

@@ -47,7 +47,7 @@ def test_train_is_weighed_as_sequences_have_it(opened):
     run = opened(CAMMSR, max_length=3)  # the oldest of four is not read
     found = weights_in_train(run)
     assert found.in_sequences
-    assert "each item that the model reads" in found.about
+    assert "training sequences" in found.about
     train, values = run.corpus.train, torch.stack([*found.channels.values()], 1)
     for user in range(6):
         own = found.pairs.user == user

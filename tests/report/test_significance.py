@@ -110,7 +110,7 @@ def test_a_missing_or_other_table_of_users_is_an_error(write_run, tmp_path):
 
     table = pl.read_parquet(path)
     table.head(10).write_parquet(path)
-    with pytest.raises(ResultError, match="its seeds have other test users"):
+    with pytest.raises(ResultError, match="its seeds have different test users"):
         significance.compare(one, other, "recall@20", resamples=10)
     path.write_bytes(b"PAR1")
     with pytest.raises(ResultError, match=r"per_user\.parquet cannot be read .*run it again"):

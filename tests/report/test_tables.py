@@ -95,6 +95,19 @@ def test_html_is_escaped_and_whole():
     ]
 
 
+def test_columns_of_text_are_aligned_left_and_numbers_right():
+    head = ["model", "title", "items", "change", "interval", "p"]
+    rows = [
+        ["1", "Toy 2", "1,234", "+1.3 %", "-0.1 to +0.2", over([0.1])],
+        ["2", "3", "5", "–", "", "–"],
+    ]
+    table = Table("t", "Title", head, rows)
+    assert markdown(table).splitlines()[3] == "| --- | --- | --: | --: | --: | --: |"
+    assert r"\begin{tabular}{llrrrr}" in latex(table)
+    assert '<td class="text">Toy 2</td><td>1,234</td>' in html(table)
+    assert '<th class="text">title</th><th>items</th>' in html(table)
+
+
 @pytest.mark.parametrize("write", [markdown, latex, html, comma_separated])
 def test_a_cell_is_one_short_line_without_escapes(write):
     row = ["\x1b[31m" + "x" * 20_000, over([0.1])]

@@ -76,7 +76,7 @@ def test_an_ablation_needs_the_modalities_that_it_speaks_of(grid):
     for there in ("seed0", "sum-seed0", "layers_3-seed0", "only_visual-seed0", "noisy_visual_20"):
         assert f"planted/gated_lightgcn-{there}-" in grid.out
     assert "only_audio-seed" not in grid.out
-    assert "left out: planted has not the modalities for only_audio" in grid.out
+    assert "left out: planted lacks the modalities for only_audio" in grid.out
 
     grid(*words, "data.world.modalities=[visual]")
     assert "only_visual-seed" not in grid.out  # that is the whole model
@@ -89,7 +89,7 @@ def test_an_ablation_of_wrong_categories_needs_categories(grid):
     assert grid(*words, asked) == []
     assert "planted/cammsr-noisy_labels_10-seed0-" in grid.out
     assert "planted/cammsr-only_visual-seed0-" in grid.out
-    assert "left out: planted has not the modalities for only_text" in grid.out
+    assert "left out: planted lacks the modalities for only_text" in grid.out
     grid(*words, asked, "data.world.modalities=[visual]")
     assert "only_visual-seed" not in grid.out  # that is the whole model
     assert "cammsr-noisy_labels_10-seed" in grid.out
@@ -99,7 +99,7 @@ def test_an_ablation_that_the_command_line_undoes_is_left_out(grid):
     words = ("-m", "grid=ablations", "model=gated_lightgcn", *SMALL, "grid.dry_run=true")
     grid(*words, "grid.ablations=[layers_3,sum]", "model.layers=2", "seed=0,1")
     assert "layers_3-seed" not in grid.out
-    assert "left out: layers_3 changes nothing beside the settings that are given" in grid.out
+    assert "left out: layers_3 has no effect with the given overrides" in grid.out
     assert "sum-seed0-" in grid.out
     assert "sum-seed1-" in grid.out
 
@@ -131,7 +131,7 @@ def test_a_cell_that_another_command_runs_is_left_to_it(grid, tmp_path):
     (lock,) = (tmp_path / "multirun/runs/.locks").iterdir()
     with FileLock(lock):
         assert grid(*words) == []
-        assert "another command runs 1 of them" in grid.out
+        assert "cells that another command is running: 1" in grid.out
         grid(*words, "grid.dry_run=true")
         assert "running  planted/bpr-seed0-" in grid.out
     assert grid(*words) == [folder]
@@ -145,7 +145,7 @@ def test_a_cell_that_another_command_takes_first_is_left_to_it(grid, tmp_path, m
     monkeypatch.setattr("mmrec.search.grid.Grid._is_held", lambda *_: False)
     with FileLock(lock):
         assert grid(*words) == []
-    assert "another command has it" in grid.out
+    assert "running in another command" in grid.out
     assert folder.is_dir()
 
 
@@ -257,7 +257,7 @@ def test_other_code_or_other_data_are_another_cell(grid, monkeypatch):
         (("model=bpr", "model.dims=8"), "model.dims: no such setting; did you mean model.dim"),
         (
             ("grid.ablations=true", "ablation=gated_lightgcn/sum"),
-            "ablation: it is given together with grid.ablations; leave it out",
+            "ablation: cannot be combined with grid.ablations; to run some ablations only, give",
         ),
         (
             ("model=gated_lightgcn", "grid.ablations=[summ]"),

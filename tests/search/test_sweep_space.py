@@ -46,8 +46,8 @@ def test_a_word_becomes_what_is_drawn_from(word, expected):
     [
         ("a=interval(5,1)", "a=interval(5,1): the interval is reversed; give interval(low, high)"),
         ("a=interval(2,2)", "a=interval(2,2): the interval is empty"),
-        ("a=tag(log,interval(0,1))", "begins above 0"),
-        ("a=tag(lgo,interval(1,2))", "the only tag is log"),
+        ("a=tag(log,interval(0,1))", "the lower end of a log interval must be above 0"),
+        ("a=tag(lgo,interval(1,2))", "unknown tag; use log"),
         ("a=range(5,1)", "the range is empty"),
         ("a=range(1,5,0)", "the range is empty"),
         ("a=choice()", "empty choice"),

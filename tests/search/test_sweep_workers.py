@@ -215,7 +215,7 @@ def test_a_storage_that_stays_locked_is_an_error_that_says_what_to_do(tmp_path, 
         with pytest.raises(SettingError) as error:
             storage.open_storage(url)
         assert (error.value.setting, error.value.value) == ("sweep.storage", url)
-        assert error.value.problem.endswith("database is locked, 2 times")
+        assert error.value.problem.endswith("database is locked (2 attempts)")
         other.rollback()
     other.close()
 

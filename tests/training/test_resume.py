@@ -215,7 +215,7 @@ def test_an_interruption_is_a_result_and_no_error(signals, slow_whole, go, tmp_p
     assert err == ""
     assert f"interrupted: {folder}" in out
     words = shlex.join([*TINY, *SLOW, f"run_dir={folder}", "ckpt=last"])
-    assert f"continue: python -m mmrec.run {words}" in out
+    assert f"resume: python -m mmrec.run {words}" in out
 
     result = read_result(folder)
     assert result["status"] == "interrupted"
@@ -436,7 +436,9 @@ def test_a_link_that_leads_out_of_the_run_folder_is_not_followed(link, go, tmp_p
     with pytest.raises(SettingError) as error:
         go(tmp_path / "run", "ckpt=last")
     assert (error.value.setting, error.value.value) == ("run_dir", tmp_path / "run")
-    assert error.value.problem.startswith(f"{path} is a link that leads out of the run folder")
+    assert error.value.problem.startswith(
+        f"{path} is a symbolic link that leads out of the run folder"
+    )
     assert not list((tmp_path / "victim").iterdir())
 
 
