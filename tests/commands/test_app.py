@@ -105,7 +105,7 @@ def command(in_process, capfd):
             ("for the best trial of a search, add --config-dir multirun/bpr-planted",),
         ),
         ("logger=wandbb", ("; the choices are csv, mlflow, none, tensorboard, wandb",)),
-        ("run_dir=", ("run_dir=: it is empty; give a folder, or leave it out",)),
+        ("run_dir=", ("run_dir=: it is empty; give a folder, or omit it",)),
         ("model=bpr,vbpr", ("model=bpr,vbpr: several values need a multirun: add -m",)),
         ("++run_dir=", ("run_dir=: it is empty",)),
         ("evaluation.cutoffs=5,10", ("use brackets for a list, evaluation.cutoffs=[5,10]",)),

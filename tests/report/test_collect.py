@@ -112,10 +112,10 @@ def test_what_is_no_completed_run_is_listed_with_its_reason(write_run, tmp_path,
     reasons = {folder.name: reason for folder, reason in found.left_out.items()}
     assert reasons["failed"] == "failed: the loss is not finite"
     assert reasons["pruned"] == "pruned"
-    assert reasons["running"] == "no result: it is running, or was killed"
+    assert reasons["running"] == "no result: the run is still running or was killed"
     assert "truncated" in reasons["cut"]
-    assert reasons["no_config"] == "there is no config.yaml"
-    assert reasons["no_users"] == "there is no per_user.parquet"
+    assert reasons["no_config"] == "config.yaml is missing"
+    assert reasons["no_users"] == "per_user.parquet is missing"
     assert reasons["bad_users"].startswith("per_user.parquet cannot be read")
     assert reasons["panics"].startswith("per_user.parquet cannot be read (index out of bounds")
     assert "config.yaml cannot be read" in reasons["bad_config"]

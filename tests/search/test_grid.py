@@ -109,7 +109,7 @@ def test_an_ablation_that_leaves_a_router_too_few_experts_is_left_out(grid):
     made = grid(*words, "grid.ablations=[no_behaviour]")
     assert grid.error is None
     assert "no_behaviour-seed0" in str(made[-1])
-    assert "left out, as router_schedule.top_k=3: the model has 1 expert in total (dom" in grid.out
+    assert "left out: router_schedule.top_k=3: the model has 1 expert in total (dom" in grid.out
 
     grid(*words, "grid.ablations=[no_behaviour]", "router_schedule.top_k=9")
     assert "1 of 2 cells failed: planted/magnet-seed0-" in grid.error  # the whole model
