@@ -16,7 +16,7 @@ from mmrec.commands.shards import (
     REQUEST,
     Engine,
     as_text,
-    is_written,
+    check_parts,
     join,
     parse_shard,
     request_of,
@@ -156,7 +156,8 @@ def recommend(
             write_all(parts, engine, {**deciding, **machine, **where})
             return parts.folder
         path, request = parts.path(parts.number), request_of(run, deciding)
-        if is_written(parts, parts.number, request):
+        check_parts(parts, request)
+        if path.is_file():
             log.info("kept: %s", path)
             join(parts, request)
             return parts.folder

@@ -11,12 +11,16 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from mmrec.commands.lists import SUFFIXES
 from mmrec.config.errors import SettingError
-from mmrec.config.paths import expand, replace_file
+from mmrec.config.literals import Known
+from mmrec.config.paths import cache_dir, data_root, expand, replace_file
 from mmrec.training.results import locate_run, read_result
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ REQUEST = "mmrec.request"  # key in a part's metadata
 NUMBERS = re.compile(r"(?:(\d+)/)?(\d+)")
 TABLES = ("users", "exclude", "only", "history")  # settings that may name a file
 FOLDERS = ("items",)
-MOST = 99_999  # parts; their numbers have five digits
+MOST = 9_999  # parts; more would make a long list of files
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +91,7 @@ def parse_shard(shard: str | int, output: str | None) -> Parts:
             f"most {MOST} parts",
         )
     folder = expand(output) if output else None
-    if folder is None or folder.suffix or (folder.exists() and not folder.is_dir()):
+    if folder is None or folder.suffix in SUFFIXES or (folder.exists() and not folder.is_dir()):
         raise SettingError(
             setting="output",
             value=output,
@@ -110,10 +114,13 @@ def request_of(run: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     request = dict(settings)
     for name in (*TABLES, *FOLDERS):
         value = settings.get(name)
-        if not isinstance(value, str | Path) or not (path := expand(value)).exists():
+        if (path := _given_path(value)) is None:
             continue
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        request[name] = sorted(digests([f for f in files if f.is_file()]).values())
+        if path.is_file():
+            request[name] = digests([path])[path]
+        else:
+            files = [file for file in sorted(path.iterdir()) if file.is_file()]
+            request[name] = {file.name: digest for file, digest in digests(files).items()}
     return {
         **request,
         "checkpoint": next(iter(digests([checkpoint]).values())),
@@ -121,25 +128,31 @@ def request_of(run: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def is_written(parts: Parts, number: int, request: Mapping[str, Any]) -> bool:
-    """Return whether a part exists.
+def _given_path(value: object) -> Path | None:
+    """Return the file or folder that a setting names; None if it names something else."""
+    if not isinstance(value, str | Path) or value in get_args(Known):
+        return None
+    path = expand(value)
+    return path if path.exists() else None
+
+
+def check_parts(parts: Parts, request: Mapping[str, Any]) -> None:
+    """Check that the parts that exist belong to a request, before another one is written.
 
     Raises:
-        SettingError: the file belongs to another request.
+        SettingError: a file has another number of parts or another request.
     """
     import polars as pl
 
-    path = parts.path(number)
-    if not path.is_file():
-        return False
-    if pl.read_parquet_metadata(path).get(REQUEST) != as_text(request):
-        raise SettingError(
-            setting="output",
-            value=str(parts.folder),
-            problem=f"{path.name} there belongs to another request",
-            hint="choose another folder, or remove this one",
-        )
-    return True
+    for path in parts.folder.glob("part-*-of-*.parquet"):
+        same_total = path.name.endswith(parts.path(1).name.partition("-of-")[2])
+        if not (same_total and pl.read_parquet_metadata(path).get(REQUEST) == as_text(request)):
+            raise SettingError(
+                setting="output",
+                value=str(parts.folder),
+                problem=f"{path.name} there belongs to another request",
+                hint="choose another folder, or remove this one",
+            )
 
 
 def as_text(request: Mapping[str, Any]) -> str:
@@ -156,9 +169,9 @@ def join(parts: Parts, request: Mapping[str, Any]) -> None:
     if missing:
         log.info("%d of %d parts are still missing in %s", missing, parts.total, parts.folder)
         return
+    check_parts(parts, request)
     files = []
-    for number, path in enumerate(paths, 1):
-        is_written(parts, number, request)
+    for path in paths:
         rows, users = (
             pl.scan_parquet(path, glob=False)
             .select(pl.len(), pl.col("user").n_unique().alias("users"))
@@ -191,7 +204,8 @@ def write_all(parts: Parts, engine: Engine, settings: Mapping[str, Any]) -> None
     apart = ("run", "output", "block", "accelerator", "data_root", "trust")
     deciding = {name: value for name, value in settings.items() if name not in apart}
     request = request_of(settings["run"], deciding)
-    numbers = [n for n in range(1, parts.total + 1) if not is_written(parts, n, request)]
+    check_parts(parts, request)
+    numbers = [n for n in range(1, parts.total + 1) if not parts.path(n).is_file()]
     log.info("parts to write: %d of %d", len(numbers), parts.total)
     if engine == "local":
         for number in numbers:
@@ -206,6 +220,13 @@ def _write(number: int, count: int, settings: Mapping[str, Any]) -> None:
     from mmrec.commands.recommend import recommend
 
     recommend(**settings, shard=f"{number}/{count}")
+
+
+def _write_there(place: str, number: int, count: int, settings: Mapping[str, Any]) -> None:
+    """Write one part from a working directory, to which paths that a run recorded are relative."""
+    with suppress(OSError):  # on another machine, which may not have it
+        os.chdir(place)
+    _write(number, count, settings)
 
 
 def _with_ray(numbers: Sequence[int], count: int, settings: Mapping[str, Any]) -> None:
@@ -226,23 +247,28 @@ def _with_ray(numbers: Sequence[int], count: int, settings: Mapping[str, Any]) -
 
     whole = {**settings}
     for name in ("run", "output", "data_root", *FOLDERS, *TABLES):
-        value = whole.get(name)
-        if isinstance(value, str | Path) and (path := expand(value)).exists():
+        if (path := _given_path(whole.get(name))) is not None:
             whole[name] = str(path.resolve())  # a task has another working directory
-    passed = ("MMREC_DATA", "MMREC_CACHE", "PYTHONPATH")
-    ray.init(
-        ignore_reinit_error=True,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {name: os.environ[name] for name in passed if name in os.environ}},
-    )
+    searched = [str(expand(place).resolve()) for place in sys.path]
+    surroundings = {
+        "MMREC_DATA": str(data_root().resolve()),
+        "MMREC_CACHE": str(cache_dir().resolve()),
+        "PYTHONPATH": os.pathsep.join(searched),
+    }
+    started = not ray.is_initialized()
+    if started:
+        ray.init(
+            include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": surroundings}
+        )
     try:
         gpus = 1 if settings.get("accelerator") == "gpu" else 0
-        write = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_write)
-        waiting = [write.remote(number, count, whole) for number in numbers]
+        write = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_write_there)
+        here = str(Path.cwd())
+        waiting = [write.remote(here, number, count, whole) for number in numbers]
         while waiting:
             done, waiting = ray.wait(waiting)
             ray.get(done)
             log.info("parts written: %d of %d", len(numbers) - len(waiting), len(numbers))
     finally:
-        ray.shutdown()
+        if started:
+            ray.shutdown()

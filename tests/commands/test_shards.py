@@ -77,6 +77,24 @@ def test_parts_of_another_request_are_not_mixed(trained, tmp_path):
     assert not (folder / MANIFEST).exists()
 
 
+def test_another_number_of_parts_is_refused_before_anything_is_written(trained, tmp_path):
+    folder = tmp_path / "lists.v1"  # a name with a dot
+    recommend(run=trained, output=str(folder), k=5, shard="1/2")
+    for changed in ({"k": 5, "shard": "1/3"}, {"k": 4, "shard": "2/2"}, {"k": 5, "shard": 3}):
+        with pytest.raises(SettingError) as refused:
+            recommend(run=trained, output=str(folder), **changed)
+        assert refused.value.setting == "output"
+    assert [path.name for path in folder.iterdir()] == ["part-00001-of-00002.parquet"]
+
+
+def test_a_file_named_like_a_part_of_the_data_changes_nothing(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recommend(run=trained, output="lists", k=5, seen="train", shard="1/2")
+    Path("train").mkdir()
+    recommend(run=trained, output="lists", k=5, seen="train", shard=2)
+    assert (tmp_path / "lists" / MANIFEST).exists()
+
+
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "3/", "a/b", "-1", "1/2/3", 0, "1/100000"])
 def test_a_shard_is_a_part_of_a_number(shard, tmp_path):
     with pytest.raises(SettingError) as refused:
