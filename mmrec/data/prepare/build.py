@@ -31,6 +31,7 @@ from mmrec.data.prepare.texts import encode_texts
 from mmrec.data.prepare.urls import Downloads
 from mmrec.data.prepare.write import (
     MANIFEST,
+    OWN,
     Staging,
     complete_manifest,
     write_interactions,
@@ -141,6 +142,9 @@ def _prepare(
     weights = {role: file for each in encoders.weights.values() for role, file in each.items()}
     key = content_hash([VERSION, *data.key(), *used, *_digests(weights)])
     if _is_current(folder, key, overwrite=overwrite):
+        if write_card is not None and not all((folder / name).is_file() for name in OWN):
+            manifest = read_manifest(folder)
+            write_card(folder, describe(verified_source(folder, manifest), folder), manifest)
         return folder
 
     tables = _digests({role: file for role, file in files.items() if role not in MEDIA})
@@ -240,12 +244,12 @@ def _prepare(
             "versions": dict(versions),
         },
     )
-    card = describe(verified_source(staging.folder, manifest), staging.folder)
+    card = describe(verified_source(staging.folder, manifest), folder)  # pictures are in the latter
     manifest["alignment"] = card.alignment()
     write_manifest(staging, manifest)
-    if write_card is not None:
-        write_card(staging.folder, card, manifest)
     staging.finish()
+    if write_card is not None:
+        write_card(folder, card, manifest)
     log.info("%s: %s", folder, shown_counts(final))
     return folder
 

@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 DONE = "done.json"
 BLOCK = 2**22  # values that are copied at a time
 FORMAT = 1  # of the manifest
+OWN = ("card.html", "card.md")  # files of a data set that its manifest does not list
 
 
 class Staging:
@@ -50,6 +51,7 @@ class Staging:
         self.done: dict[str, dict[str, Any]] = {}
         record = json_object(self.root / DONE)
         self.record = {"key": key, "downloaded": downloaded}
+        self._recover()
         if {name: record.get(name) for name in self.record} == self.record:
             self.done = record["files"]
         elif self.root.exists():
@@ -74,12 +76,39 @@ class Staging:
             part.write_text(json.dumps({**self.record, "files": self.done}))
 
     def finish(self) -> None:
-        """Move the folder to its final name; what was there is replaced."""
-        old = self.root / "replaced"
+        """Move the folder to its final name, in place of an earlier one.
+
+        Files that this package did not write, for example pictures of the items, are kept.
+        """
         if self.final.exists():
-            self.final.rename(old)
+            self.final.rename(self.old)
         self.folder.rename(self.final)
+        self._keep_additions()
         shutil.rmtree(self.root)
+
+    @property
+    def old(self) -> Path:
+        """Where an earlier folder is kept while it is replaced."""
+        return self.root / "replaced"
+
+    def _recover(self) -> None:
+        """Complete or undo a replacement that was interrupted."""
+        if not self.old.exists():
+            return
+        if self.final.exists():
+            self._keep_additions()
+            shutil.rmtree(self.old)
+        else:
+            self.old.rename(self.final)
+
+    def _keep_additions(self) -> None:
+        """Move what the earlier folder has besides its own files into the final one."""
+        if not self.old.exists():
+            return
+        written = {MANIFEST, *OWN, *json_object(self.old / MANIFEST).get("files", {})}
+        for path in sorted(self.old.iterdir()):
+            if path.name not in written and not (self.final / path.name).exists():
+                path.rename(self.final / path.name)
 
 
 @contextmanager

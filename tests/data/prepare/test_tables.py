@@ -143,8 +143,12 @@ def test_a_folder_of_other_settings_is_only_replaced_on_request(shop, tmp_path):
         make(other, tmp_path)
     assert error.value.setting == "data.name"
     assert "overwrite=true" in error.value.hint
+    (folder / "images").mkdir()
+    (folder / "images/1.jpg").write_bytes(b"a picture of the user")
     make(other, tmp_path, overwrite=True)
     assert check_folder(folder)["settings"]["k_core"] == 0
+    assert (folder / "images/1.jpg").read_bytes() == b"a picture of the user"
+    assert not folder.with_name(f".preparing-{folder.name}").exists()
     (folder / "manifest.json").unlink()
     with pytest.raises(SettingError) as error:
         make(shop, tmp_path, overwrite=True)  # of a folder that somebody else made
