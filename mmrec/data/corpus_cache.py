@@ -77,7 +77,8 @@ def cached_corpus(
         build: makes it.
         modalities: reads the features; it gets the rows that filters left, None for all.
     """
-    key = content_hash([_code(), *parts])
+    versions = [torch.__version__, np.__version__, pl.__version__]  # of random numbers and parsers
+    key = content_hash([_code(), *versions, *parts])
     entry = cache_dir() / "corpus" / key[:32]
     with ExitStack() as stack:
         with suppress(OSError):  # a cache that cannot be written may still be read
@@ -167,6 +168,8 @@ def _write(entry: Path, built: Built, told: Sequence[tuple[str, int, str]]) -> b
                 reserve_space(file, tensor.nbytes)
                 np.save(file, tensor.numpy())
                 file.truncate()
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave zeros behind the header
         for name in series:
             getattr(corpus, name).to_frame().write_ipc(part / f"{name}.arrow")
         (part / ABOUT).write_text(json.dumps(about))
@@ -195,7 +198,6 @@ def _load(
         about = json.loads((entry / ABOUT).read_text())
         tensors = {name: _map(entry, name, kind) for name, kind in about["tensors"].items()}
         series = {name: _series(entry / f"{name}.arrow") for name in about["series"]}
-        corpus = _corpus(about, tensors, series, modalities)
         told = [(str(name), int(level), str(text)) for name, level, text in about["told"]]
     except (FileNotFoundError, NotADirectoryError) as error:
         if entry.is_dir():
@@ -206,7 +208,7 @@ def _load(
         return None
     for name, level, text in told if tell else ():
         logging.getLogger(name).log(level, "%s", text)
-    return corpus
+    return _corpus(about, tensors, series, modalities)
 
 
 def _map(entry: Path, name: str, kind: Sequence[Any]) -> Tensor:

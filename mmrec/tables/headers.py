@@ -93,7 +93,7 @@ def interactions_file(root: Path, name: str, file: str | None, *, warn: bool = T
     """
     folder = root / name
     if not folder.is_dir():
-        sets = sorted(path.name for path in root.glob("*/"))
+        sets = sorted(path.name for path in root.glob("[!.]*/"))
         near = difflib.get_close_matches(name, sets, n=1)
         remedy = f"did you mean data.name={near[0]}?" if near else ELSEWHERE
         source = conf_dir() / "prepare" / f"{name}.yaml"
