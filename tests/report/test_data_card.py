@@ -151,3 +151,18 @@ def test_a_folder_from_elsewhere_is_checked_and_nothing_is_written(folder, caplo
     (folder / "manifest.json").write_text(json.dumps({"format": 1}))
     with pytest.raises(ValueError, match="it lacks key"):
         prepare(check=str(folder))
+
+
+def test_a_picture_named_by_an_id_is_of_no_other_item(folder):
+    ids = [*range(100, 100 + ITEMS)]
+    ids[3] = 5  # row 5 has the id 105
+    rows = "\n".join(f"{name},{row}" for row, name in enumerate(ids))
+    (folder / "i_id_mapping.csv").write_text("original_id,itemID\n" + rows + "\n")
+    source = read_folder(folder.parent, folder.name, ids="rows")
+    items = {
+        item.row: item.picture
+        for content in describe(source, folder).content.values()
+        for item, near in content.samples
+        for item in (item, *(each.item for each in near))
+    }
+    assert {row for row, picture in items.items() if picture is not None} <= {3}

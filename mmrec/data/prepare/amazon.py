@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import polars as pl
+import polars.selectors as cs
 from annotated_types import Ge
 
+from mmrec.config.errors import SettingError
 from mmrec.data.prepare.base import (
     Counts,
     RawData,
@@ -26,7 +28,15 @@ from mmrec.data.prepare.base import (
     joined,
 )
 from mmrec.data.prepare.filters import Duplicates
-from mmrec.data.prepare.lines import Malformed, blocks, json_record, read_frame, records
+from mmrec.data.prepare.lines import (
+    Malformed,
+    all_finite,
+    blocks,
+    fitting,
+    json_record,
+    read_frame,
+    records,
+)
 from mmrec.data.prepare.numbering import Split
 
 if TYPE_CHECKING:
@@ -100,6 +110,10 @@ class AmazonReviews(RawData):
             folder: below a mirror.
             pattern: of its name, with the category in place of `{}`.
         """
+        if Path(self.category).name != self.category:
+            raise SettingError(
+                setting="data.category", value=self.category, expected="the name of a category"
+            )
         name = pattern.format(self.category)
         urls = [f"{mirror.rstrip('/')}/{folder}/{name}" for mirror in self.mirrors]
         return fetcher.fetch(name, urls, self.sha256.get(name), self.page)
@@ -120,10 +134,17 @@ class AmazonReviews(RawData):
             return None
         if frame.is_empty() or frame.null_count().sum_horizontal().item():
             return None
-        return frame
+        return frame if self._are_reviews(frame) else None
 
     def _reviews(self, block: bytes) -> pl.DataFrame:
-        return pl.read_ndjson(io.BytesIO(block), schema=self.review)
+        frame = pl.read_ndjson(io.BytesIO(block), schema=self.review)
+        return frame if self._are_reviews(frame) else frame.clear()
+
+    def _are_reviews(self, frame: pl.DataFrame) -> bool:
+        """Whether ids are texts; polars reads lists and objects as their JSON."""
+        ids = cs.string()
+        strange = ((ids == "") | ids.str.contains(r"^[\[{]")).any()
+        return all_finite(frame) and not frame.select(pl.any_horizontal(strange)).item()
 
     def _review(self, line: bytes) -> dict[str, Any]:
         record = json_record(line)
@@ -133,7 +154,7 @@ class AmazonReviews(RawData):
         numbers = isinstance(rating, int | float) and isinstance(time, int)
         if not (texts and numbers):
             raise ValueError("not a review")
-        return found
+        return {name: fitting(value) for name, value in found.items()}
 
     def read_items(
         self, files: Mapping[str, RawFile], ids: pl.Series

@@ -42,12 +42,12 @@ class Amazon2014(AmazonReviews):
     """A category of the Amazon reviews of 2014.
 
     Attributes:
-        images: use the image features, a large file.
+        image_features: use the published image features, a large file.
         fill: `mean` gives items without an image the mean of all others, as in the published sets;
             None makes them missing.
     """
 
-    images: bool = True
+    image_features: bool = True
     fill: Literal["mean"] | None = None
 
     page: ClassVar[str] = "http://jmcauley.ucsd.edu/data/amazon/links.html"
@@ -63,17 +63,19 @@ class Amazon2014(AmazonReviews):
 
     def check(self) -> None:
         super().check()
-        if self.images and self.image_model is not None:
+        if self.image_features and self.image_model is not None:
             raise SettingError(
                 setting="data.image_model",
                 value=self.image_model,
                 problem="the published image features are the modality image",
-                hint="leave them out with data.images=false",
+                hint="leave them out with data.image_features=false",
             )
 
     def fetch(self, fetcher: Fetcher) -> dict[str, RawFile]:
         found = super().fetch(fetcher)
-        return found | ({"images": self.fetch_file(fetcher, *IMAGES)} if self.images else {})
+        return found | (
+            {"images": self.fetch_file(fetcher, *IMAGES)} if self.image_features else {}
+        )
 
     def parse_metadata(self, line: bytes) -> dict[str, Any]:
         return literal_record(line)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 
 from mmrec.data.corpus import SPLITS, Modality, Source
@@ -171,6 +172,12 @@ def describe(source: Source, folder: Path, *, seed: int = 0) -> Card:
     categorised = 0 if categories is None else len(torch.unique(categories.item))
     order = np.random.default_rng(seed).permutation(shared.items())
     pictures = _pictures(folder)
+    if source.item_ids is not None and _by_row(source, pictures):
+        pictures = {
+            str(source.item_ids[int(stem)]): path
+            for stem, path in pictures.items()
+            if stem.isdecimal() and int(stem) < source.n_items
+        }
     card = Card(
         name=source.name,
         users=int((user_degree > 0).sum()),
@@ -252,8 +259,14 @@ def _pictures(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in files if path.is_file() and not path.is_symlink()}
 
 
+def _by_row(source: Source, pictures: Mapping[str, Path]) -> bool:
+    """Whether pictures are named by row numbers: no name is an id of an item."""
+    ids = source.item_ids
+    return ids is None or not ids.cast(pl.String).is_in([*pictures]).any()
+
+
 def _item(source: Source, pictures: Mapping[str, Path], row: int) -> Item:
     row = int(row)
     name = str(row if source.item_ids is None else source.item_ids[row])
     title = "" if source.item_titles is None else str(source.item_titles[row])
-    return Item(row, name, title, pictures.get(name) or pictures.get(str(row)))
+    return Item(row, name, title, pictures.get(name))

@@ -19,6 +19,7 @@ from mmrec.data.folder import read_folder
 from mmrec.data.prepare.write import FORMAT, MANIFEST
 from mmrec.data.splits import split_corpus
 from mmrec.data.tables import shown
+from mmrec.tables.headers import SIDE_FILES
 
 log = logging.getLogger(__name__)
 NEEDED = {
@@ -154,6 +155,13 @@ def inspect_folder(folder: Path) -> tuple[Source, dict[str, Any] | None]:
     if manifest is not None:
         source = verified_source(folder, manifest)
         log.info("%s is as its manifest says: %d files", folder, len(manifest["files"]))
+        listed = {MANIFEST, *manifest["files"]}
+        added = [*folder.glob(f"*{FEATURES}"), *(folder / name for name in SIDE_FILES)]
+        if more := sorted(p.name for p in added if p.is_file() and p.name not in listed):
+            log.warning("%s: a run also reads %s, not in the manifest", folder, ", ".join(more))
+            with working("read"):
+                table = f"{manifest['name']}.inter"
+                source = read_folder(folder.parent, folder.name, interactions_file=table)
     else:
         log.info("%s has no %s; only its content is checked", folder, MANIFEST)
         with working("read"):

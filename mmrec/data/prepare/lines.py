@@ -13,6 +13,7 @@ import gzip
 import io
 import json
 import logging
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
 from mmrec.config.errors import DataError
 from mmrec.config.text import first_line, printable
@@ -185,7 +187,8 @@ def read_frame(
             frame = read(block)
         except pl.exceptions.PolarsError:
             frame = frames[0]
-        if frame.height != lines or frame.null_count().sum_horizontal().item():
+        whole_block = frame.height == lines and not frame.null_count().sum_horizontal().item()
+        if not (whole_block and all_finite(frame)):
             frame = pl.DataFrame([*records(number, block, parse, bad)], schema=schema)
         frames.append(frame)
     if not (whole := pl.concat(frames)).height:
@@ -232,11 +235,29 @@ def read_delimited(
         if len(values) != len(schema) or not all(values):
             raise ValueError("another number of values")
         return {
-            name: kinds[kind](value)
+            name: fitting(kinds[kind](value))
             for (name, kind), value in zip(schema.items(), values, strict=True)
         }
 
     return read_frame(found, read, parse, schema, bad)
+
+
+def fitting(value: Any) -> Any:
+    """Return a value that a column can hold.
+
+    Raises:
+        ValueError: an integer beyond 64 bits, or a number that is not finite.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("too large for 64 bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("not a finite number")
+    return value
+
+
+def all_finite(frame: pl.DataFrame) -> bool:
+    """Return whether every number of a table is finite."""
+    return all(column.is_finite().all() for column in frame.select(cs.float()).iter_columns())
 
 
 def csv_rows(
@@ -256,11 +277,12 @@ def csv_rows(
         DataError: a quoted text does not end.
     """
     start, first = next(found, (1, b""))
-    reader = csv.reader(
+    lines = (
         line.decode(encoding, "replace")
         for block in chain([first], (block for _, block in found))
         for line in block.splitlines(keepends=True)
     )
+    reader = csv.reader(lines, strict=True)
     try:
         for row in reader:
             if row:

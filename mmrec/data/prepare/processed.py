@@ -214,7 +214,10 @@ class ProcessedFolder(RawData):
         if cold is None:
             return {}
         rows, _ = item_rows(ids, self.id_orders(files)["item"])
-        labels = {DEFAULTS["item"]: range(len(ids)), "cold_label": cold.numpy()[rows]}
+        labels = {
+            DEFAULTS["item"]: range(len(ids)),
+            "cold_label": np.where(rows < 0, 0, cold.numpy()[rows]),
+        }
         return {"cold_items.csv": pl.DataFrame(labels)}
 
     def _source(self, files: Mapping[str, RawFile]) -> Source:

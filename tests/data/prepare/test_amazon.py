@@ -248,3 +248,17 @@ def test_fields_of_another_type_count_as_missing(source, record):
     title = record["title"] if "getTime" in str(record) and source is Amazon2023 else None
     assert found.pop("title") == title
     assert not any(found.values())
+
+
+@pytest.mark.parametrize(
+    "field", [{"user": ["x"]}, {"item": {"a": 1}}, {"user": ""}, {"rating": "inf"}, {"time": 2**70}]
+)
+def test_a_review_of_other_types_is_malformed_on_every_path(release, core, field):
+    review = dict(zip(("user", "item", "rating", "time"), release.source.review, strict=True))
+    [(role, value)] = field.items()
+    good = {review["user"]: "A9", review["item"]: "B9", review["rating"]: 5.0, review["time"]: 1}
+    line = json.dumps(good | {review[role]: value})
+    release.spoil(release.reviews, line.replace('"inf"', "1e999"))
+    manifest = check_folder(release.prepare())
+    assert manifest["stages"][0]["malformed_lines"] == 1
+    assert manifest["counts"]["interactions"] == len(core)

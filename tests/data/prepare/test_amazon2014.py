@@ -61,7 +61,7 @@ def test_items_without_an_image_may_get_the_mean(prepare):
 
 
 def test_without_images_nothing_is_downloaded_for_them(prepare, amazon):
-    folder = prepare(images=False)
+    folder = prepare(image_features=False)
     assert check_folder(folder)["modalities"] == {}
     assert IMAGES not in [path for path, _ in amazon.requests]
 
@@ -75,7 +75,7 @@ def test_pictures_at_their_urls_replace_the_image_features(prepare, amazon, colo
     with pytest.raises(SettingError) as error:
         prepare(image_model="timm:colours")
     assert error.value.setting == "data.image_model"
-    folder = prepare(image_model="timm:colours", images=False)
+    folder = prepare(image_model="timm:colours", image_features=False)
     image = check_folder(folder)["modalities"]["image"]
     assert image["without"] == {"no_name": 1, "failed": 1, "corrupt": 0}  # items 3 and 7
     ids = pl.read_csv(folder / "i_id_mapping.csv", separator="\t")["original_id"].to_list()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmrec.config.errors import DataError
-from mmrec.data.prepare import inspect_folder
+from mmrec.data.prepare import Fetcher, Tables, inspect_folder, prepare_folder
 
 ROWS = [
     (user, item, label) for user in range(6) for item, label in ((0, 0), (1, 0), (2, 1), (3, 2))
@@ -66,3 +66,20 @@ def test_an_array_of_another_shape_is_refused(folder):
     with pytest.raises(DataError) as error:
         inspect_folder(folder)
     assert error.value.found == "float32 of shape [4]"
+
+
+def test_features_that_are_not_in_the_manifest_are_read_as_a_run_reads_them(tmp_path, caplog):
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "userID,itemID\n" + "".join(f"u{u},i{i}\n" for u in range(6) for i in range(4))
+    )
+    shop = Tables(name="shop", root=str(tmp_path), interactions=str(table))
+    folder = prepare_folder(shop, Fetcher(tmp_path / "downloads"), {})
+    np.save(folder / "audio_feat.npy", np.ones((4, 2), dtype=np.float32))
+    source, manifest = inspect_folder(folder)
+    assert manifest is not None
+    assert [*source.modalities] == ["audio"]
+    assert "audio_feat.npy" in caplog.text
+    np.save(folder / "audio_feat.npy", np.full((4, 2), np.inf, dtype=np.float32))
+    with pytest.raises(DataError):
+        inspect_folder(folder)

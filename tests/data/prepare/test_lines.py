@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zipfile
 
@@ -16,6 +17,7 @@ from mmrec.data.prepare.lines import (
     below_header,
     blocks,
     csv_rows,
+    fitting,
     read_delimited,
 )
 
@@ -157,9 +159,26 @@ def test_quoted_text_may_hold_commas_and_line_breaks(tmp_path):
     ]
 
 
-def test_a_quoted_text_without_end_is_an_error(tmp_path):
+@pytest.mark.parametrize("text", ['1,"open\n2,next\n', '1,"open\n2,next\n3,other"x\n'])
+def test_a_quoted_text_without_end_is_an_error(tmp_path, text):
     path = tmp_path / "t.csv"
-    path.write_text('1,"open\n' + "word " * 30 + "\n" + ("x" * 90 + "\n") * 2000)
+    path.write_text(text)
     with pytest.raises(DataError) as error:
         [*csv_rows(blocks(path), path)]
-    assert "field larger than field limit" in error.value.problem
+    assert error.value.file.endswith("t.csv")
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, math.inf, math.nan])
+def test_a_number_that_no_column_holds_is_refused(value):
+    with pytest.raises(ValueError, match=r"64 bits|finite"):
+        fitting(value)
+    assert fitting(2**63 - 1) == 2**63 - 1
+
+
+def test_infinite_numbers_of_a_fast_path_are_counted(tmp_path):
+    path = tmp_path / "t.dat"
+    path.write_text("1::2::3.5\n1::3::inf\n1::4::nan\n1::99999999999999999999::2\n")
+    bad = Malformed(path, 10, "a rating")
+    schema = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64}
+    assert read_delimited(blocks(path), "::", schema, bad).rows() == [(1, 2, 3.5)]
+    assert bad.count == 3

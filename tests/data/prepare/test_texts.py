@@ -103,7 +103,7 @@ def test_minilm_puts_like_texts_near_each_other(amazon, minilm, tmp_path, monkey
         root=str(tmp_path / "sets"),
         category="Baby",
         mirrors=[amazon.url],
-        images=False,
+        image_features=False,
         k_core=5,
         text_model=str(minilm),
     )
