@@ -24,6 +24,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hypothesis import HealthCheck, settings
 from lightning import Trainer
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
@@ -32,6 +33,10 @@ from mmrec.commands.run import run
 from mmrec.config.paths import replace_file
 from mmrec.config.schema import conf_dir
 from mmrec.data import Categories, Corpus, Interactions, Modality, content_hash
+
+# A busy machine is slow; that is no failure.
+settings.register_profile("mmrec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mmrec")
 
 REAL_DATA = os.environ.get("MMREC_DATA")
 LEFT_OUT = {

@@ -206,7 +206,7 @@ def recommend(
     if offer.new is not None:
         _warn_of_gaps(offer.new, corpus, items)
     if path is not None:
-        log.info("users: %d, length of the lists: up to %d, file: %s", len(chosen), length, path)
+        log.info("users: %d, list length: up to %d, file: %s", len(chosen), length, path)
         if parts is not None and request is not None:
             join(parts, request)
             return parts.folder

@@ -563,4 +563,4 @@ def test_names_agree_and_the_docstring_says_where_the_model_comes_from(name):
     assert target.__module__ == f"mmrec.models.{name}"
     assert target.__name__.lower() == name.replace("_", "")
     doc = sys.modules[target.__module__].__doc__
-    assert re.search(r"https?://\S+|[Nn]o paper", doc)
+    assert re.search(r"https?://\S+|[Nn]o paper|without a paper", doc)

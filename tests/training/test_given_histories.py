@@ -261,7 +261,7 @@ def test_settings_apply_to_given_histories(opened, named, recommend, tmp_path):
     assert (error.value.setting, error.value.value) == ("users", "c")
     with pytest.raises(SettingError) as error:
         recommend(run, rows, history=str(tmp_path / "gone.csv"))
-    assert (error.value.setting, error.value.problem) == ("history", "there is no such file")
+    assert (error.value.setting, error.value.problem) == ("history", "no such file")
 
 
 def test_without_output_the_lists_of_three_are_printed(opened, named, recommend, caplog, tmp_path):
