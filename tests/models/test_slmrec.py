@@ -124,6 +124,7 @@ def test_feature_masking_contrasts_views_that_lack_a_channel_each(small_corpus, 
 
 
 def test_feature_dropout_contrasts_two_views_and_leaves_the_main_loss(small_corpus):
+    torch.manual_seed(0)
     corpus = small_corpus()
     options = {"dim": DIM, "layers": 2, "task": "fd", "task_temperature": 0.7, "task_weight": 0.3}
     model = SLMRec(corpus, **options, feature_dropout=0.0)
@@ -135,7 +136,9 @@ def test_feature_dropout_contrasts_two_views_and_leaves_the_main_loss(small_corp
     torch.testing.assert_close(losses["fd"], expected)
     dropped = SLMRec(corpus, **options, feature_dropout=0.5)
     dropped.load_state_dict(model.state_dict())
-    assert dropped.losses(BATCH)["fd"] > losses["fd"] * 1.01
+    drawn = torch.stack([dropped.losses(BATCH)["fd"] for _ in range(50)])  # each with two views
+    assert drawn.std() > 0.01
+    assert drawn.mean() > losses["fd"]  # views of a node differ
     torch.testing.assert_close(dropped.losses(BATCH)["main"], losses["main"])
     torch.testing.assert_close(dropped.eval().losses(BATCH)["fd"], losses["fd"])
 
