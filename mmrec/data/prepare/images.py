@@ -65,7 +65,7 @@ def picture_problem(path: str) -> str | None:
     try:
         with bombs_refused():
             open_picture(path)
-    except Exception as error:  # noqa: see `open_picture`
+    except Exception as error:  # of any kind, see `open_picture`
         return printable(first_line(error), 200) or type(error).__name__
     return None
 
@@ -124,7 +124,7 @@ class ImageEncoder(ABC):
     def _decoded(self, path: str) -> Tensor | None:
         try:
             picture = open_picture(path)
-        except Exception:  # noqa: see `open_picture`
+        except Exception:  # of any kind, see `open_picture`
             return None
         return self.inputs(picture)
 
