@@ -1,15 +1,22 @@
-"""Tables of finished stages, kept in the cache folder under the hash of what they depend on."""
+"""What a preparation keeps on disk: finished stages in the cache, and errors of a full disk.
+
+The table of a stage is kept under the hash of everything that it depends on.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from mmrec.config.bars import working
+from mmrec.config.errors import DataError
 from mmrec.config.paths import cache_dir, free_space, replace_file
 from mmrec.config.text import first_line
 from mmrec.data.corpus import content_hash
@@ -53,3 +60,26 @@ def cached(
             free_space(path.parent),
         )
     return frame, counts
+
+
+@contextmanager
+def enough_room(path: Path, hint: str) -> Iterator[None]:
+    """Report a full disk, and how to continue.
+
+    Args:
+        path: of the file that is written.
+        hint: what to do.
+
+    Raises:
+        DataError: the disk or the quota is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(
+            file=path.parent,
+            problem=f"cannot write {path.name} ({error.strerror}{free_space(path.parent)})",
+            hint=hint,
+        ) from error

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,10 +14,11 @@ from filelock import FileLock
 
 from mmrec.config.bars import in_terminal, working
 from mmrec.config.errors import DataError
-from mmrec.config.paths import free_space, replace_file
+from mmrec.config.paths import replace_file
 from mmrec.config.text import first_line, printable
 from mmrec.data.files import digests
 from mmrec.data.prepare.base import RawFile, json_object
+from mmrec.data.prepare.cache import enough_room
 
 if TYPE_CHECKING:
     from requests import Response
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHUNK = 2**20
+ELSEWHERE = "make room, or set downloads to another folder; the download goes on there"
 ATTEMPTS = 5  # to get further with one mirror
 WAIT = 1.0  # seconds before the second attempt; doubled each time
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
@@ -200,7 +200,10 @@ class _Resuming:
         what = f"download {self.partial.name.removesuffix('.partial')}"
         if total is not None and not in_terminal():
             what += f" ({total / 1e6:,.0f} MB)"
-        with enough_room(self.partial), self.partial.open("r+b" if start else "wb") as file:
+        with (
+            enough_room(self.partial, ELSEWHERE),
+            self.partial.open("r+b" if start else "wb") as file,
+        ):
             file.seek(start)
             file.truncate()
             with working(what, blocks, "MiB") as advance:
@@ -222,21 +225,6 @@ def _blocks(answer: Response, file: BinaryIO) -> Iterator[bytes]:
         yield from answer.raw.stream(CHUNK, decode_content=False)
     finally:
         file.flush()
-
-
-@contextmanager
-def enough_room(path: Path) -> Iterator[None]:
-    """Say that a disk is full, and how to go on."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DataError(
-            file=path.parent,
-            problem=f"cannot write {path.name} ({error.strerror}{free_space(path.parent)})",
-            hint="make room, or set downloads to another folder; the download goes on there",
-        ) from error
 
 
 def is_page(start: bytes) -> bool:

@@ -21,7 +21,8 @@ from mmrec.config.bars import working
 from mmrec.config.paths import replace_file
 from mmrec.config.text import first_line, printable
 from mmrec.data.prepare.base import URL, Places
-from mmrec.data.prepare.fetch import RETRIED, Fetcher, enough_room, is_page
+from mmrec.data.prepare.cache import enough_room
+from mmrec.data.prepare.fetch import ELSEWHERE, RETRIED, Fetcher, is_page
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -161,7 +162,7 @@ class Downloads:
         failed = dict(known)
         what = f"download {len(missing):,} files"
         with (
-            enough_room(record),
+            enough_room(record, ELSEWHERE),
             record.open("w", encoding="utf-8") as file,
             working(what, len(missing), "files") as advance,
         ):

@@ -5,11 +5,9 @@ Shape legend: U users, I items, N interactions, F width of a modality.
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,16 @@ import polars as pl
 
 from mmrec.config.bars import working
 from mmrec.config.errors import DataError
-from mmrec.config.paths import free_space, replace_file, reserve_space
+from mmrec.config.paths import replace_file, reserve_space
 from mmrec.data.files import FEATURES, digests
 from mmrec.data.prepare.base import Vectors, json_object
+from mmrec.data.prepare.cache import enough_room
 from mmrec.data.prepare.numbering import Numbered, unwritable
 from mmrec.tables.headers import DEFAULTS
 
 MANIFEST = "manifest.json"
 DONE = "done.json"
+KEPT = "make room and start again, which keeps finished files, or set data.root to another folder"
 BLOCK = 2**22  # values that are copied at a time
 FORMAT = 1  # of the manifest
 OWN = ("card.html", "card.md")  # files of a data set that its manifest does not list
@@ -69,7 +69,7 @@ class Staging:
         known = self.done.get(name)
         if known and path.is_file() and path.stat().st_size == known["bytes"]:
             return
-        with working(f"write {name}"), _enough_room(path), replace_file(path) as part:
+        with working(f"write {name}"), enough_room(path, KEPT), replace_file(path) as part:
             make(part)
         self.done[name] = {"bytes": path.stat().st_size, "sha256": digests([path])[path]}
         with replace_file(self.root / DONE) as part:
@@ -109,22 +109,6 @@ class Staging:
         for path in sorted(self.old.iterdir()):
             if path.name not in written and not (self.final / path.name).exists():
                 path.rename(self.final / path.name)
-
-
-@contextmanager
-def _enough_room(path: Path) -> Iterator[None]:
-    """Say that a disk is full, and how to go on."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DataError(
-            file=path.parent,
-            problem=f"cannot write {path.name} ({error.strerror}{free_space(path.parent)})",
-            hint="make room and start again, which keeps finished files, or set data.root to "
-            "another folder",
-        ) from error
 
 
 def write_interactions(staging: Staging, data: Numbered) -> None:
