@@ -20,7 +20,7 @@ from mmrec.commands.shards import (
     join,
     parse_shard,
     request_of,
-    write_all,
+    write_with_ray,
 )
 from mmrec.config.checks import check_choice
 from mmrec.config.errors import SettingError, memory_suffices
@@ -135,7 +135,8 @@ def recommend(
     table = _table_of_histories(history)
     locate_run(run)  # before torch is loaded, which takes seconds
     check_choice(Engine, engine=engine)
-    parts, request = None, None
+    parts, request, path = None, None, None
+    outputs: list[tuple[int | None, Path | None]] = []  # the part and the file of each list
     if shard is None:
         if engine != "local":
             raise SettingError(
@@ -145,22 +146,26 @@ def recommend(
                 hint="add the number of parts, for example shard=64 output=lists",
             )
         path = output_file("output", output, SUFFIXES) if output else None
+        outputs = [(None, path)]
     else:
         parts = parse_shard(shard, output)
-        parts.folder.mkdir(parents=True, exist_ok=True)
+        path = parts.folder
+        path.mkdir(parents=True, exist_ok=True)
         deciding = {"k": length, "users": users, "items": items, "seen": seen, "history": history}
         deciding |= {"exclude": exclude, "only": only, "title": title}
-        if parts.number is None:
-            machine = {"block": block, "accelerator": accelerator, "data_root": data_root}
-            where = {"run": run, "output": str(output), "trust": trust}
-            write_all(parts, engine, {**deciding, **machine, **where})
-            return parts.folder
-        path, request = parts.path(parts.number), request_of(run, deciding)
+        request = request_of(run, deciding)
         check_parts(parts, request)
-        if path.is_file():
-            log.info("kept: %s", path)
+        missing = parts.missing()
+        log.info("parts to write: %d", len(missing))
+        if missing and engine == "ray":
+            machine = {"block": block, "accelerator": accelerator, "data_root": data_root}
+            where = {"run": run, "output": output, "trust": trust}
+            write_with_ray(parts, missing, {**deciding, **machine, **where})
+        elif missing:
+            outputs = [(number, parts.path(number)) for number in missing]
+        if not outputs:
             join(parts, request)
-            return parts.folder
+            return path
     import_torchmetrics()
 
     import polars as pl
@@ -181,8 +186,11 @@ def recommend(
         chosen = select("users", users, names)
     else:
         chosen = torch.arange(names.count if path else min(SHOWN, names.count))
-    if parts is not None:
-        chosen = parts.users(chosen)
+    blocks = [
+        (chosen if parts is None or number is None else parts.users(chosen, number), file)
+        for number, file in outputs
+    ]
+    chosen = torch.cat([part for part, _ in blocks])
     cold = 0 if given is not None else int((corpus.user_counts()[chosen] == 0).sum())
     if cold:
         log.warning(
@@ -196,20 +204,21 @@ def recommend(
             "not masked; use seen=all to mask them"
         )
     known = cast("Known | None", history) if given is None else given
-    lists = ranked_lists(opened, chosen, length, seen, block, accelerator, offer, known)
+    metadata = {} if request is None else {REQUEST: as_text(request)}
     what = "ranking this many users at a time needs"
     with memory_suffices(SettingError, setting="block", value=block, what=what, lower="it"):
-        if path is not None:
-            write_lists(lists, path, {} if request is None else {REQUEST: as_text(request)})
-        else:
-            log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
+        for part, file in blocks:
+            lists = ranked_lists(opened, part, length, seen, block, accelerator, offer, known)
+            if file is not None:
+                write_lists(lists, file, metadata)
+            else:
+                log.info("\n%s\n", table_text(_for_people(pl.concat(lists))))
     if offer.new is not None:
         _warn_of_gaps(offer.new, corpus, items)
     if path is not None:
         log.info("users: %d, list length: up to %d, file: %s", len(chosen), length, path)
         if parts is not None and request is not None:
             join(parts, request)
-            return parts.folder
     elif users is None:
         log.info(
             "%d of %d users; select others with users=[...], write all with output=recs.csv",

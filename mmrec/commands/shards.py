@@ -50,24 +50,28 @@ class Parts(NamedTuple):
     total: int
     number: int | None
 
+    def missing(self) -> list[int]:
+        """Return the numbers of the parts that are meant and do not exist."""
+        meant = range(1, self.total + 1) if self.number is None else [self.number]
+        return [number for number in meant if not self.path(number).is_file()]
+
     def path(self, number: int) -> Path:
         """Return the file of a part."""
         return self.folder / f"part-{number:05d}-of-{self.total:05d}.parquet"
 
-    def users(self, chosen: Tensor) -> Tensor:
-        """Return the users of this part, a block of consecutive ones: [Q] -> [Q / total].
+    def users(self, chosen: Tensor, number: int) -> Tensor:
+        """Return the users of a part, a block of consecutive ones: [Q] -> [Q / total].
 
         Raises:
             SettingError: there are more parts than users.
         """
-        assert self.number is not None
         if self.total > len(chosen):
             raise SettingError(
                 setting="shard",
-                value=f"{self.number}/{self.total}",
+                value=f"{number}/{self.total}",
                 problem=f"there are only {len(chosen)} users",
             )
-        ends = [place * len(chosen) // self.total for place in (self.number - 1, self.number)]
+        ends = [place * len(chosen) // self.total for place in (number - 1, number)]
         return chosen[slice(*ends)]
 
 
@@ -191,46 +195,25 @@ def join(parts: Parts, request: Mapping[str, Any]) -> None:
     log.info("all %d parts exist: %s", parts.total, parts.folder / MANIFEST)
 
 
-def write_all(parts: Parts, engine: Engine, settings: Mapping[str, Any]) -> None:
-    """Write every part that does not exist.
+def _write(place: str, shard: str, settings: Mapping[str, Any]) -> None:
+    """Write one part from a working directory, to which paths that a run recorded are relative."""
+    from mmrec.commands.recommend import recommend
+
+    with suppress(OSError):  # on another machine, which may not have it
+        os.chdir(place)
+    recommend(**settings, shard=shard)
+
+
+def write_with_ray(parts: Parts, numbers: Sequence[int], settings: Mapping[str, Any]) -> None:
+    """Write parts as tasks of a Ray cluster, with one CPU and with `accelerator=gpu` one GPU each.
+
+    `RAY_ADDRESS` names the cluster; without it one is started here. The folder must be on a disk
+    that all machines share.
 
     Args:
         parts: the folder and the number of parts.
-        engine: `local`: one after another in this process. `ray`: as tasks of a Ray cluster, one
-            CPU and with `accelerator=gpu` one GPU each; the folder must be on a disk that all
-            machines share. `RAY_ADDRESS` names the cluster; without it one is started here.
-        settings: those of `recommend` for each part, but for `shard`.
-    """
-    apart = ("run", "output", "block", "accelerator", "data_root", "trust")
-    deciding = {name: value for name, value in settings.items() if name not in apart}
-    request = request_of(settings["run"], deciding)
-    check_parts(parts, request)
-    numbers = [n for n in range(1, parts.total + 1) if not parts.path(n).is_file()]
-    log.info("parts to write: %d of %d", len(numbers), parts.total)
-    if engine == "local":
-        for number in numbers:
-            _write(number, parts.total, settings)
-    elif numbers:
-        _with_ray(numbers, parts.total, settings)
-    join(parts, request)
-
-
-def _write(number: int, count: int, settings: Mapping[str, Any]) -> None:
-    """Write one part."""
-    from mmrec.commands.recommend import recommend
-
-    recommend(**settings, shard=f"{number}/{count}")
-
-
-def _write_there(place: str, number: int, count: int, settings: Mapping[str, Any]) -> None:
-    """Write one part from a working directory, to which paths that a run recorded are relative."""
-    with suppress(OSError):  # on another machine, which may not have it
-        os.chdir(place)
-    _write(number, count, settings)
-
-
-def _with_ray(numbers: Sequence[int], count: int, settings: Mapping[str, Any]) -> None:
-    """Write parts as tasks of a Ray cluster.
+        numbers: the parts to write.
+        settings: those of `recommend` for each part, but for `shard` and `engine`.
 
     Raises:
         SettingError: Ray is not installed.
@@ -262,9 +245,9 @@ def _with_ray(numbers: Sequence[int], count: int, settings: Mapping[str, Any]) -
         )
     try:
         gpus = 1 if settings.get("accelerator") == "gpu" else 0
-        write = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_write_there)
-        here = str(Path.cwd())
-        waiting = [write.remote(here, number, count, whole) for number in numbers]
+        write = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_write)
+        here, total = str(Path.cwd()), parts.total
+        waiting = [write.remote(here, f"{number}/{total}", whole) for number in numbers]
         while waiting:
             done, waiting = ray.wait(waiting)
             ray.get(done)
