@@ -13,53 +13,18 @@ from safetensors.torch import load_file
 
 from mmrec.commands.export import export, main
 from mmrec.commands.recommend import recommend
-from mmrec.commands.run import run
 from mmrec.config.errors import SettingError
 from mmrec.evaluation import NonFiniteScores
 from mmrec.models import Embeddings, LightGCN
 from mmrec.training.open_run import open_run
 from mmrec.training.vectors import SCORES
 
-TINY = ("trainer=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
-WORLD = ("data.world.users=60", "data.world.items=50", "data.world.widths=4")
-
-
-@pytest.fixture(scope="module")
-def runs(composed, tmp_path_factory):
-    """`runs(model)`: the folder of a run of it, on a small planted world."""
-    root = tmp_path_factory.mktemp("runs")
-
-    def folder(model):
-        if not (root / model).exists():
-            more = ("data.split=leave_one_out", "model.dim=8") if model == "sasrec" else ()
-            words = (f"model={model}", *more, *WORLD, *TINY, f"run_dir={root / model}")
-            run(composed(*words), [])
-        return root / model
-
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shop(composed, tmp_path_factory):
-    """A run on data whose items have names and titles."""
-    root = tmp_path_factory.mktemp("data")
-    (root / "shop").mkdir()
-    rows = [(f"u{user}", f"{(user + step) % 8}_0") for user in range(8) for step in range(5)]
-    table = pl.DataFrame(rows, schema=["userID", "itemID"], orient="row")
-    table.write_csv(root / "shop" / "shop.csv")
-    items = {"itemID": [f"{n}_0" for n in range(8)], "title": [f"book {n}" for n in range(8)]}
-    pl.DataFrame(items).write_csv(root / "shop" / "items.csv")
-    words = ("model=bpr", "data=folder", "data.name=shop", f"data.root={root}", *TINY)
-    cutoffs = ("data.split=random_per_user", "evaluation.cutoffs=[5]", "monitor=val/recall@5")
-    run(composed(*words, *cutoffs, f"run_dir={root / 'run'}"), [])
-    return root / "run"
-
 
 @pytest.mark.parametrize("model", ["lightgcn", "vbpr", "content_bpr"])
-def test_dot_products_of_vectors_give_the_lists_of_recommend(model, runs, tmp_path):
-    export(run=runs(model), output=str(tmp_path / "vectors"))
+def test_dot_products_of_vectors_give_the_lists_of_recommend(model, run_of, tmp_path):
+    export(run=run_of(model), output=str(tmp_path / "vectors"))
     found = load_file(tmp_path / "vectors" / "vectors.safetensors")
-    lists = recommend(run=runs(model), output=str(tmp_path / "recs.parquet"), k=10, seen="none")
+    lists = recommend(run=run_of(model), output=str(tmp_path / "recs.parquet"), k=10, seen="none")
     ranked = pl.read_parquet(lists).sort("user", "rank")
     best = (found["users"] @ found["items"].T).topk(10)
     expected = ranked["score"].to_torch().view(60, 10)
@@ -73,11 +38,11 @@ def test_dot_products_of_vectors_give_the_lists_of_recommend(model, runs, tmp_pa
     assert (about["users"], about["items"], about["model"]) == (60, 50, model)
 
 
-def test_names_and_titles_stand_beside_the_vectors(shop, tmp_path):
-    export(run=shop, output=str(tmp_path / "vectors"))
+def test_names_and_titles_stand_beside_the_vectors(shop_run, tmp_path):
+    export(run=shop_run, output=str(tmp_path / "vectors"))
     items = pl.read_parquet(tmp_path / "vectors" / "items.parquet")
     assert items.columns == ["item", "item_id", "title"]
-    assert items["title"].to_list() == [f"book {name[0]}" for name in items["item_id"]]
+    assert items["title"].to_list() == [f"@book {name[0]}" for name in items["item_id"]]
     users = pl.read_parquet(tmp_path / "vectors" / "users.parquet")
     assert users["user_id"].to_list() == [f"u{n}" for n in range(8)]
     assert not [path for path in tmp_path.iterdir() if path.name != "vectors"]
@@ -85,10 +50,10 @@ def test_names_and_titles_stand_beside_the_vectors(shop, tmp_path):
 
 @pytest.mark.parametrize(("model", "score"), [("magnet", "pair"), ("sasrec", "state")])
 def test_models_without_user_vectors_write_items_only_and_say_why(
-    model, score, runs, tmp_path, caplog
+    model, score, run_of, tmp_path, caplog
 ):
     with caplog.at_level(logging.WARNING):
-        export(run=runs(model), output=str(tmp_path / "vectors"))
+        export(run=run_of(model), output=str(tmp_path / "vectors"))
     assert SCORES[score] in caplog.text
     found = load_file(tmp_path / "vectors" / "vectors.safetensors")
     assert [*found] == ["items"]
@@ -98,10 +63,10 @@ def test_models_without_user_vectors_write_items_only_and_say_why(
     assert about["score"] == score
 
 
-def test_the_vectors_of_a_sequential_model_score_its_states(runs, tmp_path):
-    export(run=runs("sasrec"), output=str(tmp_path / "vectors"))
+def test_the_vectors_of_a_sequential_model_score_its_states(run_of, tmp_path):
+    export(run=run_of("sasrec"), output=str(tmp_path / "vectors"))
     items = load_file(tmp_path / "vectors" / "vectors.safetensors")["items"]
-    opened = open_run(runs("sasrec"))
+    opened = open_run(run_of("sasrec"))
     with torch.no_grad():
         encoded = opened.model.encode()
         [queries] = opened.queries(torch.arange(4), 4)
@@ -110,9 +75,9 @@ def test_the_vectors_of_a_sequential_model_score_its_states(runs, tmp_path):
     torch.testing.assert_close(items @ solved.solution, scores.T, atol=1e-4, rtol=1e-4)
 
 
-def test_an_index_finds_what_the_dot_products_find(runs, tmp_path):
+def test_an_index_finds_what_the_dot_products_find(run_of, tmp_path):
     faiss = pytest.importorskip("faiss")
-    export(run=runs("lightgcn"), output=str(tmp_path / "vectors"), index="faiss")
+    export(run=run_of("lightgcn"), output=str(tmp_path / "vectors"), index="faiss")
     found = load_file(tmp_path / "vectors" / "vectors.safetensors")
     index = faiss.read_index(str(tmp_path / "vectors" / "items.faiss"))
     score, item = index.search(found["users"].numpy(), 5)
@@ -126,17 +91,17 @@ def test_an_index_without_its_package_is_refused_first(monkeypatch, tmp_path):
         export(run=tmp_path, output=str(tmp_path / "vectors"), index="faiss")
 
 
-def test_a_model_without_vectors_is_refused(runs, tmp_path):
+def test_a_model_without_vectors_is_refused(run_of, tmp_path):
     with pytest.raises(SettingError, match="EASE has no vectors of items"):
-        export(run=runs("ease"), output=str(tmp_path / "vectors"))
+        export(run=run_of("ease"), output=str(tmp_path / "vectors"))
     assert not (tmp_path / "vectors").exists()
 
 
-def test_a_diverged_model_leaves_nothing(runs, tmp_path, monkeypatch):
+def test_a_diverged_model_leaves_nothing(run_of, tmp_path, monkeypatch):
     nowhere = Embeddings(torch.full((60, 2), torch.nan), torch.zeros(50, 2))
     monkeypatch.setattr(LightGCN, "encode", lambda _: nowhere)
     with pytest.raises(NonFiniteScores, match="a vector of users"):
-        export(run=runs("lightgcn"), output=str(tmp_path / "vectors"))
+        export(run=run_of("lightgcn"), output=str(tmp_path / "vectors"))
     assert not any(tmp_path.iterdir())
 
 
@@ -156,9 +121,9 @@ def test_what_is_there_is_not_overwritten(make, problem, tmp_path):
         export(run=tmp_path, output=str(path))
 
 
-def test_the_command_reads_its_settings(runs, in_process, tmp_path):
-    assert in_process(main, f"run={runs('lightgcn')}", "output=vectors") is None
+def test_the_command_reads_its_settings(run_of, in_process, tmp_path):
+    assert in_process(main, f"run={run_of('lightgcn')}", "output=vectors") is None
     assert (tmp_path / "vectors" / "export.json").is_file()
-    said = in_process(main, f"run={runs('lightgcn')}", "output=more", "index=annoy")
+    said = in_process(main, f"run={run_of('lightgcn')}", "output=more", "index=annoy")
     assert "index=annoy" in said
     assert in_process(main, "output=more").startswith("error: run: a value is required")
