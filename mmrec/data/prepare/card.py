@@ -171,13 +171,7 @@ def describe(source: Source, folder: Path, *, seed: int = 0) -> Card:
     label, categories, titles = source.label, source.categories, source.item_titles
     categorised = 0 if categories is None else len(torch.unique(categories.item))
     order = np.random.default_rng(seed).permutation(shared.items())
-    pictures = _pictures(folder)
-    if source.item_ids is not None and _by_row(source, pictures):
-        pictures = {
-            str(source.item_ids[int(stem)]): path
-            for stem, path in pictures.items()
-            if stem.isdecimal() and int(stem) < source.n_items
-        }
+    pictures = _pictures(folder, source.item_ids)
     card = Card(
         name=source.name,
         users=int((user_degree > 0).sum()),
@@ -211,7 +205,7 @@ def _content(
     modality: Modality,
     shared: CoInteraction,
     order: Rows,
-    pictures: Mapping[str, Path],
+    pictures: Mapping[int, Path],
     seed: int,
 ) -> Content:
     """Describe a modality, with neighbours of the first items of an order that have it."""
@@ -250,23 +244,23 @@ def _periods(source: Source) -> tuple[npt.NDArray[np.float64], Rows] | None:
     return edges, counts.astype(np.int64)
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    """Pictures by the name of their file without its ending; links are not followed."""
+def _pictures(folder: Path, ids: pl.Series | None) -> dict[int, Path]:
+    """Pictures by the row of their item; links are not followed.
+
+    Files are named by ids of items or, if no file has such a name, by row numbers.
+    """
     place = folder / PICTURES
     if place.is_symlink() or not place.is_dir():
         return {}
     files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
-    return {path.stem: path for path in files if path.is_file() and not path.is_symlink()}
+    named = {path.stem: path for path in files if path.is_file() and not path.is_symlink()}
+    rows = {} if ids is None else {name: row for row, name in enumerate(ids.cast(pl.String))}
+    by_id = {rows[stem]: path for stem, path in named.items() if stem in rows}
+    return by_id or {int(stem): path for stem, path in named.items() if stem.isdecimal()}
 
 
-def _by_row(source: Source, pictures: Mapping[str, Path]) -> bool:
-    """Whether pictures are named by row numbers: no name is an id of an item."""
-    ids = source.item_ids
-    return ids is None or not ids.cast(pl.String).is_in([*pictures]).any()
-
-
-def _item(source: Source, pictures: Mapping[str, Path], row: int) -> Item:
+def _item(source: Source, pictures: Mapping[int, Path], row: int) -> Item:
     row = int(row)
     name = str(row if source.item_ids is None else source.item_ids[row])
     title = "" if source.item_titles is None else str(source.item_titles[row])
-    return Item(row, name, title, pictures.get(name))
+    return Item(row, name, title, pictures.get(row))
