@@ -13,13 +13,13 @@ from filelock import FileLock, Timeout
 
 from mmrec.config.errors import SettingError
 from mmrec.config.paths import expand
-from mmrec.data.corpus import content_hash
+from mmrec.data.corpus import Source, content_hash
 from mmrec.data.files import digests
 from mmrec.data.prepare.audio import recording_problem
 from mmrec.data.prepare.base import RawData, RawFile
 from mmrec.data.prepare.cache import VERSION, cached
 from mmrec.data.prepare.card import Card, describe
-from mmrec.data.prepare.check import check_folder, read_manifest, verified_source
+from mmrec.data.prepare.check import read_manifest, verified_source
 from mmrec.data.prepare.encode import Encoder, Model
 from mmrec.data.prepare.encoders import check_model, make_encoder, parse_model
 from mmrec.data.prepare.fetch import Fetcher
@@ -141,10 +141,11 @@ def _prepare(
     used = _digests(files)
     weights = {role: file for each in encoders.weights.values() for role, file in each.items()}
     key = content_hash([VERSION, *data.key(), *used, *_digests(weights)])
-    if _is_current(folder, key, overwrite=overwrite):
+    current = _current(folder, key, overwrite=overwrite)
+    if current is not None:
+        source, manifest = current
         if write_card is not None and not all((folder / name).is_file() for name in OWN):
-            manifest = read_manifest(folder)
-            write_card(folder, describe(verified_source(folder, manifest), folder), manifest)
+            write_card(folder, describe(source, folder), manifest)
         return folder
 
     tables = _digests({role: file for role, file in files.items() if role not in MEDIA})
@@ -259,22 +260,24 @@ def _digests(files: Mapping[str, RawFile]) -> list[str]:
     return [f"{role}: {file.sha256}" for role, file in sorted(files.items())]
 
 
-def _is_current(folder: Path, key: str, *, overwrite: bool) -> bool:
-    """Whether a folder is what the settings make; a folder that may be replaced is not.
+def _current(folder: Path, key: str, *, overwrite: bool) -> tuple[Source, dict[str, Any]] | None:
+    """Return a folder's content and manifest if it is what the settings make.
+
+    None if there is no folder, or one that may be replaced.
 
     Raises:
         DataError: it was made by them, and has changed since.
         SettingError: it holds something else that may not be replaced.
     """
     if not folder.exists():
-        return False
+        return None
     mine = (folder / MANIFEST).is_file()
     if mine:
         manifest = read_manifest(folder)
         if manifest["key"] == key and not overwrite:
-            check_folder(folder, manifest)
+            source = verified_source(folder, manifest)
             log.info("%s is up to date", folder)
-            return True
+            return source, manifest
     if not (mine and overwrite):
         ours = "it was prepared from other files or with other settings"
         replace = ", or overwrite=true to replace it" if mine else ""
@@ -284,7 +287,7 @@ def _is_current(folder: Path, key: str, *, overwrite: bool) -> bool:
             problem=f"{folder} exists, and {ours if mine else f'it has no {MANIFEST}'}",
             hint=f"choose another data.name or data.root{replace}",
         )
-    return False
+    return None
 
 
 def _differences(
